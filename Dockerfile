@@ -1,0 +1,32 @@
+# Train and write in a container; the data and the runs stay outside:
+#
+#   docker build -t llm-from-scratch .
+#   docker run --rm -v "$PWD/data:/app/data" -v "$PWD/outputs:/app/outputs" llm-from-scratch model=tiny data=oz
+#   docker run --rm -v "$PWD/outputs:/app/outputs" --entrypoint python llm-from-scratch generate.py run=last prompt="Dorothy"
+#
+# CPU: the base below. --build-arg PIP_EXTRA_INDEX_URL=… with PyTorch's own index of CPU builds keeps gigabytes of CUDA out.
+# CUDA: docker build --build-arg BASE=nvidia/cuda:13.0.2-base-ubuntu24.04 …, and docker run --gpus all --shm-size 1g …
+#       (torch brings its CUDA libraries along; the host gives the driver).
+# The folders that are mounted must be writable for the container's user: add --user "$(id -u):$(id -g)" where it is not yours.
+ARG BASE=python:3.12-slim
+FROM ${BASE}
+
+# g++ and Python's headers: torch.compile builds its kernels at run time.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ $(command -v python3 > /dev/null || echo python3-venv python3-dev) \
+    && rm -rf /var/lib/apt/lists/*
+
+RUN python3 -m venv /opt/venv && useradd --create-home llm && install -d -o llm /app
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /app
+
+# The packages come first: a change of the code does not install them again.
+ARG PIP_EXTRA_INDEX_URL=
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src/llm_from_scratch/__init__.py src/llm_from_scratch/
+RUN pip install --no-cache-dir -c constraints.txt -e .
+COPY --chown=llm . .
+RUN install -d -o llm data outputs
+
+USER llm
+ENTRYPOINT ["python", "train.py"]

@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv. On Windows: CONTRIBUTING.md has the plain commands.
+VENV ?= .venv
+ARGS ?=
+PY = $(VENV)/bin/python
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code), then write a story: about 5 minutes
+	$(PY) -m llm_from_scratch demo
+
+test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
+	$(PY) -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## formatting, lint, types and the import rules
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_architecture.py
+
+bench: $(VENV)/.dev  ## speed and quality beside a peer
+	@set -e; for file in benchmarks/*.py; do echo "$$file"; $(PY) "$$file"; done
+
+format: $(VENV)/.dev  ## format the code and mend what lint can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove caches and builds; keeps .venv, data/ and outputs/
+	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(VENV)/.created:
+	@'$(PYTHON)' -c '$(SUPPORTED)' 2>/dev/null || \
+		{ echo "make: Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Setting up $(VENV) with $(PYTHON): a few minutes, once"
+	'$(PYTHON)' -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
+	$(PY) -m pip install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.core $@
