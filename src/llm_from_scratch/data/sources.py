@@ -1,0 +1,212 @@
+"""Where a corpus comes from: the first step of the data's way (source, clean, tokenize, shards, sample).
+
+A source is a fixed list of named files, read one at a time: a named corpus (below data/, in a folder that checkouts
+share, or downloaded), Python's own standard library, or the user's file, folder or glob.
+"""
+
+import hashlib
+import http.client
+import os
+import ssl
+import sysconfig
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+TIMEOUT = 10.0  # seconds without an answer or a byte
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
+# Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not Python's own.
+NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text as it was found: `name` is the same on every machine, `raw` its bytes."""
+
+    name: str
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus: the stable name and the file of each document, in a fixed order."""
+
+    name: str
+    paths: list[tuple[str, Path]]
+
+    def documents(self) -> Iterator[Document]:
+        """The documents, one file in memory at a time. ValueError: a file cannot be read."""
+        for name, path in self.paths:
+            yield Document(name, _read(path))
+
+
+def open_source(
+    *,
+    name: str,
+    path: str | None = None,
+    file: str | None = None,
+    url: str | None = None,
+    sha256: str | None = None,
+    must_contain: str | None = None,
+    data_dir: Path,
+) -> Source:
+    """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
+
+    That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
+    in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
+    and contain the text `must_contain`.
+    ValueError: nothing to read, the wrong file, or no network.
+    """
+    if path is not None:
+        return Source(name, _own_files(path))
+    if name == "stdlib":
+        return Source(name, _standard_library())
+    if file is None:
+        raise ValueError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
+    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _own_files(path: str) -> list[tuple[str, Path]]:
+    """A file, all text files below a folder, or what a glob finds; named relative to the folder that holds them."""
+    given = Path(path).expanduser()
+    if not given.exists():
+        given = Path(path.replace("\\", "/")).expanduser()  # a glob of Windows
+    if given.is_file():
+        root, found = given.parent, [given]
+    elif given.is_dir():
+        root, found = given, [file for file in given.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES]
+    else:
+        fixed = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
+        if fixed == len(given.parts):
+            raise ValueError(f"data.path={path}: there is no such file or folder")
+        root, pattern = Path(*given.parts[:fixed]), "/".join(given.parts[fixed:])
+        found = list(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+    named = sorted((file.relative_to(root).as_posix(), file) for file in found if file.is_file())
+    if not given.is_file():
+        named = [(name, file) for name, file in named if not any(part.startswith(".") for part in name.split("/"))]
+    if not any(file.stat().st_size for _, file in named):
+        kinds = f" ({', '.join(sorted(TEXT_SUFFIXES))}; a glob such as {path}/**/*.py finds others)"
+        problem = "all files are empty" if named else f"there is no text file{kinds if given.is_dir() else ''}"
+        raise ValueError(f"data.path={path}: {problem}")
+    return named
+
+
+def _standard_library() -> list[tuple[str, Path]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    named = sorted((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
+    # _sysconfigdata… says how this one machine built Python.
+    named = [
+        (name, file)
+        for name, file in named
+        if NOT_LIBRARY.isdisjoint(name.split("/")) and not name.startswith("_sysconfigdata")
+    ]
+    if not named:
+        raise ValueError(f"data=stdlib: this Python has no library source in {root}: use data=text data.path=FILE")
+    return named
+
+
+def _corpus_file(
+    name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path
+) -> Path:
+    target = data_dir / file
+    for candidate in (target, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora") / file):
+        if candidate.is_file():
+            _check(candidate, f"{candidate} is not what data={name} means", sha256, must_contain)
+            return candidate
+    by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
+    if url is None:
+        raise ValueError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
+    # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
+    markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_file():  # another process may have brought it meanwhile
+                part = target.with_name(f"{target.name}.part")
+                _download(url, part)
+                _check(part, f"{url} sent something else than data={name} ({part})", sha256, must_contain, *markers)
+                part.replace(target)
+    except NETWORK_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
+    except OSError as error:
+        raise ValueError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
+    return target
+
+
+def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
+    raw = _read(path)
+    if sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != sha256:
+        raise ValueError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
+    for text in must_contain:
+        if text is not None and text.encode() not in raw:
+            raise ValueError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")
+
+
+def _download(url: str, part: Path) -> None:
+    """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(part.stem, total=None)
+        while True:
+            held = part.stat().st_size if part.exists() else 0
+            try:
+                return _fetch(url, part, progress, task)
+            except NETWORK_ERRORS:
+                if not part.exists() or part.stat().st_size <= held:
+                    raise
+
+
+def _fetch(url: str, part: Path, progress: Progress, task: TaskID) -> None:
+    # The server's name for this version of the file lies beside the part, so that two releases are never joined.
+    version = part.with_name(f"{part.name}.etag")
+    held = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"User-Agent": "llm-from-scratch"}
+    if held:
+        headers |= {"Range": f"bytes={held}-", "If-Range": version.read_text(encoding="utf-8")}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            held = 0
+        with part.open("ab" if held else "wb") as out:
+            tag = response.headers["ETag"] or response.headers["Last-Modified"] or "W/"
+            if tag.startswith("W/"):  # a weak name, or none, does not vouch for the bytes
+                version.unlink(missing_ok=True)
+            else:
+                version.write_text(tag, encoding="utf-8")
+            length = response.headers["Content-Length"]
+            total = held + int(length) if length else None
+            progress.update(task, total=total, completed=held)
+            while chunk := response.read1(2**16):  # unlike read, it hands over what came before a stall
+                out.write(chunk)
+                progress.update(task, advance=len(chunk))
+            if total is not None and out.tell() != total:
+                raise ConnectionError(f"the connection broke off after {out.tell():,} of {total:,} bytes")
+    version.unlink(missing_ok=True)

@@ -1,0 +1,278 @@
+import hashlib
+import json
+import logging
+import pickle
+import random
+import re
+import time
+
+import pytest
+import sentencepiece
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from llm_from_scratch.tokenizer import (
+    BPETokenizer,
+    CharTokenizer,
+    _chunks,
+    _sample,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+TEXT = (
+    """Dorothy lived in the midst of the great Kansas prairies, with Uncle Henry, who was a farmer.
+There were four walls, a floor and a roof, which made one room; and this room contained a “rusty looking” stove.
+
+    def indent(x):
+        return [x for x in (1, 2, 3)]
+"""
+    * 20
+)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return BPETokenizer.train([TEXT], 400)
+
+
+def test_characters_are_numbered_in_order_after_end_of_text():
+    tokenizer = CharTokenizer.train(["cab", "bad"])
+    assert tokenizer.characters == "abcd"
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.encode("dab") == [4, 1, 2]
+    assert tokenizer.decode([4, tokenizer.eot_id, 1, 2]) == "dab"
+    assert tokenizer.decode_bytes([1, 0, 2]) == b"ab"
+
+
+def test_an_unknown_character_is_named_with_its_place():
+    with pytest.raises(ValueError, match=r"'é' \(U\+00E9\) at index 2 .* tokenizer=bpe") as error:
+        CharTokenizer("abc").encode("abé")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer("abc"), BPETokenizer.train(["abc"], 300)])
+def test_a_lone_surrogate_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"lone surrogate, U\+D800 at index 1"):
+        tokenizer.encode("a\ud800")
+    with pytest.raises(ValueError, match="lone surrogate"):
+        train_tokenizer(
+            "bpe" if tokenizer.kind == "bpe" else "char", ["a\ud800"], 300 if tokenizer.kind == "bpe" else None
+        )
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("▁ ▁▁ a▁b")
+@example("<|endoftext|><unk><0x41>\n<|endoftext|>")
+@example("▅ \x00 \t \r\n \u2028 \ufeff \U0010ffff \x1a")
+@example("  two  spaces  \n\n\n    indent ")
+@example("e\u0301 é ﬁ Å")
+def test_bpe_gives_back_every_text(bpe, text):
+    ids = bpe.encode(text)
+    assert bpe.decode(ids) == text
+    assert bpe.decode_bytes(ids) == text.encode()
+    assert bpe.eot_id not in ids
+
+
+@given(st.data())
+def test_bpe_decodes_generated_ids_as_sentencepiece_does(bpe, data):
+    unknown = 1  # SentencePiece writes it as " ⁇ "; here, where no text encodes to it, as nothing
+    ids = data.draw(st.lists(st.integers(0, bpe.vocab_size - 1).filter(lambda i: i != unknown)))
+    other = sentencepiece.SentencePieceProcessor(model_proto=bpe.model)
+    # A U+2581 that byte pieces spell is a space to SentencePiece; and where a character is cut off, Unicode leaves open
+    # how many U+FFFD stand for it.
+    ours, theirs = (re.sub("\ufffd+", "\ufffd", text) for text in (bpe.decode(ids), other.decode(ids)))
+    assert ours.replace("▁", " ") == theirs.replace("▁", " ")
+
+
+def test_bytes_that_are_no_utf8_decode_as_the_replacement_character(bpe):
+    ids = bpe.encode("é")
+    assert len(ids) == 2
+    assert bpe.decode_bytes(ids[:1]) == b"\xc3"
+    assert bpe.decode(ids[:1]) == "\ufffd"
+
+
+def test_bpe_pieces_are_what_its_settings_promise(bpe):
+    other = sentencepiece.SentencePieceProcessor(model_proto=bpe.model)
+    pieces = [other.id_to_piece(i) for i in range(bpe.vocab_size)]
+    assert bpe.vocab_size == 400
+    assert pieces[bpe.eot_id] == "<|endoftext|>"
+    assert bpe.decode([bpe.eot_id]) == ""
+    assert (other.bos_id(), other.pad_id()) == (-1, -1)
+    assert "▁▁▁▁" in pieces
+    assert sum("\n" in piece for piece in pieces) == 1
+    assert len(bpe.encode("\n\n")) == 2
+
+
+def test_bpe_is_the_same_file_each_time_and_silent(bpe, capfd):
+    assert BPETokenizer.train(iter([TEXT]), 400).model == bpe.model
+    assert capfd.readouterr() == ("", "")
+
+
+def test_text_that_looks_like_a_control_piece_is_learned_as_text():
+    tokenizer = BPETokenizer.train(["<|endoftext|> <unk> <0x41> abc\n" * 50], 400)
+    for text in ("<|endoftext|>", "<unk>", "<0x41>"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert len(tokenizer.encode(text)) > 1
+
+
+def test_a_text_too_small_for_the_size_gets_fewer_pieces_with_a_notice(caplog):
+    tokenizer = BPETokenizer.train(["a tale of two cities"], 1024)
+    assert 260 < tokenizer.vocab_size < 330
+    assert f"{tokenizer.vocab_size} pieces: tokenizer.vocab_size=1024 is reduced" in caplog.text
+    assert tokenizer.decode(tokenizer.encode("日本 cities")) == "日本 cities"
+
+
+@pytest.mark.parametrize("text", ["abc", "日本語", "a b", "\x00a\x00"])
+def test_the_smallest_size_named_in_the_error_fits(text):
+    with pytest.raises(ValueError, match=r"vocab_size=261 leaves .* use at least 262"):
+        BPETokenizer.train([text], 261)
+    tokenizer = BPETokenizer.train([text], 262)
+    assert tokenizer.decode(tokenizer.encode(f"{text} and ▁")) == f"{text} and ▁"
+
+
+def test_rare_characters_are_bytes_where_all_would_not_fit(caplog):
+    # 3,000 characters, 20 of them frequent; (290 - 260) / 2 = 15 get a piece.
+    common = "".join(chr(0x4E00 + i) for i in range(20))
+    tokenizer = BPETokenizer.train([common * 200 + "".join(chr(0x5000 + i) for i in range(2980))], 290)
+    assert "2985 of the 3000 distinct characters" in caplog.text
+    assert "tokenizer.vocab_size=6260 would" in caplog.text
+    assert len(tokenizer.encode(common[0])) == 1
+    assert len(tokenizer.encode(chr(0x5000))) == 3
+    assert tokenizer.vocab_size == 290
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "▁", "\0"])
+def test_nothing_to_learn_is_one_line(text):
+    with pytest.raises(ValueError, match="nothing but white space"):
+        BPETokenizer.train([text], 300)
+
+
+def test_an_empty_text_has_no_characters():
+    with pytest.raises(ValueError, match="training text is empty"):
+        CharTokenizer.train([""])
+
+
+def test_no_text_is_lost_to_the_trainer(bpe):
+    # Longer than SentencePiece's sentences, and with the mark for an unknown, which makes it skip a sentence.
+    tokenizer = BPETokenizer.train(["xyz " * 5000 + "▅" + "uvw " * 5000], 300)
+    assert len(tokenizer.encode(" xyz")) == len(tokenizer.encode(" uvw")) == 1
+
+
+def test_the_sample_is_spread_evenly_and_bounded():
+    texts = [chr(ord("A") + i % 26) * 2**14 for i in range(260)]
+    sample = _sample(texts, 100 * 2**14)
+    assert sample == texts[::4]  # 260 -> 130 -> 65 blocks
+    assert _sample(iter(texts), 100 * 2**14) == sample
+    assert _sample(["ab", "cd"], 100) == ["ab", "cd"]
+    assert sum(len(block.encode()) for block in _sample(["é" * 10**6], 10**5)) <= 10**5
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=60), st.integers(1, 20))
+def test_chunks_hold_the_whole_text(text, limit):
+    chunks = list(_chunks(text, limit))
+    assert "".join(chunks) == text
+    assert all(0 < len(chunk) <= limit for chunk in chunks)
+
+
+def test_chunks_do_not_change_the_ids(bpe):
+    text = TEXT * 30
+    assert len(text) > 3 * 2**14
+    assert bpe.encode(text) == sentencepiece.SentencePieceProcessor(model_proto=bpe.model).encode(text)
+
+
+def test_a_megabyte_without_a_break_is_fast(bpe):
+    letters = "".join(random.Random(0).choices("etaoinshrdlu", k=10**6))
+    for text in (letters, "a" * 10**6, " " * 10**6, "▁" * 10**5):
+        start = time.perf_counter()
+        ids = bpe.encode(text)
+        assert time.perf_counter() - start < 10  # 0.3 s measured; quadratic would be hours
+        assert bpe.decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
+    tokenizer = train_tokenizer(kind, [TEXT + "\u2028\x85\x00"], 350 if kind == "bpe" else None)
+    tokenizer.save(tmp_path / "model")
+    loaded = load_tokenizer(tmp_path / "model")
+    for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
+        assert other.encode(TEXT) == tokenizer.encode(TEXT)
+        assert other.fingerprint == tokenizer.fingerprint
+    saved = json.loads((tmp_path / "model" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert saved["kind"] == kind
+    assert saved["vocab_size"] == tokenizer.vocab_size
+    assert saved["eot_id"] == tokenizer.eot_id
+    assert saved["fingerprint"] == tokenizer.fingerprint
+    if kind == "bpe":
+        model = (tmp_path / "model" / "tokenizer.model").read_bytes()
+        assert hashlib.sha256(model).hexdigest() == tokenizer.fingerprint
+
+
+def test_a_fingerprint_tells_mappings_apart(bpe):
+    assert CharTokenizer("ab").fingerprint != CharTokenizer("abc").fingerprint
+    assert BPETokenizer.train([TEXT], 399).fingerprint != bpe.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xff",
+        b"[" * 10**6,
+        b"null",
+        b"{}",
+        b'{"kind": "char"}',
+        b'{"kind": "char", "characters": ["a"]}',
+        b'{"kind": "char", "characters": "ba"}',
+        b'{"kind": "char", "characters": "\\ud800"}',
+        b'{"kind": "char", "characters": "ab", "vocab_size": 3, "eot_id": 0, "fingerprint": "0"}',
+        b'{"kind": ["bpe"]}',
+        b'{"kind": "char", "characters": "ab", "vocab_size": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_a_damaged_json_is_named(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: damaged") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [lambda m: m[:-1], lambda m: b"", lambda m: m[:100] + b"\xff" + m[101:]])
+def test_a_damaged_model_is_named_and_not_parsed(bpe, damage, tmp_path, monkeypatch):
+    bpe.save(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(damage(bpe.model))
+    monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", lambda **_: pytest.fail("the parser saw it"))
+    with pytest.raises(ValueError, match=r"tokenizer\.model: damaged"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("model", [b"", b"junk" * 100])
+def test_a_model_that_is_none_but_has_the_right_checksum_is_refused(model, tmp_path):
+    saved = {"kind": "bpe", "fingerprint": hashlib.sha256(model).hexdigest()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    with pytest.raises(ValueError, match=r"tokenizer\.model: damaged"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_missing_file_is_named(bpe, tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: No such file"):
+        load_tokenizer(tmp_path)
+    bpe.save(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer\.model: No such file"):
+        load_tokenizer(tmp_path)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for kind, size, message in [("char", 100, "leave it null"), ("bpe", None, "1024"), ("gpt3", 10, "char or bpe")]:
+        with pytest.raises(ValueError, match=message):
+            train_tokenizer(kind, ["abc"], size)
+
+
+def test_a_text_with_room_for_all_gives_no_notice(caplog):
+    caplog.set_level(logging.INFO)
+    BPETokenizer.train([TEXT], 400)
+    assert caplog.text == ""
