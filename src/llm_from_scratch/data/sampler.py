@@ -1,0 +1,289 @@
+"""Samplers: the fifth station of the data's way (sources -> clean -> tokenize -> shards -> **sampler** -> model).
+
+Training reads chunks at random places, a function of (seed, step) alone: no state to save, and the same data after a
+resume and for any number of devices. Validation reads every token exactly once, in windows of fixed shape.
+
+Letters: B sequences of one optimizer step over all devices, T tokens of one sequence (`model.block_size`).
+"""
+
+import logging
+import mmap
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+if TYPE_CHECKING:
+    from llm_from_scratch.tokenizer import Tokenizer
+
+IGNORE = -1  # a target that no loss counts
+
+logger = logging.getLogger(__name__)
+
+
+def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A chunk (T,) from a random place and its targets (T,), the same one token later: the sampler's plain twin."""
+    start = rng.integers(len(tokens) - block_size)
+    chunk = tokens[start : start + block_size + 1].astype(np.int64)
+    return chunk[:-1], chunk[1:]
+
+
+class _RandomBatches:
+    """Says which of `n_places` belong to a step, a rank and a micro-batch; a subclass reads the chunks there."""
+
+    def __init__(self, n_places: int, block_size: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        assert 0 <= rank < world_size
+        self.n_places, self.block_size, self.batch_size, self.seed = n_places, block_size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self._rows(0, 1)
+
+    def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets, int64, each (B // world_size // n_micro, T): this rank's micro-batch of a step.
+
+        Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
+        ValueError where B cannot be divided so.
+        """
+        # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the steps before. Its
+        # raw numbers, unlike Generator.integers, are promised to be the same in every version of numpy; the
+        # remainder favours low places by less than n_places / 2**64.
+        raw = np.random.Philox(key=self.seed, counter=[0, 0, 0, step]).random_raw(self.batch_size)
+        chunks = self._read((raw % self.n_places).astype(np.int64)[self._rows(micro, n_micro)])
+        return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
+
+    def _rows(self, micro: int, n_micro: int) -> slice:
+        assert 0 <= micro < n_micro
+        parts = self.world_size * n_micro
+        if self.batch_size < 1 or self.batch_size % parts:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} sequences cannot be divided among {self.world_size} devices with "
+                f"{n_micro} micro-batches each: use a multiple of {parts}"
+            )
+        size = self.batch_size // parts
+        first = (self.rank * n_micro + micro) * size
+        return slice(first, first + size)
+
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        """(n,) places -> (n, T+1) ids."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("block_size", "batch_size", "seed", "rank", "world_size")}
+
+
+class RandomChunkSampler(_RandomBatches):
+    """Random chunks of token shards: every place with T+1 tokens from there to its shard's end is equally likely.
+
+    Memory does not grow with the corpus: an array header a shard. Raises ValueError where no shard has T+1 tokens.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[np.ndarray],
+        *,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._shards = _Arrays(shard for shard in shards if len(shard) > block_size)
+        if not self._shards:
+            raise _too_short("the training text", max(map(len, shards), default=0), block_size)
+        if len(self._shards) < len(shards):
+            short = len(shards) - len(self._shards)
+            logger.info("%d of %d shards are shorter than a chunk of %d tokens", short, len(shards), block_size + 1)
+        # Views of (starts, T+1), no copies; without np.asarray each index would make a memmap object, which is slow.
+        self._windows = [sliding_window_view(np.asarray(shard), block_size + 1) for shard in self._shards]
+        self._ends = np.cumsum([len(windows) for windows in self._windows])
+        super().__init__(int(self._ends[-1]), block_size, batch_size, seed, rank, world_size)
+
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        shard_of = np.searchsorted(self._ends, places, side="right")
+        chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self._shards))
+        for shard in np.unique(shard_of):
+            rows = shard_of == shard
+            windows = self._windows[shard]
+            chunks[rows] = windows[places[rows] - (self._ends[shard] - len(windows))]
+        return chunks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RandomChunkSampler, **self._settings()), (self._shards,)
+
+
+class RandomTextSampler(_RandomBatches):
+    """Random chunks of a cleaned UTF-8 text that was never prepared: tokenized as they are read.
+
+    `document_ends` are the byte positions after each document, joined without separators. The end-of-text piece
+    stands after each document and the first follows the last, so that a chunk fits wherever it starts. A place is a
+    byte, moved to the next character. A cut makes pieces that the whole text does not have: the last piece read is
+    always dropped, the first unless a document starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then
+    what the whole text would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
+    tokenizer, T, place) alone. Raises ValueError for a text with fewer than T+1 tokens and for one that
+    does not end where its documents do.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        document_ends: np.ndarray,
+        tokenizer: "Tokenizer",
+        *,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._path, self._document_ends, self._tokenizer = Path(path), document_ends, tokenizer
+        size = self._path.stat().st_size
+        if size != (covered := int(document_ends[-1]) if len(document_ends) else 0):
+            raise ValueError(f"{path} has {size} bytes and its documents end at {covered}: prepare the data again")
+        self._text = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+
+        wanted = block_size + 3  # with the two that a cut may spoil
+        n_bytes = min(4 * wanted, size)
+        while len(ids := self._encode(0, n_bytes)) < wanted and n_bytes < size:
+            n_bytes = min(2 * n_bytes, size)
+        if len(ids) <= block_size:
+            raise _too_short(str(path), len(ids), block_size)
+        self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1  # enough for most chunks, to judge by the first
+        super().__init__(size, block_size, batch_size, seed, rank, world_size)
+
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        return np.array([self._chunk(int(place)) for place in places])
+
+    def _chunk(self, place: int) -> list[int]:
+        start = self._boundary(place) % len(self._text)
+        first = int(start != 0 and start != self._document_ends[self._document(start) - 1])
+        n_bytes = self._n_bytes
+        while len(ids := self._encode(start, n_bytes)) < first + self.block_size + 2:
+            n_bytes *= 2
+        return ids[first : first + self.block_size + 1]
+
+    def _encode(self, start: int, n_bytes: int) -> list[int]:
+        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself."""
+        ids: list[int] = []
+        document = self._document(start)
+        while n_bytes > 0:
+            document_end = int(self._document_ends[document])
+            end = self._boundary(min(start + n_bytes, document_end))
+            ids += self._tokenizer.encode(self._text[start:end].tobytes().decode("utf-8"))
+            n_bytes -= end - start
+            start = end
+            if end == document_end:
+                ids.append(self._tokenizer.eot_id)
+                document += 1
+                if document == len(self._document_ends):
+                    start = document = 0
+        return ids
+
+    def _document(self, place: int) -> int:
+        ends = self._document_ends
+        # In another dtype than the ends' own, numpy would convert a copy of them all.
+        return int(np.searchsorted(ends, ends.dtype.type(place), side="right"))
+
+    def _boundary(self, place: int) -> int:
+        """The first place from here on where a character starts: UTF-8 continues one with bytes 10xxxxxx."""
+        while place < len(self._text) and self._text[place] & 0xC0 == 0x80:
+            place += 1
+        return place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        ends = _Arrays([self._document_ends])
+        return partial(_text_sampler, **self._settings()), (self._path, ends, self._tokenizer)
+
+
+class ValidationWindows:
+    """A split read in order, every token predicted exactly once, always in windows of T tokens.
+
+    The shards are one stream. Window i predicts the tokens iS … iS+T-1, each from the token before it, the very first
+    from `eot_id`. The stride S is T less the `overlap` (a part of T, 0 <= overlap < 1), which serves as context:
+    targets that an earlier window has scored are IGNORE. Behind the last token inputs are `eot_id` and targets IGNORE.
+
+    `tokens` is the number of targets that count, `len()` the number of windows. Raises ValueError for a split shorter
+    than T tokens.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], *, block_size: int, eot_id: int, overlap: float = 0.0) -> None:
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap={overlap} is not a part of the window: use 0 for none, or a number below 1")
+        self.block_size, self.eot_id = block_size, eot_id
+        self.stride = block_size - int(overlap * block_size)
+        self.tokens = sum(map(len, shards))
+        if self.tokens < block_size:
+            raise ValueError(
+                f"the validation split has {self.tokens} tokens and needs {block_size}: "
+                f"use a longer text, more data.val_fraction, or a model.block_size of at most {self.tokens}"
+            )
+        self._shards = _Arrays(shards)
+        self._ends = np.cumsum([len(shard) for shard in shards])
+
+    def __len__(self) -> int:
+        return 1 + -(-(self.tokens - self.block_size) // self.stride)
+
+    def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Inputs and targets, int64 (batch_size, T): from batch number `rank` on, every `world_size`-th.
+
+        Every rank gets the same number of batches, all of one shape: what no window fills is IGNORE.
+        """
+        rounds = -(-len(self) // (batch_size * world_size))
+        for number in range(rank, rounds * world_size, world_size):
+            yield self._batch(number * batch_size, batch_size)
+
+    def _batch(self, first: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        T, S = self.block_size, self.stride
+        window, column = first + np.arange(batch_size)[:, None], np.arange(T)
+        predicted = window * S + column  # (batch_size, T) positions in the stream
+        begin = first * S - 1  # the position of the first input; -1 is the end-of-text piece before the text
+        stream = np.full((batch_size - 1) * S + T + 1, self.eot_id, dtype=np.int64)
+        tokens = self._slice(max(begin, 0), begin + len(stream))
+        stream[max(-begin, 0) :][: len(tokens)] = tokens
+        windows = sliding_window_view(stream, T + 1)[::S]
+        x, y = windows[:, :-1].copy(), windows[:, 1:].copy()
+        x[predicted >= self.tokens] = self.eot_id
+        y[(predicted >= self.tokens) | ((window > 0) & (column < T - S))] = IGNORE
+        return x, y
+
+    def _slice(self, begin: int, end: int) -> np.ndarray:
+        """The stream's tokens begin … end-1, fewer where it ends before."""
+        parts = [np.empty(0, dtype=np.int64)]
+        shard = int(np.searchsorted(self._ends, begin, side="right"))
+        while begin < end and shard < len(self._shards):
+            from_end = begin - int(self._ends[shard])
+            parts.append(self._shards[shard][from_end:][: end - begin])
+            begin += len(parts[-1])
+            shard += 1
+        return np.concatenate(parts)
+
+
+class _Arrays(tuple[np.ndarray, ...]):
+    """Arrays that are mapped again where they are unpickled: a pickled memmap is a copy of its contents.
+
+    Only a whole memmap knows its place in the file; a part of one is copied.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _map_again, tuple(
+            partial(np.memmap, array.filename, array.dtype, "r", array.offset, array.shape)
+            if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
+            else array
+            for array in self
+        )
+
+
+def _map_again(*arrays: Any) -> _Arrays:
+    return _Arrays(array() if isinstance(array, partial) else array for array in arrays)
+
+
+def _text_sampler(path: Path, ends: _Arrays, tokenizer: "Tokenizer", **settings: int) -> RandomTextSampler:
+    return RandomTextSampler(path, ends[0], tokenizer, **settings)
+
+
+def _too_short(what: str, tokens: int, block_size: int) -> ValueError:
+    return ValueError(
+        f"{what} has {tokens} tokens in one piece and a chunk needs {block_size + 1}: "
+        f"use a longer text, or a model.block_size below {tokens}"
+    )

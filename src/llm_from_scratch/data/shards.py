@@ -1,0 +1,206 @@
+"""Token shards: the fourth station of the data's way (sources -> clean -> tokenize -> **shards** -> sampler).
+
+A shard is two files. `NAME.bin` holds the ids of its documents one after the other, raw little-endian uint16 (uint32
+where the vocabulary has more than 65,536 ids) with no header, so that `numpy.memmap("NAME.bin", dtype="<u2")` reads it.
+`NAME.idx` says what these ids are: one line of JSON (the fields of `ShardInfo`, magic and version), then the document
+ends as raw little-endian uint64: the position after each document's last id, its end-of-text piece included.
+
+Both are written beside their final place and published by rename, never edited there: cutting a file that somebody
+has mapped kills the reader.
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAGIC = "llm-from-scratch token shard"
+VERSION = 1
+VERIFY_BELOW = 256 * 2**20  # bytes of a .bin; hashing that much takes about a second at worst
+MAX_HEADER = 4096  # bytes; a header is about 500, and a hostile one must not fill the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What the index says of a shard, and (for a manifest) the checksum of the index itself."""
+
+    path: Path  # the .bin file
+    dtype: str  # "<u2" or "<u4"
+    tokens: int
+    documents: int
+    text_bytes: int  # UTF-8 bytes of the text that the tokens stand for
+    vocab_size: int
+    tokenizer: str  # fingerprint
+    sha256: str  # of the .bin file
+    document_ends_sha256: str
+    index_sha256: str  # of the whole .idx file
+
+
+_HEADER = {field.name: field.type for field in fields(ShardInfo) if field.name not in ("path", "index_sha256")}
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A mapped shard, read-only: `tokens` (tokens,) in the file's dtype and `document_ends` (documents,) uint64."""
+
+    info: ShardInfo
+    tokens: np.ndarray
+    document_ends: np.ndarray
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled memmap is a copy of its contents: a worker process opens the file again instead.
+        return partial(open_shard, verify=False, index_sha256=self.info.index_sha256), (self.info.path,)
+
+
+def write_shard(
+    path: str | Path,
+    documents: Iterable[tuple[Sequence[int] | np.ndarray, int]],
+    *,
+    vocab_size: int,
+    tokenizer: str,
+) -> ShardInfo:
+    """Write `path`.bin and `path`.idx from (ids with their end-of-text piece, UTF-8 bytes of the text) a document.
+
+    Holds one document in memory at a time, and 8 bytes for each document so far. Raises ValueError for an id outside
+    the vocabulary; whatever is raised, nothing is published.
+    """
+    bin_path, index_path = _paths(path)
+    bin_part, index_part = (p.with_name(p.name + ".tmp") for p in (bin_path, index_path))
+    dtype = _dtype(vocab_size)
+    digest, ends, tokens, text_bytes = hashlib.sha256(), array("Q"), 0, 0
+    try:
+        with bin_part.open("wb") as file:
+            for number, (ids, size) in enumerate(documents):
+                ids = np.asarray(ids)
+                for place in np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
+                    raise ValueError(
+                        f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
+                        f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"
+                    )
+                data = ids.astype(dtype).tobytes()
+                digest.update(data)
+                file.write(data)
+                tokens += len(ids)
+                text_bytes += size
+                ends.append(tokens)
+            _flush(file)
+        end_bytes = np.asarray(ends, dtype="<u8").tobytes()
+        info: dict[str, Any] = {
+            "dtype": dtype.str,
+            "tokens": tokens,
+            "documents": len(ends),
+            "text_bytes": text_bytes,
+            "vocab_size": vocab_size,
+            "tokenizer": tokenizer,
+            "sha256": digest.hexdigest(),
+            "document_ends_sha256": hashlib.sha256(end_bytes).hexdigest(),
+        }
+        header = json.dumps({"magic": MAGIC, "version": VERSION} | info).encode() + b"\n"
+        assert len(header) <= MAX_HEADER
+        with index_part.open("wb") as file:
+            file.write(header + end_bytes)
+            _flush(file)
+        index_path.unlink(missing_ok=True)  # a kill between the two renames must not leave an old index on new ids
+        bin_part.replace(bin_path)
+        index_part.replace(index_path)
+    finally:
+        bin_part.unlink(missing_ok=True)
+        index_part.unlink(missing_ok=True)
+    return ShardInfo(path=bin_path, index_sha256=hashlib.sha256(header + end_bytes).hexdigest(), **info)
+
+
+def open_shard(
+    path: str | Path,
+    *,
+    tokenizer: str | None = None,
+    verify: bool | None = None,
+    index_sha256: str | None = None,
+) -> Shard:
+    """Map the shard at `path` (with or without .bin) and check it.
+
+    The index is always checked whole, and against `index_sha256` (from a manifest) where given: without that, a
+    flipped bit in one of its counts can go unseen. The checksum of the .bin is compared when `verify` says so, by
+    default when the file is below 256 MiB. Raises ValueError in one line that names the file for a missing, cut,
+    damaged or hostile one, and for a shard made with another tokenizer than the fingerprint given.
+    """
+    bin_path, index_path = _paths(path)
+    for file_path in (index_path, bin_path):
+        if not file_path.is_file():
+            raise _damaged(file_path, "is missing")
+    with index_path.open("rb") as file:
+        header = file.readline(MAX_HEADER)
+    said = _parse(header, index_path)
+    for file_path, wanted in (
+        (index_path, len(header) + 8 * said["documents"]),
+        (bin_path, said["tokens"] * np.dtype(said["dtype"]).itemsize),
+    ):
+        if (found := file_path.stat().st_size) != wanted:
+            raise _damaged(file_path, f"has {found} bytes where its index says {wanted}")
+
+    ends = _map(index_path, "<u8", said["documents"], offset=len(header))
+    whole, ends_alone = hashlib.sha256(header), hashlib.sha256(ends.data)
+    whole.update(ends.data)
+    info = ShardInfo(path=bin_path, index_sha256=whole.hexdigest(), **said)
+    if info.document_ends_sha256 != ends_alone.hexdigest() or index_sha256 not in (None, info.index_sha256):
+        raise _damaged(index_path, "does not have the checksum it was written with")
+    if (ends[-1] if ends.size else 0) != info.tokens or np.any(ends[1:] < ends[:-1]):
+        raise _damaged(index_path, f"has document ends that do not rise to its {info.tokens} tokens")
+    if tokenizer not in (None, info.tokenizer):
+        raise ValueError(
+            f"{bin_path} was made with the tokenizer {info.tokenizer!r} and this run has {tokenizer!r}: "
+            "prepare the data again with this tokenizer, or use the other one"
+        )
+    if verify or (verify is None and bin_path.stat().st_size < VERIFY_BELOW):
+        with bin_path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != info.sha256:
+                raise _damaged(bin_path, "does not have the checksum it was written with")
+    return Shard(info, _map(bin_path, info.dtype, info.tokens), ends)
+
+
+def _parse(header: bytes, path: Path) -> dict[str, Any]:
+    """The checked fields of an index's first line, without magic and version."""
+    try:
+        found = json.loads(header) if header.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.pop("magic", None) != MAGIC:
+        raise _damaged(path, "is not the index of a token shard")
+    if (version := found.pop("version", None)) != VERSION:
+        raise _damaged(path, f"has version {version!r:.20} and this program reads {VERSION}")
+    numbers = [value for value in found.values() if isinstance(value, int)]
+    if {key: type(value) for key, value in found.items()} != _HEADER or min(numbers) < 0:
+        raise _damaged(path, "lacks a field, or has one of another type than it should")
+    if found["dtype"] != _dtype(found["vocab_size"]).str:
+        raise _damaged(path, f"says {found['dtype']!r} for a vocabulary of {found['vocab_size']}")
+    return found
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    name = path.name.removesuffix(".bin")
+    return path.with_name(name + ".bin"), path.with_name(name + ".idx")
+
+
+def _dtype(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
+
+
+def _map(path: Path, dtype: str, count: int, offset: int = 0) -> np.ndarray:
+    # An empty range cannot be mapped.
+    return np.memmap(path, dtype, "r", offset, (count,)) if count else np.empty(0, dtype)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path} {what}: delete {path.parent} and prepare the data again")
