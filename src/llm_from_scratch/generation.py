@@ -1,0 +1,245 @@
+"""Writing with a GPT: prompt -> ids -> (logits -> filters -> one sampled id) again and again -> text, as it comes.
+
+The last step of the data's way, from a model and a tokenizer alone. `prefill` reads the prompt into the key/value
+cache, `decode` reads one token more; `generate_tokens` joins them, and `generate` turns ids into text.
+`generate_with_temperature` is the article's plain loop without a cache, which must choose the same ids.
+
+Shapes: B batch (samples), T time (positions), V vocabulary.
+"""
+
+import codecs
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llm_from_scratch.model import GPT, KVCache
+from llm_from_scratch.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How the next token is chosen. Raises ValueError in one line for a value that cannot work, naming the key."""
+
+    max_new_tokens: int = 256  # tokens a sample, at most
+    temperature: float = 0.8  # 0: always the likeliest token
+    top_k: int | None = None  # tokens kept; null: all
+    top_p: float | None = None  # probability kept; null: all
+    min_p: float | None = None  # share of the likeliest token's probability that a token needs; null: none
+    repetition_penalty: float = 1.0  # 1: none
+    num_samples: int = 1  # texts, written side by side in one batch
+    seed: int = 1337
+    stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
+
+    def __post_init__(self) -> None:
+        # Written as `not (right)`, so that NaN, which compares as false, is refused too.
+        for key, right, need in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a finite number above it"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or null to keep all tokens"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or null to keep all tokens"),
+            ("min_p", self.min_p is None or 0 < self.min_p <= 1, "above 0 and at most 1, or null to keep all tokens"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a finite number above 0 (1: no penalty)"),
+            ("num_samples", self.num_samples >= 1, "1 or more"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+            ("stop", "" not in self.stop, "a list of strings that are not empty"),
+        ):
+            if not right:
+                raise ValueError(f"{key}={getattr(self, key)} must be {need}")
+
+
+# ------------------------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
+def temperature(logits: Tensor, value: float) -> Tensor:
+    """Divides by the temperature, above 0: below 1 the likely gets likelier (Ackley, Hinton & Sejnowski 1985)."""
+    return logits / value
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Keeps the k likeliest tokens, and those that tie with the last of them (Fan, Lewis & Dauphin 2018)."""
+    kth = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
+    return logits.masked_fill(logits < kth, -math.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps the nucleus: the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
+    ordered, index = logits.sort(descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    above = probabilities.cumsum(dim=-1) - probabilities  # the probability of all likelier tokens
+    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(1, index, above >= p)
+    return logits.masked_fill(outside, -math.inf)
+
+
+def min_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps tokens with at least p times the probability of the likeliest one (Nguyen et al. 2024)."""
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -math.inf)
+
+
+def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    """Makes every token of ids (B, T), prompt and text so far, less likely: a positive logit is divided by the penalty,
+    a negative one multiplied (Keskar et al. 2019)."""
+    seen = logits.gather(1, ids)
+    return logits.scatter(1, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
+
+
+def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
+    """One next token for each row: logits (B, V) after ids (B, T) -> (B,)."""
+    logits = logits.float()
+    if config.repetition_penalty != 1:
+        logits = repetition_penalty(logits, ids, config.repetition_penalty)
+    if config.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = temperature(logits, config.temperature)
+    if config.top_k is not None:
+        logits = top_k(logits, config.top_k)
+    if config.top_p is not None and config.top_p < 1:
+        logits = top_p(logits, config.top_p)
+    if config.min_p is not None:
+        logits = min_p(logits, config.min_p)
+    return logits.softmax(dim=-1).multinomial(1, generator=generator).squeeze(1)
+
+
+# --------------------------------------------------------------------------------------------------------- tokens
+def window_start(start: int, length: int, block_size: int) -> int:
+    """Where the window on `length` tokens begins, given where it began before.
+
+    It grows until the context is full; then the older half is dropped. Dropping one token at a time would move every
+    position and so read the whole window anew for each token; halves make that once in block_size / 2 tokens.
+    """
+    return start if length - start <= block_size else length - (block_size + 1) // 2
+
+
+def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
+    """Reads ids (B, T) into the emptied cache; logits (B, V) of the token after them."""
+    cache.reset()
+    return model.logits(model.hidden_states(ids, cache)[:, -1])
+
+
+def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
+    """Reads one token (B,) after those in the cache; logits (B, V) of the next one."""
+    return model(ids[:, None], cache)[:, 0]
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model: GPT, ids: Tensor, config: SamplingConfig, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
+    """Yields the next tokens (B,) of ids (B, T), max_new_tokens times; T is 1 or more.
+
+    A prompt longer than the context keeps its last block_size tokens, with a warning. The generator, on the device of
+    ids, is seeded from the configuration where none is given. The model is left in the mode it was found in.
+    """
+    block_size, was_training = model.config.block_size, model.training
+    length = ids.shape[1]
+    start = max(0, length - block_size)
+    if start:
+        log.warning(
+            "the prompt has %d tokens, the context %d: only the last %d are read", length, block_size, block_size
+        )
+    generator = generator or torch.Generator(ids.device).manual_seed(config.seed)
+    cache = KVCache(model.config, len(ids), ids.device, model.token_embedding.weight.dtype)
+    ids = torch.cat((ids, ids.new_empty(len(ids), config.max_new_tokens)), dim=1)
+    model.eval()
+    try:
+        logits = prefill(model, ids[:, start:length], cache)
+        while True:
+            ids[:, length] = sample(logits, ids[:, :length], config, generator)
+            yield ids[:, length]
+            length += 1
+            if length == ids.shape[1]:
+                return
+            if cache.length < block_size:
+                logits = decode(model, ids[:, length - 1], cache)
+            else:
+                start = window_start(start, length, block_size)
+                logits = prefill(model, ids[:, start:length], cache)
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def generate_with_temperature(
+    model: GPT, ids: Tensor, max_new_tokens: int, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """The article's generator, the plain twin of `generate_tokens`: ids (B, T) -> (B, T + max_new_tokens).
+
+    It reads the whole window again for each token and keeps nothing; call `model.eval()` first.
+    """
+    start = max(0, ids.shape[1] - model.config.block_size)
+    for _ in range(max_new_tokens):
+        start = window_start(start, ids.shape[1], model.config.block_size)
+        logits = model(ids[:, start:])[:, -1]  # (B, V)
+        if temperature == 0:
+            next_ids = logits.argmax(dim=-1, keepdim=True)
+        else:
+            next_ids = (logits / temperature).softmax(dim=-1).multinomial(1, generator=generator)
+        ids = torch.cat((ids, next_ids), dim=1)
+    return ids
+
+
+# ----------------------------------------------------------------------------------------------------------- text
+class TextStream:
+    """The bytes of one sample -> text as soon as it is certain.
+
+    Held back: the first bytes of a character whose last ones are to come, and text that may turn out to be the
+    beginning of a stop string. What comes out does not depend on how the bytes were cut into pieces. Bytes that are no
+    UTF-8 become U+FFFD.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self.ended = False
+        self._stop = stop
+        self._held = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, data: bytes, final: bool = False) -> str:
+        """Text that is certain now; after the final bytes, or a stop string, the stream has ended."""
+        if self.ended:
+            return ""
+        text = self._held + self._decoder.decode(data, final)
+        found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
+        if found:  # the string that was complete first, as if the text had come character by character
+            self.ended = True
+            return text[: min(found)[1]]
+        self.ended = final
+        certain = len(text) if final else len(text) - self._possible_stop(text)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def _possible_stop(self, text: str) -> int:
+        """The length of the longest end of the text with which a stop string begins."""
+        longest = max(map(len, self._stop), default=1) - 1
+        return next((n for n in range(min(longest, len(text)), 0, -1) if self._begins(text[-n:])), 0)
+
+    def _begins(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self._stop)
+
+
+def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig) -> Iterator[list[str]]:
+    """Continues the prompt, on the device of the model: yields, token by token, num_samples pieces of new text.
+
+    A piece is "" where nothing is certain yet or the sample has ended; joined, the pieces of a sample are its text.
+    A sample ends at the end-of-text piece, before a stop string, or after max_new_tokens. An empty prompt starts from
+    the end-of-text piece, which is what stands before every document. The same seed gives the same text on a CPU.
+
+    Raises ValueError at once when the tokenizer does not know a character of the prompt.
+    """
+    prompt_ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device).repeat(config.num_samples, 1)
+
+    def pieces() -> Iterator[list[str]]:
+        streams = [TextStream(config.stop) for _ in range(config.num_samples)]
+        for step, next_ids in enumerate(generate_tokens(model, ids, config), start=1):
+            last = step == config.max_new_tokens
+            yield [
+                stream.push(tokenizer.decode_bytes([token]), final=last or token == tokenizer.eot_id)
+                for stream, token in zip(streams, next_ids.tolist(), strict=True)
+            ]
+            if all(stream.ended for stream in streams):
+                return
+
+    return pieces()

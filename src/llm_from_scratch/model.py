@@ -1,0 +1,407 @@
+"""The GPT: ids of tokens in, logits of the next token out. It stands between the sampler's chunks and the loss.
+
+One `GPT` made of one kind of `Block`, whose parts the configuration chooses, spans three lines of history: the
+article's single post-norm head, GPT-2, and the modern family (RMSNorm, rotary positions, SwiGLU, grouped queries).
+Each has a standard twin that computes the same logits: OpenAI's GPT, GPT-2 and Qwen3.
+
+Shapes: B batch, T time (positions), S positions attended to, C channels (n_embd), H query heads, G key/value heads,
+D head size, I inner width of the feed-forward, V vocabulary.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE = -1  # a target with this value is not counted in the loss
+
+_CHOICES = {
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_position": ("pre", "post"),
+    "position": ("rotary", "learned", "sinusoidal"),
+    "activation": ("relu", "gelu", "relu2", "swiglu"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- configuration
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
+
+    Raises ValueError in one line for a value that cannot work, naming the key.
+    """
+
+    block_size: int = 128  # the longest context, tokens
+    n_layer: int = 4  # depth: blocks that a token passes through
+    n_unique_layer: int | None = None  # distinct blocks, cycled to fill the depth (Lan et al. 2019); null: n_layer
+    n_head: int = 4  # query heads
+    n_kv_head: int | None = None  # key/value heads, each shared by n_head / n_kv_head queries; null: n_head
+    n_embd: int = 128  # width, channels
+    n_inner: int | None = None  # width inside the feed-forward; null: 4C, for SwiGLU 8C/3 rounded up to 64s
+    norm: str = "rmsnorm"  # layernorm | rmsnorm
+    norm_position: str = "pre"  # pre: x + f(norm(x)), and a final norm | post: norm(x + f(x))
+    position: str = "rotary"  # rotary | learned | sinusoidal
+    activation: str = "swiglu"  # relu | gelu (tanh form) | relu2 (squared ReLU) | swiglu
+    qk_norm: bool = True  # normalise each head's queries and keys
+    bias: bool = False  # in every linear layer but the head, and in LayerNorm
+    tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
+    dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
+    rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
+    norm_eps: float = 1e-6
+    init_std: float | None = None  # of embeddings and matrices; null: 1/sqrt(C)
+
+    def __post_init__(self) -> None:
+        for key in ("block_size", "n_layer", "n_unique_layer", "n_head", "n_kv_head", "n_embd", "n_inner"):
+            value = getattr(self, key)
+            optional = key in ("n_unique_layer", "n_kv_head", "n_inner")
+            if not ((isinstance(value, int) and value >= 1) or (value is None and optional)):
+                raise ValueError(f"model.{key}={value} must be a whole number of 1 or more" + " or null" * optional)
+        for key, choices in _CHOICES.items():
+            value = str(getattr(self, key))
+            if value not in choices:
+                nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
+                raise ValueError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
+        if self.n_embd % self.n_head:
+            divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            raise ValueError(
+                f"model.n_head={self.n_head} does not divide model.n_embd={self.n_embd}: use one of {', '.join(divisors)}"
+            )
+        if self.n_head % self.kv_heads:
+            divisors = [str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0]
+            raise ValueError(
+                f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
+                f"use one of {', '.join(divisors)}"
+            )
+        if self.unique_layers > self.n_layer:
+            raise ValueError(
+                f"model.n_unique_layer={self.n_unique_layer} exceeds model.n_layer={self.n_layer}: use at most that, or null"
+            )
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"model.n_embd={self.n_embd} / model.n_head={self.n_head} makes heads of odd size {self.head_size}: "
+                "rotary positions need an even one, change either or use model.position=learned"
+            )
+        if self.position == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(f"model.n_embd={self.n_embd} is odd: sinusoidal positions need an even width")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout} must be a probability from 0 to below 1")
+        for key in ("rope_base", "norm_eps", "init_std"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"model.{key}={value} must be a finite number above 0")
+
+    @property
+    def head_size(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def unique_layers(self) -> int:
+        return self.n_unique_layer or self.n_layer
+
+    @property
+    def inner_size(self) -> int:
+        """SwiGLU has three matrices for two: at 8C/3 it costs what 4C does (Shazeer 2020), and 64s suit the hardware."""
+        if self.n_inner:
+            return self.n_inner
+        return 64 * math.ceil(8 * self.n_embd / 3 / 64) if self.activation == "swiglu" else 4 * self.n_embd
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(ModelConfig):
+    """All that builds a GPT: `GPTConfig(vocab_size=tokenizer.vocab_size, **model_settings)`."""
+
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.vocab_size, int) and self.vocab_size >= 1):
+            raise ValueError(f"vocab_size={self.vocab_size} must be a whole number of 1 or more")
+
+
+# ---------------------------------------------------------------------------------------------------- attention
+def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
+    """One causal head, as the article and Vaswani et al. (2017), equation 1, write it: softmax(Q K^T / sqrt(D)) V.
+
+    x (B, T, C) and three matrices (C, D) give (B, T, D). The plain twin that the fast `Attention` is tested against.
+    """
+    q, k, v = x @ w_q, x @ w_k, x @ w_v  # (B, T, D) each
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T): how much position t looks at position s
+    future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -math.inf).softmax(dim=-1) @ v
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Position table (length, width) of Vaswani et al. (2017): sine in even channels, cosine in odd ones."""
+    angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)  # (T, C/2)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+
+
+def rotary_tables(length: int, head_size: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (length, 1, head_size) for `rotate`; the first half of the sines carries its minus sign."""
+    angle = torch.arange(length)[:, None] / base ** (torch.arange(0, head_size, 2) / head_size)  # (T, D/2)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), dim=-1)[:, None], torch.cat((-sin, sin), dim=-1)[:, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021) for x (B, T, H, D): channel i turns with channel i + D/2, as in Qwen3."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
+
+
+class KVCache:
+    """Keys and values of the positions read so far, in buffers (B, G, block_size, D), one pair for each layer.
+
+    `GPT.forward` fills it and moves `length`, the number of positions held. It grows by no allocation.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (config.n_layer, batch_size, config.kv_heads, config.block_size, config.head_size)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def reset(self) -> None:
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D)."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class _RMSNormFunction(torch.autograd.Function):
+    """RMSNorm with its gradient by hand: torch has no fused kernel on the CPU, and autograd's takes 2 to 3 times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x * scale
+        ctx.save_for_backward(normed, weight, scale)
+        return normed * weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, weight, scale = ctx.saved_tensors
+        product = grad * normed
+        grad_weight = product.flatten(0, -2).sum(0)
+        along = (product @ weight / weight.numel()).unsqueeze(-1)  # the part of the gradient that the scale takes up
+        return torch.addcmul(grad * weight, normed, along, value=-1).mul_(scale), grad_weight, None
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang & Sennrich 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+            return _RMSNormFunction.apply(x, self.weight, self.eps)
+        return super().forward(x)
+
+
+def make_norm(config: ModelConfig, width: int) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+class Attention(nn.Module):
+    """Causal attention of H query heads over G key/value heads (Ainslie et al. 2023; G = H is the usual multi-head)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = (config.n_head, config.kv_heads, config.kv_heads)  # of q, k, v
+        self.head_size, self.dropout = config.head_size, config.dropout
+        self.qkv = nn.Linear(config.n_embd, sum(self.heads) * config.head_size, bias=config.bias)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.q_norm = make_norm(config, config.head_size) if config.qk_norm else None
+        self.k_norm = make_norm(config, config.head_size) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C). `mask` (T, S) is for several positions that follow cached ones."""
+        batch, time, width = x.shape
+        q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, G, S, D)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and time > 1,
+            enable_gqa=self.heads[0] != self.heads[1],
+        )
+        return self.out(y.transpose(1, 2).reshape(batch, time, width))
+
+
+# ----------------------------------------------------------------------------------------------- block and model
+def _swiglu(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),  # Hendrycks & Gimpel 2016, the form GPT-2 uses
+    "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
+    "swiglu": _swiglu,  # Shazeer 2020
+}
+
+
+class FeedForward(nn.Module):
+    """Each position on its own: (B, T, C) -> (B, T, I) -> (B, T, C). SwiGLU's gate and value come from one product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.inner_size
+        self.up = nn.Linear(config.n_embd, inner * (2 if config.activation == "swiglu" else 1), bias=config.bias)
+        self.out = nn.Linear(inner, config.n_embd, bias=config.bias)
+        self.activation = _ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.activation(self.up(x)))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to the stream x (B, T, C) and normalised before or after."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.post_norm = config.norm_position == "post"
+        self.attention_norm = make_norm(config, config.n_embd)
+        self.attention = Attention(config)
+        self.feed_forward_norm = make_norm(config, config.n_embd)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        if self.post_norm:
+            x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer)))
+            return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only language model (Radford et al. 2018): ids (B, T) -> logits (B, T, V) of each next token."""
+
+    rotary_cos: Tensor
+    rotary_sin: Tensor
+    sinusoids: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        # Tables that the configuration determines are buffers outside the state dict: nothing to save, load or count.
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        elif config.position == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(config.block_size, config.n_embd), persistent=False)
+        else:
+            cos, sin = rotary_tables(config.block_size, config.head_size, config.rope_base)
+            self.register_buffer("rotary_cos", cos, persistent=False)
+            self.register_buffer("rotary_sin", sin, persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.unique_layers))
+        self.norm = make_norm(config, config.n_embd) if config.norm_position == "pre" else nn.Identity()
+        # A tied head has no weight of its own, so that no name in the state dict is an alias of another.
+        self.head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal weights, norms 1, biases 0; the projections into the residual stream are smaller by 1/sqrt(2 n_layer),
+        so that the stream's variance does not grow with the depth (Radford et al. 2019)."""
+        std = self.config.init_std or self.config.n_embd**-0.5
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                residual = name.endswith((".attention.out", ".feed_forward.out"))
+                nn.init.normal_(module.weight, std=std / math.sqrt(2 * self.config.n_layer) if residual else std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if self.config.position == "sinusoidal" and self.head is not None:
+            # Vaswani et al. multiply embeddings by sqrt(C), lest the sinusoids drown them; here the table holds the product.
+            nn.init.normal_(self.token_embedding.weight, std=std * math.sqrt(self.config.n_embd))
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V). With a cache, ids follow the positions it holds, which it then holds too.
+
+        Raises ValueError when there are more positions than block_size.
+        """
+        return self.logits(self.hidden_states(ids, cache))
+
+    def hidden_states(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads: ids (B, T) -> (B, T, C). Apart from it, so that a prefill need not score every position."""
+        start = 0 if cache is None else cache.length
+        time = ids.shape[1]
+        end = start + time
+        if end > self.config.block_size:
+            raise ValueError(
+                f"a sequence of {end} tokens exceeds model.block_size={self.config.block_size}: shorten it to its last block"
+            )
+        x = self.token_embedding(ids)  # (B, T, C)
+        rotary = None
+        if self.config.position == "rotary":
+            rotary = self.rotary_cos[start:end], self.rotary_sin[start:end]
+        elif self.config.position == "learned":
+            x = x + self.position_embedding.weight[start:end]
+        else:
+            x = x + self.sinusoids[start:end]
+        x = self.dropout(x)
+        mask = None  # the causal kernel and a lone last position need none
+        if start > 0 and time > 1:
+            mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
+        for layer in range(self.config.n_layer):
+            x = self.blocks[layer % len(self.blocks)](x, rotary, mask, cache, layer)
+        if cache is not None:
+            cache.length = end
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, C) -> (…, V)."""
+        return F.linear(hidden, self.token_embedding.weight if self.head is None else self.head.weight)
+
+    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats a token: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
+
+        Targets equal to IGNORE are not counted (0 in `none`).
+        """
+        logits = self(ids)  # (B, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+        return loss.view_as(targets) if reduction == "none" else loss
+
+    def num_parameters(self) -> int:
+        """Distinct trained numbers: a tied head and a shared layer count once."""
+        return sum(p.numel() for p in self.parameters())

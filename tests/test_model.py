@@ -1,0 +1,354 @@
+"""The model against its twins: the plain attention, Hugging Face's models, numbers worked out by hand."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from llm_from_scratch.model import (
+    GPT,
+    IGNORE,
+    Attention,
+    GPTConfig,
+    KVCache,
+    ModelConfig,
+    RMSNorm,
+    rotary_tables,
+    rotate,
+    self_attention,
+    sinusoids,
+)
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+V = 61
+# Small models of the three families: what the presets choose, at a size that a test can afford.
+ARTICLE: dict[str, Any] = dict(
+    n_layer=2, n_head=1, norm="layernorm", norm_position="post", position="sinusoidal", activation="relu",
+    qk_norm=False, bias=True, tie_weights=False, norm_eps=1e-5,
+)  # fmt: skip
+GPT2: dict[str, Any] = dict(
+    n_layer=2, norm="layernorm", position="learned", activation="gelu", qk_norm=False, bias=True, norm_eps=1e-5
+)
+MODERN: dict[str, Any] = dict(n_layer=2, n_kv_head=2)
+KINDS = {
+    "article": ARTICLE,
+    "gpt2": GPT2,
+    "modern": MODERN,
+    "shared": {**MODERN, "n_layer": 5, "n_unique_layer": 2},
+    "relu2": {**MODERN, "activation": "relu2"},
+}
+
+
+def make(kind: str, **changes: Any) -> GPT:
+    """A small model whose every parameter is random, biases and norms too, so that none can be forgotten."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**{"vocab_size": V, "block_size": 16, "n_embd": 32, **KINDS[kind], **changes}))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.2)
+    return model.eval()
+
+
+def preset(name: str) -> dict[str, Any]:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
+        return OmegaConf.to_container(hydra.compose(f"model/{name}").model)  # type: ignore[return-value]
+
+
+# --------------------------------------------------------------------------------------------------- presets
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "parameters"),
+    [
+        ("article", 1024, 460_416),
+        ("tiny", 1024, 984_448),
+        ("small", 1024, 11_015_808),
+        ("medium", 1024, 76_304_640),
+        ("gpt2", 50_257, 124_439_808),
+        ("gpt2-medium", 50_257, 354_823_168),
+        ("gpt2-large", 50_257, 774_030_080),
+        ("gpt2-xl", 50_257, 1_557_611_200),
+    ],
+)
+def test_presets_have_the_number_of_parameters_that_their_header_states(
+    name: str, vocab_size: int, parameters: int
+) -> None:
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=vocab_size, **preset(name)))
+    assert model.num_parameters() == parameters
+    header = (CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0]
+    assert f"{parameters:,}" in header
+
+
+def test_the_defaults_are_the_tiny_preset_and_every_preset_states_every_key() -> None:
+    assert ModelConfig(**preset("tiny")) == ModelConfig()
+    for path in (CONFIGS / "model").glob("*.yaml"):
+        assert list(preset(path.stem)) == list(ModelConfig.__dataclass_fields__), path.name
+
+
+def test_shared_layers_and_a_tied_head_count_once() -> None:
+    # C=8, V=10: embedding 80; block: qkv 3*64, out 64, gate and up 2*8*64, down 64*8, two norms 8, q and k norm 2*4.
+    block = 192 + 64 + 1024 + 512 + 16 + 8
+    config = {"vocab_size": 10, "n_embd": 8, "n_head": 2, "n_layer": 6}
+    assert GPT(GPTConfig(**config)).num_parameters() == 80 + 6 * block + 8
+    assert GPT(GPTConfig(**config, n_unique_layer=2)).num_parameters() == 80 + 2 * block + 8
+    assert GPT(GPTConfig(**config, tie_weights=False)).num_parameters() == 2 * 80 + 6 * block + 8
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "article"])
+def test_initialisation(kind: str) -> None:
+    torch.manual_seed(0)
+    config = GPTConfig(**{"vocab_size": 512, **KINDS[kind], "n_embd": 256, "n_layer": 8, "n_unique_layer": 2})
+    model = GPT(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            std = 1 / 16
+            if name.endswith(("attention.out.weight", "feed_forward.out.weight")):
+                std /= 4  # 1/sqrt(2 * 8 layers)
+            elif name == "token_embedding.weight" and kind == "article":
+                std = 1.0
+            assert parameter.std().item() == pytest.approx(std, rel=0.03), name
+        else:
+            assert torch.equal(parameter, torch.full_like(parameter, float("norm.weight" in name))), name
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+def test_one_head_equals_the_articles_attention() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(n_head=1, n_embd=24, qk_norm=False, position="learned")
+    attention, x = Attention(config), torch.randn(2, 9, 24)
+    w_q, w_k, w_v = (w.T for w in attention.qkv.weight.split(24))
+    expected = self_attention(x, w_q, w_k, w_v) @ attention.out.weight.T
+    torch.testing.assert_close(attention(x, None, None, None, 0), expected)
+
+
+def test_the_articles_attention_on_numbers_worked_out_by_hand() -> None:
+    # Q = K = V = x with D = 1. Position 0 sees itself alone; position 1 weighs 0 and ln 3 by e^0 : e^(ln 3 * ln 3).
+    x = torch.tensor([[[0.0], [math.log(3)]]])
+    one = torch.ones(1, 1)
+    weight = math.exp(math.log(3) ** 2) / (1 + math.exp(math.log(3) ** 2))
+    torch.testing.assert_close(self_attention(x, one, one, one), torch.tensor([[[0.0], [weight * math.log(3)]]]))
+
+
+def test_no_position_sees_the_future() -> None:
+    for kind in KINDS:
+        model, ids = make(kind), torch.arange(12)[None] % V
+        other = torch.cat((ids[:, :8], (ids[:, 8:] + 7) % V), dim=1)
+        before, after = model(ids), model(other)
+        torch.testing.assert_close(before[:, :8], after[:, :8])
+        assert not torch.allclose(before[:, 8:], after[:, 8:])
+
+
+def test_rms_norm_and_its_gradient_are_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs = RMSNorm(12, eps=1e-3), nn.RMSNorm(12, eps=1e-3)
+    nn.init.normal_(ours.weight)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 5, 2, 12)[:, :, 1].requires_grad_()  # not contiguous, as a slice of fused projections is
+    grad = torch.randn(3, 5, 12)
+    results = [(y := norm(x), *torch.autograd.grad(y, (x, norm.weight), grad)) for norm in (ours, theirs)]
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    torch.manual_seed(0)
+    cos, sin = rotary_tables(32, 8, 100.0)
+    q, k = torch.randn(8), torch.randn(8)
+
+    def score(t: int, s: int) -> Tensor:
+        return (
+            rotate(q[None, None, None], cos[t : t + 1], sin[t : t + 1]).flatten()
+            @ rotate(k[None, None, None], cos[s : s + 1], sin[s : s + 1]).flatten()
+        )
+
+    torch.testing.assert_close(score(7, 3), score(29, 25))
+    torch.testing.assert_close(score(5, 5), q @ k)
+
+
+def test_sinusoids_are_those_of_the_paper() -> None:
+    table = sinusoids(50, 6)
+    for position, i in ((0, 0), (1, 0), (49, 1), (17, 2)):
+        angle = position / 10_000 ** (2 * i / 6)
+        assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+        assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- Hugging Face twins
+def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=config.vocab_size, tie_word_embeddings=config.tie_weights)
+    if kind == "modern":
+        twin = transformers.Qwen3ForCausalLM(
+            transformers.Qwen3Config(
+                **sizes, hidden_size=config.n_embd, num_hidden_layers=config.n_layer, head_dim=config.head_size,
+                num_attention_heads=config.n_head, num_key_value_heads=config.kv_heads, rms_norm_eps=config.norm_eps,
+                intermediate_size=config.inner_size, max_position_embeddings=config.block_size,
+                rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
+                bos_token_id=None, eos_token_id=None, pad_token_id=None,
+            )
+        )  # fmt: skip
+    else:
+        sizes |= dict(n_embd=config.n_embd, n_layer=config.n_layer, n_head=config.n_head, n_positions=config.block_size)
+        sizes |= dict(bos_token_id=None, eos_token_id=None, layer_norm_epsilon=config.norm_eps)
+        twin = (
+            transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+            if kind == "gpt2"
+            else transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**sizes, afn="relu"))
+        )
+    return twin.eval()
+
+
+def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
+    """The state dict of the twin; GPT-2 and its ancestor keep their matrices transposed."""
+    own, c = model.state_dict(), model.config
+    if kind == "modern":
+        names = {"token_embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+        inside = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
+        inside |= {"attention.out": "self_attn.o_proj", "feed_forward.out": "mlp.down_proj"}
+        inside |= {"attention.q_norm": "self_attn.q_norm", "attention.k_norm": "self_attn.k_norm"}
+        layers = "model.layers"
+    else:
+        gpt2 = kind == "gpt2"
+        names = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
+        names = {ours: f"transformer.{theirs}" for ours, theirs in names.items()} | {"head": "lm_head"}
+        if not gpt2:
+            names["token_embedding"] = "transformer.tokens_embed"
+        inside = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2", "attention.qkv": "attn.c_attn"}
+        inside |= {"attention.out": "attn.c_proj", "feed_forward.up": "mlp.c_fc", "feed_forward.out": "mlp.c_proj"}
+        layers = "transformer.h"
+    theirs = {}
+    for key, tensor in own.items():
+        name, leaf = key.rsplit(".", 1)
+        if not name.startswith("blocks."):
+            theirs[f"{names[name]}.{leaf}"] = tensor
+            continue
+        _, layer, part = name.split(".", 2)
+        if part in inside:
+            transposed = kind != "modern" and tensor.dim() == 2
+            theirs[f"{layers}.{layer}.{inside[part]}.{leaf}"] = tensor.T if transposed else tensor
+        else:
+            fused = part == "attention.qkv"
+            parts = (
+                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+                if fused
+                else ("mlp.gate_proj", "mlp.up_proj")
+            )
+            widths = (
+                [c.head_size * h for h in (c.n_head, c.kv_heads, c.kv_heads)] if fused else [c.inner_size, c.inner_size]
+            )
+            for their_part, piece in zip(parts, tensor.split(widths), strict=True):
+                theirs[f"{layers}.{layer}.{their_part}.{leaf}"] = piece
+    if kind == "article":
+        theirs["transformer.positions_embed.weight"] = model.sinusoids
+    if model.head is None:
+        theirs["lm_head.weight"] = own["token_embedding.weight"]
+    return theirs
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["article", "gpt2", "modern"])
+def test_logits_are_those_of_the_hugging_face_twin(kind: str, tied: bool) -> None:
+    model = make(kind, tie_weights=tied)
+    twin = hugging_face(kind, model.config)
+    twin.load_state_dict(twin_weights(kind, model))
+    ids = torch.randint(V, (3, 16))
+    torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["article", "gpt2", "modern"])
+def test_loss_and_gradients_are_those_of_the_hugging_face_twin(kind: str) -> None:
+    model = make(kind)
+    twin = hugging_face(kind, model.config)
+    twin.load_state_dict(twin_weights(kind, model))
+    ids = torch.randint(V, (3, 16))
+    mine, theirs = model.loss(ids[:, :-1], ids[:, 1:]), twin(ids, labels=ids).loss
+    torch.testing.assert_close(mine, theirs)
+    mine.backward()
+    theirs.backward()
+    table = next(
+        p for n, p in twin.named_parameters() if n.endswith(("embed_tokens.weight", "wte.weight", "s_embed.weight"))
+    )
+    torch.testing.assert_close(model.token_embedding.weight.grad, table.grad, rtol=1e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- KV cache
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_cached_and_uncached_logits_agree(kind: str) -> None:
+    model, ids = make(kind), torch.randint(V, (2, 16))
+    expected = model(ids)
+    cache = KVCache(model.config, batch_size=2)
+    for _ in range(2):  # a cache that is reset is as good as new
+        cache.reset()
+        # A prefill, several tokens after it, then one at a time, up to the last place.
+        steps = [model(ids[:, a:b], cache) for a, b in ((0, 5), (5, 9), *((t, t + 1) for t in range(9, 16)))]
+        torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-4)
+    assert cache.length == 16
+    assert cache.keys.shape == (model.config.n_layer, 2, model.config.kv_heads, 16, model.config.head_size)
+
+
+def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
+    model = make("modern")
+    cache = KVCache(model.config, batch_size=1)
+    model(torch.zeros(1, 16, dtype=torch.long), cache)
+    for arguments in ((torch.zeros(1, 17, dtype=torch.long),), (torch.zeros(1, 1, dtype=torch.long), cache)):
+        with pytest.raises(ValueError, match=r"^a sequence of 17 tokens exceeds model.block_size=16: .*$"):
+            model(*arguments)
+
+
+# -------------------------------------------------------------------------------------------------------- loss
+def test_loss_reductions_and_ignored_targets() -> None:
+    model, ids = make("modern"), torch.randint(V, (2, 8))
+    targets = torch.randint(V, (2, 8))
+    targets[0, :3] = IGNORE
+    each = -model(ids).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0] * (targets != IGNORE)
+    torch.testing.assert_close(model.loss(ids, targets, reduction="none"), each)
+    torch.testing.assert_close(model.loss(ids, targets, reduction="sum"), each.sum())
+    torch.testing.assert_close(model.loss(ids, targets), each.sum() / 13)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    model, ids = make("gpt2", dropout=0.5), torch.randint(V, (2, 8))
+    torch.testing.assert_close(model(ids), model(ids))
+    model.train()
+    assert not torch.allclose(model(ids), model(ids))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns(kind: str) -> None:
+    model = make(kind)
+    model.loss(torch.randint(V, (2, 8)), torch.randint(V, (2, 8))).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+# ------------------------------------------------------------------------------------------------ impossible values
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_head": 5, "n_embd": 192}, r"model.n_head=5 does not divide model.n_embd=192: use one of 1, 2, 3, 4, 6, 8, 12.*"),
+        ({"n_head": 6, "n_kv_head": 4, "n_embd": 192}, r"model.n_kv_head=4 does not divide model.n_head=6: use one of 1, 2, 3, 6"),
+        ({"n_embd": 12, "n_head": 4}, r"model.n_embd=12 / model.n_head=4 makes heads of odd size 3: .*even.*"),
+        ({"n_embd": 9, "n_head": 3, "position": "sinusoidal"}, r"model.n_embd=9 is odd: sinusoidal positions need .*"),
+        ({"dropout": 1.0}, r"model.dropout=1.0 must be .*below 1"),
+        ({"dropout": -0.1}, r"model.dropout=-0.1 must be .*"),
+        ({"dropout": math.nan}, r"model.dropout=nan must be .*"),
+        ({"norm_eps": 0.0}, r"model.norm_eps=0.0 must be .*"),
+        ({"init_std": math.nan}, r"model.init_std=nan must be .*"),
+        ({"rope_base": math.inf}, r"model.rope_base=inf must be .*"),
+        ({"n_layer": 0}, r"model.n_layer=0 must be a whole number of 1 or more"),
+        ({"n_layer": None}, r"model.n_layer=None must be a whole number of 1 or more"),
+        ({"n_kv_head": 0}, r"model.n_kv_head=0 must be a whole number of 1 or more or null"),
+        ({"n_inner": -1}, r"model.n_inner=-1 must be a whole number of 1 or more or null"),
+        ({"n_unique_layer": 5}, r"model.n_unique_layer=5 exceeds model.n_layer=4: .*"),
+        ({"vocab_size": 0}, r"vocab_size=0 must be .*"),
+        ({"norm": "rmsnrom"}, r"model.norm=rmsnrom is unknown: use rmsnorm \(one of layernorm, rmsnorm\)"),
+        ({"activation": "SwiGLU"}, r"model.activation=SwiGLU is unknown: use swiglu \(.*"),
+        ({"position": "rope"}, r"model.position=rope is unknown: use rotary \(.*"),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused_in_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        GPTConfig(**{"vocab_size": 10, **values})
