@@ -1,0 +1,126 @@
+"""`python -m llm_from_scratch COMMAND`: what needs no training loop. Data on standard output, all else on standard error."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm_from_scratch.overrides import stop
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    sub = commands.add_parser("evaluate", help="loss, perplexity and bits per byte over a whole split")
+    sub.add_argument("run", metavar="RUN", help="a run folder, or last")
+    sub.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"
+    )
+    sub.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the part of each window, from 0 to below 1, that is context scored before (default: 0);"
+        " more of it gives a fairer figure, slower",
+    )
+    sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+    sub.set_defaults(command=evaluate)
+
+    sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
+    sub.set_defaults(command=demo)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except Exception as error:
+        stop(error)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """The likelihood of the text that a run was trained on, or held out from."""
+    from llm_from_scratch.checkpoint import find_run, load_model, pick_device
+    from llm_from_scratch.config import Config, check, read_config
+    from llm_from_scratch.data.prepare import prepare
+    from llm_from_scratch.data.sampler import ValidationWindows
+    from llm_from_scratch.evaluation.likelihood import likelihood
+
+    if not 0 <= options.overlap < 1:
+        raise ValueError(f"--overlap {options.overlap}: must be at least 0 and below 1")
+    folder = find_run(options.run, holding="model/config.json")
+    run = load_model(folder, pick_device(options.device))
+    config = check(read_config(folder / "config.yaml"), Config)
+    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if config.init_from else None)
+    if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
+        raise ValueError(
+            f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
+            f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
+        )
+    windows = ValidationWindows(
+        [shard.tokens for shard in prepared.shards(options.split)],
+        block_size=run.model.config.block_size,
+        eot_id=run.tokenizer.eot_id,
+        overlap=options.overlap,
+    )
+    row = likelihood(run.model, windows.batches(options.batch_size), prepared.text_bytes(options.split))
+    row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
+    if options.json:
+        print(json.dumps(row))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{folder} (step {run.step}), {options.split} split, overlap {options.overlap}", title_justify="left"
+    )
+    table.add_column("loss (nats a token)")
+    for name in ("bits per byte", "perplexity a token", "tokens", "bytes"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"{row['loss']:.4f}",
+        f"{row['bits_per_byte']:.4f}",
+        f"{row['perplexity']:.2f}",
+        f"{row['tokens']:,}",
+        f"{row['bytes']:,}",
+    )
+    Console(highlight=False).print(table)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Trains on Oz where the text is at hand or can be downloaded, else on Python's standard library, and says which."""
+    from omegaconf import DictConfig, OmegaConf
+
+    from llm_from_scratch.data.sources import open_source
+
+    for script in ("train.py", "generate.py", "configs/data/oz.yaml"):
+        if not Path(script).exists():
+            raise ValueError(f"{script} is not here: run this command in the project's folder")
+    oz = DictConfig(OmegaConf.load("configs/data/oz.yaml"))
+    data, prompt = "oz", "Dorothy"
+    try:
+        open_source(
+            **{name: oz.get(name) for name in ("name", "path", "file", "url", "sha256", "must_contain")},
+            data_dir=Path("data"),
+        )
+    except ValueError as error:
+        print(
+            f"{error}\nSo this demonstration trains on the source code of Python's standard library.", file=sys.stderr
+        )
+        data, prompt = "stdlib", "def "
+    steps = (
+        [sys.executable, "train.py", "experiment=oz_demo", f"data={data}", *options.overrides],
+        [sys.executable, "generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300"],
+    )
+    for step in steps:
+        print("$ python " + " ".join(f'"{word}"' if word.endswith(" ") else word for word in step[1:]), file=sys.stderr)
+        status = subprocess.run(step, check=False).returncode
+        if status:
+            raise SystemExit(status)

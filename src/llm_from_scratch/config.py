@@ -1,0 +1,247 @@
+"""The typed schema of every setting, with its unit: what Hydra composes is held against it before anything runs.
+
+`check` turns plain values into these dataclasses, or says in one line which setting is wrong, and which was meant.
+`ModelConfig` stands in `model.py` and `SamplingConfig` in `generation.py`, beside the code that reads them.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from llm_from_scratch.generation import SamplingConfig
+from llm_from_scratch.model import ModelConfig
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    kind: str = "bpe"  # char | bpe
+    vocab_size: int | None = 1024  # pieces, the 256 bytes among them; null where the text decides (char)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    name: str = "oz"  # names the folder of the prepared data, and of the runs
+    path: str | None = None  # data=text: a file, a folder or a glob
+    file: str | None = None  # a named corpus: its place below data/ or the corpora folder
+    url: str | None = None  # where it is downloaded from when no copy is at hand
+    sha256: str | None = None  # of the file, where it is published and stable
+    must_contain: str | None = None  # a line by which the file is known, where no checksum is
+    dir: str = "data"  # holds downloads and prepared shards
+    val_fraction: float = 0.1  # of the characters of one document, or of many documents
+    batch_size: int = 32  # sequences an optimizer step, over all devices
+    micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
+    stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
+    overfit: bool = False  # every step sees the batch of step 0, to be learned by heart
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    name: str = "adamw"
+    lr: float = 1e-3  # the peak, after the warm-up
+    min_lr_ratio: float = 0.1  # the learning rate at the end, as a share of the peak
+    warmup_steps: int = 100  # optimizer steps of linear warm-up
+    weight_decay: float = 0.1  # on matrices alone
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    accelerator: str = "auto"  # auto | cpu | gpu | mps
+    devices: int | str = 1  # a count a node, or auto for all
+    num_nodes: int = 1
+    strategy: str = "auto"  # auto | ddp, or another of Lightning's names
+    precision: str = (
+        "auto"  # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
+    )
+    max_steps: int = 1000  # optimizer steps
+    val_check_interval: int = 250  # optimizer steps from one validation and checkpoint to the next
+    log_every_n_steps: int = 10  # optimizer steps from one point of the training curves to the next
+    gradient_clip_val: float | None = 1.0  # the largest global norm of the gradients; null: no clipping
+    progress: bool = True  # a bar in a terminal, plain lines elsewhere
+    threads: int | None = None  # CPU threads of torch; null: torch decides
+    profile: bool = False  # a profiler trace for TensorBoard
+    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of lightning.Trainer, by their names
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    prompt: str | None = None  # what the samples of a run continue; null: the first words of the validation split
+    max_new_tokens: int = 100  # tokens; 0: no samples
+    temperature: float = 0.8
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One training run: what `config.yaml` in a run folder holds."""
+
+    task: str = "oz"  # outputs/TASK/…
+    seed: int = 1337
+    run_dir: str = "outputs"
+    resume: str | None = None  # a run folder to go on with
+    init_from: str | None = None  # a run folder whose weights to start from
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])  # of tensorboard, csv, wandb
+    callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}
+
+
+@dataclass(kw_only=True)
+class GenerateConfig(SamplingConfig):
+    """What generate.py takes: where the model is, what it continues, and how it samples."""
+
+    run: str = "last"
+    prompt: str = ""
+    device: str = "auto"
+
+
+def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in names, "one of " + ", ".join(names)
+
+
+_POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: value > 0, "above 0")
+_NOT_NEGATIVE: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
+_SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+# What a value must be beyond its type, and how that is said.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+    "tokenizer.kind": _choice("char", "bpe"),
+    "tokenizer.vocab_size": _POSITIVE,
+    "data.name": (lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "letters, digits, '.', '_' and '-'"),
+    "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "data.batch_size": _POSITIVE,
+    "data.micro_batch_size": _POSITIVE,
+    "data.stream": _choice("tokens", "text"),
+    "optim.name": _choice("adamw"),
+    "optim.lr": _POSITIVE,
+    "optim.min_lr_ratio": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "optim.warmup_steps": _NOT_NEGATIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.beta1": _SHARE,
+    "optim.beta2": _SHARE,
+    "trainer.accelerator": _choice("auto", "cpu", "gpu", "mps"),
+    "trainer.devices": (
+        lambda value: value == "auto" or (isinstance(value, int) and value > 0),
+        "a count above 0, or auto",
+    ),
+    "trainer.num_nodes": _POSITIVE,
+    "trainer.max_steps": _POSITIVE,
+    "trainer.val_check_interval": _POSITIVE,
+    "trainer.log_every_n_steps": _POSITIVE,
+    "trainer.gradient_clip_val": _POSITIVE,
+    "trainer.threads": _POSITIVE,
+    "sample.max_new_tokens": _NOT_NEGATIVE,
+    "sample.temperature": _NOT_NEGATIVE,
+    "logger": (lambda value: set(value) <= {"tensorboard", "csv", "wandb"}, "a list of tensorboard, csv, wandb"),
+}
+
+
+def keys(schema: type) -> list[str]:
+    """Every setting of a schema by its dotted name, groups before their members."""
+    found = []
+    for item in fields(schema):
+        found.append(item.name)
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            found += [f"{item.name}.{inner}" for inner in keys(item.type)]
+    return found
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """One line for a setting that does not exist, with the nearest one that does."""
+    # The last part decides: `optim.learning_rate` and `model.lr` are both about `optim.lr`, rather than about their groups.
+    by_last_part = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"{key}: there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "; see --help")
+
+
+def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
+    """Plain values -> an instance of `schema`.
+
+    Raises:
+        ValueError: in one line, for an unknown key, a wrong type or an impossible value.
+    """
+    if isinstance(values, DictConfig):
+        values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
+    typed = OmegaConf.structured(schema)
+    for item in fields(schema):  # type: ignore[arg-type]
+        if is_dataclass(item.type):
+            OmegaConf.set_readonly(typed[item.name], False)  # a frozen dataclass would refuse the merge
+    try:
+        config: T = OmegaConf.to_object(OmegaConf.merge(typed, as_config(values)))  # type: ignore[assignment]
+    except ConfigKeyError as error:
+        raise ValueError(unknown(error.full_key or str(error.key), keys(schema))) from None
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ValueError(
+            where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])
+        ) from None
+    for key, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value}: must be a finite number")
+        if isinstance(value, str) and not value.strip() and key != "prompt":
+            raise ValueError(
+                f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
+            )
+        valid, words = RANGES.get(key, (None, ""))
+        if valid and value is not None and not valid(value):
+            raise ValueError(f"{key}={value}: must be {words}")
+    return config
+
+
+def as_config(values: Any) -> DictConfig:
+    """Plain values -> OmegaConf's, with a `${` of the user's text kept from being read as an interpolation."""
+    return OmegaConf.create(_escaped(values))
+
+
+def _escaped(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _escaped(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_escaped(value) for value in values]
+    return escape(values) if isinstance(values, str) else values
+
+
+def escape(text: str) -> str:
+    """OmegaConf's own escape of `${`: each backslash before it doubled, and one more."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Every setting of a checked configuration with its value, by its dotted name."""
+    found: list[tuple[str, Any]] = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        found += leaves(value, f"{prefix}{item.name}.") if is_dataclass(value) else [(prefix + item.name, value)]
+    return found
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes plain values as YAML: no interpolation, no objects."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain values of a `config.yaml`; a ValueError in one line where it cannot be read."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} is no run folder: it has no {path.name}") from None
+    except Exception as error:  # YAML parsers raise a whole family of errors
+        raise ValueError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds no settings")
+    return values  # type: ignore[return-value]

@@ -1,0 +1,123 @@
+"""The end of the data's way: samplers as the plain iterables that Lightning's loop reads. Glue and nothing more."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_from_scratch.data.prepare import Prepared
+from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler, ValidationWindows
+
+Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
+
+
+class TextDataModule(lightning.LightningDataModule):
+    """Training batches as a function of (seed, step), and the validation split in fixed windows.
+
+    Args:
+        prepared: the text.
+        block_size: T, tokens.
+        batch_size: sequences of one optimizer step, over all ranks.
+        micro_batch_size: sequences that one rank takes at a time.
+        stream: "tokens" or "text", as in the settings.
+        overfit: every step sees the batch of step 0.
+
+    Raises:
+        ValueError: when the validation split is shorter than one block.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        *,
+        block_size: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        stream: str = "tokens",
+        overfit: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prepared, self.block_size, self.batch_size, self.micro_batch_size = (
+            prepared,
+            block_size,
+            batch_size,
+            micro_batch_size,
+        )
+        self.seed, self.stream, self.overfit = seed, stream, overfit
+        self.first_step = 0
+        val_tokens = prepared.manifest["splits"]["val"]["tokens"]
+        if val_tokens < block_size:
+            raise ValueError(
+                f"the validation split has {val_tokens} tokens, and one block needs {block_size}: use a longer text,"
+                f" a larger data.val_fraction, or model.block_size={val_tokens} or less"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that comes next: all that the position in the data is."""
+        assert self.trainer is not None
+        return {"step": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a saved step."""
+        self.first_step = int(state_dict["step"])
+
+    def train_dataloader(self) -> "TrainingBatches":
+        """Endless: the Trainer stops at max_steps."""
+        assert self.trainer is not None
+        shared = {
+            "block_size": self.block_size,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "rank": self.trainer.global_rank,
+            "world_size": self.trainer.world_size,
+        }
+        sampler: RandomChunkSampler | RandomTextSampler
+        if self.stream == "text":
+            folder = self.prepared.folder
+            ends = np.fromfile(folder / "train.ends", dtype="<u8")
+            sampler = RandomTextSampler(folder / "train.txt", ends, self.prepared.tokenizer, **shared)
+        else:
+            sampler = RandomChunkSampler([shard.tokens for shard in self.prepared.shards("train")], **shared)
+        return TrainingBatches(sampler, self.trainer.accumulate_grad_batches, self.first_step, self.overfit)
+
+    def val_dataloader(self) -> "ValidationBatches":
+        """Every token of the validation split once, over all ranks."""
+        assert self.trainer is not None
+        windows = ValidationWindows(
+            [shard.tokens for shard in self.prepared.shards("val")],
+            block_size=self.block_size,
+            eot_id=self.prepared.tokenizer.eot_id,
+        )
+        return ValidationBatches(windows, self.micro_batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+
+class TrainingBatches:
+    """The micro-batches of one rank, from `first_step` on."""
+
+    def __init__(
+        self, sampler: RandomChunkSampler | RandomTextSampler, n_micro: int, first_step: int, overfit: bool
+    ) -> None:
+        self.sampler, self.n_micro, self.first_step, self.overfit = sampler, n_micro, first_step, overfit
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = self.first_step
+        while True:
+            for micro in range(self.n_micro):
+                x, y = self.sampler.batch(0 if self.overfit else step, micro, self.n_micro)
+                yield torch.from_numpy(x), torch.from_numpy(y)
+            step += 1
+
+
+class ValidationBatches:
+    """The validation windows of one rank."""
+
+    def __init__(self, windows: ValidationWindows, batch_size: int, rank: int, world_size: int) -> None:
+        self.windows, self.batch_size, self.rank, self.world_size = windows, batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for x, y in self.windows.batches(self.batch_size, self.rank, self.world_size):
+            yield torch.from_numpy(x), torch.from_numpy(y)

@@ -1,0 +1,1 @@
+"""How good a run is, measured from its run folder alone."""

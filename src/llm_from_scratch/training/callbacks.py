@@ -1,0 +1,289 @@
+"""What happens beside the steps: curves, progress, samples, checkpoints. Each callback does one of these.
+
+The step itself never waits for them: losses stay on the device, and are read every `log_every_n_steps` optimizer steps.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from llm_from_scratch.checkpoint import checkpoints, read_rows, replace_text, save_model
+from llm_from_scratch.config import SampleConfig
+from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.training.module import LanguageModel
+
+log = logging.getLogger(__name__)
+
+
+def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch ended an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+class Metrics(Callback):
+    """Writes metrics.jsonl (the same for the same seed), timing.jsonl (what depends on the clock) and the loggers' curves.
+
+    A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
+    """
+
+    def __init__(self, run_dir: Path, every_n_steps: int, tokens_a_step: int) -> None:
+        self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
+        self.every_n_steps, self.tokens_a_step = every_n_steps, tokens_a_step
+        self.latest: dict[str, Any] = {}  # for the progress callback
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Drops what was logged after the checkpoint that this run goes on from: it comes again."""
+        if trainer.is_global_zero:
+            for path in (self.path, self.timing):
+                rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
+                replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.since, self.since_step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every few optimizer steps: the one moment at which the host waits for the device."""
+        step = trainer.global_step
+        if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            return
+        loss = trainer.strategy.reduce(sum(pl_module.losses) / len(pl_module.losses), reduce_op="mean").item()
+        assert pl_module.grad_norm is not None
+        row = {
+            "step": step,
+            "split": "train",
+            "loss": loss,
+            "lr": pl_module.lr,
+            "grad_norm": pl_module.grad_norm.item(),
+        }
+        seconds = time.perf_counter() - self.since
+        timing = {
+            "step": step,
+            "tokens_per_second": round((step - self.since_step) * self.tokens_a_step / seconds),
+            "seconds": round(seconds, 3),
+        }
+        self.latest = row | timing
+        self._write(trainer, row, timing)
+        self.since, self.since_step = time.perf_counter(), step
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The time of a validation is not that of training steps."""
+        self.validation_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """One row over the whole split."""
+        seconds = time.perf_counter() - self.validation_since
+        self.since += seconds
+        row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row
+        self._write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
+
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        for path, line in ((self.path, row), (self.timing, timing)):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        values = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
+        values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=row["step"])
+
+
+class ProgressLine(Callback):
+    """A bar with loss and tokens/s in a terminal; elsewhere plain lines, a few a minute."""
+
+    def __init__(self, metrics: Metrics, show_bar: bool) -> None:
+        self.metrics = metrics
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+        if show_bar and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+        self.printed = time.perf_counter()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Shows the bar."""
+        if self.bar and trainer.is_global_zero:
+            self.bar.start()
+            self.task = self.bar.add_task(
+                "training", total=trainer.max_steps, completed=trainer.global_step, figures=""
+            )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Shows the newest row, when there is one."""
+        row = self.metrics.latest
+        if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
+            return
+        figures = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,} tokens/s"
+        if self.bar:
+            self.bar.update(self.task, completed=row["step"], figures=figures)
+        elif time.perf_counter() - self.printed > 10:
+            self.printed = time.perf_counter()
+            log.info("step %d/%d  %s", row["step"], trainer.max_steps, figures)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """One line that stays, for each validation."""
+        row = pl_module.val_row
+        figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
+        line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
+        if trainer.is_global_zero:
+            self.console.print(line, highlight=False) if self.bar else log.info(line)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the terminal back, also after an error."""
+        if self.bar:
+            self.bar.stop()
+
+
+class Samples(Callback):
+    """Text that the model writes at every validation, in samples.md and TensorBoard, so that its growth can be read."""
+
+    def __init__(self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> None:
+        self.path, self.tokenizer, self.prompt = run_dir / "samples.md", tokenizer, prompt
+        self.sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Keeps the samples of up to the step that this run goes on from."""
+        if trainer.is_global_zero:
+            old = (
+                self.path.read_text(encoding="utf-8").split("\n## Step ")
+                if self.path.exists() and trainer.global_step
+                else ["# Samples\n"]
+            )
+            kept = [old[0], *(part for part in old[1:] if int(part.split("\n", 1)[0]) <= trainer.global_step)]
+            replace_text(self.path, "\n## Step ".join(kept))
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Writes one sample."""
+        if not trainer.is_global_zero:
+            return
+        pl_module.model.eval()
+        text = self.prompt + "".join(
+            pieces[0] for pieces in generate(pl_module.model, self.tokenizer, self.prompt, self.sampling)
+        )
+        pl_module.model.train()
+        with self.path.open("a", encoding="utf-8") as file:
+            quoted = "\n".join(
+                f"    {line}".rstrip() for line in text.splitlines()
+            )  # an indented block shows any text as it is
+            file.write(f"\n## Step {trainer.global_step}\n\n{quoted}\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("sample", quoted, trainer.global_step)
+            elif isinstance(logger, WandbLogger):
+                logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
+
+
+class Checkpoints(Callback):
+    """At every validation: `model/` where it is the best so far, then the state that resuming needs; the last two states are kept.
+
+    The validation comes first, so that a kill in its middle repeats it rather than loses it.
+    """
+
+    KEPT = 2
+
+    def __init__(self, run_dir: Path, tokenizer: Tokenizer) -> None:
+        self.run_dir, self.tokenizer = run_dir, tokenizer
+        self.best = float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation loss so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from it."""
+        self.best = float(state_dict["best"])
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Asks for a validation at the last step, which need not be a multiple of the interval."""
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Saves; every rank calls, the first one writes."""
+        loss = pl_module.val_row["loss"]
+        if loss < self.best:
+            self.best = loss
+            if trainer.is_global_zero:
+                save_model(self.run_dir, pl_module.model, self.tokenizer, step=trainer.global_step, loss=loss)
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Writes the state of this step, then lets the oldest ones go."""
+        trainer.save_checkpoint(self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}")
+        if trainer.is_global_zero:
+            for old in checkpoints(self.run_dir)[self.KEPT :]:
+                shutil.rmtree(old)
+
+
+class Signals(Callback):
+    """SIGTERM, Ctrl-C and SLURM's warning finish the step, save and end the run with 128 + the signal's number."""
+
+    NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+    def __init__(self, saver: Checkpoints) -> None:
+        self.saver = saver
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes the place of Lightning's handlers, which save nothing or in the middle of a step."""
+        for name in self.NAMES:
+            number = getattr(signal, name, None)  # Windows has no SIGUSR1
+            if number is not None:
+                self.before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
+        self.received = number
+        os.write(2, b"stopping: this step is finished and saved first\n")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and leaves between two optimizer steps; the last step ends the run by itself."""
+        if trainer.global_step >= trainer.max_steps or not stepped(trainer, batch_idx):
+            return
+        received = self.received or 0
+        if trainer.world_size > 1:
+            if trainer.global_step % 10:
+                return  # the ranks must agree, and asking costs a message
+            number = torch.tensor(received, device=pl_module.device)
+            received = int(trainer.strategy.reduce(number, reduce_op="max").item())
+        if received:
+            self.saver.save(trainer)
+            log.warning(
+                "stopped at step %d; go on with: python train.py resume=%s", trainer.global_step, self.saver.run_dir
+            )
+            sys.exit(128 + received)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}

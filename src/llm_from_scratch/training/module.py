@@ -1,0 +1,121 @@
+"""The LightningModule: what one step of training and of validation is.
+
+Shapes: B batch, T time, V vocabulary. All that a step depends on is a function of (seed, step): the batch, dropout, the learning rate. So a
+checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from llm_from_scratch.config import OptimConfig
+from llm_from_scratch.evaluation.likelihood import likelihood_row
+from llm_from_scratch.model import GPT, IGNORE
+from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
+
+
+class LanguageModel(lightning.LightningModule):
+    """Trains a GPT to predict the next token.
+
+    Args:
+        model: the network.
+        optim: the optimizer's settings.
+        max_steps: optimizer steps of the whole run, which the schedule spans.
+        seed: of dropout.
+        val_bytes: UTF-8 bytes of the whole validation text, for bits per byte.
+    """
+
+    def __init__(self, model: GPT, optim: OptimConfig, *, max_steps: int, seed: int, val_bytes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.optim = optim
+        self.max_steps = max_steps
+        self.seed = seed
+        self.val_bytes = val_bytes
+        # Read by the callbacks, every few steps: reading them every step would make the device wait for the host.
+        self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
+        self.grad_norm: Tensor | None = None  # before clipping
+        self.lr = 0.0  # of this optimizer step
+        self.val_row: dict[str, float] = {}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> logits (B, T, V)."""
+        return self.model(ids)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss in nats a token of one micro-batch, x and y (B, T)."""
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        if micro == 0:
+            self.losses = []
+        if self.model.config.dropout:
+            seed_step(self.seed, self.trainer.global_step, micro, self.global_rank)
+        loss = self.model.loss(*batch)
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """The Trainer's clipping by the global norm (Pascanu et al. 2013), which also is the norm that is logged."""
+        self.lr = optimizer.param_groups[0]["lr"]
+        limit = math.inf if gradient_clip_val is None else gradient_clip_val
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach()
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the sums of a validation on the device: one read at its end."""
+        # float64 keeps millions of small terms exact; Apple's GPUs have none.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.nats = torch.zeros((), dtype=dtype, device=self.device)
+        self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds the losses of one batch of windows (B, T); padding counts nothing."""
+        self.nats += self.model.loss(*batch, reduction="sum").to(self.nats.dtype)
+        self.tokens += (batch[1] != IGNORE).sum()
+
+    def on_validation_epoch_end(self) -> None:
+        """The loss over the whole split, of all ranks."""
+        nats, tokens = (
+            self.trainer.strategy.reduce(self.nats, reduce_op="sum"),
+            self.trainer.strategy.reduce(self.tokens, reduce_op="sum"),
+        )
+        self.val_row = likelihood_row(nats.item(), int(tokens.item()), self.val_bytes)
+        # For Lightning's own callbacks (EarlyStopping, ModelCheckpoint) to monitor.
+        self.log_dict({f"val/{name}": value for name, value in self.val_row.items()}, rank_zero_only=True, logger=False)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, and a schedule that moves every optimizer step (Lightning's default is every epoch)."""
+        fused = (
+            self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
+        )  # a gradient scaler needs to see the gradients
+        optimizer = adamw(self.parameters(), self.optim, fused=fused)
+        schedule = partial(
+            warmup_cosine,
+            warmup_steps=self.optim.warmup_steps,
+            max_steps=self.max_steps,
+            min_ratio=self.optim.min_lr_ratio,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
+        checkpoint.pop("loops")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
+        step, loop = int(checkpoint["global_step"]), self.trainer.fit_loop.epoch_loop
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
+        loop._batches_that_stepped = step

@@ -1,0 +1,116 @@
+"""What a person looks at first when a run has ended: a table, a picture, the next commands."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from llm_from_scratch.checkpoint import read_rows
+
+
+def best_row(run: Path) -> dict[str, Any]:
+    """The validation row with the lowest loss.
+
+    Raises:
+        ValueError: where there is none yet.
+    """
+    rows = [row for row in _rows(run) if row["split"] == "val"]
+    if not rows:
+        raise ValueError(f"{run}: no validation has been logged")
+    return min(rows, key=lambda row: row["loss"])
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return read_rows(run / "metrics.jsonl")
+
+
+def draw_curves(run: Path) -> None:
+    """curves.png: loss of training and validation, learning rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = _rows(run)
+    train = [row for row in rows if row["split"] == "train"]
+    val = [row for row in rows if row["split"] == "val"]
+    best = min(val, key=lambda row: row["loss"])
+    figure, (loss, lr) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(4, 1), layout="constrained")
+    loss.plot(
+        [row["step"] for row in train],
+        [row["loss"] for row in train],
+        color="#9ecae1",
+        linewidth=1,
+        label="training (one batch)",
+    )
+    smooth, value = [], train[0]["loss"] if train else 0.0
+    for row in train:
+        value += 0.1 * (row["loss"] - value)
+        smooth.append(value)
+    loss.plot([row["step"] for row in train], smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
+    loss.plot(
+        [row["step"] for row in val],
+        [row["loss"] for row in val],
+        "o-",
+        color="#e6550d",
+        linewidth=2,
+        label="validation (whole split)",
+    )
+    loss.annotate(
+        f"best: {best['loss']:.3f} nats a token\n{best['bits_per_byte']:.3f} bits per byte",
+        (best["step"], best["loss"]),
+        xytext=(-10, 45),
+        textcoords="offset points",
+        ha="right",
+        arrowprops={"arrowstyle": "->", "color": "#e6550d"},
+    )
+    loss.set_ylabel("loss (nats a token)")
+    loss.legend(frameon=False)
+    lr.plot([row["step"] for row in train], [row["lr"] for row in train], color="#636363")
+    lr.set_ylabel("learning rate")
+    lr.set_xlabel("optimizer step")
+    for axes in (loss, lr):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.savefig(run / "curves.png", dpi=120)
+    plt.close(figure)
+
+
+def print_results(run: Path, parameters: int, prompt: str) -> None:
+    """The table at the end of a run, and the three commands that come next; on standard error."""
+    best, rows = best_row(run), _rows(run)
+    last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
+    table = Table(title=f"Results of {run}", title_justify="left")
+    for name in ("validation", "step", "nats a token", "bits per byte", "perplexity"):
+        table.add_column(name, justify="left" if name == "validation" else "right")
+    for name, row in (("best (in model/)", best), ("last", last)):
+        table.add_row(
+            name, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", f"{row['perplexity']:.2f}"
+        )
+    console = Console(stderr=True, highlight=False)
+    console.print(table)
+    console.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
+    for line in (
+        f'python generate.py run={run} prompt="{prompt}"',
+        f"python -m llm_from_scratch evaluate {run}",
+        f"tensorboard --logdir {run.parent}",
+    ):
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def print_sweep(root: Path) -> None:
+    """One table of all runs of a sweep with what differs between them, the best first; on standard error."""
+    runs = {
+        folder.parent: set(OmegaConf.load(folder.parent / ".hydra" / "overrides.yaml"))
+        for folder in sorted(root.glob("*/metrics.jsonl"))
+    }
+    shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
+    table = Table(title=f"All runs of {root}", title_justify="left")
+    for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
+        table.add_column(name, overflow="fold")
+    for row, run in sorted(((best_row(run), run) for run in runs), key=lambda item: item[0]["bits_per_byte"]):
+        own = " ".join(sorted(runs[run] - shared))
+        table.add_row(str(run), own, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+    Console(stderr=True, highlight=False).print(table)

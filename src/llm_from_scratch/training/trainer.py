@@ -1,0 +1,224 @@
+"""A Lightning Trainer from the settings: device, precision, loggers, callbacks, checkpoints without pickle."""
+
+import inspect
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from filelock import FileLock, Timeout
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import PyTorchProfiler
+
+from llm_from_scratch.checkpoint import load_state, save_state
+from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
+from llm_from_scratch.model import GPTConfig
+
+
+class StateFolders(CheckpointIO):
+    """Lightning's checkpoints as verified folders of tensors and plain values."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes beside `path`, then takes its place."""
+        save_state(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads and verifies; nothing in a checkpoint can run."""
+        return load_state(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Deletes a checkpoint folder."""
+        shutil.rmtree(path)
+
+
+def require_device(config: TrainerConfig) -> None:
+    """Refuses an accelerator that this machine lacks.
+
+    Raises:
+        ValueError: in one line that names what there is.
+    """
+    gpus = torch.cuda.device_count()
+    there = [f"{gpus} CUDA GPU{'s' * (gpus > 1)}"] * (gpus > 0) + [
+        "an Apple GPU (trainer=mps)"
+    ] * torch.backends.mps.is_available()
+    there.append(f"a CPU with {os.cpu_count()} cores (trainer=cpu)")
+    missing = {"gpu": gpus == 0, "mps": not torch.backends.mps.is_available()}.get(config.accelerator, False)
+    if missing:
+        raise ValueError(
+            f"trainer.accelerator={config.accelerator}: there is none here; this machine has {', '.join(there)}"
+        )
+    if config.accelerator == "gpu" and isinstance(config.devices, int) and config.devices > gpus:
+        raise ValueError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
+    if config.devices == "auto" and config.accelerator == "cpu":
+        raise ValueError("trainer.devices=auto: say how many processes the CPU is to be shared by")
+    known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
+    for name in config.extra:
+        if name not in known:
+            raise ValueError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
+
+
+def open_run(config: Config) -> None:
+    """Takes a run folder: one owner, never two runs, `config.yaml` before anything else.
+
+    Raises:
+        ValueError: when another process trains there, or an earlier run did.
+    """
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock", timeout=0)
+        lock.acquire()
+        _LOCKS.append(lock)  # held until the process ends
+        if not config.resume and (run_dir / "config.yaml").exists():
+            raise ValueError(
+                f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
+            )
+        save_config(config, run_dir / "config.yaml")
+    except Timeout:
+        raise ValueError(f"{run_dir} belongs to a training that is running now") from None
+    except OSError as error:
+        raise ValueError(f"run_dir={run_dir} cannot be written ({error.strerror}): choose another folder") from None
+
+
+_LOCKS: list[FileLock] = []
+
+
+def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback], first_step: int) -> lightning.Trainer:
+    """The Trainer of one run.
+
+    Args:
+        config: the whole configuration.
+        run_dir: where the loggers write.
+        callbacks: the project's and the user's.
+        first_step: the step that a resumed run goes on from; its curves go on there too.
+    """
+    _quiet()
+    settings = config.trainer
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.set_float32_matmul_precision("high")
+    lightning.seed_everything(config.seed, verbose=False)
+    profiler = None
+    if settings.profile:
+        trace = torch.profiler.tensorboard_trace_handler(str(run_dir / "tensorboard"))
+        profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
+    arguments = {
+        "accelerator": settings.accelerator,
+        "devices": settings.devices,
+        "num_nodes": settings.num_nodes,
+        "strategy": settings.strategy,
+        "precision": _precision(settings),
+        "max_steps": settings.max_steps,
+        "max_epochs": -1,
+        "min_epochs": 0,  # else Lightning ignores a stop before the first epoch's end, and an endless sampler has no epochs
+        "check_val_every_n_epoch": None,
+        "val_check_interval": settings.val_check_interval,
+        "num_sanity_val_steps": 0,
+        "gradient_clip_val": settings.gradient_clip_val,
+        "logger": _loggers(config, run_dir, first_step),
+        "callbacks": callbacks,
+        "plugins": [StateFolders()],
+        "profiler": profiler,
+        "default_root_dir": run_dir,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return lightning.Trainer(**(arguments | settings.extra))
+
+
+def _quiet() -> None:
+    """Hides what Lightning says at every start, and what does not apply to an endless sampler and checkpoints of its own."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory.*",
+        ".*isinstance.treespec.*",
+        ".*GPU available but not used.*",
+        ".*litlogger.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _precision(settings: TrainerConfig) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "32-true"
+
+
+def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
+    made: list[Logger] = []
+    for name in config.logger:
+        if name == "tensorboard":
+            # Points after the checkpoint come again: TensorBoard forgets the old ones.
+            made.append(
+                TensorBoardLogger(
+                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if first_step else None
+                )
+            )
+        elif name == "csv":
+            made.append(CSVLogger(run_dir, name="csv", version=f"from_step_{first_step}"))  # it empties its folder
+        elif name == "wandb":
+            try:
+                made.append(WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name))
+            except ModuleNotFoundError:
+                raise ValueError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
+    return made
+
+
+def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[str, Any]) -> None:
+    """The settings beside the best validation, for TensorBoard's and wandb's tables of runs."""
+    settings = {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
+    metrics = {f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, metrics)
+        elif isinstance(logger, WandbLogger):
+            logger.log_hyperparams(settings | metrics)
+        logger.finalize("success")
+
+
+def micro_batches(trainer: lightning.Trainer, config: Config, model: GPTConfig) -> int:
+    """Sequences that a device takes at a time, and the Trainer's intervals in such micro-batches.
+
+    `data.micro_batch_size` where it is set, else the most that an estimate of the activations (Korthikanti et al. 2022, without
+    recomputation) lets into the memory that is free.
+
+    Raises:
+        ValueError: where the batch cannot be shared out evenly.
+    """
+    total, devices, asked = config.data.batch_size, trainer.world_size, config.data.micro_batch_size
+    if total % devices:
+        raise ValueError(f"data.batch_size={total} cannot be shared by {devices} devices: use a multiple of {devices}")
+    sequences = total // devices
+    if asked is not None and sequences % asked:
+        raise ValueError(
+            f"data.micro_batch_size={asked} does not divide the {sequences} sequences that each device has of a step"
+        )
+    # About 16 copies of the residual stream and 3 of the feed-forward's inside for each layer, 3 of the logits; 4 bytes a value.
+    a_token = 4 * (model.n_layer * (16 * model.n_embd + 3 * model.inner_size) + 3 * model.vocab_size)
+    fitting = _free_memory(config.trainer) // (a_token * model.block_size)
+    size = asked or max((n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting), default=1)
+    trainer.accumulate_grad_batches = sequences // size
+    trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
+    return size
+
+
+def _free_memory(settings: TrainerConfig) -> int:
+    """Bytes that activations may take: 80 % of a GPU's free memory, half of the machine's."""
+    if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0] * 0.8)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
+        return 4 * 1024**3

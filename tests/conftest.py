@@ -1,0 +1,110 @@
+"""Texts and runs that several tests share. Nothing here needs the network; what needs the real corpora skips where they are absent."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def story(characters: int, seed: int = 0) -> str:
+    """A made text with something to learn: sentences of a small grammar, curly quotes and paragraphs included."""
+    rng = random.Random(seed)
+    who = ["Dorothy", "the Scarecrow", "the Tin Woodman", "the Lion", "Toto", "the Witch"]
+    did = ["went to", "looked at", "was afraid of", "laughed about", "came back from"]
+    what = ["the green city", "the yellow road", "the castle", "the great forest", "the café"]
+    parts: list[str] = []
+    while sum(map(len, parts)) < characters:
+        sentence = f"{rng.choice(who)} {rng.choice(did)} {rng.choice(what)}."
+        parts.append(f"“{sentence}”\n\n" if rng.random() < 0.2 else sentence + " ")
+    return "".join(parts)[:characters]
+
+
+def _run(arguments: list[str], cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(REPO / "src"),
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONWARNINGS": "ignore",
+    }
+    environment.setdefault(
+        "LLM_CORPORA", str(REPO.parent / "shared" / "corpora")
+    )  # the processes run in folders of their own
+    environment |= {"OMP_NUM_THREADS": "1"}  # two test processes must not fight over two cores
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+        **settings,
+    )  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real texts, where there is one."""
+    folder = Path(os.environ.get("LLM_CORPORA", REPO.parent / "shared" / "corpora"))
+    if not (folder / "oz" / "wizard_of_oz.txt").exists():
+        pytest.skip("needs the real texts: name their folder in LLM_CORPORA")
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Process:
+    """`train(*overrides)` runs train.py in a process of its own, in the test's folder."""
+    return lambda *overrides, cwd=tmp_path: _run([str(REPO / "train.py"), *overrides], cwd)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Process:
+    """`write(*overrides)` runs generate.py."""
+    return lambda *overrides, cwd=tmp_path: _run([str(REPO / "generate.py"), *overrides], cwd)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Process:
+    """`command(*arguments)` runs `python -m llm_from_scratch`."""
+    return lambda *arguments, cwd=tmp_path: _run(["-m", "llm_from_scratch", *arguments], cwd)
+
+
+# A run that takes a second: the smallest model on a made text.
+SMALL = (
+    "data=text",
+    "data.path=story.txt",
+    "data.batch_size=8",
+    "model.n_layer=2",
+    "model.n_embd=32",
+    "model.n_head=2",
+    "model.block_size=32",
+    "tokenizer.vocab_size=320",
+    "trainer=cpu",
+    "sample.max_new_tokens=20",
+)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a run of 60 steps was started in: story.txt, data/ and the run folder `run`."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "story.txt").write_text(story(30_000), encoding="utf-8")
+    overrides = (
+        *SMALL,
+        "model.dropout=0.1",
+        "optim.warmup_steps=5",
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=25",
+        "run_dir=run",
+    )
+    done = _run([str(REPO / "train.py"), *overrides], folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run: run\n"
+    return folder

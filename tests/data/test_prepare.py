@@ -1,0 +1,119 @@
+"""From files to shards: what is reused, what is prepared anew, what is refused."""
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.prepare import is_validation, prepare, split_document
+
+CHARS = TokenizerConfig(kind="char", vocab_size=None)
+
+
+def corpus(folder: Path, texts: dict[str, str], **settings: object) -> DataConfig:
+    for name, text in texts.items():
+        (folder / "texts").mkdir(exist_ok=True)
+        (folder / "texts" / name).write_text(text, encoding="utf-8")
+    return DataConfig(name="text", path=str(folder / "texts"), dir=str(folder / "data"), **settings)  # type: ignore[arg-type]
+
+
+def test_one_document_gives_its_last_part(tmp_path: Path) -> None:
+    text = "ab cd é" * 100 + "dddd"
+    prepared = prepare(corpus(tmp_path, {"a.txt": text}, val_fraction=0.25), CHARS)
+    assert ["".join(prepared.documents(split)) for split in ("train", "val")] == [text[:528], text[528:]]
+    assert prepared.text_bytes("val") == len(text[528:].encode())
+    assert prepared.tokenizer.decode(prepared.shards("train")[0].tokens.tolist()) == text[:528]
+    assert split_document("0123456789", 0.3) == ("0123456", "789")
+
+
+def test_many_documents_are_kept_whole(tmp_path: Path) -> None:
+    texts = {f"{i:02}.txt": f"document {chr(97 + i % 5)}{i * '!'} " * 20 for i in range(30)}
+    prepared = prepare(corpus(tmp_path, texts, val_fraction=0.3), CHARS)
+    sides = {split: set(prepared.documents(split)) for split in ("train", "val")}
+    assert sides["train"] | sides["val"] == set(texts.values())
+    assert sides["val"] == {text for name, text in texts.items() if is_validation(name, 0.3)} != set()
+    ids = prepared.shards("train")[0].tokens.tolist()
+    assert ids.count(prepared.tokenizer.eot_id) == len(sides["train"])  # one behind each document
+
+
+def test_prepared_once_and_again_when_something_changes(tmp_path: Path) -> None:
+    first = prepare(corpus(tmp_path, {"a.txt": "some text " * 50}), CHARS)
+    stamp = (first.folder / "manifest.json").stat().st_mtime_ns
+    again = prepare(corpus(tmp_path, {}), CHARS)
+    assert again.folder == first.folder
+    assert (again.folder / "manifest.json").stat().st_mtime_ns == stamp
+    folders = {
+        first.folder,
+        prepare(corpus(tmp_path, {}, val_fraction=0.2), CHARS).folder,
+        prepare(corpus(tmp_path, {}), TokenizerConfig(kind="bpe", vocab_size=270)).folder,
+        prepare(corpus(tmp_path, {}, stream="text"), CHARS).folder,
+        prepare(corpus(tmp_path, {"a.txt": "other text " * 50}), CHARS).folder,
+    }
+    assert len(folders) == 5
+
+
+def test_a_preparation_is_the_same_bytes_twice(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        prepared = prepare(
+            corpus(tmp_path / name, {"a.txt": "some text, and some more. " * 50}), TokenizerConfig(vocab_size=280)
+        )
+        contents.append(
+            {
+                path.relative_to(prepared.folder): path.read_bytes()
+                for path in prepared.folder.rglob("*")
+                if path.is_file()
+            }
+        )
+    assert contents[0] == contents[1]
+
+
+def test_what_a_killed_preparation_left_is_no_hindrance(tmp_path: Path) -> None:
+    settings = corpus(tmp_path, {"a.txt": "some text " * 50})
+    folder = prepare(settings, CHARS).folder
+    folder.rename(folder.with_name(f".building-{folder.name}"))
+    assert prepare(settings, CHARS).folder == folder
+    assert [path.name for path in folder.parent.glob(".building*")] == []
+
+
+def test_a_second_preparation_stops_at_once(tmp_path: Path) -> None:
+    settings = corpus(tmp_path, {"a.txt": "some text " * 50})
+    folder = prepare(settings, CHARS).folder
+    with FileLock(f"{folder}.lock"), pytest.raises(ValueError, match="is being prepared by another process"):
+        prepare(settings, CHARS)
+
+
+def test_fault_11_broken_texts_name_file_and_byte(tmp_path: Path) -> None:
+    settings = corpus(tmp_path, {"a.txt": "fine"})
+    for content, place in ((b"abc\xff", "3"), (b"ab\0cd", "2"), ("text".encode("utf-16"), "UTF-16")):
+        (tmp_path / "texts/a.txt").write_bytes(content * 20)
+        with pytest.raises(ValueError, match=rf"a\.txt.*{place}"):
+            prepare(settings, CHARS)
+
+
+def test_fault_11_what_cleaning_did_is_counted(tmp_path: Path) -> None:
+    settings = corpus(tmp_path, {"a.txt": "x"})
+    (tmp_path / "texts/a.txt").write_bytes("\ufeffline one\r\nline two\r\n".encode() * 1 + b"more words here\r\n" * 20)
+    report = prepare(settings, CHARS).manifest["cleaned"]
+    assert sum(report.values()) >= 23  # one byte order mark, 22 carriage returns
+
+
+@pytest.mark.parametrize("text", ["", "a"])
+def test_fault_10_a_text_too_short_to_split(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        prepare(corpus(tmp_path, {"a.txt": text}), CHARS)
+
+
+def test_a_damaged_manifest_says_what_to_do(tmp_path: Path) -> None:
+    settings = corpus(tmp_path, {"a.txt": "some text " * 50})
+    path = prepare(settings, CHARS).folder / "manifest.json"
+    path.write_text(path.read_text().replace('"documents": 1', '"documents": 2', 1))
+    with pytest.raises(ValueError, match=r"manifest\.json: missing or damaged; delete"):
+        prepare(settings, CHARS)
+
+
+def test_an_unknown_character_of_the_validation_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"val split: .*ß"):
+        prepare(corpus(tmp_path, {"a.txt": "ab " * 100 + "ß"}), CHARS)

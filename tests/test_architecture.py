@@ -1,0 +1,150 @@
+"""Dependencies point one way: the imports of every module are read, not run, and held against the tables below."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "llm_from_scratch"
+SOURCES = sorted((ROOT / "src" / PACKAGE).rglob("*.py"))
+SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if path.exists())
+
+# Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
+ANYTHING = "*"
+MAY_IMPORT = {
+    "model": [],
+    "tokenizer": [],
+    "data.clean": [],
+    "data": ["data", "tokenizer"],
+    "data.prepare": ["data", "tokenizer", "config"],
+    "config": ["model", "generation"],
+    "generation": ["model", "tokenizer"],
+    "checkpoint": ["model", "tokenizer", "config"],
+    "huggingface": ["checkpoint", "generation", "model", "tokenizer", "config"],
+    "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
+    "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
+    "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
+    "overrides": ["config", "checkpoint"],
+    "cli": [ANYTHING],
+    "__main__": ["cli"],
+    "train": [ANYTHING],
+    "generate": [ANYTHING],
+}
+# Where a library may be imported; every library of an optional extra, besides, in one file at most.
+ONLY_IN = {
+    "lightning": ["data.datamodule", "training"],
+    "pytorch_lightning": [],  # the other name of lightning: two copies of every class
+    "hydra": ["train", "generate", "cli", "overrides"],
+    "sentencepiece": ["tokenizer"],
+}
+
+
+def covers(name: str, module: str) -> bool:
+    return name == ANYTHING or module == name or module.startswith(name + ".")
+
+
+def module_name(path: Path) -> str:
+    """`src/llm_from_scratch/data/clean.py` -> `data.clean`; the package itself is ``""``; a script is its own name."""
+    if path in SCRIPTS:
+        return path.stem
+    parts = path.relative_to(ROOT / "src" / PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def imports(source: str, module: str, is_package: bool = False) -> set[str]:
+    """Absolute names of everything imported, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = [PACKAGE, *module.split(".")] if module else [PACKAGE]
+                parts = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parts, node.module] if node.module else parts)
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                found.add(submodule if submodule.removeprefix(PACKAGE + ".") in MODULES else base)
+    return found
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    rows = [name for name in MAY_IMPORT if covers(name, module)]
+    if module and not rows:
+        return [f"{module} has no row in MAY_IMPORT: say what it may import"]
+    allowed = MAY_IMPORT[max(rows, key=len)] if rows else []
+    found = []
+    for name in sorted(imports(source, module, is_package)):
+        library = name.split(".")[0]
+        if library == PACKAGE:
+            target = name.removeprefix(PACKAGE).removeprefix(".")
+            if target and not any(covers(one, target) for one in allowed):
+                found.append(f"{module or PACKAGE} imports {name}")
+        elif library in ONLY_IN and not any(covers(one, module) for one in ONLY_IN[library]):
+            found.append(f"{module or PACKAGE} imports {library}")
+    return found
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports(path: Path) -> None:
+    assert violations(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("model", "from llm_from_scratch.tokenizer import Tokenizer"),
+        ("data.shards", "def late():\n    from .. import model"),
+        ("data.clean", "from .shards import write"),
+        ("training.module", "import llm_from_scratch.cli"),
+        ("checkpoint", "from lightning.pytorch import Trainer"),
+        ("training.module", "import hydra"),
+        ("unheard_of", ""),
+    ],
+)
+def test_a_forbidden_import_is_seen(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+def test_each_optional_library_in_one_file() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    optional = {
+        re.split(r"[<>=!~;\[ ]", requirement)[0].replace("-", "_")
+        for extra, requirements in extras.items()
+        if extra != "dev"
+        for requirement in requirements
+    }
+    assert {"transformers", "ray", "rouge_score"} <= optional
+    importers = defaultdict(set)
+    for path in [*SOURCES, *SCRIPTS]:
+        module = module_name(path)
+        for name in imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py"):
+            importers[name.split(".")[0]].add(module)
+    assert [library for library in optional if len(importers[library]) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        (f"{PACKAGE}.generation", {"lightning", "hydra", "omegaconf"}),
+        (f"{PACKAGE}.checkpoint", {"lightning", "hydra"}),
+        ("generate", {"lightning"}),
+    ],
+)
+def test_generating_text_starts_without_the_training_stack(module: str, absent: set[str]) -> None:
+    if not any((folder / (module.replace(".", "/") + ".py")).exists() for folder in (ROOT, ROOT / "src")):
+        pytest.skip(f"{module} does not exist")
+    code = f"import sys; sys.path[:0] = ['src', '.']; import {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert module in loaded.stdout.split()
+    assert absent.isdisjoint(loaded.stdout.split())

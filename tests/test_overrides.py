@@ -1,0 +1,92 @@
+"""The front before Hydra: literal values, one-line errors, resumed configurations."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from llm_from_scratch.config import Config, check
+from llm_from_scratch.overrides import literal, out_of_memory
+
+
+@given(st.text())
+def test_a_prompt_reaches_the_program_as_it_was_typed(text: str) -> None:
+    override = OverridesParser.create().parse_override(literal(f"prompt={text}"))
+    assert OmegaConf.create({"prompt": override.value()}).prompt == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Oh, it's 5 o'clock!", "1900", "null", "true", "${oops}", r"\${x}", "a=b", "(x)", "[", "  ", "a\\", "{a: 1}"],
+)
+def test_values_that_hydra_would_read_as_its_grammar(text: str) -> None:
+    override = OverridesParser.create().parse_override(literal(f"prompt={text}"))
+    assert OmegaConf.create({"prompt": override.value()}).prompt == text
+
+
+def test_other_settings_keep_hydras_grammar() -> None:
+    assert literal("optim.lr=1e-3,3e-3") == "optim.lr=1e-3,3e-3"
+    assert literal("resume=null") == "resume=null"
+
+
+# Fault 21: one line each, with the nearest key.
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("optim.lrr=1", "optim.lrr: there is no such setting; did you mean optim.lr?"),
+        ("+optim.lrr=1", "optim.lrr: there is no such setting; did you mean optim.lr?"),
+        ("+typo=1", "typo: there is no such setting"),
+        ("model.learning_rate=1", "model.learning_rate: there is no such setting"),
+        ("model.lr=1", "model.lr: there is no such setting; did you mean optim.lr?"),
+        ("model=tinny", "model=tinny: there is no such choice; did you mean tiny? There are: article, gpt2"),
+        ("modle=tiny", "modle: there is no such setting; did you mean model?"),
+        ("model.n_layer=two", "model.n_layer: Value 'two'"),
+        ("model.n_layer=2.5", "model.n_layer: Value '2.5'"),
+        ("model.dropout=nan", "model.dropout"),
+        ("optim.lr=nan", "optim.lr=nan: must be a finite number"),
+        ("optim.lr=-1", "optim.lr=-1.0: must be above 0"),
+        ("optim.lr=", "optim.lr: the value is empty"),
+        ("=3", "=3: the name of the setting is missing"),
+        ("model.n_head=5", "model.n_head=5 does not divide model.n_embd=128"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: must be above 0"),
+        ("data.val_fraction=1", "data.val_fraction=1.0: must be above 0 and below 1"),
+        ("optim.lr=1 optim.lr=2", "optim.lr: given twice"),
+        ("optim.lr={", "optim.lr={: not a value that Hydra can read"),
+        ("tiny", "tiny: settings are written as key=value"),
+        ("+trainer.extra.nonsense=1", "trainer.extra.nonsense: lightning.Trainer has no such argument"),
+        ("resume=nowhere", "nowhere is no run folder"),
+    ],
+)
+def test_fault_21_a_mistake_costs_one_line(
+    override: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train
+
+    monkeypatch.setattr("sys.argv", ["train.py", *override.split(" ")])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.err.startswith(f"error: {line}"), printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_the_schema_gives_plain_typed_values() -> None:
+    config = check({"model": {"n_layer": 3}, "optim": {"lr": "1e-2"}}, Config)
+    assert (config.model.n_layer, config.optim.lr) == (3, 0.01)
+
+
+# Fault 26, on the processor: what an allocation of torch's and of Python's raise.
+def test_fault_26_out_of_memory_names_the_setting() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**60, dtype=torch.uint8)
+    line = out_of_memory(failed.value)
+    assert line is not None
+    assert "1152921504606846976 bytes" in line
+    assert "data.micro_batch_size" in line
+    assert out_of_memory(MemoryError()) is not None
+    assert out_of_memory(ValueError("something else")) is None

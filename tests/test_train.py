@@ -1,0 +1,249 @@
+"""train.py as its users start it: run folders, contracts, faults. Real processes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SMALL, Process, story
+
+from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "story.txt"
+    path.write_text(story(30_000), encoding="utf-8")
+    return path
+
+
+def test_the_run_folder_is_the_contracts(finished: Path) -> None:
+    run = finished / "run"
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "model",
+        "samples.md",
+        "curves.png",
+    ):
+        assert (run / name).exists(), name
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert "${" not in json.dumps(config)
+    assert (config["model"]["n_layer"], config["trainer"]["max_steps"], config["run_dir"]) == (2, 60, "run")
+
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "val"] == [25, 50, 60]  # every interval, and the last step
+    assert [row["step"] for row in rows if row["split"] == "train"] == [10, 20, 30, 40, 50, 60]
+    assert set(rows[-1]) == {"step", "split", "loss", "bits_per_byte", "perplexity"}
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert rows[-1]["perplexity"] == pytest.approx(np.exp(rows[-1]["loss"]))
+    assert not any("second" in name for row in rows for name in row)
+    assert [path.name for path in checkpoints(run)] == ["step_00000060", "step_00000050"]
+    best = min((row for row in rows if row["split"] == "val"), key=lambda row: row["loss"])
+    assert (load_model(run).step, load_model(run).loss) == (best["step"], best["loss"])
+    assert (run / "samples.md").read_text(encoding="utf-8").count("## Step") == 3
+
+
+def test_the_learning_rate_follows_the_schedule(finished: Path) -> None:
+    rates = {row["step"]: row["lr"] for row in read_rows(finished / "run" / "metrics.jsonl") if row["split"] == "train"}
+    # Warm-up of 5 steps, then half a cosine over steps 5 to 59 (counted from 0) to a tenth; step 10 is the one of index 9.
+    for step, rate in rates.items():
+        expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (step - 1 - 5) / (59 - 5)))
+        assert rate == pytest.approx(1e-3 * expected)
+    assert rates[60] == pytest.approx(1e-4)
+
+
+def test_tensorboard_holds_the_curves(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    for tag in (
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "val/loss",
+        "val/perplexity",
+        "val/bits_per_byte",
+        "time/tokens_per_second",
+        "best/loss",
+    ):
+        assert tag in tags["scalars"], tag
+    assert any("sample" in tag for tag in tags["tensors"])
+    rows = [row for row in read_rows(finished / "run" / "metrics.jsonl") if row["split"] == "val"]
+    logged = events.Scalars("val/loss")
+    assert [point.step for point in logged] == [row["step"] for row in rows]
+    assert [point.value for point in logged] == pytest.approx([row["loss"] for row in rows])
+
+
+def test_the_shards_are_the_cleaned_text(finished: Path) -> None:
+    run = load_model(finished / "run")
+    (folder,) = (finished / "data" / "text").glob("prepared-*/")
+    for split in ("train", "val"):
+        ids = np.memmap(folder / f"{split}_00000.bin", dtype="<u2", mode="r")
+        assert run.tokenizer.decode_bytes(ids.tolist()) == (folder / f"{split}.txt").read_bytes()
+    whole = (folder / "train.txt").read_bytes() + (folder / "val.txt").read_bytes()
+    assert whole == (finished / "story.txt").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_metrics(finished: Path, train: Process, tmp_path: Path) -> None:
+    shutil.copy(finished / "story.txt", tmp_path)
+    overrides = (
+        *SMALL,
+        "model.dropout=0.1",
+        "optim.warmup_steps=5",
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=25",
+    )
+    done = train(*overrides, "run_dir=again")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again/metrics.jsonl").read_bytes() == (finished / "run/metrics.jsonl").read_bytes()
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp_path: Path) -> None:
+    shared = (
+        *SMALL,
+        "model.dropout=0.1",
+        "data.micro_batch_size=2",
+        "trainer.val_check_interval=10",
+        "trainer.log_every_n_steps=1",
+        "optim.min_lr_ratio=1",
+    )
+    whole = train(*shared, "trainer.max_steps=30", "run_dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    part = train(*shared, "trainer.max_steps=20", "run_dir=part")
+    assert part.returncode == 0, part.stderr
+    resumed = train("resume=part", "trainer.max_steps=30")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout == "run: part\n"
+    for name in ("metrics.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    refused = train("resume=part", "model.n_layer=3")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "model.n_layer=3: the resumed run has 2" in refused.stderr
+    started = train(*SMALL, "init_from=part", "trainer.max_steps=1", "run_dir=next")
+    assert started.returncode == 0, started.stderr
+    first = read_rows(tmp_path / "next/metrics.jsonl")[0]
+    assert first["loss"] < 3  # the made text's untrained loss is log(320) = 5.8
+
+
+def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, tmp_path: Path) -> None:
+    done = train("-m", *SMALL, "trainer.max_steps=2", "optim.lr=1e-3,3e-3", "run_dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["run:", str(Path("sweep/0")), "run:", str(Path("sweep/1"))]
+    assert "All runs of sweep" in done.stderr
+    assert "optim.lr=0.003" in done.stderr
+    for job, rate in (("0", 1e-3), ("1", 3e-3)):
+        assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
+
+
+def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tmp_path: Path) -> None:
+    shared = (*(word for word in SMALL if word != "trainer=cpu"), "trainer.max_steps=5", "trainer.log_every_n_steps=1")
+    one = train(*shared, "trainer=cpu", "run_dir=one")
+    two = train(*shared, "trainer=ddp_cpu", "run_dir=two")
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    assert two.stdout == "run: two\n"
+    for a, b in zip(read_rows(tmp_path / "one/metrics.jsonl"), read_rows(tmp_path / "two/metrics.jsonl"), strict=True):
+        assert (a["step"], a["split"]) == (b["step"], b["split"])
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.stream=text",),
+        ("tokenizer=char",),
+        ("debug=fast",),
+        ("logger=csv",),
+        ("logger=none",),
+        ("debug=profile",),
+    ],
+)
+def test_the_other_ways_to_run(train: Process, text: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    small = [word for word in SMALL if not (word.startswith("tokenizer.") and "tokenizer=char" in overrides)]
+    steps = [] if any(word.startswith("debug") for word in overrides) else ["trainer.max_steps=3"]
+    done = train(*small, *steps, *overrides, "run_dir=other")
+    assert done.returncode == 0, done.stderr
+    assert read_rows(tmp_path / "other/metrics.jsonl")[-1]["split"] == "val"
+    assert (tmp_path / "other/tensorboard").exists() == (
+        "logger=csv" not in overrides and "logger=none" not in overrides
+    )
+    if "debug=profile" in overrides:
+        assert list((tmp_path / "other/tensorboard").glob("*.pt.trace.json"))
+
+
+def test_one_batch_is_learned_by_heart(train: Process, text: Path, tmp_path: Path) -> None:
+    done = train(*SMALL, "debug=overfit", "optim.lr=1e-2", "run_dir=heart")
+    assert done.returncode == 0, done.stderr
+    train_rows = [row for row in read_rows(tmp_path / "heart/metrics.jsonl") if row["split"] == "train"]
+    assert train_rows[-1]["loss"] < 0.1 < 2 < train_rows[0]["loss"]
+
+
+def test_fault_20_a_gpu_that_is_not_there(train: Process, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = train("trainer=gpu")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: trainer\.accelerator=gpu: there is none here; this machine has .*a CPU with \d+ cores.*\n", done.stderr
+    )
+    assert list(tmp_path.iterdir()) == []  # a refused job leaves nothing behind
+
+
+def test_fault_10_texts_that_are_too_short(train: Process, tmp_path: Path) -> None:
+    for content, line in (("", "empty"), ("Too short a story. " * 20, "tokens")):
+        (tmp_path / "story.txt").write_text(content)
+        done = train("data=text", "data.path=story.txt", "tokenizer=char", "model.block_size=512", "trainer=cpu")
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        assert line in done.stderr
+
+
+def test_fault_23_runs_that_start_in_the_same_second(finished: Path, train: Process, tmp_path: Path) -> None:
+    shutil.copy(finished / "story.txt", tmp_path)
+    # A clock that stands still: the second run sees the very time of the first.
+    frozen = [
+        train(
+            *SMALL, "trainer.max_steps=1", "hydra.run.dir=outputs/text/2026-01-01_00-00-00_${run_id:}", f"task=t{i}"
+        ).stdout
+        for i in range(2)
+    ]
+    assert frozen[0] != frozen[1]
+    assert all(
+        re.fullmatch(r"run: outputs.t\d.\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}\n", path) for path in frozen
+    ), frozen
+
+
+def test_a_run_folder_belongs_to_one_run(train: Process, finished: Path) -> None:
+    done = train(*SMALL, "run_dir=run", cwd=finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: run_dir=run holds a run already")
+
+
+def test_the_real_book(train: Process, corpora: Path, tmp_path: Path) -> None:
+    for tokenizer in ("char", "bpe"):
+        done = train(
+            "model=tiny",
+            "data=oz",
+            f"tokenizer={tokenizer}",
+            "trainer=cpu",
+            "trainer.max_steps=3",
+            f"run_dir={tokenizer}",
+        )
+        assert done.returncode == 0, done.stderr
+    (model,) = (tmp_path / "data/oz").glob("prepared-*/tokenizer/tokenizer.model")
+    folder = model.parents[1]
+    assert (
+        len((folder / "val.txt").read_bytes()) == 21_344
+    )  # the last tenth of the characters, as the published figures have it
+    assert len((folder / "train.txt").read_bytes().decode()) == 187_030

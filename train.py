@@ -1,0 +1,109 @@
+"""Trains a GPT: text -> tokens -> model -> run folder. `python train.py --help` lists the choices.
+
+Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
+
+
+def check(composed: DictConfig) -> None:
+    """What must hold before any job starts."""
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.config import check as check_settings
+
+    config = check_settings(composed, Config)
+
+    from llm_from_scratch.training.trainer import require_device
+
+    require_device(config.trainer)
+    if not config.resume and [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("*/config.yaml")]:
+        raise ValueError(
+            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
+        )
+
+
+@command(Path(__file__).resolve().parent / "configs", "train", check)
+def main(composed: DictConfig) -> float:
+    """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
+    import torch
+    from hydra.utils import instantiate
+
+    from llm_from_scratch.checkpoint import load_model, load_weights, newest_state
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.config import check as check_settings
+    from llm_from_scratch.data.datamodule import TextDataModule
+    from llm_from_scratch.data.prepare import is_first_rank, prepare
+    from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.training.callbacks import Checkpoints, Metrics, ProgressLine, Samples, Signals
+    from llm_from_scratch.training.module import LanguageModel
+    from llm_from_scratch.training.results import best_row, draw_curves, print_results
+    from llm_from_scratch.training.trainer import build_trainer, log_hyperparameters, micro_batches, open_run
+
+    # The run folder: one owner, its configuration first.
+    config = check_settings(final_config(composed, job_overrides()), Config)
+    config.run_dir = str(run_folder(composed))
+    run_dir = Path(config.run_dir)
+    if is_first_rank():
+        open_run(config)
+
+    # The text, as tokens. A run that starts from another's weights speaks that one's tokens.
+    origin = load_model(Path(config.init_from)) if config.init_from else None
+    prepared = prepare(
+        config.data, config.tokenizer, reuse=origin.tokenizer if origin else None, wait=not is_first_rank()
+    )
+
+    # The model.
+    torch.manual_seed(config.seed)
+    model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
+    if config.init_from:
+        load_weights(model, Path(config.init_from) / "model" / "model.safetensors")
+    module = LanguageModel(
+        model, config.optim, max_steps=config.trainer.max_steps, seed=config.seed, val_bytes=prepared.text_bytes("val")
+    )
+
+    # The loop.
+    state = newest_state(run_dir) if config.resume else None
+    first_step = int(state.name.split("_")[1]) if state else 0
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, config.data.batch_size * config.model.block_size)
+    saver = Checkpoints(run_dir, prepared.tokenizer)
+    prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
+    samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)] * (
+        config.sample.max_new_tokens > 0
+    )
+    users = [instantiate(callback) for callback in composed.callbacks.values()]
+    callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
+    trainer = build_trainer(config, run_dir, callbacks, first_step)
+    micro = micro_batches(trainer, config, model.config)
+    data = TextDataModule(
+        prepared,
+        block_size=config.model.block_size,
+        batch_size=config.data.batch_size,
+        micro_batch_size=micro,
+        seed=config.seed,
+        stream=config.data.stream,
+        overfit=config.data.overfit,
+    )
+    trainer.fit(module, data, ckpt_path=state)
+
+    # What a person looks at.
+    best = best_row(run_dir)
+    if trainer.is_global_zero:
+        log_hyperparameters(trainer, config, best)
+        draw_curves(run_dir)
+        print_results(run_dir, model.num_parameters(), prompt)
+        print(f"run: {config.run_dir}", flush=True)
+    return float(best["loss"])
+
+
+def first_words(text: str, characters: int = 40) -> str:
+    """The beginning of the first whole paragraph, up to a space: a split may begin in mid-word."""
+    paragraph = text.partition("\n\n")[2].lstrip() or text
+    return paragraph[:characters].rsplit(" ", 1)[0]
+
+
+if __name__ == "__main__":
+    main()
