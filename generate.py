@@ -27,10 +27,11 @@ def settings(composed: DictConfig) -> GenerateConfig:
 def main(composed: DictConfig) -> None:
     """Streams the text to standard output as it is written; several samples come one after the other."""
     from llm_from_scratch.checkpoint import find_run, load_model, pick_device
-    from llm_from_scratch.generation import generate
+    from llm_from_scratch.generation import generate, lay_out_for_decoding
 
     config = settings(composed)
     run = load_model(find_run(config.run, holding="model/config.json"), pick_device(config.device))
+    lay_out_for_decoding(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config)
     sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
     if config.num_samples == 1:

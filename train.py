@@ -71,9 +71,9 @@ def main(composed: DictConfig) -> float:
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps, config.data.batch_size * config.model.block_size)
     saver = Checkpoints(run_dir, prepared.tokenizer)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
-    samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)] * (
-        config.sample.max_new_tokens > 0
-    )
+    samples = []
+    if config.sample.max_new_tokens:
+        samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
     users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
     trainer = build_trainer(config, run_dir, callbacks, first_step)

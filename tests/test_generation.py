@@ -1,5 +1,6 @@
 """Generation against its plain twin, transformers' filters and greedy ids, and text cut into pieces in every way."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from llm_from_scratch.generation import (
     generate,
     generate_tokens,
     generate_with_temperature,
+    lay_out_for_decoding,
     min_p,
     repetition_penalty,
     temperature,
@@ -182,6 +184,15 @@ def test_a_penalty_counts_the_prompt_and_what_was_written() -> None:
     assert len(plain.unique()) > 20
 
 
+def test_the_layout_for_decoding_changes_no_logits() -> None:
+    model, ids = make(), torch.randint(40, (1, BLOCK), generator=generator())
+    expected, state = model(ids), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lay_out_for_decoding(model)
+    assert model.blocks[0].feed_forward.up.weight.stride() == (1, 2 * model.config.inner_size)  # type: ignore[union-attr]
+    torch.testing.assert_close(model(ids), expected)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
 def test_generation_leaves_the_mode_of_the_model_and_of_torch_as_it_was() -> None:
     model = make(dropout=0.5).train()
     tokens = generate_tokens(model, torch.tensor([[1]]), SamplingConfig(max_new_tokens=9))
@@ -204,7 +215,7 @@ def split_by_hand(text: str, stop: list[str]) -> str:
 
 def chunks(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     at = [0, *sorted(c % (len(data) + 1) for c in cuts), len(data)]
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(at)]
 
 
 @given(

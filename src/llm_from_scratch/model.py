@@ -12,7 +12,6 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -171,9 +170,9 @@ class KVCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shape = (config.n_layer, batch_size, config.kv_heads, config.block_size, config.head_size)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (batch_size, config.kv_heads, config.block_size, config.head_size)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.length = 0
 
     def reset(self) -> None:
@@ -181,44 +180,16 @@ class KVCache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D)."""
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-
-class _RMSNormFunction(torch.autograd.Function):
-    """RMSNorm with its gradient by hand: torch has no fused kernel on the CPU, and autograd's takes 2 to 3 times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normed = x * scale
-        ctx.save_for_backward(normed, weight, scale)
-        return normed * weight
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        normed, weight, scale = ctx.saved_tensors
-        product = grad * normed
-        grad_weight = product.flatten(0, -2).sum(0)
-        along = (product @ weight / weight.numel()).unsqueeze(-1)  # the part of the gradient that the scale takes up
-        return torch.addcmul(grad * weight, normed, along, value=-1).mul_(scale), grad_weight, None
-
-
-class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang & Sennrich 2019)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
-            return _RMSNormFunction.apply(x, self.weight, self.eps)
-        return super().forward(x)
+        keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
+        keys.narrow(2, self.length, time).copy_(k)
+        values.narrow(2, self.length, time).copy_(v)
+        return keys.narrow(2, 0, self.length + time), values.narrow(2, 0, self.length + time)
 
 
 def make_norm(config: ModelConfig, width: int) -> nn.Module:
+    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019), which neither centres nor shifts."""
     if config.norm == "rmsnorm":
-        return RMSNorm(width, eps=config.norm_eps)
+        return nn.RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
