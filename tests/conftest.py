@@ -26,7 +26,8 @@ def story(characters: int, seed: int = 0) -> str:
     return "".join(parts)[:characters]
 
 
-def _run(arguments: list[str], cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A Python process of its own, on one core: two test processes must not fight over two."""
     environment = os.environ | {
         "PYTHONPATH": str(REPO / "src"),
         "PYTHONIOENCODING": "utf-8",
@@ -35,18 +36,11 @@ def _run(arguments: list[str], cwd: Path, **settings: object) -> subprocess.Comp
     environment.setdefault(
         "LLM_CORPORA", str(REPO.parent / "shared" / "corpora")
     )  # the processes run in folders of their own
-    environment |= {"OMP_NUM_THREADS": "1"}  # two test processes must not fight over two cores
+    environment |= {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
     return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-        **settings,
-    )  # type: ignore[call-overload]
+        command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -61,19 +55,19 @@ def corpora() -> Path:
 @pytest.fixture
 def train(tmp_path: Path) -> Process:
     """`train(*overrides)` runs train.py in a process of its own, in the test's folder."""
-    return lambda *overrides, cwd=tmp_path: _run([str(REPO / "train.py"), *overrides], cwd)
+    return lambda *overrides, cwd=tmp_path: run([str(REPO / "train.py"), *overrides], cwd)
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Process:
     """`write(*overrides)` runs generate.py."""
-    return lambda *overrides, cwd=tmp_path: _run([str(REPO / "generate.py"), *overrides], cwd)
+    return lambda *overrides, cwd=tmp_path: run([str(REPO / "generate.py"), *overrides], cwd)
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Process:
     """`command(*arguments)` runs `python -m llm_from_scratch`."""
-    return lambda *arguments, cwd=tmp_path: _run(["-m", "llm_from_scratch", *arguments], cwd)
+    return lambda *arguments, cwd=tmp_path: run(["-m", "llm_from_scratch", *arguments], cwd)
 
 
 # A run that takes a second: the smallest model on a made text.
@@ -104,7 +98,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer.val_check_interval=25",
         "run_dir=run",
     )
-    done = _run([str(REPO / "train.py"), *overrides], folder)
+    done = run([str(REPO / "train.py"), *overrides], folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run: run\n"
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL, Process, story
+from conftest import REPO, SMALL, Process, run, story
 
 from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows
 
@@ -209,25 +209,46 @@ def test_fault_10_texts_that_are_too_short(train: Process, tmp_path: Path) -> No
         assert line in done.stderr
 
 
-def test_fault_23_runs_that_start_in_the_same_second(finished: Path, train: Process, tmp_path: Path) -> None:
-    shutil.copy(finished / "story.txt", tmp_path)
-    # A clock that stands still: the second run sees the very time of the first.
-    frozen = [
-        train(
-            *SMALL, "trainer.max_steps=1", "hydra.run.dir=outputs/text/2026-01-01_00-00-00_${run_id:}", f"task=t{i}"
-        ).stdout
-        for i in range(2)
-    ]
-    assert frozen[0] != frozen[1]
-    assert all(
-        re.fullmatch(r"run: outputs.t\d.\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}\n", path) for path in frozen
-    ), frozen
+def test_fault_23_a_clock_that_stands_still(tmp_path: Path) -> None:
+    # Two processes that read the very same time: the folders still differ.
+    program = (
+        "import sys, hydra; from omegaconf import OmegaConf; from llm_from_scratch import overrides;"
+        "hydra.initialize_config_dir(version_base='1.3', config_dir=sys.argv[1]).__enter__();"
+        "OmegaConf.register_new_resolver('now', lambda pattern: 'noon', replace=True);"
+        "print(hydra.compose('train').run_dir)"
+    )
+    folders = {run(["-c", program, str(REPO / "configs")], tmp_path).stdout.strip() for _ in range(2)}
+    assert len(folders) == 2
+    assert all(re.fullmatch(r"outputs/oz/noon_noon_[0-9a-f]{4}", folder) for folder in folders), folders
 
 
 def test_a_run_folder_belongs_to_one_run(train: Process, finished: Path) -> None:
     done = train(*SMALL, "run_dir=run", cwd=finished)
     assert done.returncode == 2
     assert done.stderr.startswith("error: run_dir=run holds a run already")
+
+
+def test_help_and_the_composed_configuration(train: Process) -> None:
+    shown = train("--help")
+    assert shown.returncode == 0
+    for word in ("model: article, gpt2", "trainer.max_steps", "python train.py -m"):
+        assert word in shown.stdout
+    composed = train("model=gpt2", "--cfg", "job")
+    assert composed.returncode == 0, composed.stderr
+    assert yaml.safe_load(composed.stdout)["model"]["n_embd"] == 768
+
+
+def test_a_callback_of_the_users_own(train: Process, text: Path, tmp_path: Path) -> None:
+    # A learning rate of nearly nothing: no validation is better than the one before by 10 nats, so patience ends the run.
+    overrides = ("callbacks=early_stopping", "+callbacks.early_stopping.min_delta=10", "trainer.val_check_interval=2")
+    done = train(*SMALL, *overrides, "trainer.max_steps=100", "run_dir=stopped")
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in read_rows(tmp_path / "stopped/metrics.jsonl") if row["split"] == "val"] == [
+        2,
+        4,
+        6,
+        8,
+    ]
 
 
 def test_the_real_book(train: Process, corpora: Path, tmp_path: Path) -> None:
