@@ -3,11 +3,15 @@
 Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
 """
 
+import logging
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
+
+log = logging.getLogger(__name__)
 
 
 def check(composed: DictConfig) -> None:
@@ -20,6 +24,11 @@ def check(composed: DictConfig) -> None:
     from llm_from_scratch.training.trainer import require_device
 
     require_device(config.trainer)
+    there = next(
+        folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
+    )
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
     if not config.resume and [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("*/config.yaml")]:
         raise ValueError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
@@ -68,6 +77,13 @@ def main(composed: DictConfig) -> float:
     # The loop.
     state = newest_state(run_dir) if config.resume else None
     first_step = int(state.name.split("_")[1]) if state else 0
+    if config.resume and not state:
+        log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
+    if first_step >= config.trainer.max_steps:
+        raise ValueError(
+            f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
+        )
+    facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps, config.data.batch_size * config.model.block_size)
     saver = Checkpoints(run_dir, prepared.tokenizer)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
@@ -76,7 +92,7 @@ def main(composed: DictConfig) -> float:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
     users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
-    trainer = build_trainer(config, run_dir, callbacks, first_step)
+    trainer = build_trainer(config, run_dir, callbacks, first_step, facts)
     micro = micro_batches(trainer, config, model.config)
     data = TextDataModule(
         prepared,

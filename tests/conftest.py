@@ -29,7 +29,7 @@ def story(characters: int, seed: int = 0) -> str:
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """A Python process of its own, on one core: two test processes must not fight over two."""
     environment = os.environ | {
-        "PYTHONPATH": str(REPO / "src"),
+        "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd)]),  # the folder of the test may hold a callback
         "PYTHONIOENCODING": "utf-8",
         "PYTHONWARNINGS": "ignore",
     }

@@ -115,6 +115,8 @@ def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp
         "trainer.val_check_interval=10",
         "trainer.log_every_n_steps=1",
         "optim.min_lr_ratio=1",
+        "optim.warmup_steps=5",
+        "optim.lr=1e-2",
     )
     whole = train(*shared, "trainer.max_steps=30", "run_dir=whole")
     assert whole.returncode == 0, whole.stderr

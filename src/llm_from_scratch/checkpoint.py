@@ -6,6 +6,7 @@
 No pickle anywhere: a file from a stranger can be wrong, and cannot run anything.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -25,6 +26,9 @@ from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
+# What files that keep their checksums, and were never written by this program, make their parsers raise.
+MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -59,13 +63,25 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return {key: _join(value, tensors) for key, value in tree.items()}
 
 
+def _read_json(path: Path) -> Any:
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"larger than {MAX_JSON} bytes")
+    return json.loads(content)
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def sha256(path: Path) -> str:
     """The checksum of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Makes a file's bytes, or a folder's names, survive a loss of power."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle of a folder to flush
@@ -79,14 +95,14 @@ def _sync(path: Path) -> None:
 def publish(building: Path, folder: Path) -> None:
     """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then."""
     for path in sorted(building.rglob("*")):
-        _sync(path)
-    _sync(building)
+        sync(path)
+    sync(building)
     old = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     building.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -98,35 +114,44 @@ def building_folder(folder: Path) -> Path:
     return building
 
 
-def save_state(state: dict[str, Any], folder: Path) -> None:
+def save_state(state: dict[str, Any], folder: Path, facts: dict[str, str] | None = None) -> None:
     """Writes a nested state of tensors and plain values as a verified folder; what `folder` held stays until the new one is whole.
+
+    Args:
+        state: what to write.
+        folder: where, a name that says the step.
+        facts: fingerprints of what the state belongs to, for the manifest.
 
     Raises:
         TypeError: for a value that is neither a tensor nor plain.
         OSError: when the disk is full or read-only.
     """
-    building = building_folder(folder)
     tensors: dict[str, Tensor] = {}
     values = _split(state, tensors)
+    building = building_folder(folder)
+    needed, free = sum(tensor.nbytes for tensor in tensors.values()) + 2**20, shutil.disk_usage(building).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{folder} needs {needed:,} bytes, and {free:,} are free; earlier checkpoints stay")
     save_file(tensors, building / "tensors.safetensors")
     (building / "state.json").write_text(json.dumps(values), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(building.iterdir())}
-    (building / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    (building / MANIFEST).write_text(json.dumps({"files": files, "facts": facts or {}}, indent=1), encoding="utf-8")
     publish(building, folder)
 
 
-def verify_state(folder: Path) -> None:
-    """Checks every byte of what `save_state` wrote.
+def verify_state(folder: Path) -> dict[str, str]:
+    """Checks every byte of what `save_state` wrote; returns the fingerprints that it was given.
 
     Raises:
         ValueError: naming the file that is missing, cut short or changed.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _read_json(folder / MANIFEST)
         files = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if set(files) != {"state.json", "tensors.safetensors"}:
             raise KeyError("files")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        named = {str(name): str(fingerprint) for name, fingerprint in manifest["facts"].items()}
+    except MALFORMED:
         raise ValueError(f"{folder / MANIFEST}: missing or damaged") from None
     for name, (size, checksum) in files.items():
         path = folder / name
@@ -134,13 +159,21 @@ def verify_state(folder: Path) -> None:
             raise ValueError(f"{path}: missing or cut short")
         if sha256(path) != checksum:
             raise ValueError(f"{path}: its bytes have changed since they were written")
+    return named
 
 
 def load_state(folder: Path) -> dict[str, Any]:
     """Reads what `save_state` wrote, after checking every byte; a ValueError names the file that does not hold."""
     verify_state(folder)
-    values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return _join(values, load_file(folder / "tensors.safetensors"))
+    try:
+        state = _join(_read_json(folder / "state.json"), load_file(folder / "tensors.safetensors"))
+        if not isinstance(state, dict):
+            raise TypeError("not a dictionary")
+    except MALFORMED as error:
+        raise ValueError(
+            f"{folder}: state.json and tensors.safetensors are no state of a run ({_why(error)})"
+        ) from None
+    return state
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -204,18 +237,41 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
             else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
         )
     try:
-        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = _read_json(folder / "config.json")
         settings = {name: facts["model"][name] for name in (item.name for item in fields(GPTConfig))}
-        config = GPTConfig(**settings)
         step, loss, checksum = int(facts["step"]), float(facts["loss"]), str(facts["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder / 'config.json'}: missing or damaged ({type(error).__name__}: {error})") from None
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or sha256(weights) != checksum:
-        raise ValueError(f"{weights}: missing, or its bytes have changed since they were written")
-    model = GPT(config)
-    load_weights(model, weights)
-    return Run(model.to(device).eval(), load_tokenizer(folder), step, loss)
+    except MALFORMED as error:
+        raise ValueError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
+    path = folder / "model.safetensors"
+    if not path.is_file() or sha256(path) != checksum:
+        raise ValueError(f"{path}: missing, or its bytes have changed since they were written")
+    weights = _read_weights(path)
+    model = _build(settings, weights, folder)
+    _fill(model, weights, path)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {model.config.vocab_size}"
+        )
+    return Run(model.to(device).eval(), tokenizer, step, loss)
+
+
+def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPT:
+    """The model of settings that may be anybody's: they get no more time and memory than the weights account for."""
+    total = sum(tensor.numel() for tensor in weights.values())
+    try:
+        for name, value in settings.items():
+            if isinstance(value, int) and value > total:
+                raise ValueError(f"{name} exceeds the {total} numbers in model.safetensors")
+        config = GPTConfig(**settings)
+        if config.unique_layers > len(weights) or config.block_size * config.head_size > total:
+            raise ValueError("more layers or positions than model.safetensors accounts for")
+        with torch.device("meta"):  # shapes without memory
+            outline = GPT(config)
+    except MALFORMED as error:
+        raise ValueError(f"{folder / 'config.json'}: damaged ({_why(error)})") from None
+    _compare(outline, weights, folder / "model.safetensors")
+    return GPT(config)
 
 
 def load_weights(model: GPT, path: Path) -> None:
@@ -224,16 +280,29 @@ def load_weights(model: GPT, path: Path) -> None:
     Raises:
         ValueError: when the file is damaged or its names or shapes are another model's.
     """
+    _fill(model, _read_weights(path), path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+        return load_file(path)
+    except MALFORMED as error:
+        raise ValueError(f"{path}: cannot be read ({_why(error)})") from None
+
+
+def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
     own = dict(model.named_parameters())  # each once: tied and shared ones are one tensor
-    wrong = sorted(set(own) ^ set(weights)) or sorted(name for name in own if own[name].shape != weights[name].shape)
+    wrong = sorted(set(own) ^ set(weights)) or sorted(
+        name for name in own if own[name].shape != weights[name].shape or not weights[name].is_floating_point()
+    )
     if wrong:
-        raise ValueError(f"{path}: the weights of another model ({wrong[0]} and {len(wrong) - 1} more differ)")
+        raise ValueError(f"{path}: the weights of another model ({wrong[0]!r:.100} and {len(wrong) - 1} more differ)")
+
+
+def _fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
+    _compare(model, weights, path)
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
 
 
@@ -241,7 +310,7 @@ def replace_text(path: Path, text: str) -> None:
     """Writes a file beside its place, then takes its place: a kill leaves the old one or the new one."""
     building = path.with_name(f".building-{path.name}")
     building.write_text(text, encoding="utf-8")
-    _sync(building)
+    sync(building)
     building.replace(path)
 
 

@@ -52,6 +52,7 @@ class OptimConfig:
     weight_decay: float = 0.1  # on matrices alone
     beta1: float = 0.9
     beta2: float = 0.95
+    skip_bad_steps: int = 0  # batches with a NaN or infinite loss or gradient to pass over before the run stops
 
 
 @dataclass(kw_only=True)
@@ -133,6 +134,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.beta1": _SHARE,
     "optim.beta2": _SHARE,
+    "optim.skip_bad_steps": _NOT_NEGATIVE,
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "mps"),
     "trainer.devices": (
         lambda value: value == "auto" or (isinstance(value, int) and value > 0),

@@ -49,6 +49,7 @@ class TextDataModule(lightning.LightningDataModule):
         )
         self.seed, self.stream, self.overfit = seed, stream, overfit
         self.first_step = 0
+        self.sampler: RandomChunkSampler | RandomTextSampler
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
         if val_tokens < block_size:
             raise ValueError(
@@ -75,14 +76,13 @@ class TextDataModule(lightning.LightningDataModule):
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
-        sampler: RandomChunkSampler | RandomTextSampler
         if self.stream == "text":
             folder = self.prepared.folder
             ends = np.fromfile(folder / "train.ends", dtype="<u8")
-            sampler = RandomTextSampler(folder / "train.txt", ends, self.prepared.tokenizer, **shared)
+            self.sampler = RandomTextSampler(folder / "train.txt", ends, self.prepared.tokenizer, **shared)
         else:
-            sampler = RandomChunkSampler([shard.tokens for shard in self.prepared.shards("train")], **shared)
-        return TrainingBatches(sampler, self.trainer.accumulate_grad_batches, self.first_step, self.overfit)
+            self.sampler = RandomChunkSampler([shard.tokens for shard in self.prepared.shards("train")], **shared)
+        return TrainingBatches(self.sampler, self.trainer.accumulate_grad_batches, self.first_step, self.overfit)
 
     def val_dataloader(self) -> "ValidationBatches":
         """Every token of the validation split once, over all ranks."""

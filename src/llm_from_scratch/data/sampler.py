@@ -46,12 +46,16 @@ class _RandomBatches:
         Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
         ValueError where B cannot be divided so.
         """
+        chunks = self._read(self.places(step)[self._rows(micro, n_micro)])
+        return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
+
+    def places(self, step: int) -> np.ndarray:
+        """Where the B sequences of a step begin: (B,) int64, counted in tokens (bytes of a text) from the corpus's start."""
         # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the steps before. Its
         # raw numbers, unlike Generator.integers, are promised to be the same in every version of numpy; the
         # remainder favours low places by less than n_places / 2**64.
         raw = np.random.Philox(key=self.seed, counter=[0, 0, 0, step]).random_raw(self.batch_size)
-        chunks = self._read((raw % self.n_places).astype(np.int64)[self._rows(micro, n_micro)])
-        return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
+        return (raw % self.n_places).astype(np.int64)
 
     def _rows(self, micro: int, n_micro: int) -> slice:
         assert 0 <= micro < n_micro

@@ -5,6 +5,7 @@ The step itself never waits for them: losses stay on the device, and are read ev
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llm_from_scratch.checkpoint import checkpoints, read_rows, replace_text, save_model
+from llm_from_scratch.checkpoint import checkpoints, read_rows, replace_text, save_model, sync, verify_state
 from llm_from_scratch.config import SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
@@ -63,13 +64,9 @@ class Metrics(Callback):
             return
         loss = trainer.strategy.reduce(sum(pl_module.losses) / len(pl_module.losses), reduce_op="mean").item()
         assert pl_module.grad_norm is not None
-        row = {
-            "step": step,
-            "split": "train",
-            "loss": loss,
-            "lr": pl_module.lr,
-            "grad_norm": pl_module.grad_norm.item(),
-        }
+        pl_module.check_numbers()
+        norm = pl_module.grad_norm.item()
+        row = {"step": step, "split": "train", "loss": _number(loss), "lr": pl_module.lr, "grad_norm": _number(norm)}
         seconds = time.perf_counter() - self.since
         timing = {
             "step": step,
@@ -97,10 +94,15 @@ class Metrics(Callback):
         for path, line in ((self.path, row), (self.timing, timing)):
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        values = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
+        values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=row["step"])
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: the loss of a batch that was passed over is null."""
+    return value if math.isfinite(value) else None
 
 
 class ProgressLine(Callback):
@@ -136,7 +138,8 @@ class ProgressLine(Callback):
         row = self.metrics.latest
         if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
             return
-        figures = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,} tokens/s"
+        loss = "NaN, passed over" if row["loss"] is None else f"{row['loss']:.3f}"
+        figures = f"loss {loss}  {row['tokens_per_second']:,} tokens/s"
         if self.bar:
             self.bar.update(self.task, completed=row["step"], figures=figures)
         elif time.perf_counter() - self.printed > 10:
@@ -233,9 +236,19 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Writes the state of this step, then lets the oldest ones go."""
-        trainer.save_checkpoint(self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}")
+        """Writes the state of this step; the oldest ones go when it has been verified."""
+        folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
+            # What was logged up to here must be as durable as the state: it does not come again.
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.flush()
+            for name in ("metrics.jsonl", "samples.md"):
+                if (self.run_dir / name).exists():
+                    sync(self.run_dir / name)
+        trainer.save_checkpoint(folder)
+        if trainer.is_global_zero:
+            verify_state(folder)
             for old in checkpoints(self.run_dir)[self.KEPT :]:
                 shutil.rmtree(old)
 

@@ -43,6 +43,9 @@ class LanguageModel(lightning.LightningModule):
         self.grad_norm: Tensor | None = None  # before clipping
         self.lr = 0.0  # of this optimizer step
         self.val_row: dict[str, float] = {}
+        self.skipped = torch.zeros(
+            2, dtype=torch.int64
+        )  # batches passed over for their numbers, and the step of the last one
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> logits (B, T, V)."""
@@ -69,6 +72,35 @@ class LanguageModel(lightning.LightningModule):
         self.lr = optimizer.param_groups[0]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach()
+        # A loss that is not finite has gradients that are not. The flag stays on the device: the fused optimizer leaves
+        # weights and moments as they are where it is set, and nothing waits for it (a gradient scaler has its own).
+        bad = ~torch.isfinite(self.grad_norm + sum(self.losses))
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        self.skipped += torch.stack((bad, bad * (self.trainer.global_step + 1 - self.skipped[1])))
+        if self.device.type == "cpu":
+            self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Ends the run when more batches than `optim.skip_bad_steps` had a loss or a gradient that is NaN or infinite.
+
+        On a CPU before each optimizer step; elsewhere when the metrics are read, the update having been left out on the device.
+
+        Raises:
+            FloatingPointError: with the step, the learning rate, the batch's place in the corpus and what to do.
+        """
+        count, step = self.skipped.tolist()
+        if count > self.optim.skip_bad_steps:
+            places = ", ".join(map(str, self.trainer.datamodule.sampler.places(step - 1)[:4]))  # type: ignore[attr-defined]
+            raise FloatingPointError(
+                f"step {step}: the loss or a gradient is NaN or infinite (learning rate {self.lr:g}; the batch's sequences begin at"
+                f" {places}, … of the training text's tokens); the update was not made, the last good checkpoint stays: lower"
+                f" optim.lr, or pass over such batches with optim.skip_bad_steps=N ({count} so far)"
+            )
+
+    def on_fit_start(self) -> None:
+        """Brings the counter to the device."""
+        self.skipped = self.skipped.to(self.device)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums of a validation on the device: one read at its end."""
@@ -112,6 +144,7 @@ class LanguageModel(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
         checkpoint.pop("loops")
+        checkpoint["skipped"] = self.skipped.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
@@ -119,3 +152,4 @@ class LanguageModel(lightning.LightningModule):
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step
+        self.skipped = checkpoint["skipped"].to(self.device)

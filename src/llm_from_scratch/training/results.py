@@ -34,7 +34,7 @@ def draw_curves(run: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = _rows(run)
-    train = [row for row in rows if row["split"] == "train"]
+    train = [row for row in rows if row["split"] == "train" and row["loss"] is not None]
     val = [row for row in rows if row["split"] == "val"]
     best = min(val, key=lambda row: row["loss"])
     figure, (loss, lr) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(4, 1), layout="constrained")

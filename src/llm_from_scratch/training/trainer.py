@@ -16,20 +16,32 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 
-from llm_from_scratch.checkpoint import load_state, save_state
+from llm_from_scratch.checkpoint import load_state, save_state, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.model import GPTConfig
 
 
 class StateFolders(CheckpointIO):
-    """Lightning's checkpoints as verified folders of tensors and plain values."""
+    """Lightning's checkpoints as verified folders of tensors and plain values.
+
+    Args:
+        facts: fingerprints of the data and the tokenizer: a state of others is refused.
+    """
+
+    def __init__(self, facts: dict[str, str]) -> None:
+        self.facts = facts
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes beside `path`, then takes its place."""
-        save_state(checkpoint, Path(path))
+        save_state(checkpoint, Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""
+        for name, fingerprint in verify_state(Path(path)).items():
+            if fingerprint != self.facts[name]:
+                raise ValueError(
+                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
+                )
         return load_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -89,7 +101,9 @@ def open_run(config: Config) -> None:
 _LOCKS: list[FileLock] = []
 
 
-def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback], first_step: int) -> lightning.Trainer:
+def build_trainer(
+    config: Config, run_dir: Path, callbacks: list[Callback], first_step: int, facts: dict[str, str]
+) -> lightning.Trainer:
     """The Trainer of one run.
 
     Args:
@@ -97,6 +111,7 @@ def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback], firs
         run_dir: where the loggers write.
         callbacks: the project's and the user's.
         first_step: the step that a resumed run goes on from; its curves go on there too.
+        facts: fingerprints for the checkpoints.
     """
     _quiet()
     settings = config.trainer
@@ -123,7 +138,7 @@ def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback], firs
         "gradient_clip_val": settings.gradient_clip_val,
         "logger": _loggers(config, run_dir, first_step),
         "callbacks": callbacks,
-        "plugins": [StateFolders()],
+        "plugins": [StateFolders(facts)],
         "profiler": profiler,
         "default_root_dir": run_dir,
         "enable_checkpointing": False,
