@@ -33,6 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     sub.set_defaults(command=evaluate)
 
+    sub = commands.add_parser(
+        "doctor",
+        help="check this machine, and a run: one line for each finding, with what to do",
+        description="Checks this machine, and the run where one is named: one line for each finding, with what to do about it."
+        " Changes, prepares and downloads nothing.",
+        epilog="Exit status: 0 no fault (warnings are none), 1 a fault, 2 a mistake in the arguments.",
+    )
+    sub.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or last: verify every file of it")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than lines")
+    sub.set_defaults(command=doctor)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
@@ -94,6 +105,26 @@ def evaluate(options: argparse.Namespace) -> None:
     Console(highlight=False).print(table)
 
 
+def doctor(options: argparse.Namespace) -> None:
+    """The findings as they come; a fault makes the exit status 1."""
+    from dataclasses import asdict
+
+    from llm_from_scratch.checkpoint import find_run
+    from llm_from_scratch.doctor import examine
+
+    found = []
+    for finding in examine(find_run(options.run) if options.run else None):
+        found.append(finding)
+        if not options.json:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            print(f"{finding.mark:<8} {finding.what}{advice}", flush=True)
+    faults = sum(finding.mark == "fault" for finding in found)
+    if options.json:
+        print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in found]}))
+    if faults:
+        raise SystemExit(1)
+
+
 def demo(options: argparse.Namespace) -> None:
     """Trains on Oz where the text is at hand or can be downloaded, else on Python's standard library, and says which."""
     from omegaconf import DictConfig, OmegaConf
@@ -117,7 +148,7 @@ def demo(options: argparse.Namespace) -> None:
         data, prompt = "stdlib", "def "
     steps = (
         [sys.executable, "train.py", "experiment=oz_demo", f"data={data}", *options.overrides],
-        [sys.executable, "generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300"],
+        [sys.executable, "generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9"],
     )
     for step in steps:
         print("$ python " + " ".join(f'"{word}"' if word.endswith(" ") else word for word in step[1:]), file=sys.stderr)

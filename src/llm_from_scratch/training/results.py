@@ -1,5 +1,6 @@
 """What a person looks at first when a run has ended: a table, a picture, the next commands."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,9 @@ def draw_curves(run: Path) -> None:
         linewidth=1,
         label="training (one batch)",
     )
-    smooth, value = [], train[0]["loss"] if train else 0.0
-    for row in train:
-        value += 0.1 * (row["loss"] - value)
-        smooth.append(value)
+    losses = [row["loss"] for row in train]
+    reach = max(1, len(losses) // 30)  # a mean over both sides, so that the curve neither lags nor leads
+    smooth = [statistics.fmean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
     loss.plot([row["step"] for row in train], smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
     loss.plot(
         [row["step"] for row in val],
