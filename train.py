@@ -41,7 +41,7 @@ def main(composed: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from llm_from_scratch.checkpoint import load_model, load_weights, newest_state
+    from llm_from_scratch.checkpoint import PICKLES, load_model, load_weights, newest_state
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
@@ -60,7 +60,8 @@ def main(composed: DictConfig) -> float:
         open_run(config)
 
     # The text, as tokens. A run that starts from another's weights speaks that one's tokens.
-    origin = load_model(Path(config.init_from)) if config.init_from else None
+    weights = Path(config.init_from) if config.init_from else None
+    origin = load_model(weights) if weights and weights.suffix not in PICKLES else None
     prepared = prepare(
         config.data, config.tokenizer, reuse=origin.tokenizer if origin else None, wait=not is_first_rank()
     )
@@ -68,8 +69,8 @@ def main(composed: DictConfig) -> float:
     # The model.
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
-    if config.init_from:
-        load_weights(model, Path(config.init_from) / "model" / "model.safetensors")
+    if weights:
+        load_weights(model, weights / "model" / "model.safetensors" if origin else weights)
     module = LanguageModel(
         model, config.optim, max_steps=config.trainer.max_steps, seed=config.seed, val_bytes=prepared.text_bytes("val")
     )

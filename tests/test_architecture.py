@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
+    "doctor": ["data", "checkpoint", "tokenizer", "config"],
     "overrides": ["config", "checkpoint", "training.results"],
     "cli": [ANYTHING],
     "__main__": ["cli"],

@@ -57,7 +57,7 @@ def test_objects_are_refused_when_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "manifest.json"])
-def test_a_flipped_bit_or_a_cut_is_found(tmp_path: Path, name: str) -> None:
+def test_fault_05_a_flipped_bit_or_a_cut_is_found(tmp_path: Path, name: str) -> None:
     for damage in ("flip", "cut", "gone"):
         folder = tmp_path / damage
         save_state(STATE, folder)
@@ -71,7 +71,7 @@ def test_a_flipped_bit_or_a_cut_is_found(tmp_path: Path, name: str) -> None:
             load_state(folder)
 
 
-def test_the_newest_state_that_holds_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fault_05_06_the_newest_state_that_holds_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert newest_state(tmp_path) is None
     for step in (10, 20):
         save_state(STATE, tmp_path / "checkpoints" / f"step_{step:08d}")

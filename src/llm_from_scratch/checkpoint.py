@@ -26,6 +26,7 @@ from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+PICKLES = (".pt", ".pth", ".ckpt")
 MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
 # What files that keep their checksums, and were never written by this program, make their parsers raise.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -261,10 +262,10 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
     total = sum(tensor.numel() for tensor in weights.values())
     try:
         for name, value in settings.items():
-            if isinstance(value, int) and value > total:
+            if isinstance(value, int) and value > max(total, 2**24):
                 raise ValueError(f"{name} exceeds the {total} numbers in model.safetensors")
         config = GPTConfig(**settings)
-        if config.unique_layers > len(weights) or config.block_size * config.head_size > total:
+        if config.unique_layers > len(weights) or config.block_size * config.head_size > max(total, 2**26):
             raise ValueError("more layers or positions than model.safetensors accounts for")
         with torch.device("meta"):  # shapes without memory
             outline = GPT(config)
@@ -275,12 +276,23 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
 
 
 def load_weights(model: GPT, path: Path) -> None:
-    """Fills a model with the weights of a `model.safetensors`.
+    """Fills a model with the weights of a `model.safetensors`, or of a `.pt`, `.pth` or `.ckpt` of torch's or Lightning's.
 
     Raises:
-        ValueError: when the file is damaged or its names or shapes are another model's.
+        ValueError: when the file is damaged or refused, or its names or shapes are another model's.
     """
-    _fill(model, _read_weights(path), path)
+    _fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors and plain containers alone, whatever the environment says: nothing in the file can run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        # Lightning's module holds the model as `model`, and a compiled one is wrapped once more.
+        return {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+    except Exception as error:  # a hostile pickle makes its reader raise anything
+        raise ValueError(f"{path}: cannot be read as weights: {_why(error)}") from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ class Config:
     seed: int = 1337
     run_dir: str = "outputs"
     resume: str | None = None  # a run folder to go on with
-    init_from: str | None = None  # a run folder whose weights to start from
+    init_from: str | None = None  # a run folder, or a .pt or .ckpt of torch's, whose weights to start from
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -70,7 +70,7 @@ def test_a_preparation_is_the_same_bytes_twice(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_what_a_killed_preparation_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_fault_13_what_a_killed_preparation_left_is_no_hindrance(tmp_path: Path) -> None:
     settings = corpus(tmp_path, {"a.txt": "some text " * 50})
     folder = prepare(settings, CHARS).folder
     folder.rename(folder.with_name(f".building-{folder.name}"))
@@ -78,7 +78,7 @@ def test_what_a_killed_preparation_left_is_no_hindrance(tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.glob(".building*")] == []
 
 
-def test_a_second_preparation_stops_at_once(tmp_path: Path) -> None:
+def test_fault_14_a_second_preparation_stops_at_once(tmp_path: Path) -> None:
     settings = corpus(tmp_path, {"a.txt": "some text " * 50})
     folder = prepare(settings, CHARS).folder
     with FileLock(f"{folder}.lock"), pytest.raises(ValueError, match="is being prepared by another process"):

@@ -82,7 +82,7 @@ def test_any_stream_comes_back(case):
         del shard  # Windows cannot delete what is mapped
 
 
-def test_above_65536_ids_uint32(tmp_path):
+def test_fault_09_above_65536_ids_uint32(tmp_path):
     info = write_shard(tmp_path / "s", [([65_536, 70_000, 3], 1)], vocab_size=70_001, tokenizer="t")
     assert np.fromfile(info.path, "<u4").tolist() == [65_536, 70_000, 3]
 
@@ -90,7 +90,7 @@ def test_above_65536_ids_uint32(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "wrong"), [([1, 2, 10], 10), ([-1, 2], -1), ([2, 65_536 + 3], 65_539), ([2**70], 2**70)]
 )
-def test_id_outside_the_vocabulary_publishes_nothing(tmp_path, ids, wrong):
+def test_fault_09_an_id_outside_the_vocabulary_publishes_nothing(tmp_path, ids, wrong):
     with pytest.raises(ValueError, match=rf"s\.bin: document 1 has the id {wrong} .* vocabulary of 10: "):
         write_shard(tmp_path / "s", [([1], 1), (ids, 1)], vocab_size=10, tokenizer="t")
     assert list(tmp_path.iterdir()) == []
@@ -148,7 +148,7 @@ def test_documents_are_streamed(tmp_path):
     assert most <= 2
 
 
-def test_every_flipped_bit_is_seen(info, tmp_path):
+def test_fault_07_every_flipped_bit_is_seen(info, tmp_path):
     for path, step in ((info.path, 1), (tmp_path / "train.0.idx", 7)):  # 7: every byte, and each of its bits in turn
         good = path.read_bytes()
         for bit in range(0, 8 * len(good), step):
@@ -163,7 +163,7 @@ def test_every_flipped_bit_is_seen(info, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx"])
-def test_cut_short_odd_or_missing(info, suffix):
+def test_fault_07_cut_short_odd_or_missing(info, suffix):
     path = info.path.with_suffix(suffix)
     good = path.read_bytes()
     for bad in (good[:-1], good[:-8], good[: len(good) // 2], b"", good + b"\0", good + good):
@@ -208,7 +208,7 @@ def header(info, **changes):
     ],
     ids=lambda changes: repr(changes)[:30],
 )
-def test_hostile_field(info, changes):
+def test_fault_16_hostile_field(info, changes):
     header(info, **changes)
     assert str(info.path.with_suffix("")) in refused(info.path, "prepare the data again", verify=False)
 
@@ -229,7 +229,7 @@ def test_hostile_field(info, changes):
     ],
     ids=range(10),
 )
-def test_hostile_index(info, index):
+def test_fault_16_hostile_index(info, index):
     info.path.with_suffix(".idx").write_bytes(index)
     refused(info.path, "is not the index of a token shard")
 
@@ -244,7 +244,7 @@ def test_document_ends_that_do_not_rise_to_the_tokens(info):
         refused(info.path, "do not rise to its 8 tokens")
 
 
-def test_another_tokenizer_shows_both(info):
+def test_fault_08_another_tokenizer_shows_both(info):
     message = refused(info.path, "made with the tokenizer", tokenizer="xyz")
     assert "'abc'" in message
     assert "'xyz'" in message

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, SMALL, Process, story
+from conftest import REPO, SMALL, Process, run, story
 
 from llm_from_scratch.checkpoint import checkpoints, load_state, read_rows, save_state, verify_state
 
@@ -194,3 +194,110 @@ def test_a_finished_run_and_one_without_a_checkpoint(train: Process, finished: P
     assert again.returncode == 0, again.stderr
     assert "run has no checkpoint yet: it starts again at step 0" in again.stderr
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (finished / "run/metrics.jsonl").read_bytes()
+
+
+# What runs when the file is unpickled by a reader that trusts it.
+class Malice:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("owned",)
+
+
+def test_fault_15_a_malicious_pickle_is_refused(
+    train: Process, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    torch.save({"state_dict": Malice()}, tmp_path / "evil.pt")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    done = train(*SMALL, "init_from=evil.pt", "trainer.max_steps=1", "run_dir=run")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: evil.pt: cannot be read as weights: ")
+    assert not (tmp_path / "owned").exists()
+    # In a run folder there is no place where a pickle would be read as one.
+    save_state({"x": torch.ones(1)}, tmp_path / "state")
+    (tmp_path / "state/tensors.safetensors").write_bytes((tmp_path / "evil.pt").read_bytes())
+    with pytest.raises(ValueError, match="cut short|have changed"):
+        load_state(tmp_path / "state")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_of_torch_and_lightning_files(finished: Path, tmp_path: Path) -> None:
+    import torch
+
+    from llm_from_scratch.checkpoint import load_model, load_weights
+    from llm_from_scratch.model import GPT
+
+    trained = load_model(finished / "run").model
+    for name, content in (
+        ("plain.pt", trained.state_dict()),
+        ("lightning.ckpt", {"state_dict": {f"model.{key}": value for key, value in trained.state_dict().items()}}),
+    ):
+        torch.save(content, tmp_path / name)
+        other = GPT(trained.config)
+        load_weights(other, tmp_path / name)
+        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), trained.parameters(), strict=True))
+    torch.save({"head": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="the weights of another model"):
+        load_weights(GPT(trained.config), tmp_path / "other.pt")
+
+
+def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, text: Path, tmp_path: Path) -> None:
+    small = [word for word in SMALL if word != "trainer=cpu"]
+    shared = (*small, "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "optim.warmup_steps=20")
+    whole = train(*shared, "trainer=cpu", "trainer.max_steps=15", "run_dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    parts = (
+        (*shared, "trainer=cpu", "trainer.max_steps=5", "optim.min_lr_ratio=0.1", "run_dir=run"),
+        ("resume=run", "trainer=ddp_cpu", "trainer.max_steps=10"),
+        ("resume=run", "trainer=cpu", "data.micro_batch_size=2", "trainer.max_steps=15"),
+    )
+    for part in parts:  # the warm-up is longer than the run, so that its length does not change the learning rate
+        done = train(*part)
+        assert done.returncode == 0, done.stderr
+        if part[0] == "resume=run":
+            assert "sums may differ in the last bits" in done.stderr
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
+    assert [(row["step"], row["split"]) for row in rows[0]] == [(row["step"], row["split"]) for row in rows[1]]
+    for a, b in zip(*rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_fault_13_a_preparation_killed_and_started_again(tmp_path: Path) -> None:
+    """Killed at every tenth write of the preparation; the one that is let through gives the bytes of an undisturbed one."""
+    program = """
+import io, os, signal, sys
+from pathlib import Path
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.prepare import prepare
+
+left = int(sys.argv[2])
+def dying(function):
+    def call(*arguments, **settings):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **settings)
+    return call
+for owner, name in ((os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "open"), (Path, "write_text"), (Path, "mkdir")):
+    setattr(owner, name, dying(getattr(owner, name)))
+prepare(DataConfig(name="text", path="story.txt", dir=sys.argv[1]), TokenizerConfig(vocab_size=300))
+"""
+    (tmp_path / "story.txt").write_text(story(5_000), encoding="utf-8")
+
+    def contents(folder: str) -> dict[str, bytes]:
+        (prepared,) = (tmp_path / folder / "text").glob("prepared-*/")
+        return {
+            path.relative_to(prepared).as_posix(): path.read_bytes() for path in prepared.rglob("*") if path.is_file()
+        }
+
+    assert run(["-c", program, "whole", "0"], tmp_path).returncode == 0
+    kills = 0
+    for number in range(1, 100, 3):
+        done = run(["-c", program, "killed", str(number)], tmp_path)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kills += 1
+    assert kills >= 4
+    assert contents("killed") == contents("whole")

@@ -4,6 +4,7 @@ Shapes: B batch, T time, V vocabulary. All that a step depends on is a function 
 checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped.
 """
 
+import logging
 import math
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
+
+log = logging.getLogger(__name__)
 
 
 class LanguageModel(lightning.LightningModule):
@@ -145,6 +148,7 @@ class LanguageModel(lightning.LightningModule):
         """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
         checkpoint.pop("loops")
         checkpoint["skipped"] = self.skipped.cpu()
+        checkpoint["layout"] = self._layout()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
@@ -153,3 +157,14 @@ class LanguageModel(lightning.LightningModule):
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step
         self.skipped = checkpoint["skipped"].to(self.device)
+        if checkpoint["layout"] != self._layout():
+            log.info(
+                "the run goes on with %s rather than %s: the same data in the same order, sums may differ in the last bits",
+                self._layout(),
+                checkpoint["layout"],
+            )
+
+    def _layout(self) -> str:
+        """What the order of additions within a step depends on."""
+        trainer = self.trainer
+        return f"{trainer.world_size} processes x {trainer.accumulate_grad_batches} micro-batches, {torch.get_num_threads()} threads"
