@@ -41,7 +41,7 @@ def main(composed: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from llm_from_scratch.checkpoint import PICKLES, load_model, load_weights, newest_state
+    from llm_from_scratch.checkpoint import PICKLES, Background, load_model, load_weights, newest_state
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
@@ -50,7 +50,13 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
-    from llm_from_scratch.training.trainer import build_trainer, log_hyperparameters, micro_batches, open_run
+    from llm_from_scratch.training.trainer import (
+        StateFolders,
+        build_trainer,
+        log_hyperparameters,
+        micro_batches,
+        open_run,
+    )
 
     # The run folder: one owner, its configuration first.
     config = check_settings(final_config(composed, job_overrides()), Config)
@@ -86,14 +92,15 @@ def main(composed: DictConfig) -> float:
         )
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps, config.data.batch_size * config.model.block_size)
-    saver = Checkpoints(run_dir, prepared.tokenizer)
+    background = Background()
+    saver = Checkpoints(run_dir, prepared.tokenizer, background)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
     samples = []
     if config.sample.max_new_tokens:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
     users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
-    trainer = build_trainer(config, run_dir, callbacks, first_step, facts)
+    trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
     micro = micro_batches(trainer, config, model.config)
     data = TextDataModule(
         prepared,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from llm_from_scratch.checkpoint import last_run, load_model, load_state, newest_state, save_model, save_state
+from llm_from_scratch.checkpoint import last_run, load_model, load_state, newest_state, save_model, save_state, snapshot
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import CharTokenizer
 
@@ -90,7 +90,7 @@ def test_a_model_folder_is_all_that_using_it_needs(tmp_path: Path, shared: dict[
     model = GPT(
         GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_embd=16, n_head=2, block_size=8, **shared)
     ).eval()  # type: ignore[arg-type]
-    save_model(tmp_path, model, tokenizer, step=5, loss=1.5)
+    save_model(tmp_path, model.config, snapshot(dict(model.named_parameters())), tokenizer, step=5, loss=1.5)
     run = load_model(tmp_path)
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(run.model(ids), model(ids))

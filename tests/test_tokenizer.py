@@ -75,6 +75,17 @@ def test_bpe_gives_back_every_text(bpe, text):
     assert bpe.eot_id not in ids
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@example("\0\r\n\u2028\ufeff▁<|endoftext|>\U0010ffff")
+def test_characters_give_back_every_text(text):
+    tokenizer = CharTokenizer.train([text])
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert len(ids) == len(text)
+    assert tokenizer.eot_id not in ids
+
+
 @given(st.data())
 def test_bpe_decodes_generated_ids_as_sentencepiece_does(bpe, data):
     unknown = 1  # SentencePiece writes it as " ⁇ "; here, where no text encodes to it, as nothing

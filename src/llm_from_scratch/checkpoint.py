@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,38 @@ def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def snapshot(tree: Any) -> Any:
+    """A copy of a nested state in the machine's own memory, which training may go on from while it is written."""
+    if isinstance(tree, Tensor):
+        copy = torch.empty(tree.shape, dtype=tree.dtype)
+        return copy.copy_(tree.detach())
+    if isinstance(tree, dict):
+        return {key: snapshot(value) for key, value in tree.items()}
+    return type(tree)(map(snapshot, tree)) if type(tree) in (list, tuple) else tree
+
+
+class Background:
+    """One thread that writes, in order, what is handed to it. The step waits for a copy in memory, never for a disk.
+
+    Until a write has ended, what was there before it is what there is; an error of one write is raised at the next, or by `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: list[Future[None]] = []
+
+    def submit(self, function: Callable[..., None], *arguments: Any, **settings: Any) -> None:
+        """Hands one write over; waits first where two are under way, so that copies cannot fill the memory."""
+        while len(self._pending) > 1:
+            self._pending.pop(0).result()
+        self._pending.append(self._thread.submit(function, *arguments, **settings))
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk."""
+        while self._pending:
+            self._pending.pop(0).result()
+
+
 def sha256(path: Path) -> str:
     """The checksum of a file, as hexadecimal digits."""
     with path.open("rb") as file:
@@ -134,6 +168,10 @@ def save_state(state: dict[str, Any], folder: Path, facts: dict[str, str] | None
     if free < needed:
         raise OSError(errno.ENOSPC, f"{folder} needs {needed:,} bytes, and {free:,} are free; earlier checkpoints stay")
     save_file(tensors, building / "tensors.safetensors")
+    written = load_file(building / "tensors.safetensors")
+    # Compared as bytes: a NaN that was saved is equal to itself, too.
+    if any(not torch.equal(_bytes(tensor), _bytes(written[name])) for name, tensor in tensors.items()):
+        raise OSError(errno.EIO, f"{building}: what was written is not what is read back; earlier checkpoints stay")
     (building / "state.json").write_text(json.dumps(values), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(building.iterdir())}
     (building / MANIFEST).write_text(json.dumps({"files": files, "facts": facts or {}}, indent=1), encoding="utf-8")
@@ -163,6 +201,10 @@ def verify_state(folder: Path) -> dict[str, str]:
     return named
 
 
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
 def load_state(folder: Path) -> dict[str, Any]:
     """Reads what `save_state` wrote, after checking every byte; a ValueError names the file that does not hold."""
     verify_state(folder)
@@ -175,6 +217,12 @@ def load_state(folder: Path) -> dict[str, Any]:
             f"{folder}: state.json and tensors.safetensors are no state of a run ({_why(error)})"
         ) from None
     return state
+
+
+def prune_states(run: Path, kept: int) -> None:
+    """Removes the oldest checkpoints of a run; called behind a save that was read back and compared."""
+    for old in checkpoints(run)[kept:]:
+        shutil.rmtree(old)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -212,12 +260,13 @@ class Run:
     loss: float
 
 
-def save_model(run: Path, model: GPT, tokenizer: Tokenizer, *, step: int, loss: float) -> None:
-    """Writes `model/` of a run folder: weights under their own names, the model's settings, the tokenizer."""
+def save_model(
+    run: Path, config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer, *, step: int, loss: float
+) -> None:
+    """Writes `model/` of a run folder: the weights (`snapshot` of named_parameters), the model's settings, the tokenizer."""
     building = building_folder(run / "model")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.named_parameters()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
-    facts = {"model": asdict(model.config), "step": step, "loss": loss}
+    facts = {"model": asdict(config), "step": step, "loss": loss}
     facts["sha256"] = sha256(building / "model.safetensors")
     (building / "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     tokenizer.save(building)

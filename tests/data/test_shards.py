@@ -162,6 +162,24 @@ def test_fault_07_every_flipped_bit_is_seen(info, tmp_path):
     open_shard(info.path, index_sha256=info.index_sha256)
 
 
+@given(
+    documents=st.lists(st.lists(st.integers(0, 60_000), max_size=20), max_size=5).filter(any),
+    vocab_size=st.sampled_from([65_536, 10**6]),
+    suffix=st.sampled_from([".bin", ".idx"]),
+    where=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+@settings(max_examples=100, deadline=None)
+def test_one_flipped_bit_of_any_stream_is_seen(documents, vocab_size, suffix, where, bit):
+    with tempfile.TemporaryDirectory() as folder:
+        info = write_shard(Path(folder, "s"), [(ids, 1) for ids in documents], vocab_size=vocab_size, tokenizer="t")
+        path = info.path.with_suffix(suffix)
+        bad = bytearray(path.read_bytes())
+        bad[int(where * len(bad))] ^= 1 << bit
+        path.write_bytes(bad)
+        refused(info.path, "prepare the data again", index_sha256=info.index_sha256)
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".idx"])
 def test_fault_07_cut_short_odd_or_missing(info, suffix):
     path = info.path.with_suffix(suffix)

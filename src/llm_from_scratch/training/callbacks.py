@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llm_from_scratch.checkpoint import checkpoints, read_rows, replace_text, save_model, sync, verify_state
+from llm_from_scratch.checkpoint import Background, prune_states, read_rows, replace_text, save_model, snapshot, sync
 from llm_from_scratch.config import SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
@@ -207,8 +206,8 @@ class Checkpoints(Callback):
 
     KEPT = 2
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer) -> None:
-        self.run_dir, self.tokenizer = run_dir, tokenizer
+    def __init__(self, run_dir: Path, tokenizer: Tokenizer, background: Background) -> None:
+        self.run_dir, self.tokenizer, self.background = run_dir, tokenizer, background
         self.best = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,11 +231,15 @@ class Checkpoints(Callback):
         if loss < self.best:
             self.best = loss
             if trainer.is_global_zero:
-                save_model(self.run_dir, pl_module.model, self.tokenizer, step=trainer.global_step, loss=loss)
+                weights = snapshot(dict(pl_module.model.named_parameters()))
+                facts = {"step": trainer.global_step, "loss": loss}
+                self.background.submit(
+                    save_model, self.run_dir, pl_module.model.config, weights, self.tokenizer, **facts
+                )
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Writes the state of this step; the oldest ones go when it has been verified."""
+        """Hands over the state of this step; when it has been written, read back and compared, the oldest ones go."""
         folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
             # What was logged up to here must be as durable as the state: it does not come again.
@@ -248,9 +251,17 @@ class Checkpoints(Callback):
                     sync(self.run_dir / name)
         trainer.save_checkpoint(folder)
         if trainer.is_global_zero:
-            verify_state(folder)
-            for old in checkpoints(self.run_dir)[self.KEPT :]:
-                shutil.rmtree(old)
+            self.background.submit(prune_states, self.run_dir, self.KEPT)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """What was handed over before a failure is good: it goes to the disk."""
+        self.background.wait()
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Waits for the disk."""
+        self.background.wait()
 
 
 class Signals(Callback):
@@ -290,6 +301,7 @@ class Signals(Callback):
             received = int(trainer.strategy.reduce(number, reduce_op="max").item())
         if received:
             self.saver.save(trainer)
+            self.saver.background.wait()
             log.warning(
                 "stopped at step %d; go on with: python train.py resume=%s", trainer.global_step, self.saver.run_dir
             )

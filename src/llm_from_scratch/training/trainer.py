@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 
-from llm_from_scratch.checkpoint import load_state, save_state, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, save_state, snapshot, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.model import GPTConfig
 
@@ -26,17 +26,19 @@ class StateFolders(CheckpointIO):
 
     Args:
         facts: fingerprints of the data and the tokenizer: a state of others is refused.
+        background: writes while training goes on.
     """
 
-    def __init__(self, facts: dict[str, str]) -> None:
-        self.facts = facts
+    def __init__(self, facts: dict[str, str], background: Background) -> None:
+        self.facts, self.background = facts, background
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes beside `path`, then takes its place."""
-        save_state(checkpoint, Path(path), self.facts)
+        """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
+        self.background.submit(save_state, snapshot(checkpoint), Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""
+        self.background.wait()
         for name, fingerprint in verify_state(Path(path)).items():
             if fingerprint != self.facts[name]:
                 raise ValueError(
@@ -46,7 +48,12 @@ class StateFolders(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder."""
+        self.background.wait()
         shutil.rmtree(path)
+
+    def teardown(self) -> None:
+        """What was handed over is on the disk when the Trainer ends."""
+        self.background.wait()
 
 
 def require_device(config: TrainerConfig) -> None:
@@ -102,7 +109,7 @@ _LOCKS: list[FileLock] = []
 
 
 def build_trainer(
-    config: Config, run_dir: Path, callbacks: list[Callback], first_step: int, facts: dict[str, str]
+    config: Config, run_dir: Path, callbacks: list[Callback], first_step: int, states: StateFolders
 ) -> lightning.Trainer:
     """The Trainer of one run.
 
@@ -111,7 +118,7 @@ def build_trainer(
         run_dir: where the loggers write.
         callbacks: the project's and the user's.
         first_step: the step that a resumed run goes on from; its curves go on there too.
-        facts: fingerprints for the checkpoints.
+        states: how checkpoints are written and read.
     """
     _quiet()
     settings = config.trainer
@@ -138,7 +145,7 @@ def build_trainer(
         "gradient_clip_val": settings.gradient_clip_val,
         "logger": _loggers(config, run_dir, first_step),
         "callbacks": callbacks,
-        "plugins": [StateFolders(facts)],
+        "plugins": [states],
         "profiler": profiler,
         "default_root_dir": run_dir,
         "enable_checkpointing": False,
