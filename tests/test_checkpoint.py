@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from llm_from_scratch.checkpoint import last_run, load_model, load_state, newest_state, save_model, save_state, snapshot
+from llm_from_scratch.checkpoint import (
+    Background,
+    last_run,
+    load_model,
+    load_state,
+    newest_state,
+    save_model,
+    save_state,
+)
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import CharTokenizer
 
@@ -90,7 +98,7 @@ def test_a_model_folder_is_all_that_using_it_needs(tmp_path: Path, shared: dict[
     model = GPT(
         GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_embd=16, n_head=2, block_size=8, **shared)
     ).eval()  # type: ignore[arg-type]
-    save_model(tmp_path, model.config, snapshot(dict(model.named_parameters())), tokenizer, step=5, loss=1.5)
+    save_model(dict(model.named_parameters()), model.config, tokenizer, tmp_path, step=5, loss=1.5)
     run = load_model(tmp_path)
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(run.model(ids), model(ids))
@@ -119,3 +127,22 @@ def test_last_is_the_newest_run(tmp_path: Path) -> None:
     (tmp_path / "oz/sweep/0/model").mkdir()
     (tmp_path / "oz/sweep/0/model/config.json").write_text("")
     assert last_run(tmp_path, holding="model/config.json") == tmp_path / "oz/sweep/0"
+
+
+def test_the_background_writes_what_was_there_when_it_was_handed_over(tmp_path: Path) -> None:
+    background, weights = Background(), torch.zeros(3)
+    for step in range(5):
+        weights.fill_(step)
+        background.submit(save_state, {"weights": weights, "moments": (weights,)}, tmp_path / f"step_{step}")
+        weights.fill_(-1)  # training goes on
+    background.wait()
+    for step in range(5):
+        state = load_state(tmp_path / f"step_{step}")
+        assert state["weights"].tolist() == state["moments"][0].tolist() == [step] * 3
+
+    def fail(tree: object) -> None:
+        raise OSError("no space")
+
+    background.submit(fail, None)
+    with pytest.raises(OSError, match="no space"):
+        background.wait()

@@ -49,6 +49,7 @@ def test_other_settings_keep_hydras_grammar() -> None:
         ("optim.lr=", "optim.lr: the value is empty"),
         ("=3", "=3: the name of the setting is missing"),
         ("model.n_head=5", "model.n_head=5 does not divide model.n_embd=128"),
+        ("data.file=../../elsewhere", "data.file=../../elsewhere: must be a path below data.dir"),
         ("trainer.max_steps=0", "trainer.max_steps=0: must be above 0"),
         ("data.val_fraction=1", "data.val_fraction=1.0: must be above 0 and below 1"),
         ("optim.lr=1 optim.lr=2", "optim.lr: given twice"),

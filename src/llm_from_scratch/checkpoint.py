@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +79,6 @@ def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def snapshot(tree: Any) -> Any:
-    """A copy of a nested state in the machine's own memory, which training may go on from while it is written."""
-    if isinstance(tree, Tensor):
-        copy = torch.empty(tree.shape, dtype=tree.dtype)
-        return copy.copy_(tree.detach())
-    if isinstance(tree, dict):
-        return {key: snapshot(value) for key, value in tree.items()}
-    return type(tree)(map(snapshot, tree)) if type(tree) in (list, tuple) else tree
-
-
 class Background:
     """One thread that writes, in order, what is handed to it. The step waits for a copy in memory, never for a disk.
 
@@ -97,17 +88,38 @@ class Background:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
+        # Memory of earlier copies: a first touch of fresh pages takes longer than the copy itself.
+        self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
-    def submit(self, function: Callable[..., None], *arguments: Any, **settings: Any) -> None:
-        """Hands one write over; waits first where two are under way, so that copies cannot fill the memory."""
+    def submit(self, function: Callable[..., None], tree: Any, *arguments: Any, **settings: Any) -> None:
+        """Hands `function(a copy of tree, …)` over; waits first where two are under way, so that copies cannot fill the memory."""
         while len(self._pending) > 1:
             self._pending.pop(0).result()
-        self._pending.append(self._thread.submit(function, *arguments, **settings))
+        used: list[Tensor] = []
+        copy = self._copy(tree, used)
+        self._pending.append(self._thread.submit(self._run, partial(function, copy, *arguments, **settings), used))
 
     def wait(self) -> None:
         """Returns when everything is on the disk."""
         while self._pending:
             self._pending.pop(0).result()
+
+    def _copy(self, tree: Any, used: list[Tensor]) -> Any:
+        """The same nested state in the machine's own memory, its tensors listed in `used`."""
+        if isinstance(tree, Tensor):
+            spare = self._spare.get((tree.shape, tree.dtype))
+            used.append(spare.pop() if spare else torch.empty(tree.shape, dtype=tree.dtype))
+            return used[-1].copy_(tree.detach())
+        if isinstance(tree, dict):
+            return {key: self._copy(value, used) for key, value in tree.items()}
+        return type(tree)(self._copy(value, used) for value in tree) if type(tree) in (list, tuple) else tree
+
+    def _run(self, write: Callable[[], None], used: list[Tensor]) -> None:
+        try:
+            write()
+        finally:
+            for tensor in used:
+                self._spare.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
 
 
 def sha256(path: Path) -> str:
@@ -261,10 +273,11 @@ class Run:
 
 
 def save_model(
-    run: Path, config: GPTConfig, weights: dict[str, Tensor], tokenizer: Tokenizer, *, step: int, loss: float
+    weights: dict[str, Tensor], config: GPTConfig, tokenizer: Tokenizer, run: Path, *, step: int, loss: float
 ) -> None:
-    """Writes `model/` of a run folder: the weights (`snapshot` of named_parameters), the model's settings, the tokenizer."""
+    """Writes `model/` of a run folder: the weights (named_parameters), the model's settings, the tokenizer."""
     building = building_folder(run / "model")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
     facts = {"model": asdict(config), "step": step, "loss": loss}
     facts["sha256"] = sha256(building / "model.safetensors")

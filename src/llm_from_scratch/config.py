@@ -5,6 +5,7 @@
 """
 
 import difflib
+import io
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -19,6 +21,7 @@ from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
 
 T = TypeVar("T")
+MAX_CONFIG = 100_000  # characters; ours have two thousand
 
 
 @dataclass(kw_only=True)
@@ -123,6 +126,11 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokenizer.kind": _choice("char", "bpe"),
     "tokenizer.vocab_size": _POSITIVE,
     "data.name": (lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "letters, digits, '.', '_' and '-'"),
+    # A configuration may be a stranger's: its download must not land outside of data.dir.
+    "data.file": (
+        lambda value: ".." not in Path(value).parts and not Path(value).is_absolute(),
+        "a path below data.dir",
+    ),
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.batch_size": _POSITIVE,
     "data.micro_batch_size": _POSITIVE,
@@ -189,7 +197,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise ValueError(
-            where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])
+            where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
@@ -239,11 +247,23 @@ def save_config(config: Config, path: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The plain values of a `config.yaml`; a ValueError in one line where it cannot be read."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CONFIG + 1)
+        if len(text) > MAX_CONFIG:
+            raise ValueError(f"longer than {MAX_CONFIG} characters")
+        # `save_config` writes no aliases, and twelve lines of them can stand for terabytes; nesting takes quadratic time.
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it holds an alias")
+            if depth > 20 or (isinstance(event, yaml.ScalarEvent) and event.value.count("${") > 100):
+                raise ValueError("nested too deep")
+        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
         raise ValueError(f"{path.parent} is no run folder: it has no {path.name}") from None
     except Exception as error:  # YAML parsers raise a whole family of errors
-        raise ValueError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds no settings")
     return values  # type: ignore[return-value]

@@ -66,12 +66,12 @@ class ModelConfig:
                 nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
                 raise ValueError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
         if self.n_embd % self.n_head:
-            divisors = [str(n) for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            divisors = [str(n) for n in range(1, min(self.n_embd, 1000) + 1) if self.n_embd % n == 0]
             raise ValueError(
                 f"model.n_head={self.n_head} does not divide model.n_embd={self.n_embd}: use one of {', '.join(divisors)}"
             )
         if self.n_head % self.kv_heads:
-            divisors = [str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0]
+            divisors = [str(n) for n in range(1, min(self.n_head, 1000) + 1) if self.n_head % n == 0]
             raise ValueError(
                 f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
                 f"use one of {', '.join(divisors)}"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def prepare(
         with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
             if not folder.exists():
                 _build(folder, source, facts, tokenizer, reuse)
-            return _open(folder)
+            return open_prepared(folder)
     except Timeout:
         raise ValueError(f"{folder} is being prepared by another process; start again when it is done") from None
 
@@ -219,13 +220,27 @@ def _checksum(manifest: dict[str, Any]) -> str:
     ).hexdigest()
 
 
-def _open(folder: Path) -> Prepared:
+def open_prepared(folder: Path) -> Prepared:
+    """A prepared text as it lies there; a ValueError in one line where its manifest or tokenizer does not hold."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["sha256"] != _checksum(manifest):
             raise ValueError("checksum")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        for split in SPLITS:  # whoever made the checksum may have made up the rest
+            facts = manifest["splits"][split]
+            counts = [
+                facts["documents"],
+                facts["text_bytes"],
+                facts.get("tokens", 0) if split == "train" else facts["tokens"],
+            ]
+            if any(type(count) is not int or count < 0 for count in counts):
+                raise ValueError("counts")
+            if not all(re.fullmatch(r"[\w.-]{1,100}", name) for name in facts["shards"]):
+                raise ValueError("names")
+            if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
+                raise ValueError("shards")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
     return Prepared(folder, manifest, load_tokenizer(folder / "tokenizer"))
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llm_from_scratch.checkpoint import Background, prune_states, read_rows, replace_text, save_model, snapshot, sync
+from llm_from_scratch.checkpoint import Background, prune_states, read_rows, replace_text, save_model, sync
 from llm_from_scratch.config import SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
@@ -231,11 +231,9 @@ class Checkpoints(Callback):
         if loss < self.best:
             self.best = loss
             if trainer.is_global_zero:
-                weights = snapshot(dict(pl_module.model.named_parameters()))
-                facts = {"step": trainer.global_step, "loss": loss}
-                self.background.submit(
-                    save_model, self.run_dir, pl_module.model.config, weights, self.tokenizer, **facts
-                )
+                model, facts = pl_module.model, {"step": trainer.global_step, "loss": loss}
+                weights = dict(model.named_parameters())
+                self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, snapshot, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.model import GPTConfig
 
@@ -34,7 +34,7 @@ class StateFolders(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
-        self.background.submit(save_state, snapshot(checkpoint), Path(path), self.facts)
+        self.background.submit(save_state, checkpoint, Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""

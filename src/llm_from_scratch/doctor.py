@@ -1,0 +1,479 @@
+"""What may keep a machine or a run from working: each check yields findings, and none of them needs another one to succeed.
+
+Nothing is changed, prepared or downloaded. A finding that is not `ok` says what to do.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from llm_from_scratch.checkpoint import checkpoints, load_model, verify_state
+from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
+from llm_from_scratch.data.shards import open_shard
+from llm_from_scratch.data.sources import open_source
+from llm_from_scratch.tokenizer import load_tokenizer
+
+PACKAGE = "llm-from-scratch"
+NETWORK_SECONDS = 3.0
+LOW_DISK = 2 * 10**9  # bytes
+DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its tokens decode to
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `advice` is what to do about it."""
+
+    mark: Literal["ok", "warning", "fault"]
+    what: str
+    advice: str = ""
+
+
+def ok(what: str) -> Finding:
+    """All is well."""
+    return Finding("ok", what)
+
+
+def warning(what: str, advice: str) -> Finding:
+    """It works, but not as well as it could, or not for long."""
+    return Finding("warning", what, advice)
+
+
+def fault(what: str, advice: str) -> Finding:
+    """It does not work."""
+    return Finding("fault", what, advice)
+
+
+def examine(run: Path | None = None) -> Iterator[Finding]:
+    """Every finding on this machine, and on a run where one is named.
+
+    Raises:
+        ValueError: when `run` is no folder.
+    """
+    if run is not None and not run.is_dir():
+        raise ValueError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("versions", versions),
+        ("devices", devices),
+        ("bfloat16", bfloat16),
+        ("compiler", compiler),
+        ("disk", disk),
+        ("corpora", corpora),
+    ]
+    if run is not None:
+        folder = RunFolder(run)
+        checks += [
+            (name, partial(of_run, folder))
+            for name, of_run in (
+                ("owner", owner),
+                ("configuration", configuration),
+                ("checkpoints", states),
+                ("model", model),
+                ("metrics", metrics),
+                ("prepared data", prepared_data),
+                ("resume", resume),
+                ("space", space),
+            )
+        ]
+    for name, one in checks:
+        try:
+            yield from one()
+        except Exception as error:  # whatever one check meets, the others are made
+            yield fault(
+                f"{name}: {type(error).__name__}: {_line(error)}", "this check could not be made; the others were"
+            )
+
+
+def _line(error: BaseException | str) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------- the machine
+def versions() -> Iterator[Finding]:
+    """Python and the libraries, held against what the package was declared to work with."""
+    try:
+        facts = importlib.metadata.metadata(PACKAGE)
+        requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield warning(f"{PACKAGE} is not installed", "pip install -c constraints.txt -e .")
+        return
+    pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
+    if pythons.contains(own, prereleases=True):
+        yield ok(f"Python {own}, {PACKAGE} {facts['Version']}")
+    else:
+        yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
+    good = []
+    for wanted in requirements:
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue  # of an optional extra
+        try:
+            found = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield fault(f"{wanted.name} is missing", "pip install -c constraints.txt -e .")
+            continue
+        if wanted.specifier.contains(found, prereleases=True):
+            good.append(f"{wanted.name} {found}")
+        else:
+            yield fault(f"{wanted.name} {found} is outside {wanted.specifier}", "pip install -c constraints.txt -e .")
+    if good:
+        yield ok(", ".join(good))
+
+
+def devices() -> Iterator[Finding]:
+    """What training can run on."""
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    yield ok(f"a CPU with {cores} cores, of which torch uses {threads} (trainer.threads)")
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        yield ok("an Apple GPU")
+    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        yield warning(
+            f"there is an NVIDIA driver, and torch, which {built}, finds no GPU",
+            "run nvidia-smi; install a torch whose CUDA the driver supports",
+        )
+
+
+def bfloat16() -> Iterator[Finding]:
+    """Whether the best device computes in bfloat16 faster than in float32."""
+    if torch.cuda.is_available():
+        fast, device = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
+    elif torch.backends.mps.is_available():
+        fast, device = False, "the Apple GPU"
+    else:
+        fast, device = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "this CPU"
+        if platform.machine().lower() in ("arm64", "aarch64"):
+            cpu = Path("/proc/cpuinfo")
+            fast = cpu.exists() and " bf16" in cpu.read_text(encoding="utf-8", errors="replace")
+    yield ok(f"{device} has {'fast' if fast else 'no fast'} bfloat16 (trainer.precision=auto knows)")
+
+
+def compiler() -> Iterator[Finding]:
+    """torch.compile on a CPU writes C++."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++", "cl")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found:
+        yield ok(f"a C++ compiler for torch.compile: {found}")
+    else:
+        yield warning("no C++ compiler", "install g++ or clang to use torch.compile; everything else works without")
+
+
+def disk() -> Iterator[Finding]:
+    """Room where the prepared texts and the runs go, and whether they may be written."""
+    for name in ("data", "outputs"):
+        place = next(folder for folder in (Path(name), *Path(name).absolute().parents) if folder.exists())
+        free = shutil.disk_usage(place).free
+        if not os.access(place, os.W_OK):
+            yield fault(f"{name}/ cannot be written", f"give yourself the right to write in {place}, or choose others")
+        elif free < LOW_DISK:
+            yield warning(f"{name}/: {_size(free)} free", "delete old runs in outputs/ or old data/*/prepared-*")
+        else:
+            yield ok(f"{name}/: {_size(free)} free")
+
+
+def _size(count: int) -> str:
+    return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
+
+
+def corpora(configs: Path = Path("configs/data")) -> Iterator[Finding]:
+    """Each named corpus: at hand and the right one, or within reach."""
+    if not configs.is_dir():
+        yield warning(f"{configs} is not here", "run this command in the project's folder to check the corpora")
+        return
+    missing = {}
+    for path in sorted(configs.glob("*.yaml")):
+        settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+        file = settings.get("file")
+        if not file:
+            continue
+        shared = Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+        found = next((folder / file for folder in (Path("data"), shared) if (folder / file).is_file()), None)
+        if not found:
+            missing[path.stem] = (file, str(settings.get("url")))
+            continue
+        facts = {key: settings.get(key) for key in ("name", "file", "sha256", "must_contain")}
+        try:
+            open_source(**facts, url=None, data_dir=Path("data"))  # type: ignore[arg-type]
+            yield ok(f"data={path.stem}: {found}")
+        except ValueError as error:
+            yield fault(_line(error), f"remove {found}: the next training downloads it")
+    answers = dict.fromkeys(missing, "no answer")
+    threads = [
+        threading.Thread(target=_reach, args=(name, url, answers), daemon=True) for name, (_, url) in missing.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(NETWORK_SECONDS)  # the look-up of a name knows no time-out of its own
+    for name, (file, url) in missing.items():
+        if (answer := answers[name]) == "reached":
+            yield ok(f"data={name}: not here yet; {url} can be reached")
+        else:
+            yield warning(
+                f"data={name}: not here, and {url} cannot be reached ({answer})",
+                f"put the file by hand at data/{file}, or train with data=stdlib, which needs no download",
+            )
+
+
+def _reach(name: str, url: str, answers: dict[str, str]) -> None:
+    try:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": PACKAGE})
+        with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
+            answers[name] = "reached"
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        answers[name] = _line(error)
+
+
+# ---------------------------------------------------------------------------------------------------------- a run
+class RunFolder:
+    """A run, and what several checks ask of it: its checksums take a while and are computed once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.resume = f"python train.py {shlex.quote(f'resume={path}')}"
+
+    @cached_property
+    def settings(self) -> Config | ValueError:
+        """config.yaml, or what is wrong with it."""
+        try:
+            return check(read_config(self.path / "config.yaml"), Config)
+        except ValueError as error:
+            return error
+
+    @cached_property
+    def states(self) -> list[tuple[Path, dict[str, str] | ValueError]]:
+        """Each checkpoint, newest first, with the fingerprints of what it belongs to, or with what is wrong."""
+        found: list[tuple[Path, dict[str, str] | ValueError]] = []
+        for folder in checkpoints(self.path):
+            try:
+                facts = verify_state(folder)
+                step = json.loads((folder / "state.json").read_text(encoding="utf-8"))["global_step"]
+                if folder.name != f"step_{step:08d}":
+                    raise ValueError(f"{folder}: holds step {step}: it has been renamed")
+                found.append((folder, facts))
+            except ValueError as error:
+                found.append((folder, error))
+        return found
+
+
+def owner(run: RunFolder) -> Iterator[Finding]:
+    """A training that goes on meanwhile changes what the other checks read; one that was killed may leave something behind."""
+    lock = run.path / ".lock"
+    if lock.exists():
+        try:
+            with FileLock(lock, timeout=0):
+                pass
+        except Timeout:
+            yield warning(f"{run.path}: a training is running here", "what follows may change while it is read")
+    for folder in (run.path, run.path / "checkpoints"):
+        for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
+            whole = path.with_name(path.name.removeprefix(".old-"))
+            if path.name.startswith(".old-") and not whole.exists():
+                yield fault(f"{whole}: missing; a kill left it as {path.name}", f"rename {path} to {whole.name}")
+            else:
+                yield warning(f"{path}: left behind by a kill", "delete it: nothing reads it")
+
+
+def configuration(run: RunFolder) -> Iterator[Finding]:
+    """config.yaml."""
+    path, settings = run.path / "config.yaml", run.settings
+    if isinstance(settings, ValueError):
+        what = _line(settings).removeprefix(f"{path}: ")
+        yield fault(f"{path}: {what}", "restore it from a copy: nothing can be resumed without it")
+    else:
+        yield ok(f"{path}: data={settings.data.name}, {settings.trainer.max_steps} steps")
+
+
+def states(run: RunFolder) -> Iterator[Finding]:
+    """checkpoints/, every byte."""
+    for folder, facts in run.states:
+        if isinstance(facts, ValueError):
+            yield fault(_line(facts), f"delete {folder}: resuming passes over it")
+        else:
+            yield ok(f"{folder}: every byte verified")
+
+
+def model(run: RunFolder) -> Iterator[Finding]:
+    """model/: it loads, and says what config.yaml and metrics.jsonl say."""
+    folder = run.path / "model"
+    if not folder.is_dir():
+        if run.states:
+            yield fault(
+                f"{folder}: missing",
+                f"restore it from a copy; {run.resume} writes it again at its next best validation",
+            )
+        else:
+            yield warning(f"{folder}: not there yet", "the first validation writes it")
+        return
+    try:
+        loaded = load_model(run.path)
+    except ValueError as error:
+        yield fault(_line(error), f"restore it from a copy; {run.resume} writes it again at its next best validation")
+        return
+    # config.json holds the checksum of the weights and has none of its own: two other files know what it should say.
+    own, differing = asdict(loaded.model.config), []
+    if isinstance(run.settings, Config):
+        settings = vars(run.settings.model)
+        differing = [name for name, value in settings.items() if name != "dropout" and own[name] != value]
+    rows = [row for row in _rows(run.path / "metrics.jsonl") if (row["split"], row["step"]) == ("val", loaded.step)]
+    if not rows or rows[-1]["loss"] != loaded.loss:
+        differing.append(f"loss at step {loaded.step}")
+    if differing:
+        what = f"{folder / 'config.json'}: not what config.yaml and metrics.jsonl say: {', '.join(differing)}"
+        yield fault(what, "restore the file that has changed")
+    else:
+        parameters = f"{loaded.model.num_parameters():,} parameters"
+        yield ok(f"{folder}: verified; step {loaded.step}, {loaded.loss:.4f} nats a token, {parameters}")
+
+
+def metrics(run: RunFolder) -> Iterator[Finding]:
+    """metrics.jsonl and timing.jsonl, line by line."""
+    for path in (run.path / "metrics.jsonl", run.path / "timing.jsonl"):
+        if not path.is_file():
+            yield warning(f"{path}: not there", "a training writes it at its first logged step")
+            continue
+        *lines, rest = path.read_bytes().split(b"\n")
+        bad = next((i for i, line in enumerate(lines, 1) if not _is_row(line)), None)
+        if bad:
+            yield fault(
+                f"{path}: line {bad} cannot be read", "restore or delete that line: what reads the file stops there"
+            )
+        elif rest:
+            yield warning(f"{path}: its last line is cut off", f"{run.resume} drops it and writes it again")
+        else:
+            yield ok(f"{path}: {len(lines)} rows")
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        row = json.loads(line)
+        return isinstance(row["step"], int)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if _is_row(line) and "split" in json.loads(line)]
+
+
+def prepared_data(run: RunFolder) -> Iterator[Finding]:
+    """The tokens that the run learned from: every byte of the shards, and that they are those of its tokenizer and its text."""
+    if not isinstance(run.settings, Config):
+        return  # where they are stands in config.yaml
+    corpus = Path(run.settings.data.dir) / run.settings.data.name
+    facts = next((facts for _, facts in run.states if isinstance(facts, dict)), {})
+    if not facts:
+        try:
+            facts = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+        except ValueError:
+            yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
+            return
+    again = f"{run.resume} prepares it anew from the text"
+    own: list[Prepared] = []
+    others: list[Prepared] = []
+    damaged: list[Finding] = []
+    for folder in sorted(path for path in corpus.glob("prepared-*") if path.is_dir()):
+        try:
+            prepared = open_prepared(folder)
+        except ValueError as error:
+            damaged.append(fault(_line(error), f"delete {folder}: {again}"))
+            continue
+        same_text = facts.get("data") in (None, prepared.manifest["sha256"])
+        same_pieces = facts["tokenizer"] == prepared.tokenizer.fingerprint
+        (own if same_text and same_pieces else others).append(prepared)
+    for prepared in own:
+        try:
+            tokens = _verify(prepared)
+            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens")
+        except ValueError as error:
+            yield fault(_line(error), f"delete {prepared.folder}: {again}")
+    yield from damaged
+    if not own and not damaged:
+        found = [f"{other.folder} has the tokenizer {other.tokenizer.fingerprint[:12]}" for other in others]
+        yield warning(
+            "; ".join([f"{corpus}: no text of this run, whose tokenizer is {facts['tokenizer'][:12]}", *found]),
+            f"run this command in the folder where the training was started; {again}",
+        )
+
+
+def _verify(prepared: Prepared) -> int:
+    """The number of tokens; a ValueError names the file that does not hold."""
+    count = 0
+    for split in SPLITS:
+        facts, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
+        ends = text.with_suffix(".ends")
+        if not text.is_file() or text.stat().st_size != facts["text_bytes"]:
+            raise ValueError(f"{text}: missing, or not of {facts['text_bytes']} bytes")
+        if not ends.is_file() or ends.stat().st_size != 8 * facts["documents"]:
+            raise ValueError(f"{ends}: missing, or not of {facts['documents']} documents")
+        places = np.fromfile(ends, dtype="<u8")
+        if places[-1] != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
+            raise ValueError(f"{ends}: its documents do not rise to the end of the text")
+        small = facts["text_bytes"] < DECODE_BELOW
+        decoded = hashlib.sha256()
+        for name, checksum in facts["shards"].items():
+            fingerprint = prepared.tokenizer.fingerprint
+            shard = open_shard(prepared.folder / name, tokenizer=fingerprint, verify=True, index_sha256=checksum)
+            count += len(shard.tokens)
+            if small:
+                decoded.update(prepared.tokenizer.decode_bytes(shard.tokens.tolist()))
+        # The text has no checksum of its own, but its tokens know what it was.
+        if small and facts["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
+            raise ValueError(f"{text}: other bytes than its tokens stand for")
+    return count
+
+
+def resume(run: RunFolder) -> Iterator[Finding]:
+    """From where the run would go on, and how."""
+    if not isinstance(run.settings, Config):
+        return  # it cannot
+    steps = run.settings.trainer.max_steps
+    sound = next((folder for folder, facts in run.states if isinstance(facts, dict)), None)
+    if sound:
+        step = int(sound.name.split("_")[1])
+        if step < steps:
+            yield ok(f"{run.path}: can go on from step {step} of {steps}: {run.resume}")
+        else:
+            yield ok(f"{run.path}: has made its {steps} steps; to go on: {run.resume} trainer.max_steps={2 * steps}")
+    elif run.states:
+        start = f"python train.py {shlex.quote(f'init_from={run.path}')}"
+        yield fault(f"{run.path}: every checkpoint is damaged", f"start a new run from the weights in model/: {start}")
+    else:
+        yield warning(f"{run.path}: no checkpoint yet", f"{run.resume} starts again at step 0")
+
+
+def space(run: RunFolder) -> Iterator[Finding]:
+    """Room for the checkpoints to come: a new one is written before the oldest goes."""
+    sizes = [sum(path.stat().st_size for path in folder.glob("*")) for folder in checkpoints(run.path)]
+    if not sizes:
+        return
+    free, needed = shutil.disk_usage(run.path).free, max(sizes)
+    what = f"{run.path}: a checkpoint takes {_size(needed)}, and {_size(free)} are free"
+    if free < needed + 2**20:
+        yield fault(what, "make room before going on: the next checkpoint cannot be saved")
+    elif free < 3 * needed + 2**20:
+        yield warning(what, "make room: two checkpoints are kept, and a third is written beside them")
+    else:
+        yield ok(what)

@@ -1,0 +1,299 @@
+"""The doctor: everything broken on purpose, and the line that says so."""
+
+import http.server
+import importlib.metadata
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPO, Process
+from filelock import FileLock
+
+from llm_from_scratch import doctor
+from llm_from_scratch.checkpoint import checkpoints
+from llm_from_scratch.doctor import Finding, examine
+
+
+@pytest.fixture
+def sound(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished run with its text, in the folder that it was started in."""
+    folder = tmp_path / "sound"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def about(run: str, mark: str | None = None) -> list[Finding]:
+    """The findings on a run that have that mark."""
+    found = list(examine(Path(run)))
+    assert all("\n" not in finding.what + finding.advice for finding in found)
+    assert all(finding.advice for finding in found if finding.mark != "ok")
+    return [finding for finding in found if mark in (None, finding.mark)]
+
+
+def flip(path: Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_sound_run_has_no_fault(sound: Path) -> None:
+    found = about("run")
+    assert [finding for finding in found if finding.mark == "fault"] == []
+    lines = [finding.what for finding in found]
+    for start in ("Python 3.", "filelock", "a CPU with", "data/:", "outputs/:"):
+        assert any(line.startswith(start) for line in lines), start
+    run = Path("run")
+    assert f"{run / 'config.yaml'}: data=text, 60 steps" in lines
+    for step in ("step_00000060", "step_00000050"):
+        assert f"{run / 'checkpoints' / step}: every byte verified" in lines
+    assert any(line.startswith(f"{run / 'model'}: verified; step ") for line in lines)
+    assert f"{run / 'metrics.jsonl'}: 9 rows" in lines
+    assert any("prepared-" in line and "every byte verified" in line for line in lines)
+    assert "run: has made its 60 steps; to go on: python train.py resume=run trainer.max_steps=120" in lines
+    assert any(line.startswith("run: a checkpoint takes 0.") for line in lines)
+
+
+FILES = (
+    "run/checkpoints/step_00000060/state.json",
+    "run/checkpoints/step_00000060/tensors.safetensors",
+    "run/checkpoints/step_00000060/manifest.json",
+    "run/checkpoints/step_00000050/tensors.safetensors",
+    "run/model/model.safetensors",
+    "run/model/tokenizer.json",
+    "run/model/tokenizer.model",
+    "data/text/prepared-*/manifest.json",
+    "data/text/prepared-*/train_00000.bin",
+    "data/text/prepared-*/train_00000.idx",
+    "data/text/prepared-*/val_00000.bin",
+    "data/text/prepared-*/val_00000.idx",
+    "data/text/prepared-*/train.txt",
+    "data/text/prepared-*/val.ends",
+    "data/text/prepared-*/tokenizer/tokenizer.model",
+)
+
+
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_flipped_bit_or_a_lost_file_is_named(sound: Path, pattern: str) -> None:
+    (path,) = sound.glob(pattern)
+    good = path.read_bytes()
+    for place in (0.0, 0.4, 1.0):
+        flip(path, place)
+        # White space and a name nobody reads may change in a .json; all that is read from it may not.
+        found = [finding.what for finding in about("run", "fault")]
+        assert found or path.suffix == ".json", place
+        # Of a manifest and what it vouches for, it cannot be told which has changed.
+        assert all(path.name in what or path.name == "manifest.json" for what in found), found
+        path.write_bytes(good)
+    path.unlink()
+    found = [finding.what for finding in about("run", "fault")]
+    assert any(path.name in what for what in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("n_layer: 2", "n_layer: 3", "n_layer"),
+        ("n_head: 2", "n_head: 4", "n_head"),
+        ("max_steps: 60", "max_steps: sixty", "trainer.max_steps"),
+        ("batch_size: 8", "bacth_size: 8", "did you mean data.batch_size"),
+        ("seed:", "\xff:", "config.yaml"),
+    ],
+)
+def test_a_changed_configuration(sound: Path, old: str, new: str, named: str) -> None:
+    path = sound / "run/config.yaml"
+    content = path.read_bytes()
+    assert old.encode() in content
+    path.write_bytes(content.replace(old.encode(), new.encode("latin-1"), 1))
+    (found,) = about("run", "fault")
+    assert "config.yaml" in found.what
+    assert named in found.what
+    # The others were checked all the same.
+    assert any("step_00000060: every byte verified" in finding.what for finding in about("run", "ok"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [('"rope_base": 1', '"rope_base": 2', "rope_base"), ('"loss": ', '"loss": 1', "loss at step")],
+)
+def test_a_model_folder_that_says_otherwise(sound: Path, old: str, new: str, named: str) -> None:
+    path = sound / "run/model/config.json"
+    path.write_text(path.read_text().replace(old, new))
+    (found,) = about("run", "fault")
+    assert "config.json" in found.what
+    assert named in found.what
+
+
+def test_metrics_cut_off_and_damaged(sound: Path) -> None:
+    path = sound / "run/metrics.jsonl"
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+    found = [finding.what for finding in about("run", "warning")]
+    assert f"{Path('run/metrics.jsonl')}: its last line is cut off" in found
+    lines = good.splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b'{"step": \n', *lines[2:]]))
+    assert [finding.what for finding in about("run", "fault")] == [
+        f"{Path('run/metrics.jsonl')}: line 3 cannot be read"
+    ]
+
+
+def test_what_could_be_resumed(sound: Path) -> None:
+    newest, older = checkpoints(Path("run"))
+    flip(newest / "tensors.safetensors", 0.5)
+    assert "run: can go on from step 50 of 60: python train.py resume=run" in [f.what for f in about("run", "ok")]
+    (older / "state.json").unlink()
+    faults = about("run", "fault")
+    assert faults[-1].what == "run: every checkpoint is damaged"
+    assert "init_from=run" in faults[-1].advice
+    shutil.rmtree("run/checkpoints")
+    found = next(f for f in about("run", "warning") if "no checkpoint yet" in f.what)
+    assert found.advice == "python train.py resume=run starts again at step 0"
+    Path("run").rename("my run")
+    found = next(f for f in about("my run", "warning") if "no checkpoint yet" in f.what)
+    assert found.advice.startswith("python train.py 'resume=my run' ")
+
+
+def test_a_renamed_checkpoint_does_not_lie(sound: Path) -> None:
+    checkpoints(Path("run"))[0].rename("run/checkpoints/step_00000099")
+    (found,) = about("run", "fault")
+    assert "step_00000099: holds step 60" in found.what
+
+
+def test_data_of_another_run_or_none(sound: Path) -> None:
+    (folder,) = (path for path in Path("data/text").glob("prepared-*") if path.is_dir())
+    tokenizer = folder / "tokenizer/tokenizer.json"
+    facts = json.loads((folder / "manifest.json").read_text())
+    facts["val_fraction"] = 0.2
+    facts["sha256"] = doctor.open_prepared.__globals__["_checksum"](facts)
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    (found,) = (f for f in about("run", "warning") if "no text of this run" in f.what)
+    assert json.loads(tokenizer.read_text())["fingerprint"][:12] in found.what
+    shutil.rmtree("data")
+    (found,) = (f for f in about("run", "warning") if "no text of this run" in f.what)
+    assert "prepares it anew" in found.advice
+    assert not Path("data").exists()  # nothing is prepared by the doctor
+
+
+def test_what_a_kill_leaves_and_a_run_that_goes_on(sound: Path) -> None:
+    Path("run/checkpoints/.building-step_00000070").mkdir()
+    with FileLock("run/.lock"):
+        found = [finding.what for finding in about("run", "warning")]
+    assert "run: a training is running here" in found
+    assert any(".building-step_00000070: left behind" in what for what in found)
+    Path("run/model").rename("run/.old-model")
+    found = about("run", "fault")
+    assert found[0].advice == f"rename {Path('run/.old-model')} to model"
+
+
+def test_a_full_disk(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(path.stat().st_size for path in checkpoints(Path("run"))[0].iterdir())
+    for free, mark in ((1000, "fault"), (2 * size + 2**20, "warning")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(0, 0, free))
+        assert any(finding.what.startswith("run: a checkpoint takes") for finding in about("run", mark)), free
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "torch" else version(name))
+    (found,) = (f for f in doctor.versions() if f.mark == "fault")
+    assert found.what.startswith("torch 1.0 is outside >=2.")
+    assert found.advice.startswith("pip install")
+    monkeypatch.setattr("platform.python_version", lambda: "3.14.1")
+    assert any(f.what.startswith("Python 3.14.1 is outside") for f in doctor.versions())
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert [finding.mark for finding in doctor.compiler()] == ["warning"]
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(404 if "gone" in self.path else 200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "shared"))
+    monkeypatch.setenv("no_proxy", "*")
+    for name, url in (("here", f"{server}/x"), ("wrong", ""), ("far", f"{server}/y"), ("gone", f"{server}/gone")):
+        (tmp_path / "configs/data").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"configs/data/{name}.yaml").write_text(
+            f"name: {name}\nfile: {name}/text.txt\nurl: {url}\nmust_contain: Oz\n"
+        )
+    for folder, content in (("shared/here", "Oz"), ("data/wrong", "Kansas")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "text.txt").write_text(content)
+    found = {finding.what.partition(":")[0]: finding for finding in doctor.corpora() if finding.mark != "fault"}
+    assert found["data=here"] == Finding("ok", f"data=here: {tmp_path / 'shared/here/text.txt'}")
+    assert found["data=far"] == Finding("ok", f"data=far: not here yet; {server}/y can be reached")
+    assert found["data=gone"].mark == "warning"
+    assert "404" in found["data=gone"].what
+    assert found["data=gone"].advice.startswith("put the file by hand at data/gone/text.txt")
+    (wrong,) = (finding for finding in doctor.corpora() if finding.mark == "fault")
+    assert "data=wrong" in wrong.what
+    assert not (tmp_path / "data/far").exists()  # nothing is downloaded by the doctor
+
+
+def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/data").mkdir()
+    (tmp_path / "configs/data/far.yaml").write_text("name: far\nfile: far.txt\nurl: http://far/\n")
+    monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.1)
+    monkeypatch.setattr(doctor, "_reach", lambda *_: threading.Event().wait(20))
+    (found,) = doctor.corpora()
+    assert "cannot be reached (no answer)" in found.what
+
+
+def test_a_check_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Finding]:
+        raise RuntimeError("a driver\nthat lies")
+        yield
+
+    monkeypatch.setattr(doctor, "devices", broken)
+    found = list(examine())
+    (bad,) = (finding for finding in found if finding.mark == "fault")
+    assert bad.what == "devices: RuntimeError: a driver that lies"
+    assert any(finding.what.startswith("outputs/") for finding in found)
+
+
+def test_the_command(sound: Path, command: Callable[..., object]) -> None:
+    def started(*arguments: str) -> tuple[int, str, str]:
+        done = command(*arguments, cwd=sound)
+        return done.returncode, done.stdout, done.stderr  # type: ignore[attr-defined]
+
+    status, shown, _ = started("doctor", "run")
+    assert status == 0, shown
+    assert all(line.split()[0] in ("ok", "warning") for line in shown.splitlines())
+    flip(sound / "run/checkpoints/step_00000060/tensors.safetensors", 0.5)
+    status, shown, errors = started("doctor", "run", "--json")
+    report = json.loads(shown)
+    assert (status, report["faults"], errors) == (1, 1, "")
+    (bad,) = (finding for finding in report["findings"] if finding["mark"] == "fault")
+    assert "tensors.safetensors" in bad["what"]
+    status, shown, errors = started("doctor", "nowhere")
+    assert (status, shown, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: nowhere: there is no such folder")
+    assert started("doctor", "last")[0] == 2  # no run below outputs/
+    assert "Exit status: 0 no fault" in started("doctor", "--help")[1]
+
+
+def test_it_runs_on_this_project(command: Process) -> None:
+    done = command("doctor", cwd=REPO)
+    assert done.returncode in (0, 1), done.stderr
+    assert "data=oz" in done.stdout

@@ -1,0 +1,515 @@
+"""Files that a stranger could hand over, a thousand mutated ones of each kind: success or one line, soon and in little memory.
+
+Each kind has a process of its own, whose program is this file: a native parser that crashes, a loop without end or a header
+that asks for terabytes ends that process, and the test says at which input. `python tests/test_fuzz.py KIND FOLDER 17` runs
+input 17 alone.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+INPUTS = 1000  # of each kind
+CPU_SECONDS = 1.0  # for one input
+MEMORY = 512 * 2**20  # bytes of address space beyond what the imports take
+Read = Callable[[Path], object]
+Seal = Callable[[Path], None]
+
+# ------------------------------------------------------------------------------------------------------ mutations
+NUMBERS = (0, -1, 1, 2, 7, 255, 65_537, 2**31, 2**32 - 1, 2**53 + 1, 2**63, 2**64, 2**70, -(2**63), 0.5, 1e300, -0.0)
+WORDS = (
+    "",
+    "\n",
+    "a\nb",
+    "\0",
+    "\ud800",
+    "x" * 5000,
+    "../../x",
+    "é",
+    "NaN",
+    "${x}",
+    "${oc.env:HOME}",
+    "???",
+    "F64",
+    "<u4",
+)
+# Python's json reads NaN and Infinity; the others are what a reader may choke on.
+RAW = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "9" * 5000,
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "[" * 900 + "]" * 900,
+    "",
+    "\x00",
+    '"\\ud800"',
+)
+MARK = "a mark that stands in no file"
+
+
+def hostile_bytes(rng: random.Random, good: bytes) -> bytes:
+    """Flips, cuts, doublings, and blocks put in, out or over."""
+    raw = bytearray(good)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        start = rng.randrange(len(raw) + 1)
+        end = min(len(raw), start + rng.choice((1, 2, 8, 64, 1000)))
+        match rng.randrange(7):
+            case 0 if raw:
+                raw[start % len(raw)] ^= 1 << rng.randrange(8)
+            case 1:
+                del raw[start:]
+            case 2:
+                del raw[start:end]
+            case 3:
+                raw[start:start] = raw[start:end] * rng.choice((1, 2, 50))
+            case 4:
+                raw[start:end] = rng.randbytes(end - start)
+            case 5:
+                raw[start:end] = rng.choice((b"\0", b"\xff", b"\x80")) * (end - start)
+            case _:
+                raw[start:start] = rng.choice((b"\xff" * 8, b"\0" * 8, b"[" * 5000, b"\n", b"{}", rng.randbytes(16)))
+    return bytes(raw)
+
+
+def places(tree: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) of a JSON tree."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(tree, dict | list):
+        for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+            found += [(tree, key), *places(tree[key])]
+    return found
+
+
+def hostile_tree(rng: random.Random, tree: Any) -> tuple[Any, str]:
+    """Values of other types and sizes, swapped, lost and added keys; text to be put raw where MARK stands."""
+    tree, raw = json.loads(json.dumps(tree)), ""
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        where = places(tree)
+        if not where:
+            return rng.choice((None, 3, "x", [], {})), raw
+        container, key = rng.choice(where)
+        match rng.randrange(8):
+            case 0 | 1:
+                container[key] = rng.choice(NUMBERS)
+            case 2:
+                container[key] = rng.choice(WORDS)
+            case 3:
+                container[key] = rng.choice(
+                    (None, True, [], {}, [[]], [1, "a", None], {"": 0}, {"__tensor__": "x"}, {"__items__": [[[], 1]]})
+                )
+            case 4:
+                container[key] = json.loads(json.dumps(rng.choice(where)[0]))
+            case 5:
+                del container[key]
+            case 6 if isinstance(container, dict):
+                container[rng.choice(WORDS)] = container[key]
+            case _:
+                container[key] = MARK
+                raw = rng.choice(RAW)
+    return tree, raw
+
+
+def hostile_json(rng: random.Random, good: bytes) -> bytes:
+    """JSON that parses more often than not; else anything."""
+    if rng.random() < 0.25:
+        return hostile_bytes(rng, good)
+    tree, raw = hostile_tree(rng, json.loads(good))
+    return json.dumps(tree).replace(f'"{MARK}"', raw).encode()
+
+
+def hostile_safetensors(rng: random.Random, good: bytes) -> bytes:
+    """Headers that lie about their length, and tensors that lie about place, shape and type."""
+    length = int.from_bytes(good[:8], "little")
+    header, body = json.loads(good[8 : 8 + length]), good[8 + length :]
+    tensors = [name for name in header if name != "__metadata__"]
+    others_place = header[tensors[0]]["data_offsets"]
+    match rng.randrange(6):
+        case 0:
+            return hostile_bytes(rng, good)
+        case 1:
+            fake = rng.choice((0, 1, length - 1, length + 1, len(good), 10**8, 2**31, 2**40, 2**63, 2**64 - 1))
+            return fake.to_bytes(8, "little") + good[8:]
+        case 2:
+            text = hostile_json(rng, good[8 : 8 + length])
+        case _:
+            for name in rng.sample(tensors, rng.randint(1, min(3, len(tensors)))):
+                if (facts := header.get(name)) is None:
+                    continue  # an earlier one took its name
+                match rng.randrange(5):
+                    case 0:
+                        facts["data_offsets"] = rng.choice(
+                            (
+                                [0, len(body)],
+                                [len(body), 0],
+                                [0, 2**62],
+                                [-8, 0],
+                                [2**63, 2**64 - 1],
+                                [0],
+                                [0, 0],
+                                others_place,
+                            )
+                        )
+                    case 1:
+                        facts["shape"] = rng.choice(
+                            (
+                                [],
+                                [0],
+                                [2**62, 4],
+                                [2**63, 2],
+                                [-1],
+                                [0, 2**63],
+                                facts["shape"][::-1],
+                                [*facts["shape"], 1],
+                                [1] * 2000,
+                            )
+                        )
+                    case 2:
+                        facts["dtype"] = rng.choice(
+                            (
+                                "F64",
+                                "F16",
+                                "BF16",
+                                "I64",
+                                "U8",
+                                "BOOL",
+                                "F8_E4M3",
+                                "F8_E8M0",
+                                "F4",
+                                "U64",
+                                "C64",
+                                "F6_E2M3",
+                                "?",
+                            )
+                        )
+                    case 3:
+                        header[rng.choice(("x", "", "é\n", *tensors))] = header.pop(name)
+                    case _:
+                        facts["dtype"], facts["shape"] = rng.choice(
+                            (
+                                ("F16", [2 * n for n in facts["shape"][:1]] + facts["shape"][1:]),
+                                ("U8", [4, *facts["shape"]]),
+                            )
+                        )
+            text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+TAGGED = (
+    "!!python/name:os.system",
+    "!!binary x",
+    "!!set {a, b}",
+    "!!timestamp 2001-01-01",
+    "!x y",
+    "2001-01-01",
+    "!!int x",
+)
+TAGGED += ("0x", "1:2:3", ".inf", "!!omap [a: 1]")
+OPEN = ("[", "{a: ", "- ", "${", "${a:", "&a [*a, ", "!!seq [", "? ")
+ALIASES = (
+    "&a [*a]",
+    "&a {b: *a}",
+    "*nowhere",
+    "&a &b c",
+    "<<",
+    "{<<: *a}",
+    "{<<: 1}",
+    "? x",
+    "{[1]: 2}",
+    "{{a: b}: c}",
+)
+
+
+def hostile_yaml(rng: random.Random, good: bytes) -> bytes:
+    """What YAML can do beyond JSON: aliases, tags, anchors that hold themselves."""
+    if rng.random() < 0.3:
+        return hostile_bytes(rng, good)
+    lines = good.decode().splitlines()
+    at = rng.randrange(len(lines))
+    key = lines[at].partition(":")[0]
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+    )
+    match rng.randrange(10):
+        case 0:
+            return laughs.encode() + good
+        case 1:
+            lines[at] = f"{key}: !!python/object/apply:os.system ['exit 1']"
+        case 2:
+            lines[at] = f"{key}: {rng.choice(TAGGED)}"
+        case 3:
+            lines[at] = f"{key}: {rng.choice(OPEN) * rng.choice((1, 300, 20_000))}"
+        case 4:
+            lines[at] = f"{key}: {rng.choice(ALIASES)}"
+        case 5:
+            lines[at] = f"{key}: {rng.choice(RAW)}"
+        case 6:
+            lines[at] = f"{key}: {json.dumps(rng.choice((*NUMBERS, *WORDS)))}"
+        case 7:
+            del lines[at]
+        case 8:
+            lines.insert(at, lines[rng.randrange(len(lines))])
+        case _:
+            lines[at] = f"{key}: {'${' * 200}{'}' * 200}"
+    return "\n".join(lines).encode(errors="replace") + b"\n"
+
+
+# ---------------------------------------------------------------------------------------- the kinds of files, sound
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def change_json(path: Path, change: Callable[[Any], None]) -> None:
+    """Puts a checksum into a JSON file that may have become anything."""
+    try:
+        tree = json.loads(path.read_bytes())
+        change(tree)
+        path.write_text(json.dumps(tree), encoding="utf-8")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        pass
+
+
+def index_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    import numpy as np
+
+    from llm_from_scratch.data.shards import open_shard, write_shard
+
+    write_shard(folder / "s", [([5, 6, 7, 0], 3), ([0], 0), ([300, 2, 0], 9)], vocab_size=400, tokenizer="t")
+
+    def mutate(rng: random.Random, good: bytes) -> bytes:
+        line, _, ends = good.partition(b"\n")
+        which = rng.randrange(3)
+        if which == 0:
+            return hostile_bytes(rng, good)
+        return hostile_json(rng, line) + b"\n" + (ends if which == 1 else hostile_bytes(rng, ends))
+
+    def seal(folder: Path) -> None:
+        line, _, ends = (folder / "s.idx").read_bytes().partition(b"\n")
+        try:
+            facts = json.loads(line) | {
+                "document_ends_sha256": hashlib.sha256(ends).hexdigest(),
+                "documents": len(ends) // 8,
+            }
+            (folder / "s.idx").write_bytes(json.dumps(facts).encode() + b"\n" + ends)
+        except (ValueError, TypeError, RecursionError):
+            pass
+
+    def read(folder: Path) -> object:
+        shard = open_shard(folder / "s", tokenizer="t")
+        return int(np.asarray(shard.tokens, np.int64).sum()), shard.document_ends.tolist()
+
+    return {"s.idx": mutate}, seal, read
+
+
+def prepared_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    from llm_from_scratch.config import DataConfig, TokenizerConfig
+    from llm_from_scratch.data import prepare as module
+
+    (folder / "story.txt").write_text("What a pretty story! " * 20, encoding="utf-8")
+    data = DataConfig(name="text", path=str(folder / "story.txt"), dir=str(folder / "data"))
+    place = module.prepare(data, TokenizerConfig(kind="char", vocab_size=None)).folder.relative_to(folder)
+
+    def seal(folder: Path) -> None:
+        change_json(folder / place / "manifest.json", lambda tree: tree.update(sha256=module._checksum(tree)))
+
+    def read(folder: Path) -> object:
+        data = DataConfig(name="text", path=str(folder / "story.txt"), dir=str(folder / "data"))
+        prepared = module.prepare(data, TokenizerConfig(kind="char", vocab_size=None))
+        for split in module.SPLITS:
+            [shard] = prepared.shards(split) or [None]
+            assert shard is None or folder in shard.info.path.resolve().parents
+            assert prepared.text_bytes(split) >= 0
+            "".join(prepared.documents(split))
+        return int(prepared.manifest["splits"]["val"]["tokens"])
+
+    return {str(place / "manifest.json"): hostile_json}, seal, read
+
+
+def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    import torch
+
+    from llm_from_scratch.checkpoint import load_model, save_model
+    from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.tokenizer import CharTokenizer
+
+    tokenizer = CharTokenizer("abcdefg")
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_embd=16, n_head=2, block_size=8))
+    save_model(dict(model.named_parameters()), model.config, tokenizer, folder, step=5, loss=1.5)
+
+    def seal(folder: Path) -> None:
+        model = folder / "model"
+        change_json(model / "config.json", lambda tree: tree.update(sha256=sha256(model / "model.safetensors")))
+        change_json(
+            model / "tokenizer.json",
+            lambda tree: tree.update(
+                fingerprint=hashlib.sha256(tree["characters"].encode()).hexdigest(),
+                vocab_size=len(tree["characters"]) + 1,
+            ),
+        )
+
+    def read(folder: Path) -> object:
+        run = load_model(folder)
+        ids = run.tokenizer.encode("abc")
+        if run.model.config.n_layer > 100:
+            return run  # a few layers in a circle, many times: slow, and as asked for
+        with torch.inference_mode():
+            logits = run.model(torch.tensor([ids]))
+        return run.tokenizer.decode(logits.argmax(-1)[0].tolist())
+
+    return (
+        {
+            "model/config.json": hostile_json,
+            "model/model.safetensors": hostile_safetensors,
+            "model/tokenizer.json": hostile_json,
+        },
+        seal,
+        read,
+    )
+
+
+def checkpoint_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    import torch
+
+    from llm_from_scratch.checkpoint import load_state, save_state
+
+    moments = {
+        0: {"step": torch.tensor(7.0), "exp_avg": torch.ones(2, 3)},
+        1: {"exp_avg": torch.zeros(4, dtype=torch.int64)},
+    }
+    state = {
+        "global_step": 7,
+        "optimizer_states": [{"state": moments, "param_groups": [{"betas": (0.9, 0.95)}]}],
+        "text": "é\n",
+    }
+    save_state(state, folder / "step_00000007")
+
+    def seal(folder: Path) -> None:
+        step = folder / "step_00000007"
+
+        def change(tree: Any) -> None:
+            for name in ("state.json", "tensors.safetensors"):
+                tree["files"][name].update(bytes=(step / name).stat().st_size, sha256=sha256(step / name))
+
+        change_json(step / "manifest.json", change)
+
+    def read(folder: Path) -> object:
+        state = load_state(folder / "step_00000007")
+        assert isinstance(state, dict)
+        return state
+
+    return (
+        {
+            "step_00000007/manifest.json": hostile_json,
+            "step_00000007/state.json": hostile_json,
+            "step_00000007/tensors.safetensors": hostile_safetensors,
+        },
+        seal,
+        read,
+    )
+
+
+def config_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    from llm_from_scratch.config import Config, check, read_config, save_config
+
+    save_config(Config(), folder / "config.yaml")
+    return (
+        {"config.yaml": hostile_yaml},
+        lambda folder: None,
+        lambda folder: check(read_config(folder / "config.yaml"), Config),
+    )
+
+
+def tokenizer_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    from llm_from_scratch.tokenizer import BPETokenizer, load_tokenizer
+
+    BPETokenizer.train(["What a pretty story it was, said the Lion. " * 20], 300).save(folder)
+
+    def seal(folder: Path) -> None:
+        change_json(folder / "tokenizer.json", lambda tree: tree.update(fingerprint=sha256(folder / "tokenizer.model")))
+
+    def read(folder: Path) -> object:
+        tokenizer = load_tokenizer(folder)
+        ids = tokenizer.encode("said the Lion\n▁ é 猫\0" * 3)
+        return tokenizer.decode(ids), tokenizer.decode(range(tokenizer.vocab_size))
+
+    return {"tokenizer.model": hostile_bytes, "tokenizer.json": hostile_json}, seal, read
+
+
+KINDS = {
+    "index": index_kind,
+    "prepared": prepared_kind,
+    "model": model_kind,
+    "checkpoint": checkpoint_kind,
+    "config": config_kind,
+    "tokenizer": tokenizer_kind,
+}
+
+
+# ------------------------------------------------------------------------------------------------ the process of a kind
+def program(kind: str, folder: Path, only: int | None = None) -> Iterator[str]:
+    """Runs the inputs of one kind; yields what went wrong, and in the end how many of them were read."""
+    import resource
+
+    from llm_from_scratch.overrides import is_users
+
+    good = folder / "good"
+    good.mkdir()
+    mutations, seal, read = KINDS[kind](good)
+    bad = folder / "bad"
+    shutil.copytree(good, bad)
+    sound = {path.relative_to(good): path.read_bytes() for path in good.rglob("*") if path.is_file()}
+    read(bad)  # sound, it is read; and everything is imported
+    if sys.platform == "linux":
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    accepted = 0
+    for number in range(INPUTS) if only is None else [only]:
+        rng = random.Random(f"{kind} {number}")
+        for path, content in sound.items():
+            (bad / path).write_bytes(content)
+        name = rng.choice(list(mutations))
+        (bad / name).write_bytes(mutations[name](rng, sound[Path(name)]))
+        if rng.random() < 0.6:
+            seal(bad)
+        print("input", number, flush=True)
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # nothing catches SIGPROF: no loop can hold it up
+        try:
+            read(bad)
+            accepted += 1
+        except ValueError as error:
+            if not is_users(error) or "\n" in str(error) or len(str(error)) > 2000:
+                yield f"input {number} ({name}): no message for a user: {str(error)[:500]!r}"
+        except BaseException as error:
+            yield f"input {number} ({name}): {type(error).__name__}: {str(error)[:300]!r}"
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    yield f"accepted {accepted}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    command = [sys.executable, __file__, kind, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
+    lines = done.stdout.splitlines()
+    wrong = [line for line in lines if ": " in line]
+    reached = next((line for line in reversed(lines) if line.startswith("input")), "nothing")
+    assert done.returncode == 0, f"ended with {done.returncode} at {reached}: {done.stderr[-500:]}"
+    assert wrong == []
+    accepted = int(lines[-1].removeprefix("accepted "))
+    assert 0 < accepted < INPUTS  # the mutations reach beyond the first checksum, and are not harmless
+
+
+if __name__ == "__main__":
+    for line in program(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])):
+        print(line, flush=True)
