@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check chaos bench format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code),
 
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 	$(PY) -m pytest $(ARGS)
+
+chaos: $(VENV)/.dev  ## kill -9 two hundred times, resume, compare every byte: about 15 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
+	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)
 
 check: $(VENV)/.dev  ## formatting, lint, types and the import rules
 	$(PY) -m ruff format --check .

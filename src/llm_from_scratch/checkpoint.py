@@ -145,8 +145,8 @@ def publish(building: Path, folder: Path) -> None:
         sync(path)
     sync(building)
     old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     building.rename(folder)
     sync(folder.parent)
@@ -234,7 +234,15 @@ def load_state(folder: Path) -> dict[str, Any]:
 def prune_states(run: Path, kept: int) -> None:
     """Removes the oldest checkpoints of a run; called behind a save that was read back and compared."""
     for old in checkpoints(run)[kept:]:
-        shutil.rmtree(old)
+        gone = old.with_name(f".old-{old.name}")  # a kill must not leave half of it under its name
+        old.rename(gone)
+        shutil.rmtree(gone)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Removes checkpoints that a kill left half built or half removed: with other intervals no save comes to their names again."""
+    for left in (run / "checkpoints").glob(".*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -293,6 +301,8 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         ValueError: in one line, naming what is missing or damaged.
     """
     folder = run / "model"
+    if not folder.is_dir() and (run / ".old-model").is_dir():
+        folder = run / ".old-model"  # of a run that was killed between the two renames of `publish`
     if not folder.is_dir():
         raise ValueError(
             f"{run}: has no model yet (its first validation writes one)"

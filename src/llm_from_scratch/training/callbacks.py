@@ -21,7 +21,15 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llm_from_scratch.checkpoint import Background, prune_states, read_rows, replace_text, save_model, sync
+from llm_from_scratch.checkpoint import (
+    Background,
+    prune_states,
+    read_rows,
+    remove_leftovers,
+    replace_text,
+    save_model,
+    sync,
+)
 from llm_from_scratch.config import SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
@@ -225,6 +233,11 @@ class Checkpoints(Callback):
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Nobody writes yet."""
+        if trainer.is_global_zero:
+            remove_leftovers(self.run_dir)
+
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Saves; every rank calls, the first one writes."""
         loss = pl_module.val_row["loss"]
@@ -258,8 +271,10 @@ class Checkpoints(Callback):
         self.background.wait()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Waits for the disk."""
+        """Waits for the disk; a kill behind the last save left its removals to do."""
         self.background.wait()
+        if trainer.is_global_zero:
+            prune_states(self.run_dir, self.KEPT)
 
 
 class Signals(Callback):

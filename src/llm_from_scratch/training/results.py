@@ -74,7 +74,9 @@ def draw_curves(run: Path) -> None:
     for axes in (loss, lr):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    figure.savefig(run / "curves.png", dpi=120)
+    building = run / ".building-curves.png"
+    figure.savefig(building, dpi=120)
+    building.replace(run / "curves.png")
     plt.close(figure)
 
 

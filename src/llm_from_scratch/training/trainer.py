@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.model import GPTConfig
 
@@ -98,7 +98,10 @@ def open_run(config: Config) -> None:
             raise ValueError(
                 f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
             )
-        save_config(config, run_dir / "config.yaml")
+        building = run_dir / ".building-config.yaml"  # a resumed run has one to lose
+        save_config(config, building)
+        sync(building)
+        building.replace(run_dir / "config.yaml")
     except Timeout:
         raise ValueError(f"{run_dir} belongs to a training that is running now") from None
     except OSError as error:
@@ -185,7 +188,7 @@ def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
             # Points after the checkpoint come again: TensorBoard forgets the old ones.
             made.append(
                 TensorBoardLogger(
-                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if first_step else None
+                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if config.resume else None
                 )
             )
         elif name == "csv":
@@ -204,7 +207,8 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
     metrics = {f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings, metrics)
+            # Behind the last step, so that a resumed run, which drops what comes behind its checkpoint, has one such point.
+            logger.log_hyperparams(settings, metrics, step=trainer.global_step + 1)
         elif isinstance(logger, WandbLogger):
             logger.log_hyperparams(settings | metrics)
         logger.finalize("success")
