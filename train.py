@@ -29,7 +29,10 @@ def check(composed: DictConfig) -> None:
     )
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
-    if not config.resume and [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("*/config.yaml")]:
+    if not config.resume and [
+        *Path(config.run_dir).glob("config.yaml"),
+        *Path(config.run_dir).glob("[!.]*/config.yaml"),
+    ]:
         raise ValueError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
         )
@@ -86,7 +89,7 @@ def main(composed: DictConfig) -> float:
     first_step = int(state.name.split("_")[1]) if state else 0
     if config.resume and not state:
         log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
-    if first_step >= config.trainer.max_steps:
+    if first_step >= config.trainer.max_steps and (run_dir / "curves.png").exists():  # else its last words are missing
         raise ValueError(
             f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
         )
@@ -111,6 +114,8 @@ def main(composed: DictConfig) -> float:
         stream=config.data.stream,
         overfit=config.data.overfit,
     )
+    if trainer.is_global_zero:
+        (run_dir / "curves.png").unlink(missing_ok=True)  # drawn last: a sign that a run is complete
     trainer.fit(module, data, ckpt_path=state)
 
     # What a person looks at.

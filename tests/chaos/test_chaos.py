@@ -1,0 +1,335 @@
+"""Runs that are killed with SIGKILL and resumed, again and again, beside one that nothing disturbed: every byte must be the same.
+
+`make chaos` makes all the kills, on Oz; `make test` makes three, on a made text. A point of death is one of kill.py's (`state rename 1
+before`), or an instant: `start +2.5` is so many seconds after a process has begun, `training +0.3` after it has begun to train.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPO, story
+
+from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, verify_state
+
+KILL = str(Path(__file__).with_name("kill.py"))
+# A run of a few seconds: two micro-batches a step, dropout, a validation and a checkpoint every five steps.
+SETTINGS = (
+    "data.batch_size=8",
+    "data.micro_batch_size=4",
+    "data.val_fraction=0.03",
+    "model.n_layer=2",
+    "model.n_embd=32",
+    "model.n_head=2",
+    "model.block_size=32",
+    "model.dropout=0.1",
+    "optim.warmup_steps=10",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "trainer.val_check_interval=5",
+    "sample.max_new_tokens=8",
+    "run_dir=run",
+)
+OZ = (*SETTINGS, "data=oz", "trainer.max_steps=120")
+VARIANTS = {
+    "tokens": (*OZ, "tokenizer.vocab_size=320"),
+    "text": (*OZ, "tokenizer.vocab_size=320", "data.stream=text"),
+    "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),  # so fast that the best validation is not always the last
+}
+# In step 18: three checkpoints have been written, so that the next save meets an older model and removes the oldest state.
+STEADY = "forward call 36 before"
+MOMENTS = {"write": ("before", "amid", "after"), "remove": ("before", "amid", "after"), "call": ("before",)}
+Kill = dict[str, Any]
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+
+
+class Start:
+    """A process of train.py in `folder`; with a point of kill.py's, or `none` for a trace, it goes through kill.py."""
+
+    def __init__(self, folder: Path, words: Iterable[str], point: str | None = None) -> None:
+        self.trace, self.errors = folder / "trace", folder / "stderr"
+        program = [KILL, str(self.trace), point] if point else [str(REPO / "train.py")]
+        environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        environment.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *words], cwd=folder, env=environment, stdout=errors, stderr=errors
+            )
+
+    def status(self, seconds: float = 180) -> int:
+        return self.process.wait(seconds)
+
+    def kill_at(self, instant: str, sign: Path) -> int:
+        """Kills the process so many seconds after its start, or after `sign` has been written anew."""
+        since, seconds = instant.split(" +")
+        before = _written(sign)
+        while since == "training" and self.process.poll() is None and _written(sign) == before:
+            time.sleep(0.002)
+        try:
+            return self.status(float(seconds))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.status()
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def goes_on_from(run: Path) -> int:
+    """The step of the newest checkpoint, 0 without one. Whatever a kill leaves under its final name is whole."""
+    if (run / "config.yaml").exists():
+        assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]
+    for folder in checkpoints(run)[:2]:
+        verify_state(folder)
+    if not checkpoints(run):
+        return 0
+    step = int(checkpoints(run)[0].name.removeprefix("step_"))
+    assert load_model(run).step <= step + 5  # the model comes before the state of its step
+    return step
+
+
+def survive(folder: Path, words: Iterable[str], plan: deque[str], kills: list[Kill]) -> Path:
+    """Starts a run, kills each of its processes at the next point of the plan, and resumes it until one ends by itself.
+
+    A point that the last process did not come to stays in the plan. Every kill is noted in `kills`.
+    """
+    folder.mkdir(parents=True)
+    run, step = folder / "run", 0
+    while True:
+        resumed, point = (run / "config.yaml").exists(), plan[0] if plan else ""
+        instant = point.startswith(("start", "training"))
+        start = Start(folder, ["resume=run"] if resumed else words, None if instant else point or None)
+        status = start.kill_at(point, run / "timing.jsonl") if instant else start.status()
+        errors = start.errors.read_text(encoding="utf-8")
+        if status == 0 or (status == 2 and "has made its" in errors and (run / "curves.png").exists()):
+            return run  # the second is a run that was killed behind its last word
+        assert status == -signal.SIGKILL, f"after {kills}, on the way to {point or 'the end'}: {errors}"
+        assert "checkpoint refused" not in errors
+        if resumed and step == 0 and point.startswith(("forward", "model", "state")):
+            assert "starts again at step 0" in errors
+        step = goes_on_from(run)
+        kills.append({"point": plan.popleft(), "resumed_from": step if (run / "config.yaml").exists() else None})
+
+
+def survive_all(
+    folder: Path, words: Iterable[str], plan: Iterable[str], kills: list[Kill], wanted: Path, lead: tuple[str, ...] = ()
+) -> None:
+    """As many runs as the plan needs, each beginning with the points of `lead`; each must be the undisturbed one in the end."""
+    rest, attempt = deque(plan), 0
+    while rest:
+        left, attempt = len(rest), attempt + 1
+        rest.extendleft(reversed(lead))
+        check_same(survive(folder / str(attempt), words, rest, kills), wanted)
+        assert len(rest) < left, f"no process came to {rest[0]}"
+
+
+def check_same(run: Path, wanted: Path) -> None:
+    got, want = contents(run), contents(wanted)
+    assert sorted(got) == sorted(want)
+    assert [name for name in want if got[name] != want[name]] == []
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """All that a run folder holds, without what depends on the clock and on how often the run was started."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if path.is_file() and not name.startswith((".hydra/", "tensorboard/")) and name != ".lock":
+            found[name] = path.read_bytes()
+    found["config.yaml"] = yaml.safe_load(found["config.yaml"]) | {"resume": None}
+    found["timing.jsonl"] = [(row["step"], sorted(row)) for row in read_rows(run / "timing.jsonl")]
+    return found | {f"TensorBoard's {tag}": points for tag, points in curves(run).items()}
+
+
+def curves(run: Path) -> dict[str, list[Any]]:
+    """The points of each of TensorBoard's curves and texts, as TensorBoard shows them: no step twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    found: dict[str, list[Any]] = {}
+    for tag in events.Tags()["scalars"]:
+        points = events.Scalars(tag)
+        found[tag] = [point.step if tag.startswith("time/") else (point.step, point.value) for point in points]
+        assert len({point.step for point in points}) == len(points), f"{tag}: a step comes twice"
+    for tag in events.Tags()["tensors"]:
+        # Its reader forgets what a resumed run writes anew in curves, and not in texts: the same one then stands there twice.
+        found[tag] = sorted({(point.step, bytes(point.tensor_proto.string_val[0])) for point in events.Tensors(tag)})
+    return found
+
+
+def undisturbed(folder: Path, words: Iterable[str], point: str | None = None) -> Path:
+    folder.mkdir()
+    start = Start(folder, words, point)
+    assert start.status() == 0, start.errors.read_text(encoding="utf-8")
+    return folder / "run"
+
+
+def calls_of_a_save(run: Path, last: str) -> list[str]:
+    """The calls, as `scope call number`, that kill.py noted in the first five steps of a process and in their save, which ends with `last`.
+
+    They come from two threads. So that the list is the same each time, those of the writing one are behind the others.
+    """
+    lines = (run.parent / "trace").read_text(encoding="utf-8").splitlines()
+    calls = [" ".join(line.split(" ")[:3]) for line in lines]
+    saving = [call for call in calls if call.startswith(("model", "state"))]
+    others = [call for call in calls if call not in saving]
+    return others[: others.index("forward call 11")] + saving[: saving.index(last) + 1]
+
+
+@pytest.fixture
+def kills(record_property: Callable[[str, Any], None]) -> list[Kill]:
+    """The kills that a test makes; conftest.py makes the summary of them."""
+    made: list[Kill] = []
+    record_property("kills", made)
+    return made
+
+
+References = Callable[[str], tuple[Path, float]]
+
+
+@pytest.fixture(scope="session")
+def reference(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> References:
+    """variant -> the run folder of an undisturbed train.py, and the seconds it took."""
+    made: dict[str, tuple[Path, float]] = {}
+
+    def get(variant: str) -> tuple[Path, float]:
+        if variant not in made:
+            since = time.perf_counter()
+            run = undisturbed(tmp_path_factory.mktemp("reference") / variant, VARIANTS[variant])
+            made[variant] = run, time.perf_counter() - since
+        return made[variant]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def points(tmp_path_factory: pytest.TempPathFactory, reference: References) -> list[str]:
+    """Every point of five steps and their save, in the order in which a resumed process comes to them."""
+    folder = tmp_path_factory.mktemp("steady")
+    assert Start(folder, VARIANTS["tokens"], STEADY).status() == -signal.SIGKILL
+    assert Start(folder, ["resume=run"], "none").status() == 0
+    check_same(folder / "run", reference("tokens")[0])
+    return with_moments(calls_of_a_save(folder / "run", "state remove 1"))  # which removes the oldest
+
+
+def with_moments(calls: list[str]) -> list[str]:
+    """Calls -> points of death. Of micro-batches and rows, which are many and alike, the first four and the last two."""
+    found = []
+    for many in ("forward call", "validation call", "metrics write"):
+        alike = [call for call in calls if call.startswith(many)]
+        calls = [call for call in calls if call not in alike[4:-2]]
+    for call in calls:
+        found += [f"{call} {moment}" for moment in MOMENTS.get(call.split()[1], ("before", "after"))]
+    return found
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("part", range(3))
+def test_fault_01_killed_at_every_call_of_a_save(
+    part: int, points: list[str], reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    assert len(points) > 90
+    for scope in ("config", "metrics", "samples", "model", "state"):
+        assert f"{scope} write 1 amid" in points
+    for scope in ("metrics", "samples", "model", "state"):
+        assert {f"{scope} {call} 1 {moment}" for call in ("fsync", "rename") for moment in ("before", "after")} <= {
+            *points
+        }
+    survive_all(tmp_path / "runs", VARIANTS["tokens"], points[part::3], kills, reference("tokens")[0], (STEADY,))
+
+
+@pytest.mark.chaos
+def test_fault_01_killed_in_the_first_save(reference: References, kills: list[Kill], tmp_path: Path) -> None:
+    """Before there is a checkpoint a run starts again at step 0, and the first save finds no older model."""
+    undisturbed(tmp_path / "traced", VARIANTS["tokens"], "none")
+    check_same(tmp_path / "traced/run", reference("tokens")[0])
+    calls = calls_of_a_save(tmp_path / "traced/run", "state rename 1")
+    plan = [point for point in with_moments(calls) if point.endswith("before")]
+    assert plan[0] == "config write 1 before"
+    survive_all(tmp_path / "runs", VARIANTS["tokens"], plan, kills, reference("tokens")[0])
+
+
+@pytest.mark.chaos
+def test_fault_01_killed_after_the_last_step(
+    points: list[str], corpora: Path, kills: list[Kill], tmp_path: Path
+) -> None:
+    """The save of step 20 is the last: what is left of it, and the picture and TensorBoard's table of runs behind it, still come."""
+    words = tuple(word.replace("max_steps=120", "max_steps=20") for word in VARIANTS["tokens"])
+    wanted = undisturbed(tmp_path / "wanted", words)
+    saved = ["state fsync 5 before", "state rename 2 before", "state rename 2 after", "state remove 1 amid"]
+    assert {*saved} <= {*points}
+    ending = ["ending write 1 before", "ending write 1 amid", "ending rename 1 before", "ending rename 1 after"]
+    plan = [point for both in zip(saved, ending, strict=True) for point in both]
+    survive_all(tmp_path / "runs", words, plan, kills, wanted, (STEADY,))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("variant", ["text", "char"])
+def test_fault_01_killed_in_a_save_of_another_kind_of_run(
+    variant: str, points: list[str], reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    survive_all(tmp_path / "runs", VARIANTS[variant], points[::7], kills, reference(variant)[0], (STEADY,))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("variant", "seed", "count"), [("tokens", 1, 16), ("tokens", 2, 16), ("text", 3, 14), ("char", 4, 14)]
+)
+def test_fault_01_killed_at_random_instants(
+    variant: str, seed: int, count: int, reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    """Half of them anywhere in a process, its start-up included; half in the training, a sixth of it at a time."""
+    wanted, seconds = reference(variant)
+    timing = read_rows(wanted / "timing.jsonl")
+    training = sum(row.get("seconds", 0) + row.get("validation_seconds", 0) for row in timing)
+    draw = random.Random(seed).uniform
+    plan = []
+    for _ in range(count // 2):
+        plan += [f"start +{draw(0.01, seconds - training / 2):.3f}", f"training +{draw(0, training / 6):.3f}"]
+    survive_all(tmp_path / "runs", VARIANTS[variant], plan, kills, wanted)
+
+
+@pytest.mark.chaos
+def test_fault_02_killed_twice_in_one_accumulation_window(
+    reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    """A step is two micro-batches: an even one is the second, with gradients of the first that no checkpoint holds."""
+    plan = [
+        "forward call 36 before",
+        "forward call 2 before",
+        "forward call 2 before",
+        "forward call 12 before",
+        "forward call 2 before",
+    ]
+    survive_all(tmp_path / "runs", VARIANTS["tokens"], plan, kills, reference("tokens")[0])
+
+
+def test_fault_01_three_kills(kills: list[Kill], tmp_path: Path) -> None:
+    """The short form: in a save right before its rename, at a random instant of the training, in a validation."""
+    words = (
+        *SETTINGS,
+        "data=text",
+        "data.path=../story.txt",
+        "data.dir=../data",
+        "tokenizer.vocab_size=320",
+        "trainer.max_steps=30",
+    )
+    (tmp_path / "story.txt").write_text(story(60_000), encoding="utf-8")
+    wanted = undisturbed(tmp_path / "wanted", words)
+    # The model is half a save ahead of the state: 5 steps are lost, and come again the same.
+    plan = ["state rename 3 before", f"training +{random.Random(0).uniform(0, 0.4):.3f}", "validation call 3 before"]
+    check_same(survive(tmp_path / "killed", words, deque(plan), kills), wanted)
+    assert len(kills) == 3
+    assert kills[0]["resumed_from"] == 10
