@@ -1,16 +1,19 @@
 import hashlib
 import json
 import logging
+import os
 import pickle
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import llm_from_scratch.tokenizer as tokenizer_module
 from llm_from_scratch.tokenizer import (
     BPETokenizer,
     CharTokenizer,
@@ -287,3 +290,20 @@ def test_a_text_with_room_for_all_gives_no_notice(caplog):
     caplog.set_level(logging.INFO)
     BPETokenizer.train([TEXT], 400)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("parser", "words"),
+    [
+        ("import os; os.abort()", "it crashed, status -6" if os.name == "posix" else "it crashed"),
+        ("raise RuntimeError('not mine')", "RuntimeError: not mine"),
+    ],
+)
+def test_a_model_on_which_the_native_parser_crashes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parser: str, words: str
+) -> None:
+    BPETokenizer.train(["What a pretty story it was, said the Lion. " * 20], 300).save(tmp_path)
+    load_tokenizer(tmp_path)
+    monkeypatch.setattr(tokenizer_module, "_PARSE", parser)
+    with pytest.raises(ValueError, match=rf"tokenizer\.model: damaged: .*{words}"):
+        load_tokenizer(tmp_path)

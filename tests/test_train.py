@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import REPO, SMALL, Process, run, story
+from safetensors.torch import load_file
 
 from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows
 
@@ -146,16 +148,21 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
         assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
 
 
-def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", ["ddp_cpu", "fsdp_cpu"])
+def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tmp_path: Path, trainer: str) -> None:
     shared = (*(word for word in SMALL if word != "trainer=cpu"), "trainer.max_steps=5", "trainer.log_every_n_steps=1")
     one = train(*shared, "trainer=cpu", "run_dir=one")
-    two = train(*shared, "trainer=ddp_cpu", "run_dir=two")
+    two = train(*shared, f"trainer={trainer}", "run_dir=two")
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
     assert two.stdout == "run: two\n"
     for a, b in zip(read_rows(tmp_path / "one/metrics.jsonl"), read_rows(tmp_path / "two/metrics.jsonl"), strict=True):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
         assert a["loss"] == pytest.approx(b["loss"], abs=2e-4)
+    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +197,6 @@ def test_one_batch_is_learned_by_heart(train: Process, text: Path, tmp_path: Pat
 
 
 def test_fault_20_a_gpu_that_is_not_there(train: Process, tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = train("trainer=gpu")

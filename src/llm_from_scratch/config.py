@@ -63,7 +63,7 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | mps
     devices: int | str = 1  # a count a node, or auto for all
     num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp, or another of Lightning's names
+    strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
     precision: str = (
         "auto"  # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
     )

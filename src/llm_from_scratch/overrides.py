@@ -26,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = ("prompt", "stop", "run", "run_dir", "resume", "init_from", "data.path", "data.dir", "sample.prompt")
+# What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.
+HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
 # What a resumed run may change of its model, data and tokenizer: what changes neither shapes nor the text that is seen.
 CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
 Task = Callable[[DictConfig], Any]
@@ -252,7 +254,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         own = Path(_main_config_dir()) / key / f"{override.value()}.yaml"
         if own.is_file():
-            names = {str(name) for name in OmegaConf.load(own)} - {"defaults"}
+            names = {str(name) for name in OmegaConf.load(own)} - {"defaults"} | (
+                HARDWARE if key == "trainer" else set()
+            )
             if OmegaConf.is_dict(config[key]) and names <= set(config[key]):
                 for name in names:
                     OmegaConf.update(result, f"{key}.{name}", config[key][name], force_add=True)

@@ -9,6 +9,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -246,10 +248,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             raise ValueError(f"{path}: damaged: {error}") from None
     elif saved.get("kind") == "bpe":
         model = _read(model_path)
-        # The native parser is not made for damaged files: it sees only what the checksum vouches for.
         if hashlib.sha256(model).hexdigest() != saved.get("fingerprint"):
             raise ValueError(f"{model_path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
         try:
+            _try_parser(model)
             tokenizer = BPETokenizer(model)
         except ValueError as error:
             raise ValueError(f"{model_path}: damaged: {error}") from None
@@ -259,6 +261,33 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if saved.get(key) != value:
             raise ValueError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")
     return tokenizer
+
+
+_PARSE = """
+import sys, sentencepiece
+processor = sentencepiece.SentencePieceProcessor(model_proto=sys.stdin.buffer.read())
+pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+processor.encode("".join(pieces))
+"""
+
+
+def _try_parser(model: bytes) -> None:
+    """Lets a process of its own read a model first: a stranger can have made one, checksum and all, on which the native parser crashes.
+
+    Raises:
+        ValueError: where that process fails, crashes or takes too long.
+    """
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", _PARSE], input=model, capture_output=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("SentencePiece does not get through this model") from None
+    if tried.returncode:
+        last = (
+            tried.stderr.decode(errors="replace").strip().splitlines() or [f"it crashed, status {tried.returncode}"]
+        )[-1]
+        raise ValueError(f"this is no SentencePiece model ({last})")
 
 
 def _utf8(text: str) -> bytes:

@@ -243,18 +243,19 @@ def test_weights_of_torch_and_lightning_files(finished: Path, tmp_path: Path) ->
 
 def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, text: Path, tmp_path: Path) -> None:
     small = [word for word in SMALL if word != "trainer=cpu"]
-    shared = (*small, "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "optim.warmup_steps=20")
-    whole = train(*shared, "trainer=cpu", "trainer.max_steps=15", "run_dir=whole")
+    shared = (*small, "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "optim.warmup_steps=25")
+    whole = train(*shared, "trainer=cpu", "trainer.max_steps=20", "run_dir=whole")
     assert whole.returncode == 0, whole.stderr
     parts = (
         (*shared, "trainer=cpu", "trainer.max_steps=5", "optim.min_lr_ratio=0.1", "run_dir=run"),
         ("resume=run", "trainer=ddp_cpu", "trainer.max_steps=10"),
-        ("resume=run", "trainer=cpu", "data.micro_batch_size=2", "trainer.max_steps=15"),
+        ("resume=run", "trainer=fsdp_cpu", "trainer.max_steps=15"),
+        ("resume=run", "trainer=cpu", "data.micro_batch_size=2", "trainer.max_steps=20"),
     )
     for part in parts:  # the warm-up is longer than the run, so that its length does not change the learning rate
         done = train(*part)
         assert done.returncode == 0, done.stderr
-        if part[0] == "resume=run":
+        if part[0] == "resume=run" and part[1] != "trainer=fsdp_cpu":  # from two processes to two
             assert "sums may differ in the last bits" in done.stderr
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
     assert [(row["step"], row["split"]) for row in rows[0]] == [(row["step"], row["split"]) for row in rows[1]]

@@ -34,6 +34,7 @@ from llm_from_scratch.config import SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.module import LanguageModel
+from llm_from_scratch.training.sharded import whole_model
 
 log = logging.getLogger(__name__)
 
@@ -187,13 +188,12 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Writes one sample."""
+        model = whole_model(pl_module.model)
         if not trainer.is_global_zero:
             return
-        pl_module.model.eval()
         text = self.prompt + "".join(
-            pieces[0] for pieces in generate(pl_module.model, self.tokenizer, self.prompt, self.sampling)
+            pieces[0] for pieces in generate(model, self.tokenizer, self.prompt, self.sampling)
         )
-        pl_module.model.train()
         with self.path.open("a", encoding="utf-8") as file:
             quoted = "\n".join(
                 f"    {line}".rstrip() for line in text.splitlines()
@@ -243,8 +243,8 @@ class Checkpoints(Callback):
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
+            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss}
             if trainer.is_global_zero:
-                model, facts = pl_module.model, {"step": trainer.global_step, "loss": loss}
                 weights = dict(model.named_parameters())
                 self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
         self.save(trainer)

@@ -19,6 +19,7 @@ from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
+from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class LanguageModel(lightning.LightningModule):
             2, dtype=torch.int64
         )  # batches passed over for their numbers, and the step of the last one
 
+    def configure_model(self) -> None:
+        """Under `trainer=fsdp` the processes share the weights out."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.shard(self.model)
+
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> logits (B, T, V)."""
         return self.model(ids)
@@ -74,7 +80,7 @@ class LanguageModel(lightning.LightningModule):
         """The Trainer's clipping by the global norm (Pascanu et al. 2013), which also is the norm that is logged."""
         self.lr = optimizer.param_groups[0]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach()
+        self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach())
         # A loss that is not finite has gradients that are not. The flag stays on the device: the fused optimizer leaves
         # weights and moments as they are where it is set, and nothing waits for it (a gradient scaler has its own).
         bad = ~torch.isfinite(self.grad_norm + sum(self.losses))
@@ -157,7 +163,7 @@ class LanguageModel(lightning.LightningModule):
         loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
         loop._batches_that_stepped = step
         self.skipped = checkpoint["skipped"].to(self.device)
-        if checkpoint["layout"] != self._layout():
+        if checkpoint["layout"] != self._layout() and self.trainer.is_global_zero:
             log.info(
                 "the run goes on with %s rather than %s: the same data in the same order, sums may differ in the last bits",
                 self._layout(),

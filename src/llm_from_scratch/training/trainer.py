@@ -19,6 +19,7 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.model import GPTConfig
+from llm_from_scratch.training.sharded import Sharded
 
 
 class StateFolders(CheckpointIO):
@@ -137,7 +138,7 @@ def build_trainer(
         "accelerator": settings.accelerator,
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
-        "strategy": settings.strategy,
+        "strategy": Sharded() if settings.strategy == "fsdp" else settings.strategy,
         "precision": _precision(settings),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
@@ -169,6 +170,7 @@ def _quiet() -> None:
         ".*isinstance.treespec.*",
         ".*GPU available but not used.*",
         ".*litlogger.*",
+        ".*sync_dist=True.*",  # the rows are the same on every process
     ):
         warnings.filterwarnings("ignore", message)
 
