@@ -44,7 +44,7 @@ def main(composed: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from llm_from_scratch.checkpoint import PICKLES, Background, load_model, load_weights, newest_state
+    from llm_from_scratch.checkpoint import PICKLES, Background, fill, load_model, load_weights, newest_state
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
@@ -78,8 +78,10 @@ def main(composed: DictConfig) -> float:
     # The model.
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
-    if weights:
-        load_weights(model, weights / "model" / "model.safetensors" if origin else weights)
+    if weights and origin:
+        fill(model, dict(origin.model.named_parameters()), weights)
+    elif weights:
+        load_weights(model, weights)
     module = LanguageModel(
         model, config.optim, max_steps=config.trainer.max_steps, seed=config.seed, val_bytes=prepared.text_bytes("val")
     )

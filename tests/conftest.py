@@ -26,7 +26,7 @@ def story(characters: int, seed: int = 0) -> str:
     return "".join(parts)[:characters]
 
 
-def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A Python process of its own, on one core: two test processes must not fight over two."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd)]),  # the folder of the test may hold a callback
@@ -36,7 +36,7 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     environment.setdefault(
         "LLM_CORPORA", str(REPO.parent / "shared" / "corpora")
     )  # the processes run in folders of their own
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"} | (variables or {})
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import yaml
 from conftest import REPO, SMALL, Process, run, story
 from safetensors.torch import load_file
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows
+from llm_from_scratch.checkpoint import checkpoints, load_model, load_state, read_rows
 
 
 @pytest.fixture
@@ -165,6 +167,40 @@ def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tm
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_path: Path, launcher: str) -> None:
+    small = (*(word for word in SMALL if word != "trainer=cpu"), "trainer=ddp_cpu", "trainer.max_steps=3")
+    command = [str(REPO / "train.py"), *small]
+    if launcher == "torchrun":
+        arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command]
+        done = [run(arguments, tmp_path)]
+    else:  # what srun sets for two tasks of a node
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        job = {
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_JOB_ID": "77",
+            "SLURM_JOB_NAME": "oz",
+            "SLURM_NNODES": "1",
+        }
+        job |= {
+            "SLURM_NODEID": "0",
+            "SLURM_JOB_START_TIME": "1700000000",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        tasks = [job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda task: run(command, tmp_path, task), tasks))
+    for process in done:
+        assert process.returncode == 0, process.stderr
+    (folder,) = (tmp_path / "outputs/text").iterdir()
+    assert "".join(process.stdout for process in done) == f"run: {folder.relative_to(tmp_path)}\n"
+    assert "2 processes" in load_state(checkpoints(folder)[0])["layout"]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -219,14 +255,14 @@ def test_fault_10_texts_that_are_too_short(train: Process, tmp_path: Path) -> No
 def test_fault_23_a_clock_that_stands_still(tmp_path: Path) -> None:
     # Two processes that read the very same time: the folders still differ.
     program = (
-        "import sys, hydra; from omegaconf import OmegaConf; from llm_from_scratch import overrides;"
+        "import sys, hydra; from llm_from_scratch import overrides;"
         "hydra.initialize_config_dir(version_base='1.3', config_dir=sys.argv[1]).__enter__();"
-        "OmegaConf.register_new_resolver('now', lambda pattern: 'noon', replace=True);"
+        "overrides.time.strftime = lambda pattern: 'noon';"
         "print(hydra.compose('train').run_dir)"
     )
     folders = {run(["-c", program, str(REPO / "configs")], tmp_path).stdout.strip() for _ in range(2)}
     assert len(folders) == 2
-    assert all(re.fullmatch(r"outputs/oz/noon_noon_[0-9a-f]{4}", folder) for folder in folders), folders
+    assert all(re.fullmatch(r"outputs/oz/noon_[0-9a-f]{4}", folder) for folder in folders), folders
 
 
 def test_a_run_folder_belongs_to_one_run(train: Process, finished: Path) -> None:

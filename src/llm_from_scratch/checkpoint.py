@@ -320,7 +320,7 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         raise ValueError(f"{path}: missing, or its bytes have changed since they were written")
     weights = _read_weights(path)
     model = _build(settings, weights, folder)
-    _fill(model, weights, path)
+    fill(model, weights, path)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
@@ -353,7 +353,7 @@ def load_weights(model: GPT, path: Path) -> None:
     Raises:
         ValueError: when the file is damaged or refused, or its names or shapes are another model's.
     """
-    _fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
+    fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -383,7 +383,8 @@ def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path}: the weights of another model ({wrong[0]!r:.100} and {len(wrong) - 1} more differ)")
 
 
-def _fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
+def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
+    """Copies weights by name into a model; a ValueError names `path` where names or shapes are another model's."""
     _compare(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,28 @@ Task = Callable[[DictConfig], Any]
 
 
 @functools.cache
-def _run_id() -> str:
-    """Keeps two runs that start in the same second apart, also when the clock goes back; one for all jobs of a process."""
-    return secrets.token_hex(2)
+def _run_name() -> str:
+    """DATE_TIME_ID: the id keeps two runs that start in the same second apart, also when the clock goes back.
+
+    One for all jobs of a sweep, and one for all processes of a run, whoever started them.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + "_" + secrets.token_hex(2)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
+
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        key = f"llm_from_scratch/run_name/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        if os.environ["RANK"] == "0":
+            store.set(key, name)
+        return store.get(key).decode()
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        started = time.localtime(int(os.environ.get("SLURM_JOB_START_TIME", "0")))
+        parts = (os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_RESTART_COUNT"))
+        return time.strftime("%Y-%m-%d_%H-%M-%S", started) + "_" + "_".join(part for part in parts if part)
+    return name
 
 
-OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def literal(argument: str) -> str:
