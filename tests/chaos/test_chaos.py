@@ -131,7 +131,13 @@ def survive_all(
         left, attempt = len(rest), attempt + 1
         rest.extendleft(reversed(lead))
         check_same(survive(folder / str(attempt), words, rest, kills), wanted)
-        assert len(rest) < left, f"no process came to {rest[0]}"
+        if len(rest) == left and rest[0].startswith(("start", "training")):
+            since, seconds = rest.popleft().split(
+                "+"
+            )  # the machine is faster now than when the undisturbed run was timed
+            rest.appendleft(f"{since}+{float(seconds) / 2:.3f}")
+        else:
+            assert len(rest) < left, f"no process came to {rest[0]}"
 
 
 def check_same(run: Path, wanted: Path) -> None:
