@@ -14,6 +14,7 @@ from llm_from_scratch.model import (
     GPT,
     IGNORE,
     Attention,
+    ChunkedCrossEntropy,
     GPTConfig,
     KVCache,
     ModelConfig,
@@ -299,6 +300,47 @@ def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- loss
+@pytest.mark.parametrize("extra_rows", [0, 3])
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_the_chunked_loss_is_torchs_own(rows: int, extra_rows: int) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(40, 16, requires_grad=True), torch.randn(V, 16, requires_grad=True)
+    targets = torch.randint(V, (40,))
+    targets[::5] = IGNORE
+    wanted = nn.functional.cross_entropy(hidden @ head.T, targets, ignore_index=IGNORE, reduction="sum") * 0.3
+    wanted.backward()
+    expected = hidden.grad, head.grad
+    hidden.grad = head.grad = None
+    # Rows beyond the vocabulary, whatever stands in them, neither count nor learn.
+    filled = torch.cat((head, torch.full((extra_rows, 16), 100.0)))
+    loss = ChunkedCrossEntropy.apply(hidden, filled, targets, V, rows) * 0.3
+    loss.backward()
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close((hidden.grad, head.grad), expected)
+
+
+def test_a_long_batch_takes_the_chunked_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=2000, block_size=64, n_layer=1, n_embd=16, n_head=2))
+    ids = torch.randint(2000, (16, 65))  # 1,024 tokens, of which 256 make a chunk
+    x, y = ids[:, :-1], ids[:, 1:].clone()
+    y[0, :9] = IGNORE
+    plain = model.loss(x, y, reduction="none")
+    (plain.sum() / (y != IGNORE).sum()).backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    calls = []
+    apply = ChunkedCrossEntropy.apply
+    monkeypatch.setattr(ChunkedCrossEntropy, "apply", lambda *arguments: calls.append(1) or apply(*arguments))
+    loss = model.loss(x, y)
+    loss.backward()
+    torch.testing.assert_close(loss, plain.sum() / (y != IGNORE).sum())
+    torch.testing.assert_close({name: parameter.grad for name, parameter in model.named_parameters()}, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(model.loss(x, y, reduction="sum"), plain.sum())
+    assert len(calls) == 2
+
+
 def test_loss_reductions_and_ignored_targets() -> None:
     model, ids = make("modern"), torch.randint(V, (2, 8))
     targets = torch.randint(V, (2, 8))

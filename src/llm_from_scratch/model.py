@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -285,6 +286,39 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
+
+    The gradients are made beside the loss, while a chunk's probabilities are there: p - 1 at the target, p elsewhere. So no
+    logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more rows than the vocabulary.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, rows: int) -> Tensor:
+        """hidden (N, C), head (V or more, C), targets (N,), rows of a chunk -> scalar."""
+        needed = any(ctx.needs_input_grad)
+        total = torch.zeros((), device=hidden.device)
+        of_hidden, of_head = (torch.empty_like(hidden), torch.zeros_like(head)) if needed else (hidden, head)
+        for x, y, slot in zip(hidden.split(rows), targets.split(rows), of_hidden.split(rows), strict=True):
+            logits = F.linear(x, head).float()  # (rows, V or more)
+            logits[:, vocab_size:] = -math.inf
+            log_p = logits.log_softmax(dim=-1)
+            total += F.nll_loss(log_p, y, ignore_index=IGNORE, reduction="sum")
+            if needed:
+                counted = (y != IGNORE)[:, None]
+                error = log_p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], -counted.to(log_p.dtype)).mul_(counted)
+                slot.copy_(error @ head)
+                of_head += error.T @ x
+        ctx.save_for_backward(of_hidden, of_head)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The gradients that forward has made, scaled."""
+        of_hidden, of_head = ctx.saved_tensors
+        return of_hidden * gradient[0], of_head * gradient[0], None, None, None
+
+
 class GPT(nn.Module):
     """A decoder-only language model (Radford et al. 2018): ids (B, T) -> logits (B, T, V) of each next token."""
 
@@ -362,16 +396,32 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) -> (…, V)."""
-        return F.linear(hidden, self.token_embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden, self._head())[..., : self.config.vocab_size]
+
+    def _head(self) -> Tensor:
+        """The head's matrix (V, C); in training on a CUDA GPU, whose tensor cores want it, V is filled up to a multiple of 64.
+
+        The rows added are zeros of a copy: nobody stores, counts or samples them, and the loss masks them out.
+        """
+        weight = self.token_embedding.weight if self.head is None else self.head.weight
+        return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
     def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats a token: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
 
-        Targets equal to IGNORE are not counted (0 in `none`).
+        Targets equal to IGNORE are not counted (0 in `none`). Of many tokens or a large vocabulary no more logits are held than
+        a chunk of tokens has: on a CPU as many as its caches hold, elsewhere 1 GiB of them.
         """
-        logits = self(ids)  # (B, T, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
-        return loss.view_as(targets) if reduction == "none" else loss
+        hidden = self.hidden_states(ids)
+        rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)
+        if reduction == "none" or targets.numel() <= rows:
+            logits = self.logits(hidden)  # (B, T, V)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+            return loss.view_as(targets) if reduction == "none" else loss
+        total = ChunkedCrossEntropy.apply(
+            hidden.flatten(0, 1), self._head(), targets.flatten(), self.config.vocab_size, rows
+        )
+        return total / (targets != IGNORE).sum() if reduction == "mean" else total
 
     def num_parameters(self) -> int:
         """Distinct trained numbers: a tied head and a shared layer count once."""
