@@ -82,8 +82,15 @@ def main(composed: DictConfig) -> float:
         fill(model, dict(origin.model.named_parameters()), weights)
     elif weights:
         load_weights(model, weights)
+    model.recompute = config.trainer.activation_checkpointing
     module = LanguageModel(
-        model, config.optim, max_steps=config.trainer.max_steps, seed=config.seed, val_bytes=prepared.text_bytes("val")
+        model,
+        config.optim,
+        max_steps=config.trainer.max_steps,
+        tokens_a_step=config.data.batch_size * config.model.block_size,
+        seed=config.seed,
+        val_bytes=prepared.text_bytes("val"),
+        compiles=config.trainer.compile,
     )
 
     # The loop.
@@ -96,7 +103,7 @@ def main(composed: DictConfig) -> float:
             f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
         )
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
-    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, config.data.batch_size * config.model.block_size)
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, module.tokens_a_step)
     background = Background()
     saver = Checkpoints(run_dir, prepared.tokenizer, background)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))

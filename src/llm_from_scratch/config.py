@@ -67,6 +67,10 @@ class TrainerConfig:
     precision: str = (
         "auto"  # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
     )
+    compile: bool | str = "auto"  # true | false | auto: where the time it saves in the run exceeds its own
+    activation_checkpointing: bool = (
+        False  # activations are computed again in the backward pass: less memory, a third more time
+    )
     max_steps: int = 1000  # optimizer steps
     val_check_interval: int = 250  # optimizer steps from one validation and checkpoint to the next
     log_every_n_steps: int = 10  # optimizer steps from one point of the training curves to the next
@@ -148,6 +152,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value == "auto" or (isinstance(value, int) and value > 0),
         "a count above 0, or auto",
     ),
+    "trainer.compile": (lambda value: value in (True, False, "auto"), "true, false or auto"),
     "trainer.num_nodes": _POSITIVE,
     "trainer.max_steps": _POSITIVE,
     "trainer.val_check_interval": _POSITIVE,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 IGNORE = -1  # a target with this value is not counted in the loss
 
@@ -329,6 +330,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # activation checkpointing (Chen et al. 2016): a block's inside is computed again in the backward pass
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         # Tables that the configuration determines are buffers outside the state dict: nothing to save, load or count.
         if config.position == "learned":
@@ -389,7 +391,11 @@ class GPT(nn.Module):
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
         for layer in range(self.config.n_layer):
-            x = self.blocks[layer % len(self.blocks)](x, rotary, mask, cache, layer)
+            block = self.blocks[layer % len(self.blocks)]
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotary, use_reentrant=False)
+            else:
+                x = block(x, rotary, mask, cache, layer)
         if cache is not None:
             cache.length = end
         return self.norm(x)

@@ -191,9 +191,11 @@ class Samples(Callback):
         model = whole_model(pl_module.model)
         if not trainer.is_global_zero:
             return
-        text = self.prompt + "".join(
-            pieces[0] for pieces in generate(model, self.tokenizer, self.prompt, self.sampling)
-        )
+        with torch.compiler.set_stance(
+            "force_eager"
+        ):  # blocks compiled for training would be compiled again for every length
+            pieces = [new[0] for new in generate(model, self.tokenizer, self.prompt, self.sampling)]
+        text = self.prompt + "".join(pieces)
         with self.path.open("a", encoding="utf-8") as file:
             quoted = "\n".join(
                 f"    {line}".rstrip() for line in text.splitlines()

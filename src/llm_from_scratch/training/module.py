@@ -6,6 +6,7 @@ checkpoint needs the weights, the optimizer and the step, and a resumed run cann
 
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
+from llm_from_scratch.training.compilation import compile_model
 from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
 from llm_from_scratch.training.sharded import Sharded, whole
 
@@ -30,15 +32,30 @@ class LanguageModel(lightning.LightningModule):
     Args:
         model: the network.
         optim: the optimizer's settings.
+        tokens_a_step: of an optimizer step, over all processes.
+        compiles: `trainer.compile`.
         max_steps: optimizer steps of the whole run, which the schedule spans.
         seed: of dropout.
         val_bytes: UTF-8 bytes of the whole validation text, for bits per byte.
     """
 
-    def __init__(self, model: GPT, optim: OptimConfig, *, max_steps: int, seed: int, val_bytes: int) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        optim: OptimConfig,
+        *,
+        max_steps: int,
+        tokens_a_step: int,
+        seed: int,
+        val_bytes: int,
+        compiles: bool | str = False,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.loss: Callable[..., Tensor] = model.loss
         self.optim = optim
+        self.tokens_a_step, self.compiles = tokens_a_step, compiles
+        self.compiled = False
         self.max_steps = max_steps
         self.seed = seed
         self.val_bytes = val_bytes
@@ -52,9 +69,16 @@ class LanguageModel(lightning.LightningModule):
         )  # batches passed over for their numbers, and the step of the last one
 
     def configure_model(self) -> None:
-        """Under `trainer=fsdp` the processes share the weights out."""
-        if isinstance(self.trainer.strategy, Sharded):
-            self.trainer.strategy.shard(self.model)
+        """Compiles, where that pays; under `trainer=fsdp` the processes share the weights out."""
+        trainer = self.trainer
+        if self.compiles:
+            setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
+            tokens = self.tokens_a_step * self.max_steps // trainer.world_size
+            device, alone = trainer.strategy.root_device, trainer.world_size == 1
+            self.compiled, self.loss = compile_model(self.model, setting, device=device, alone=alone, tokens=tokens)
+        if isinstance(trainer.strategy, Sharded):
+            trainer.strategy.shard(self.model)
+            self.loss = self.model.loss  # which now gathers the weights first
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> logits (B, T, V)."""
@@ -67,7 +91,7 @@ class LanguageModel(lightning.LightningModule):
             self.losses = []
         if self.model.config.dropout:
             seed_step(self.seed, self.trainer.global_step, micro, self.global_rank)
-        loss = self.model.loss(*batch)
+        loss = self.loss(*batch)
         self.losses.append(loss.detach())
         return loss
 
@@ -120,7 +144,7 @@ class LanguageModel(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds the losses of one batch of windows (B, T); padding counts nothing."""
-        self.nats += self.model.loss(*batch, reduction="sum").to(self.nats.dtype)
+        self.nats += self.loss(*batch, reduction="sum").to(self.nats.dtype)
         self.tokens += (batch[1] != IGNORE).sum()
 
     def on_validation_epoch_end(self) -> None:
@@ -173,4 +197,5 @@ class LanguageModel(lightning.LightningModule):
     def _layout(self) -> str:
         """What the order of additions within a step depends on."""
         trainer = self.trainer
-        return f"{trainer.world_size} processes x {trainer.accumulate_grad_batches} micro-batches, {torch.get_num_threads()} threads"
+        parts = f"{trainer.world_size} processes x {trainer.accumulate_grad_batches} micro-batches, {torch.get_num_threads()} threads"
+        return parts + ", compiled" * self.compiled

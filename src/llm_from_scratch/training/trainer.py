@@ -219,8 +219,8 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
 def micro_batches(trainer: lightning.Trainer, config: Config, model: GPTConfig) -> int:
     """Sequences that a device takes at a time, and the Trainer's intervals in such micro-batches.
 
-    `data.micro_batch_size` where it is set, else the most that an estimate of the activations (Korthikanti et al. 2022, without
-    recomputation) lets into the memory that is free.
+    `data.micro_batch_size` where it is set, else the most that an estimate of the activations (Korthikanti et al. 2022) lets
+    into the memory that is free.
 
     Raises:
         ValueError: where the batch cannot be shared out evenly.
@@ -233,8 +233,11 @@ def micro_batches(trainer: lightning.Trainer, config: Config, model: GPTConfig) 
         raise ValueError(
             f"data.micro_batch_size={asked} does not divide the {sequences} sequences that each device has of a step"
         )
-    # About 16 copies of the residual stream and 3 of the feed-forward's inside for each layer, 3 of the logits; 4 bytes a value.
-    a_token = 4 * (model.n_layer * (16 * model.n_embd + 3 * model.inner_size) + 3 * model.vocab_size)
+    # About 16 copies of the residual stream and 3 of the feed-forward's inside for each layer; 4 bytes a value. The loss holds no more
+    # logits than a chunk's. Activation checkpointing keeps the stream before each layer and the inside of one.
+    inside = 16 * model.n_embd + 3 * model.inner_size
+    recomputed = config.trainer.activation_checkpointing
+    a_token = 4 * (model.n_layer * model.n_embd + inside if recomputed else model.n_layer * inside)
     fitting = _free_memory(config.trainer) // (a_token * model.block_size)
     size = asked or max((n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting), default=1)
     trainer.accumulate_grad_batches = sequences // size

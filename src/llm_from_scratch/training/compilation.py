@@ -1,0 +1,64 @@
+"""`trainer.compile`: torch.compile (Ansel et al. 2024) where it pays for itself within the run.
+
+It is done in place, so that no weight changes its name.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from llm_from_scratch.data.prepare import is_first_rank
+from llm_from_scratch.model import GPT
+
+log = logging.getLogger(__name__)
+
+# device -> (FLOP/s that plain training reaches, share of the time that compiling saves, seconds that compiling takes).
+PAYS = {"cuda": (1.5e14, 0.3, 60.0), "cpu": (1e11, 0.05, 45.0)}
+
+
+def compile_model(
+    model: GPT, setting: bool | str, *, device: torch.device, alone: bool, tokens: int
+) -> tuple[bool, Callable[..., Tensor]]:
+    """Compiles as the setting says: whether it did, and what computes the loss from then on.
+
+    Args:
+        model: its blocks are compiled in place where several processes share the work: a whole graph would keep all gradients back to
+            the end of its backward pass, where they could have been sent on the way.
+        setting: true, false, or auto: where the time saved in the run exceeds that of compiling.
+        device: where it trains.
+        alone: one process does all the work.
+        tokens: that this process trains on in the whole run.
+    """
+    rate, share, cost = PAYS.get(device.type, (math.inf, 0.0, 0.0))
+    seconds = 6 * model.num_parameters() * tokens / rate  # 2 FLOPs a weight and token forward, 4 backward
+    if setting is False or (setting == "auto" and seconds * share <= cost):
+        return False, model.loss
+    reason = why_not(device)
+    if reason:
+        log.warning("trainer.compile: %s: the training goes on without", reason)
+        return False, model.loss
+    if is_first_rank():
+        log.info("compiling: the first step takes a minute")
+    if alone:
+        return True, torch.compile(model.loss, dynamic=False)
+    for block in model.blocks:
+        block.compile(dynamic=False)
+    return True, model.loss
+
+
+def why_not(device: torch.device) -> str | None:
+    """What keeps torch.compile from working on a device, found out by compiling an addition; None where it works."""
+    if device.type == "mps":
+        return "torch.compile is not ready for Apple GPUs"
+    try:
+        torch.compile(_one_more, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:  # no compiler, no Triton, an old GPU, …: each raises another
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:150]}"
+    return None
+
+
+def _one_more(x: Tensor) -> Tensor:
+    return x + 1
