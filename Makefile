@@ -27,8 +27,8 @@ check: $(VENV)/.dev  ## formatting, lint, types and the import rules
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
 
-bench: $(VENV)/.dev  ## speed and quality beside a peer
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(PY) "$$file"; done
+bench: $(VENV)/.dev  ## speed beside peers: about ten minutes; NANOGPT=PATH names a clone of nanoGPT to run beside
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(PY) "$$file" $(if $(NANOGPT),--nanogpt "$(NANOGPT)"); done
 
 format: $(VENV)/.dev  ## format the code and mend what lint can mend
 	$(PY) -m ruff check --fix .

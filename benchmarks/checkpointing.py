@@ -5,7 +5,6 @@ those of one checkpoint every `val_check_interval` = 250 steps at the step time 
 all the work where the processor that trains is the one that saves.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _record import options as common_options
 from _record import record
 
 from llm_from_scratch.checkpoint import Background, save_state
@@ -43,9 +43,8 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     """Measures both models."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common_options(__doc__, repeats=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     rows = []
     for name in options.models:
@@ -95,7 +94,7 @@ def main() -> None:
                 "all work %": 100 * (blocks + save) / (blocks + save + 250 * step_seconds),
             }
         )
-    record("checkpointing", rows)
+    record("checkpointing", rows, options.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""Programs as their users start them, timed and watched from outside: train.py, generate.py and the peers' scripts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+POLL = 0.05  # seconds between two looks at a process; a look takes some 50 microseconds of another core
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended well: its standard output, its wall-clock seconds, its largest anonymous memory (Linux alone)."""
+
+    stdout: str
+    seconds: float
+    anonymous_mb: float | None
+
+
+def anonymous_mb(pid: int | str = "self") -> float | None:
+    """Memory of a process that no file backs, MB; None where the system does not say (anything but Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
+    return kilobytes[0] * 1024 / 1e6 if kilobytes else None
+
+
+def environment(threads: int | None = None) -> dict[str, str]:
+    """This process's, with the corpora's folder as an absolute path, this folder's modules, and a number of threads."""
+    found = dict(os.environ)
+    found.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))  # children run in temporary folders
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (found.get("PYTHONPATH"), str(Path(__file__).parent))))
+    found["PYTHONWARNINGS"] = "ignore"
+    return found | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+
+
+@contextmanager
+def started(arguments: list[str], folder: Path, threads: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """`python ARGUMENTS` in `folder`; standard output into `folder`/stdout, errors into `folder`/stderr. Ends with the block."""
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, env=environment(threads), stdout=out, stderr=err
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+
+
+def run(
+    arguments: list[str], folder: Path, threads: int | None = None, look: Callable[[], Any] = lambda: None
+) -> Finished:
+    """Runs `python ARGUMENTS` to its end; `look` is called now and then, and ends the process where it returns something.
+
+    Raises:
+        RuntimeError: with the end of its standard error, when it fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start, peak, stopped = time.perf_counter(), None, False
+    with started(arguments, folder, threads) as process:
+        while process.poll() is None and not stopped:
+            held = anonymous_mb(process.pid)
+            peak = max(filter(None, (peak, held)), default=None)
+            stopped = look() is not None
+            time.sleep(POLL)
+        seconds = time.perf_counter() - start
+    if process.returncode and not stopped:
+        last = (folder / "stderr").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise RuntimeError(f"{' '.join(arguments)}: exit status {process.returncode}\n{last}")
+    return Finished((folder / "stdout").read_text(encoding="utf-8", errors="replace"), seconds, peak)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a training run after its warm-up."""
+
+    seconds: float  # a step
+    anonymous_mb: float | None  # the process's peak
+    cuda_mb: float | None  # allocated at most on the GPU
+
+
+def train_py(folder: Path, overrides: list[str], *, steps: int, warmup: int, threads: int | None = None) -> Steps:
+    """A whole `train.py` run in a new `folder`, timed from the end of step `warmup` to the end of step `steps`.
+
+    What a step brings with it is within that time (logging, the loggers, every callback); validation, checkpoint and picture, which come
+    behind the last step, are not. A callback of a few microseconds holds the watch.
+    """
+    clock = folder / "clock.json"
+    done = run(
+        [
+            str(REPO / "train.py"),
+            f"run_dir={folder / 'run'}",
+            f"trainer.max_steps={steps}",
+            f"trainer.val_check_interval={steps}",
+            "trainer.progress=false",
+            "sample.max_new_tokens=0",
+            f"+callbacks.clock={{_target_: _clock.StepClock, path: '{clock.as_posix()}', first: {warmup}, last: {steps}}}",
+            *overrides,
+        ],
+        folder,
+        threads,
+    )
+    times = json.loads(clock.read_text(encoding="utf-8"))
+    return Steps(times["seconds"] / (steps - warmup), done.anonymous_mb, times["cuda_mb"])
+
+
+def shakespeare() -> Path | None:
+    """Tiny Shakespeare where a copy is at hand (below data/, in $LLM_CORPORA or ../shared/corpora), else None: never downloaded."""
+    corpora = Path(environment()["LLM_CORPORA"])
+    places = [folder / "shakespeare" / "input.txt" for folder in (REPO / "data", corpora)]
+    return next((path for path in places if path.is_file()), None)
+
+
+def characters(most: int = 1_200_000) -> tuple[str, str]:
+    """(name, text) to train characters on: tiny Shakespeare, else as much of Python's standard library in plain ASCII."""
+    if path := shakespeare():
+        return "shakespeare", path.read_text(encoding="utf-8")[:most]
+    from llm_from_scratch.data.sources import open_source
+
+    parts, held = [], 0
+    for document in open_source(name="stdlib", data_dir=REPO / "data").documents():
+        # A character of the last part alone would have no id.
+        parts.append(document.raw.decode("ascii", errors="ignore").replace("\r", ""))
+        held += len(parts[-1])
+        if held >= most:
+            break
+    return "stdlib", "".join(parts)[:most]

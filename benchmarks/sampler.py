@@ -1,0 +1,142 @@
+"""The random-chunk sampler beside nanoGPT's `get_batch`, on the same file of uint16 ids, and its memory for a small and a huge corpus.
+
+Tokens a second are those of the inputs, B x T a batch; both hand over inputs and targets as int64 tensors on the CPU. nanoGPT's function
+is read out of its train.py as it stands. The memory is that of a process of its own which opens a shard as training does and reads
+batches from it: its anonymous memory at the end, and what opening and reading added. The huge corpus is a sparse file, which takes no
+room on the disk; a shard of its size is not read whole for its checksum when it is opened.
+
+    python benchmarks/sampler.py --nanogpt PATH     about 40 seconds
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _nanogpt import load_get_batch
+from _processes import anonymous_mb, run
+from _record import check_nanogpt, median, record, take_turns
+from _record import options as common_options
+
+VOCABULARY = 50_257
+
+
+def write_small(path: Path, tokens: int) -> None:
+    """A shard of one document with random ids."""
+    import numpy as np
+
+    from llm_from_scratch.data.shards import write_shard
+
+    ids = np.random.default_rng(0).integers(VOCABULARY, size=tokens)
+    write_shard(path, [(ids, 4 * tokens)], vocab_size=VOCABULARY, tokenizer="none")
+
+
+def write_sparse(path: Path, tokens: int) -> None:
+    """A shard of `tokens` zeros that take no room; all that its index says holds, but for the checksum of the ids."""
+    write_small(path, 1)
+    os.truncate(path.with_suffix(".bin"), 2 * tokens)
+    index, ends = path.with_suffix(".idx"), tokens.to_bytes(8, "little")
+    header = json.loads(index.read_bytes().split(b"\n")[0])
+    header |= {"tokens": tokens, "document_ends_sha256": hashlib.sha256(ends).hexdigest()}
+    index.write_bytes(json.dumps(header).encode() + b"\n" + ends)
+
+
+def read_batches(shard: str, block_size: int, batch_size: int, batches: int) -> dict[str, float | None]:
+    """Opens a shard, reads batches; this process's anonymous memory before and after, MB."""
+    from llm_from_scratch.data.sampler import RandomChunkSampler
+    from llm_from_scratch.data.shards import open_shard
+
+    before = anonymous_mb()
+    tokens = open_shard(shard).tokens
+    sampler = RandomChunkSampler([tokens], block_size=block_size, batch_size=batch_size, seed=0)
+    for step in range(batches):
+        sampler.batch(step)
+    return {"before": before, "after": anonymous_mb(), "corpus": tokens.nbytes / 1e6}
+
+
+def main() -> None:
+    """Speed, then memory."""
+    parser = common_options(__doc__, repeats=7)
+    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="sequences (default: 64)")
+    parser.add_argument("--block-size", type=int, default=256, metavar="T", help="tokens (default: 256)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement of speed (default: 0.5)")
+    parser.add_argument("--batches", type=int, default=100, help="read for one measurement of memory (default: 100)")
+    parser.add_argument("--huge-gb", type=float, default=18.0, help="size of the sparse corpus (default: 18)")
+    options = parser.parse_args()
+    clone = check_nanogpt(parser, options.nanogpt)
+    B, T = options.batch_size, options.block_size
+
+    import torch
+
+    from llm_from_scratch.data.datamodule import TrainingBatches
+    from llm_from_scratch.data.sampler import RandomChunkSampler
+    from llm_from_scratch.data.shards import open_shard
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, huge = folder / "train", folder / "huge"
+        write_small(small, 500_000)  # 1 MB
+        write_sparse(huge, int(options.huge_gb * 1e9) // 2)
+        sampler = RandomChunkSampler([open_shard(small).tokens], block_size=T, batch_size=B, seed=0)
+        ours = iter(TrainingBatches(sampler, 1, 0, False))
+        readers = {"this sampler": lambda: next(ours)}
+        if clone:
+            names = {
+                "np": __import__("numpy"),
+                "torch": torch,
+                "os": os,
+                "data_dir": name,
+                "device_type": "cpu",
+                "device": "cpu",
+            }
+            get_batch = load_get_batch(clone, names | {"block_size": T, "batch_size": B})
+            readers["nanoGPT's get_batch"] = lambda: get_batch("train")
+        for read in readers.values():
+            assert [(part.shape, part.dtype) for part in read()] == [((B, T), torch.int64)] * 2
+
+        def speed(reader: str) -> float:
+            count, start = 0, time.perf_counter()
+            while time.perf_counter() - start < options.seconds:
+                readers[reader]()
+                count += 1
+            return count * B * T / (time.perf_counter() - start)
+
+        speeds = take_turns({reader: (lambda reader=reader: speed(reader)) for reader in readers}, options.repeats)
+        rates = {reader: median(values) for reader, values in speeds.items()}
+
+        def memory(shard: Path) -> dict[str, float | None]:
+            settings = json.dumps([str(shard), T, B, options.batches])
+            return json.loads(run([str(Path(__file__).resolve()), "--read-batches", settings], folder / "child").stdout)
+
+        memories = take_turns({"small": lambda: memory(small), "huge": lambda: memory(huge)}, min(3, options.repeats))
+
+    peer = rates.get("nanoGPT's get_batch")
+    shared = {"shape": f"B={B}, T={T}", "repeats": options.repeats}
+    rows = [
+        {"reader": reader, "tokens/s": rate, "to nanoGPT": rate / peer if peer else None}
+        for reader, rate in rates.items()
+    ]
+    record("sampler", rows, options.results, shared)
+    if any(None in one.values() for ones in memories.values() for one in ones):
+        print("memory: left out, this system does not say how much of it is anonymous (Linux does)")
+        return
+    rows = [
+        {
+            "corpus MB": ones[0]["corpus"],
+            "batches": options.batches,
+            "anonymous MB": median([one["after"] for one in ones]),
+            "added MB": median([one["after"] - one["before"] for one in ones]),
+        }
+        for ones in memories.values()
+    ]
+    record("sampler", rows, options.results, shared)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--read-batches"]:  # the other process
+        print(json.dumps(read_batches(*json.loads(sys.argv[2]))))
+    else:
+        main()

@@ -1,0 +1,134 @@
+"""Seconds from the start of the process to a loss on tiny Shakespeare's whole validation split, beside nanoGPT's README command.
+
+Ours is `train.py experiment=NAME`: its clock stops when the first validation at or below the target stands in metrics.jsonl, and the run
+is stopped there; preparing the text is within that time. nanoGPT's is its README's command for a CPU, from start to end, without
+its preparation of the text; the loss of the weights that it saved is then taken over the whole split, every character once, by a
+pass of ours, since what it prints is an estimate from random batches. Both predict the same characters, the last tenth of the text, in
+windows of T. Without the text (CORPORA/shakespeare/input.txt below data/, $LLM_CORPORA or ../shared/corpora) there is nothing to measure.
+
+    python benchmarks/time_to_loss.py                     at most two minutes on two cores
+    python benchmarks/time_to_loss.py --nanogpt PATH      two more
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _nanogpt import load_module, train, write_characters
+from _processes import REPO, run, shakespeare
+from _record import check_nanogpt, median, record, take_turns
+from _record import options as common_options
+
+# "I only have a macbook" in nanoGPT's README.
+README = (
+    "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
+    "--n_embd=128 --max_iters={0} --lr_decay_iters={0} --dropout=0.0"
+)
+
+
+def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds to the target, or of the whole run where it stays above, and the loss then."""
+    metrics, start = folder / "run" / "metrics.jsonl", time.perf_counter()
+    reached: dict[str, Any] = {}
+
+    def look() -> bool | None:
+        """Ends the run at the first validation that is good enough."""
+        lines = metrics.read_text(encoding="utf-8").split("\n")[:-1] if metrics.exists() else []
+        for row in map(json.loads, lines):
+            if row["split"] == "val":
+                reached.update(loss=row["loss"], seconds=time.perf_counter() - start)
+                if row["loss"] <= options.target:
+                    return True
+        return None
+
+    overrides = [f"experiment={options.experiment}", "data=shakespeare", "tokenizer=char", "trainer=cpu"]
+    overrides += [f"data.dir={folder / 'data'}", f"run_dir={folder / 'run'}", *options.overrides]
+    if options.threads:
+        overrides.append(f"trainer.threads={options.threads}")
+    done = run([str(REPO / "train.py"), *overrides], folder, options.threads, look)
+    if look() is None:
+        reached["seconds"] = done.seconds
+    return reached
+
+
+def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the whole README command, and the loss over the whole split of what it saved."""
+    import numpy as np
+    import torch
+
+    from llm_from_scratch.data.sampler import IGNORE, ValidationWindows
+
+    data = folder / "data" / "shakespeare_char"
+    known = write_characters(data, text)
+    settings = README.format(options.nanogpt_iters).split()
+    done = train(clone, folder, ["config/train_shakespeare_char.py", *settings], options.threads)
+    state = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
+    module = load_module(clone)
+    model = module.GPT(module.GPTConfig(**state["model_args"])).eval()
+    model.load_state_dict(state["model"])
+    # nanoGPT has no end-of-text: a newline stands before the first character of the split.
+    ids = np.fromfile(data / "val.bin", np.uint16)
+    windows = ValidationWindows([ids], block_size=state["model_args"]["block_size"], eot_id=known.index("\n"))
+    nats = 0.0
+    with torch.inference_mode():
+        for x, y in windows.batches(32):
+            targets = torch.from_numpy(y)
+            logits, _ = model(torch.from_numpy(x), targets)
+            nats += torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+            ).item()
+    return {"seconds": done.seconds, "loss": nats / len(ids)}
+
+
+def main() -> None:
+    """Measures in turns."""
+    parser = common_options(__doc__, repeats=1)
+    parser.add_argument("--target", type=float, default=1.90, help="nats a character (default: 1.90)")
+    parser.add_argument("--experiment", default="shakespeare_cpu", metavar="NAME", help="default: shakespeare_cpu")
+    parser.add_argument("--threads", type=int, help="of every process (default: torch's choice)")
+    parser.add_argument("--nanogpt-iters", type=int, default=2000, metavar="N", help="of its command (default: 2000)")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of train.py")
+    options = parser.parse_args()
+    path = shakespeare()
+    if path is None:
+        print(
+            "time_to_loss: skipped, tiny Shakespeare is not at hand (shakespeare/input.txt below data/ or $LLM_CORPORA)"
+        )
+        return
+    clone, text = check_nanogpt(parser, options.nanogpt), path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        numbers = iter(range(10**6))
+
+        def folder() -> Path:
+            return Path(name) / str(next(numbers))
+
+        contenders = {f"train.py experiment={options.experiment}": lambda: ours(folder(), options)}
+        if clone:
+            contenders["nanoGPT's README command"] = lambda: nanogpt(clone, folder(), text, options)
+        found = take_turns(contenders, options.repeats)
+    seconds = {who: median([one["seconds"] for one in ones]) for who, ones in found.items()}
+    peer = seconds.get("nanoGPT's README command")
+    rows = [
+        {
+            "who": who,
+            "seconds": seconds[who],
+            "loss": median([one["loss"] for one in ones]),
+            "reached": all(one["loss"] <= options.target for one in ones),
+            "seconds to nanoGPT's": seconds[who] / peer if peer else None,
+        }
+        for who, ones in found.items()
+    ]
+    shared = {
+        "target": options.target,
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "overrides": " ".join(options.overrides) or None,
+    }
+    record("time_to_loss", rows, options.results, shared)
+
+
+if __name__ == "__main__":
+    main()
