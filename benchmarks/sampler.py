@@ -2,10 +2,11 @@
 
 Tokens a second are those of the inputs, B x T a batch; both hand over inputs and targets as int64 tensors on the CPU. nanoGPT's function
 is read out of its train.py as it stands. The memory is that of a process of its own which opens a shard as training does and reads
-batches from it: its anonymous memory at the end, and what opening and reading added. The huge corpus is a sparse file, which takes no
-room on the disk; a shard of its size is not read whole for its checksum when it is opened.
+batches from it: its anonymous memory at the end, and what opening and reading added, measured once, as it does not vary. The huge corpus
+is a sparse file, which takes no room on the disk; a shard of its size is not read whole for its checksum when it is opened. Its pages are
+in no cache, so that its milliseconds a batch are those of the system's reading.
 
-    python benchmarks/sampler.py --nanogpt PATH     about 40 seconds
+    python benchmarks/sampler.py --nanogpt PATH     about half a minute
 """
 
 import hashlib
@@ -45,16 +46,18 @@ def write_sparse(path: Path, tokens: int) -> None:
 
 
 def read_batches(shard: str, block_size: int, batch_size: int, batches: int) -> dict[str, float | None]:
-    """Opens a shard, reads batches; this process's anonymous memory before and after, MB."""
+    """Opens a shard, reads batches; this process's anonymous memory before and after, MB, and milliseconds a batch."""
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.data.shards import open_shard
 
     before = anonymous_mb()
     tokens = open_shard(shard).tokens
     sampler = RandomChunkSampler([tokens], block_size=block_size, batch_size=batch_size, seed=0)
+    start = time.perf_counter()
     for step in range(batches):
         sampler.batch(step)
-    return {"before": before, "after": anonymous_mb(), "corpus": tokens.nbytes / 1e6}
+    seconds = time.perf_counter() - start
+    return {"before": before, "after": anonymous_mb(), "corpus": tokens.nbytes / 1e6, "ms": 1000 * seconds / batches}
 
 
 def main() -> None:
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="sequences (default: 64)")
     parser.add_argument("--block-size", type=int, default=256, metavar="T", help="tokens (default: 256)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement of speed (default: 0.5)")
-    parser.add_argument("--batches", type=int, default=100, help="read for one measurement of memory (default: 100)")
+    parser.add_argument("--batches", type=int, default=30, help="read for the memory (default: 30)")
     parser.add_argument("--huge-gb", type=float, default=18.0, help="size of the sparse corpus (default: 18)")
     options = parser.parse_args()
     clone = check_nanogpt(parser, options.nanogpt)
@@ -111,7 +114,7 @@ def main() -> None:
             settings = json.dumps([str(shard), T, B, options.batches])
             return json.loads(run([str(Path(__file__).resolve()), "--read-batches", settings], folder / "child").stdout)
 
-        memories = take_turns({"small": lambda: memory(small), "huge": lambda: memory(huge)}, min(3, options.repeats))
+        memories = [memory(small), memory(huge)]
 
     peer = rates.get("nanoGPT's get_batch")
     shared = {"shape": f"B={B}, T={T}", "repeats": options.repeats}
@@ -120,17 +123,18 @@ def main() -> None:
         for reader, rate in rates.items()
     ]
     record("sampler", rows, options.results, shared)
-    if any(None in one.values() for ones in memories.values() for one in ones):
+    if any(None in one.values() for one in memories):
         print("memory: left out, this system does not say how much of it is anonymous (Linux does)")
         return
     rows = [
         {
-            "corpus MB": ones[0]["corpus"],
+            "corpus MB": one["corpus"],
             "batches": options.batches,
-            "anonymous MB": median([one["after"] for one in ones]),
-            "added MB": median([one["after"] - one["before"] for one in ones]),
+            "anonymous MB": one["after"],
+            "added MB": one["after"] - one["before"],
+            "ms a batch": one["ms"],
         }
-        for ones in memories.values()
+        for one in memories
     ]
     record("sampler", rows, options.results, shared)
 
