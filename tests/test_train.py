@@ -167,6 +167,37 @@ def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tm
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
+def test_compiled_and_computed_again_a_run_learns_the_same(train: Process, text: Path, tmp_path: Path) -> None:
+    shared = (*SMALL, "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1")
+    kinds = {
+        "plain": ("trainer.compile=false",),
+        "compiled": ("trainer.compile=true",),
+        "again": ("trainer.activation_checkpointing=true",),
+    }
+    rows, weights = {}, {}
+    for name, overrides in kinds.items():
+        done = train(*shared, *overrides, f"run_dir={name}")
+        assert done.returncode == 0, done.stderr
+        rows[name] = read_rows(tmp_path / name / "metrics.jsonl")
+        weights[name] = load_file(tmp_path / name / "model/model.safetensors")
+        assert load_state(checkpoints(tmp_path / name)[0])["layout"].endswith(", compiled") == (name == "compiled")
+    for name in ("compiled", "again"):
+        assert weights[name].keys() == weights["plain"].keys()  # compiling renames nothing
+        for a, b in zip(rows["plain"], rows[name], strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], abs=2e-4)
+
+
+def test_without_a_compiler_training_says_why_and_goes_on(train: Process, text: Path, tmp_path: Path) -> None:
+    done = run(
+        [str(REPO / "train.py"), *SMALL, "trainer.compile=true", "trainer.max_steps=2", "run_dir=run"],
+        tmp_path,
+        {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"trainer\.compile: .*no-such-compiler.*: the training goes on without", done.stderr), done.stderr
+    assert load_state(checkpoints(tmp_path / "run")[0])["layout"].endswith("threads")
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_path: Path, launcher: str) -> None:
     small = (*(word for word in SMALL if word != "trainer=cpu"), "trainer=ddp_cpu", "trainer.max_steps=3")

@@ -183,7 +183,7 @@ def test_pickles_by_reopening(tmp_path):
     for original in (sampler, windows):
         assert len(pickle.dumps(original)) < 2000
         again = pickle.loads(pickle.dumps(original))
-        assert all(isinstance(shard, np.memmap) for shard in again._shards)
+        assert all(isinstance(shard, np.memmap) for shard in again.shards)
     again = pickle.loads(pickle.dumps(sampler))
     np.testing.assert_array_equal(again.batch(7, 1, 2), sampler.batch(7, 1, 2))
     # an array without a file travels with its contents

@@ -12,6 +12,7 @@ from llm_from_scratch.data.prepare import Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler, ValidationWindows
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
+SHARE_OF_GPU = 0.25  # of a GPU's free memory, which a corpus that is kept there may take
 
 
 class TextDataModule(lightning.LightningDataModule):
@@ -82,7 +83,11 @@ class TextDataModule(lightning.LightningDataModule):
             self.sampler = RandomTextSampler(folder / "train.txt", ends, self.prepared.tokenizer, **shared)
         else:
             self.sampler = RandomChunkSampler([shard.tokens for shard in self.prepared.shards("train")], **shared)
-        return TrainingBatches(self.sampler, self.trainer.accumulate_grad_batches, self.first_step, self.overfit)
+        n_micro, device, chunks = self.trainer.accumulate_grad_batches, self.trainer.strategy.root_device, None
+        if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
+            room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
+            chunks = DeviceChunks(self.sampler, device) if self.sampler.n_bytes < room else None
+        return TrainingBatches(self.sampler, n_micro, self.first_step, self.overfit, chunks)
 
     def val_dataloader(self) -> "ValidationBatches":
         """Every token of the validation split once, over all ranks."""
@@ -95,20 +100,56 @@ class TextDataModule(lightning.LightningDataModule):
         return ValidationBatches(windows, self.micro_batch_size, self.trainer.global_rank, self.trainer.world_size)
 
 
+class DeviceChunks:
+    """The sampler's batches, gathered on the device that holds the whole corpus: a step sends it B numbers and waits for nothing."""
+
+    def __init__(self, sampler: RandomChunkSampler, device: torch.device) -> None:
+        self.sampler, self.device = sampler, device
+        # torch gathers signed numbers on every device: ids are kept as such, and made what they were in `batch`.
+        size = max(shard.itemsize for shard in sampler.shards)
+        self.mask = 2 ** (8 * size) - 1
+        dtype = torch.int16 if size == 2 else torch.int32
+        self.tokens = torch.empty(sum(map(len, sampler.shards)), dtype=dtype, device=device)
+        slots = self.tokens.split([len(shard) for shard in sampler.shards])
+        for shard, slot in zip(sampler.shards, slots, strict=True):
+            for start in range(0, len(shard), 2**24):  # a corpus may be larger than the machine's memory
+                ids = torch.from_numpy(shard[start : start + 2**24].astype(f"<i{size}"))
+                slot[start : start + 2**24] = ids.to(device)
+        self.column = torch.arange(sampler.block_size + 1, device=device)
+
+    def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> Batch:
+        """As the sampler's own."""
+        starts = torch.from_numpy(self.sampler.starts(step, micro, n_micro))
+        if self.device.type == "cuda":
+            starts = starts.pin_memory().to(self.device, non_blocking=True)
+        ids = self.tokens[starts[:, None] + self.column].long() & self.mask  # (B, T+1)
+        return ids[:, :-1], ids[:, 1:]
+
+
 class TrainingBatches:
     """The micro-batches of one rank, from `first_step` on."""
 
     def __init__(
-        self, sampler: RandomChunkSampler | RandomTextSampler, n_micro: int, first_step: int, overfit: bool
+        self,
+        sampler: RandomChunkSampler | RandomTextSampler,
+        n_micro: int,
+        first_step: int,
+        overfit: bool,
+        chunks: DeviceChunks | None = None,
     ) -> None:
         self.sampler, self.n_micro, self.first_step, self.overfit = sampler, n_micro, first_step, overfit
+        self.chunks = chunks
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
         while True:
             for micro in range(self.n_micro):
-                x, y = self.sampler.batch(0 if self.overfit else step, micro, self.n_micro)
-                yield torch.from_numpy(x), torch.from_numpy(y)
+                place = (0 if self.overfit else step, micro, self.n_micro)
+                if self.chunks:
+                    yield self.chunks.batch(*place)
+                else:
+                    x, y = self.sampler.batch(*place)
+                    yield torch.from_numpy(x), torch.from_numpy(y)
             step += 1
 
 

@@ -38,7 +38,7 @@ class _RandomBatches:
         assert 0 <= rank < world_size
         self.n_places, self.block_size, self.batch_size, self.seed = n_places, block_size, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self._rows(0, 1)
+        self.rows(0, 1)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets, int64, each (B // world_size // n_micro, T): this rank's micro-batch of a step.
@@ -46,7 +46,7 @@ class _RandomBatches:
         Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
         ValueError where B cannot be divided so.
         """
-        chunks = self._read(self.places(step)[self._rows(micro, n_micro)])
+        chunks = self._read(self.places(step)[self.rows(micro, n_micro)])
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
 
     def places(self, step: int) -> np.ndarray:
@@ -57,7 +57,8 @@ class _RandomBatches:
         raw = np.random.Philox(key=self.seed, counter=[0, 0, 0, step]).random_raw(self.batch_size)
         return (raw % self.n_places).astype(np.int64)
 
-    def _rows(self, micro: int, n_micro: int) -> slice:
+    def rows(self, micro: int, n_micro: int) -> slice:
+        """Which of a step's B sequences are this rank's in a micro-batch."""
         assert 0 <= micro < n_micro
         parts = self.world_size * n_micro
         if self.batch_size < 1 or self.batch_size % parts:
@@ -93,20 +94,31 @@ class RandomChunkSampler(_RandomBatches):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._shards = _Arrays(shard for shard in shards if len(shard) > block_size)
-        if not self._shards:
+        self.shards = _Arrays(shard for shard in shards if len(shard) > block_size)
+        if not self.shards:
             raise _too_short("the training text", max(map(len, shards), default=0), block_size)
-        if len(self._shards) < len(shards):
-            short = len(shards) - len(self._shards)
+        if len(self.shards) < len(shards):
+            short = len(shards) - len(self.shards)
             logger.info("%d of %d shards are shorter than a chunk of %d tokens", short, len(shards), block_size + 1)
         # Views of (starts, T+1), no copies; without np.asarray each index would make a memmap object, which is slow.
-        self._windows = [sliding_window_view(np.asarray(shard), block_size + 1) for shard in self._shards]
+        self._windows = [sliding_window_view(np.asarray(shard), block_size + 1) for shard in self.shards]
         self._ends = np.cumsum([len(windows) for windows in self._windows])
         super().__init__(int(self._ends[-1]), block_size, batch_size, seed, rank, world_size)
 
+    @property
+    def n_bytes(self) -> int:
+        """The size of the token ids."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    def starts(self, step: int, micro: int = 0, n_micro: int = 1) -> np.ndarray:
+        """Where the chunks of `batch` begin, in tokens of `shards` one behind the other: (B // world_size // n_micro,) int64."""
+        places = self.places(step)[self.rows(micro, n_micro)]
+        # A shard's last T tokens begin no chunk: so many places are left out before each later shard.
+        return places + self.block_size * np.searchsorted(self._ends, places, side="right")
+
     def _read(self, places: np.ndarray) -> np.ndarray:
         shard_of = np.searchsorted(self._ends, places, side="right")
-        chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self._shards))
+        chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self.shards))
         for shard in np.unique(shard_of):
             rows = shard_of == shard
             windows = self._windows[shard]
@@ -114,7 +126,7 @@ class RandomChunkSampler(_RandomBatches):
         return chunks
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(RandomChunkSampler, **self._settings()), (self._shards,)
+        return partial(RandomChunkSampler, **self._settings()), (self.shards,)
 
 
 class RandomTextSampler(_RandomBatches):
@@ -222,7 +234,7 @@ class ValidationWindows:
                 f"the validation split has {self.tokens} tokens and needs {block_size}: "
                 f"use a longer text, more data.val_fraction, or a model.block_size of at most {self.tokens}"
             )
-        self._shards = _Arrays(shards)
+        self.shards = _Arrays(shards)
         self._ends = np.cumsum([len(shard) for shard in shards])
 
     def __len__(self) -> int:
@@ -255,9 +267,9 @@ class ValidationWindows:
         """The stream's tokens begin … end-1, fewer where it ends before."""
         parts = [np.empty(0, dtype=np.int64)]
         shard = int(np.searchsorted(self._ends, begin, side="right"))
-        while begin < end and shard < len(self._shards):
+        while begin < end and shard < len(self.shards):
             from_end = begin - int(self._ends[shard])
-            parts.append(self._shards[shard][from_end:][: end - begin])
+            parts.append(self.shards[shard][from_end:][: end - begin])
             begin += len(parts[-1])
             shard += 1
         return np.concatenate(parts)

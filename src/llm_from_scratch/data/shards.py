@@ -11,6 +11,7 @@ has mapped kills the reader.
 
 import hashlib
 import json
+import mmap
 import os
 from array import array
 from collections.abc import Iterable, Sequence
@@ -161,7 +162,11 @@ def open_shard(
         with bin_path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != info.sha256:
                 raise _damaged(bin_path, "does not have the checksum it was written with")
-    return Shard(info, _map(bin_path, info.dtype, info.tokens), ends)
+    tokens = _map(bin_path, info.dtype, info.tokens)
+    if bin_path.stat().st_size >= VERIFY_BELOW and hasattr(mmap, "MADV_RANDOM"):
+        # Chunks come from random places: reading ahead of each would fill the page cache with what nobody asks for.
+        tokens._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+    return Shard(info, tokens, ends)
 
 
 def _parse(header: bytes, path: Path) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""What only a CUDA GPU can show: a step that never makes the host wait, and losses that are the CPU's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, Process, story
+
+from llm_from_scratch.checkpoint import read_rows
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+ERROR = '''
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class ErrorOnSync(Callback):
+    """Any wait of the host for the device between the steps 3 and 9 is an error."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error" if 3 <= trainer.global_step < 9 else "default")
+'''
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.dropout=0.1", "data.micro_batch_size=4"), ("trainer.compile=true",)])
+def test_a_step_does_not_wait_for_the_device(train: Process, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
+    (tmp_path / "sync.py").write_text(ERROR)
+    small = [word for word in SMALL if word != "trainer=cpu"]
+    done = train(
+        *small, "trainer=gpu", "trainer.max_steps=12", "+callbacks.sync={_target_: sync.ErrorOnSync}", *overrides
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_gpu_learns_what_a_cpu_learns(train: Process, tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
+    small = [word for word in SMALL if word != "trainer=cpu"]
+    shared = ("trainer.max_steps=20", "trainer.log_every_n_steps=1")
+    for device in ("cpu", "gpu"):
+        done = train(*small, f"trainer={device}", "trainer.precision=32-true", *shared, f"run_dir={device}")
+        assert done.returncode == 0, done.stderr
+    for a, b in zip(*(read_rows(tmp_path / name / "metrics.jsonl") for name in ("cpu", "gpu")), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=5e-3)
