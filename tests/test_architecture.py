@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "model": [],
     "tokenizer": [],
     "data.clean": [],
+    "data.readers": [],
     "data": ["data", "tokenizer"],
     "data.prepare": ["data", "tokenizer", "config"],
     "config": ["model", "generation"],

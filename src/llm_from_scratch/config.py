@@ -33,11 +33,12 @@ class TokenizerConfig:
 @dataclass(kw_only=True)
 class DataConfig:
     name: str = "oz"  # names the folder of the prepared data, and of the runs
-    path: str | None = None  # data=text: a file, a folder or a glob
+    path: str | None = None  # data=text: a file, a folder or a glob; texts, tables and archives of them
     file: str | None = None  # a named corpus: its place below data/ or the corpora folder
     url: str | None = None  # where it is downloaded from when no copy is at hand
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
+    column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices

@@ -26,7 +26,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
-LITERAL = ("prompt", "stop", "run", "run_dir", "resume", "init_from", "data.path", "data.dir", "sample.prompt")
+LITERAL = (
+    "prompt",
+    "stop",
+    "run",
+    "run_dir",
+    "resume",
+    "init_from",
+    "data.path",
+    "data.dir",
+    "data.column",
+    "sample.prompt",
+)
 # What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
 # What a resumed run may change of its model, data and tokenizer: what changes neither shapes nor the text that is seen.

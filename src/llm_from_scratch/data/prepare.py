@@ -81,9 +81,10 @@ def prepare(
         url=data.url,
         sha256=data.sha256,
         must_contain=data.must_contain,
+        column=data.column,
         data_dir=data_dir,
     )
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "cleaning": CLEANING_VERSION,
         "source": _fingerprint(source),
@@ -91,6 +92,8 @@ def prepare(
         "tokenizer": reuse.fingerprint if reuse else [tokenizer.kind, tokenizer.vocab_size],
         "stream": data.stream,
     }
+    if not source.plain:  # nothing else has columns, and what was prepared from plain texts keeps its name
+        facts["column"] = data.column
     folder = data_dir / data.name / f"prepared-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -134,8 +137,12 @@ def _build(
     if building.exists():
         shutil.rmtree(building)  # what a killed preparation left; the lock says that nobody works on it
     building.mkdir()
-    whole = len(source.paths) >= MANY_DOCUMENTS
-    report = _write_splits(building, source, facts["val_fraction"], whole)
+    try:
+        whole = source.has(MANY_DOCUMENTS)
+        report = _write_splits(building, source, facts["val_fraction"], whole)
+    except ValueError:  # a document that cannot be read: what came before it is of no use
+        shutil.rmtree(building)
+        raise
 
     tokenizer = reuse or train_tokenizer(settings.kind, _read_documents(building / "train.txt"), settings.vocab_size)
     tokenizer.save(building / "tokenizer")

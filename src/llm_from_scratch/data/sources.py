@@ -1,11 +1,12 @@
 """Where a corpus comes from: the first step of the data's way (source, clean, tokenize, shards, sample).
 
-A source is a fixed list of named files, read one at a time: a named corpus (below data/, in a folder that checkouts
-share, or downloaded), Python's own standard library, or the user's file, folder or glob.
+A source is a fixed list of named files: a named corpus (below data/, in a folder that checkouts share, or downloaded),
+Python's own standard library, or the user's file, folder or glob. `readers.py` says which documents a file holds.
 """
 
 import hashlib
 import http.client
+import itertools
 import os
 import ssl
 import sysconfig
@@ -27,32 +28,37 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from llm_from_scratch.data.readers import OTHER_SUFFIXES, TEXT_SUFFIXES, Document, is_plain, read_documents, read_file
+
 TIMEOUT = 10.0  # seconds without an answer or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
-TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
 # Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not Python's own.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
 
 @dataclass(frozen=True)
-class Document:
-    """One text as it was found: `name` is the same on every machine, `raw` its bytes."""
-
-    name: str
-    raw: bytes
-
-
-@dataclass(frozen=True)
 class Source:
-    """A corpus: the stable name and the file of each document, in a fixed order."""
+    """A corpus: the stable name and the place of each file, in a fixed order; `column` is the text of a row of a table."""
 
     name: str
     paths: list[tuple[str, Path]]
+    column: str = "text"
+
+    @property
+    def plain(self) -> bool:
+        """Whether each file is one document as it stands: no table, no archive, nothing compressed."""
+        return all(is_plain(name) for name, _ in self.paths)
 
     def documents(self) -> Iterator[Document]:
-        """The documents, one file in memory at a time. ValueError: a file cannot be read."""
+        """The documents, one in memory at a time. ValueError: a file cannot be read (`readers.read_documents`)."""
         for name, path in self.paths:
-            yield Document(name, _read(path))
+            yield from read_documents(path, name, self.column)
+
+    def has(self, count: int) -> bool:
+        """Whether there are at least `count` documents; archives and tables are read as far as it takes."""
+        if len(self.paths) >= count or self.plain:
+            return len(self.paths) >= count
+        return sum(1 for _ in itertools.islice(self.documents(), count)) == count
 
 
 def open_source(
@@ -63,40 +69,35 @@ def open_source(
     url: str | None = None,
     sha256: str | None = None,
     must_contain: str | None = None,
+    column: str = "text",
     data_dir: Path,
 ) -> Source:
     """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
-    and contain the text `must_contain`.
+    and contain the text `must_contain`. `column` is the text of a row of a table.
     ValueError: nothing to read, the wrong file, or no network.
     """
     if path is not None:
-        return Source(name, _own_files(path))
+        return Source(name, _own_files(path), column)
     if name == "stdlib":
         return Source(name, _standard_library())
     if file is None:
         raise ValueError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
-    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))], column)
 
 
 def _own_files(path: str) -> list[tuple[str, Path]]:
-    """A file, all text files below a folder, or what a glob finds; named relative to the folder that holds them."""
+    """A file, all texts, tables and archives below a folder, or what a glob finds; named relative to the folder that holds them."""
     given = Path(path).expanduser()
     if not given.exists():
         given = Path(path.replace("\\", "/")).expanduser()  # a glob of Windows
     if given.is_file():
         root, found = given.parent, [given]
     elif given.is_dir():
-        root, found = given, [file for file in given.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES]
+        suffixes = TEXT_SUFFIXES | OTHER_SUFFIXES
+        root, found = given, [file for file in given.rglob("*") if file.suffix.lower() in suffixes]
     else:
         fixed = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
         if fixed == len(given.parts):
@@ -107,7 +108,8 @@ def _own_files(path: str) -> list[tuple[str, Path]]:
     if not given.is_file():
         named = [(name, file) for name, file in named if not any(part.startswith(".") for part in name.split("/"))]
     if not any(file.stat().st_size for _, file in named):
-        kinds = f" ({', '.join(sorted(TEXT_SUFFIXES))}; a glob such as {path}/**/*.py finds others)"
+        known = sorted(TEXT_SUFFIXES) + sorted(OTHER_SUFFIXES)
+        kinds = f" ({', '.join(known)}; a glob such as {path}/**/*.py finds others)"
         problem = "all files are empty" if named else f"there is no text file{kinds if given.is_dir() else ''}"
         raise ValueError(f"data.path={path}: {problem}")
     return named
@@ -157,7 +159,7 @@ def _corpus_file(
 
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
-    raw = _read(path)
+    raw = read_file(path)
     if sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != sha256:
         raise ValueError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
     for text in must_contain:
