@@ -5,13 +5,17 @@ that asks for terabytes ends that process, and the test says at which input. `py
 input 17 alone.
 """
 
+import gzip
 import hashlib
+import io
 import json
+import lzma
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -446,6 +450,136 @@ def tokenizer_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     return {"tokenizer.model": hostile_bytes, "tokenizer.json": hostile_json}, seal, read
 
 
+def hostile_tar(rng: random.Random, good: bytes) -> bytes:
+    """Header fields that lie, with the header's checksum put right."""
+    raw = bytearray(hostile_bytes(rng, good) if rng.random() < 0.4 else good)
+    starts = [start for start in range(0, len(raw) - 511, 512) if raw[start + 257 : start + 262] == b"ustar"]
+    for start in rng.sample(starts, min(len(starts), rng.choice((1, 1, 2, 5)))):
+        field, width = rng.choice(
+            ((0, 100), (100, 8), (124, 12), (124, 12), (156, 1), (156, 1), (157, 100), (345, 155))
+        )
+        value: bytes = rng.choice(
+            (
+                *(b"%011o\0" % size for size in (0, 1, 511, 512, 513, 8**11 - 1)),
+                *(b"\x80" + size.to_bytes(11, "big") for size in (5, 2**40, 2**64, 2**87)),
+                b"\xff" * 12,
+                *(bytes([kind]) for kind in b"01234567LKxgXSDMNV\0"),
+                *(
+                    b"../x.txt\0",
+                    b"/etc/x.txt\0",
+                    b"C:\\x.txt\0",
+                    b"a/b.txt.gz\0",
+                    b"a.tar\0",
+                    b"a.jsonl\0",
+                    b"\xff\xfe\0",
+                ),
+                rng.randbytes(width),
+            )
+        )
+        raw[start + field : start + field + min(width, len(value))] = value[:width]
+        raw[start + 148 : start + 156] = b" " * 8
+        raw[start + 148 : start + 156] = b"%06o\0 " % sum(raw[start : start + 512])
+    return bytes(raw)
+
+
+def hostile_lines(rng: random.Random, good: bytes) -> bytes:
+    lines = good.splitlines()
+    at = rng.randrange(len(lines))
+    lines[at] = hostile_json(rng, lines[at])
+    return b"\n".join(lines)
+
+
+def packed(compress: Callable[[bytes], bytes], expand: Callable[[bytes], bytes], inner: Any) -> Any:
+    """Mutates what comes out of a compressed file as often as the file itself."""
+
+    def mutate(rng: random.Random, good: bytes) -> bytes:
+        return compress(inner(rng, expand(good))) if rng.random() < 0.5 else hostile_bytes(rng, good)
+
+    return mutate
+
+
+def reader_kind(
+    name: str, make: Callable[[], bytes], mutation: Any
+) -> Callable[[Path], tuple[dict[str, Any], Seal, Read]]:
+    def kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+        from llm_from_scratch.data.readers import read_documents
+
+        (folder / name).write_bytes(make())
+
+        def read(folder: Path) -> object:
+            return sum(len(document.raw) for document in read_documents(folder / name, name, "text"))
+
+        return {name: mutation}, lambda folder: None, read
+
+    return kind
+
+
+PAGES = [f"What a pretty story {i}, said the Lion. É 猫\n" * i for i in range(8)]
+
+
+def make_tar(texts: list[str] = PAGES) -> bytes:
+    file = io.BytesIO()
+    for form, place in ((tarfile.PAX_FORMAT, "é/" * 60), (tarfile.GNU_FORMAT, "b/" * 60), (tarfile.USTAR_FORMAT, "")):
+        with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+            for i, text in enumerate(texts):
+                info = tarfile.TarInfo(f"{place}{i}.txt")
+                info.size = len(text.encode())
+                archive.addfile(info, io.BytesIO(text.encode()))
+            end = archive.offset
+        file.seek(end)
+    return file.getvalue()
+
+
+def make_nested(inner: bytes | None = None) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, raw in (("1_data.xz", inner or xz(make_tar())), ("2.jsonl.gz", gzip.compress(make_lines()))):
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+    return file.getvalue()
+
+
+def make_lines() -> bytes:
+    return "".join(json.dumps({"text": text, "n": [1, {"a": None}]}) + "\n" for text in PAGES).encode()
+
+
+def make_parquet() -> bytes:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    file = io.BytesIO()
+    table = pyarrow.table({"text": PAGES * 20, "n": range(160)})
+    write_table(table, file, row_group_size=50, data_page_size=300, compression="zstd")
+    return file.getvalue()
+
+
+def xz(raw: bytes) -> bytes:
+    return lzma.compress(raw, preset=0)
+
+
+def hostile_nested(rng: random.Random, good: bytes) -> bytes:
+    """The outer archive, or one of the inner ones in a sound outer one."""
+    if rng.random() < 0.5:
+        return hostile_tar(rng, good)
+    with tarfile.open(fileobj=io.BytesIO(good)) as archive:
+        files = {info.name: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
+    inner = packed(xz, lzma.decompress, hostile_tar)(rng, files["1_data.xz"])
+    return make_nested(inner)
+
+
+def zstd(raw: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor(write_checksum=True).compress(raw)
+
+
+def unzstd(raw: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompress(raw)
+
+
 KINDS = {
     "index": index_kind,
     "prepared": prepared_kind,
@@ -453,7 +587,21 @@ KINDS = {
     "checkpoint": checkpoint_kind,
     "config": config_kind,
     "tokenizer": tokenizer_kind,
+    "tar": reader_kind("a.tar", make_tar, hostile_tar),
+    "tar.xz": reader_kind("a.tar.xz", lambda: xz(make_tar()), packed(xz, lzma.decompress, hostile_tar)),
+    "nested": reader_kind("urlsf_subset00.tar", make_nested, hostile_nested),
+    "gz": reader_kind(
+        "a.txt.gz",
+        lambda: gzip.compress("".join(PAGES).encode()),
+        packed(gzip.compress, gzip.decompress, hostile_bytes),
+    ),
+    "jsonl.gz": reader_kind(
+        "a.jsonl.gz", lambda: gzip.compress(make_lines()), packed(gzip.compress, gzip.decompress, hostile_lines)
+    ),
+    "zst": reader_kind("a.tar.zst", lambda: zstd(make_tar()), packed(zstd, unzstd, hostile_tar)),
+    "parquet": reader_kind("a.parquet", make_parquet, hostile_bytes),
 }
+NEEDS = {"zst": "zstandard", "parquet": "pyarrow"}
 
 
 # ------------------------------------------------------------------------------------------------ the process of a kind
@@ -499,6 +647,7 @@ def program(kind: str, folder: Path, only: int | None = None) -> Iterator[str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_mutated_files(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("resource")
+    pytest.importorskip(NEEDS.get(kind, "json"))
     command = [sys.executable, __file__, kind, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
     lines = done.stdout.splitlines()
