@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llm_from_scratch.generation import (
     SamplingConfig,
     TextStream,
+    fetched,
     generate,
     generate_tokens,
     generate_with_temperature,
@@ -134,6 +135,29 @@ def test_cached_generation_equals_its_plain_twin_far_past_the_context(family: st
             fast = torch.stack(list(generate_tokens(model, prompt, config, generator(3))), dim=1)
             assert torch.equal(plain[:, prompt_length:], fast)
             assert len(fast.unique()) > 3
+
+
+def test_the_compiled_step_writes_what_its_plain_twin_writes() -> None:
+    model, prompt = make("modern", n_kv_head=2), torch.randint(40, (3, 2), generator=generator())
+    settings = {"max_new_tokens": 3 * BLOCK, "temperature": 1.2, "top_k": 30, "top_p": 0.95, "min_p": 0.001}
+    plain, fast = (
+        torch.stack(list(generate_tokens(model, prompt, SamplingConfig(**settings, compile=compiled))), dim=1)
+        for compiled in (False, True)
+    )
+    assert torch.equal(plain, fast)
+    assert len(plain.unique()) > 10
+    with pytest.raises(ValueError, match="repetition_penalty"):
+        next(generate_tokens(model, prompt, SamplingConfig(repetition_penalty=1.1, compile=True)))
+
+
+def test_tokens_of_a_gpu_are_fetched_some_at_a_time() -> None:
+    steps = [torch.tensor([i, -i]) for i in range(11)]
+    assert list(fetched(iter(steps))) == [[i, -i] for i in range(11)]
+    taken = []
+    fetching = fetched((taken.append(step) or step.to("meta") for step in steps), at_a_time=4)
+    with pytest.raises(NotImplementedError):  # numbers that are not there are asked for when four have come
+        next(fetching)
+    assert len(taken) == 4
 
 
 def test_each_token_is_chosen_from_the_window_that_the_rule_gives() -> None:

@@ -10,7 +10,7 @@ Shapes: B batch (samples), T time (positions), V vocabulary.
 import codecs
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,6 +33,7 @@ class SamplingConfig:
     min_p: float | None = None  # share of the likeliest token's probability that a token needs; null: none
     repetition_penalty: float = 1.0  # 1: none
     num_samples: int = 1  # texts, written side by side in one batch
+    compile: bool = False  # the step of one token as one compiled piece: a minute's wait, for long texts on a GPU
     seed: int = 1337
     stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
 
@@ -86,12 +87,12 @@ def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
     return logits.scatter(1, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
 
 
-def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """One next token for each row: logits (B, V) after ids (B, T) -> (B,)."""
+def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
+    """One next token for each row: logits (B, V) after ids (B, T), noise (B, V) from `draw_noise` -> (B,)."""
     logits = logits.float()
     if config.repetition_penalty != 1:
         logits = repetition_penalty(logits, ids, config.repetition_penalty)
-    if config.temperature == 0:
+    if noise is None:
         return logits.argmax(dim=-1)
     logits = temperature(logits, config.temperature)
     if config.top_k is not None:
@@ -100,7 +101,15 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, generator: torch
         logits = top_p(logits, config.top_p)
     if config.min_p is not None:
         logits = min_p(logits, config.min_p)
-    return logits.softmax(dim=-1).multinomial(1, generator=generator).squeeze(1)
+    # The first of clocks that tick at the rates p is number i with probability p_i: how torch's multinomial draws, too.
+    return (logits.softmax(dim=-1) / noise).argmax(dim=-1)
+
+
+def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
+    """The chance in a sample: exponential numbers (B, V), drawn apart from `sample` so that it can be compiled; none for greedy."""
+    return (
+        torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator) if config.temperature else None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- tokens
@@ -160,21 +169,59 @@ def generate_tokens(
     cache = KVCache(model.config, len(ids), ids.device, model.token_embedding.weight.dtype)
     ids = torch.cat((ids, ids.new_empty(len(ids), config.max_new_tokens)), dim=1)
     model.eval()
+    step = compiled_step(model, cache, config) if config.compile else None
     try:
         logits = prefill(model, ids[:, start:length], cache)
+        noise = draw_noise(logits, config, generator)
+        ids[:, length] = sample(logits, ids[:, :length], config, noise)
         while True:
-            ids[:, length] = sample(logits, ids[:, :length], config, generator)
             yield ids[:, length]
             length += 1
             if length == ids.shape[1]:
                 return
-            if cache.length < block_size:
-                logits = decode(model, ids[:, length - 1], cache)
-            else:
+            noise = draw_noise(logits, config, generator)
+            if cache.length == block_size:
                 start = window_start(start, length, block_size)
                 logits = prefill(model, ids[:, start:length], cache)
+            elif step:
+                ids[:, length] = step(ids[:, length - 1], noise)
+                continue
+            else:
+                logits = decode(model, ids[:, length - 1], cache)
+            ids[:, length] = sample(logits, ids[:, :length], config, noise)
     finally:
         model.train(was_training)
+
+
+def compiled_step(model: GPT, cache: KVCache, config: SamplingConfig) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """`decode` and `sample` as one compiled piece (on CUDA one graph to launch): ids (B,), noise (B, V) -> the next ids (B,).
+
+    All shapes are fixed and the position is on the device. Its plain twin, whose results it has, is the rest of `generate_tokens`.
+
+    Raises:
+        ValueError: with a repetition penalty, which reads a text that grows.
+    """
+    if config.repetition_penalty != 1:
+        raise ValueError("compile=true: leave repetition_penalty at 1, it reads the whole text again for each token")
+    position = torch.zeros(1, dtype=torch.int64, device=cache.keys[0].device)
+    for buffer in (*cache.keys, *cache.values, position):
+        torch._dynamo.mark_static_address(buffer)  # what a CUDA graph may write to
+
+    def step(ids: Tensor, noise: Tensor | None) -> Tensor:
+        logits = decode(model, ids, cache)
+        return sample(logits, ids[:, None], config, noise)
+
+    fast = torch.compile(step, mode="reduce-overhead" if position.is_cuda else None, fullgraph=True, dynamic=False)
+
+    def run(ids: Tensor, noise: Tensor | None) -> Tensor:
+        position.fill_(cache.length)
+        length, cache.length, cache.position = cache.length, 0, position  # a count that grew would be compiled again
+        try:
+            return fast(ids, noise).clone()  # the graph writes its results to the same place each time
+        finally:
+            cache.length, cache.position = length + 1, None
+
+    return run
 
 
 @torch.no_grad()
@@ -195,6 +242,18 @@ def generate_with_temperature(
             next_ids = (logits / temperature).softmax(dim=-1).multinomial(1, generator=generator)
         ids = torch.cat((ids, next_ids), dim=1)
     return ids
+
+
+def fetched(tokens: Iterator[Tensor], at_a_time: int = 8) -> Iterator[list[int]]:
+    """The ids (B,) of each step on the host. From a GPU, which would wait for each fetch, they come some steps at a time."""
+    held: list[Tensor] = []
+    for ids in tokens:
+        held.append(ids)
+        if len(held) == at_a_time or ids.device.type == "cpu":
+            yield from torch.stack(held).tolist()
+            held = []
+    if held:
+        yield from torch.stack(held).tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------- text
@@ -249,11 +308,11 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
 
     def pieces() -> Iterator[list[str]]:
         streams = [TextStream(config.stop) for _ in range(config.num_samples)]
-        for step, next_ids in enumerate(generate_tokens(model, ids, config), start=1):
+        for step, tokens in enumerate(fetched(generate_tokens(model, ids, config)), start=1):
             last = step == config.max_new_tokens
             yield [
                 stream.push(tokenizer.decode_bytes([token]), final=last or token == tokenizer.eot_id)
-                for stream, token in zip(streams, next_ids.tolist(), strict=True)
+                for stream, token in zip(streams, tokens, strict=True)
             ]
             if all(stream.ended for stream in streams):
                 return

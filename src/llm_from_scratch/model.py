@@ -162,7 +162,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KVCache:
     """Keys and values of the positions read so far, in buffers (B, G, block_size, D), one pair for each layer.
 
-    `GPT.forward` fills it and moves `length`, the number of positions held. It grows by no allocation.
+    `GPT.forward` fills it and moves `length`, the number of positions held. It grows by no allocation. Where `position`, a tensor of
+    one number, is set, the next token goes there, attention masks what lies behind, and no shape ever changes: what a compiled step
+    and CUDA graphs want.
     """
 
     def __init__(
@@ -176,13 +178,16 @@ class KVCache:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.length = 0
+        self.position: Tensor | None = None
 
     def reset(self) -> None:
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D)."""
+        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D), or the whole buffers."""
         keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
+        if self.position is not None:
+            return keys.index_copy_(2, self.position, k), values.index_copy_(2, self.position, v)
         keys.narrow(2, self.length, time).copy_(k)
         values.narrow(2, self.length, time).copy_(v)
         return keys.narrow(2, 0, self.length + time), values.narrow(2, 0, self.length + time)
@@ -374,20 +379,24 @@ class GPT(nn.Module):
         start = 0 if cache is None else cache.length
         time = ids.shape[1]
         end = start + time
-        if end > self.config.block_size:
+        places: slice | Tensor = slice(start, end)
+        mask = None  # the causal kernel and a lone last position need none
+        if cache is not None and cache.position is not None:
+            places = cache.position
+            mask = (torch.arange(self.config.block_size, device=ids.device) <= places)[None]  # (1, S)
+        elif end > self.config.block_size:
             raise ValueError(
                 f"a sequence of {end} tokens exceeds model.block_size={self.config.block_size}: shorten it to its last block"
             )
         x = self.token_embedding(ids)  # (B, T, C)
         rotary = None
         if self.config.position == "rotary":
-            rotary = self.rotary_cos[start:end], self.rotary_sin[start:end]
+            rotary = self.rotary_cos[places], self.rotary_sin[places]
         elif self.config.position == "learned":
-            x = x + self.position_embedding.weight[start:end]
+            x = x + self.position_embedding.weight[places]
         else:
-            x = x + self.sinusoids[start:end]
+            x = x + self.sinusoids[places]
         x = self.dropout(x)
-        mask = None  # the causal kernel and a lone last position need none
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
         for layer in range(self.config.n_layer):
@@ -396,7 +405,7 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, rotary, use_reentrant=False)
             else:
                 x = block(x, rotary, mask, cache, layer)
-        if cache is not None:
+        if cache is not None and cache.position is None:
             cache.length = end
         return self.norm(x)
 
