@@ -341,6 +341,23 @@ def test_a_long_batch_takes_the_chunked_loss(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_filled_up_to_64_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
+    model = GPT(GPTConfig(vocab_size=V, block_size=16, n_layer=1, n_embd=16, n_head=2, tie_weights=tied))
+    ids, targets = torch.randint(V, (2, 16)), torch.randint(V, (2, 16))
+
+    def results() -> list[Any]:
+        model.zero_grad()
+        loss = model.loss(ids, targets)
+        loss.backward()
+        return [model(ids), loss, [parameter.grad for parameter in model.parameters()]]
+
+    plain, head = results(), GPT._head
+    monkeypatch.setattr(GPT, "_head", lambda self: nn.functional.pad(head(self), (0, 0, 0, 3)))
+    assert model._head().shape == (64, 16)
+    torch.testing.assert_close(results(), plain)
+
+
 def test_loss_reductions_and_ignored_targets() -> None:
     model, ids = make("modern"), torch.randint(V, (2, 8))
     targets = torch.randint(V, (2, 8))

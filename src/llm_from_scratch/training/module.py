@@ -68,6 +68,13 @@ class LanguageModel(lightning.LightningModule):
             2, dtype=torch.int64
         )  # batches passed over for their numbers, and the step of the last one
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes here which hook it is in, fifty times a step; torch's way would look for parameters each time."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_model(self) -> None:
         """Compiles, where that pays; under `trainer=fsdp` the processes share the weights out."""
         trainer = self.trainer
