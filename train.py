@@ -21,6 +21,7 @@ def check(composed: DictConfig) -> None:
 
     config = check_settings(composed, Config)
 
+    from llm_from_scratch.data.prepare import is_first_rank
     from llm_from_scratch.training.trainer import require_device
 
     require_device(config.trainer)
@@ -29,10 +30,8 @@ def check(composed: DictConfig) -> None:
     )
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
-    if not config.resume and [
-        *Path(config.run_dir).glob("config.yaml"),
-        *Path(config.run_dir).glob("[!.]*/config.yaml"),
-    ]:
+    held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
+    if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise ValueError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
         )

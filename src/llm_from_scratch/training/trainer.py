@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
@@ -138,7 +139,7 @@ def build_trainer(
         "accelerator": settings.accelerator,
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
-        "strategy": Sharded() if settings.strategy == "fsdp" else settings.strategy,
+        "strategy": _strategy(settings.strategy),
         "precision": _precision(settings),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
@@ -157,7 +158,23 @@ def build_trainer(
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
-    return lightning.Trainer(**(arguments | settings.extra))
+    trainer = lightning.Trainer(**(arguments | settings.extra))
+    # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
+    return trainer
+
+
+def _no_question() -> None:
+    pass
+
+
+def _strategy(name: str) -> str | Strategy:
+    """Lightning's name, or what it stands for here."""
+    if name == "fsdp":
+        return Sharded()
+    if name == "ddp":  # the tables of positions, which are buffers, are the same everywhere: nobody need send them
+        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return name
 
 
 def _quiet() -> None:
