@@ -111,10 +111,14 @@ class LanguageModel(lightning.LightningModule):
         """The Trainer's clipping by the global norm (Pascanu et al. 2013), which also is the norm that is logged."""
         self.lr = optimizer.param_groups[0]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
-        self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), limit).detach())
-        # A loss that is not finite has gradients that are not. The flag stays on the device: the fused optimizer leaves
-        # weights and moments as they are where it is set, and nothing waits for it (a gradient scaler has its own).
-        bad = ~torch.isfinite(self.grad_norm + sum(self.losses))
+        self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.weights, limit).detach())
+        total = self.grad_norm + sum(self.losses)  # NaN or infinite where one of them is
+        optimizer.found_inf = None  # type: ignore[attr-defined]
+        if self.device.type == "cpu" and math.isfinite(total):
+            return  # reading a number costs a CPU nothing
+        # The flag stays on the device: the fused optimizer leaves weights and moments as they are where it is set, and nothing
+        # waits for it (a gradient scaler has its own).
+        bad = ~torch.isfinite(total)
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.skipped += torch.stack((bad, bad * (self.trainer.global_step + 1 - self.skipped[1])))
@@ -138,9 +142,15 @@ class LanguageModel(lightning.LightningModule):
                 f" optim.lr, or pass over such batches with optim.skip_bad_steps=N ({count} so far)"
             )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning's, without looking for tensors in whatever a batch may be."""
+        x, y = batch
+        return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
+
     def on_fit_start(self) -> None:
-        """Brings the counter to the device."""
+        """Brings the counter to the device; lists the weights once, rather than at every step."""
         self.skipped = self.skipped.to(self.device)
+        self.weights = list(self.parameters())
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums of a validation on the device: one read at its end."""
