@@ -88,7 +88,7 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
     return [
         f"model={model}", *shape, *(["model.bias=false"] if model == "gpt2" else []), "model.dropout=0.0",
         "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'ours'}", "tokenizer=char", "data.val_fraction=0.02",
-        f"data.batch_size={options.batch_size}", f"data.micro_batch_size={options.batch_size}",
+        f"data.batch_size={options.batch_size}",
         "optim.lr=1e-3", "optim.warmup_steps=100", "optim.beta2=0.99", "optim.weight_decay=0.1",
         f"trainer={'gpu' if options.device == 'cuda' else 'cpu'}", *([f"trainer.threads={options.threads}"] if options.threads else []),
         *options.overrides,

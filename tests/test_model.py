@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+import llm_from_scratch.model as model_module
 from llm_from_scratch.model import (
     GPT,
     IGNORE,
@@ -18,6 +19,8 @@ from llm_from_scratch.model import (
     GPTConfig,
     KVCache,
     ModelConfig,
+    attention_with_dropout,
+    kept,
     rotary_tables,
     rotate,
     self_attention,
@@ -300,6 +303,57 @@ def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- loss
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.999])
+def test_a_dropout_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    mask = kept(torch.empty(999, 1001), p)
+    values = mask.unique()
+    assert values[0] == 0
+    assert values[1] == pytest.approx(1 / (1 - p), rel=2e-2 if p == 0.999 else 1e-4)
+    assert len(values) == 2
+    n = mask.numel()
+    for share in (
+        (mask == 0).double().mean().item(),
+        (mask[:, ::4] == 0).double().mean().item(),
+    ):  # all, one lane of four
+        assert share == pytest.approx(p, abs=6 * math.sqrt(p * (1 - p) / (n / 4)))
+    # Neighbours, which may come from one 64-bit number, are independent: both are dropped in p^2 of the pairs.
+    both = ((mask[:, 1:] == 0) & (mask[:, :-1] == 0)).double().mean().item()
+    assert both == pytest.approx(p * p, abs=0.005)
+    torch.manual_seed(0)
+    assert torch.equal(kept(torch.empty(999, 1001), p), mask)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_attention_with_dropout_is_torchs_under_the_same_mask(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(3, 4, 9, 8, requires_grad=True)
+    k, v = (torch.randn(3, groups, 9, 8, requires_grad=True) for _ in "kv")
+    mask = kept(torch.empty(12, 9, 9), 0.3)
+    monkeypatch.setattr(model_module, "kept", lambda x, p: mask)
+    found = attention_with_dropout(q, k, v, 0.3)
+    wide = [x.repeat_interleave(4 // groups, dim=1) for x in (k, v)]
+    scores = (q @ wide[0].transpose(-2, -1) / math.sqrt(8)).masked_fill(
+        torch.ones(9, 9, dtype=torch.bool).triu(1), -math.inf
+    )
+    wanted = (scores.softmax(-1) * mask.view(3, 4, 9, 9)) @ wide[1]
+    torch.testing.assert_close(found, wanted)
+    weight = torch.randn_like(found)
+    got, expected = (torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, wanted))
+    torch.testing.assert_close(got, expected)
+    monkeypatch.setattr(model_module, "kept", lambda x, p: torch.ones_like(x))
+    plain = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(attention_with_dropout(q, k, v, 0.3), plain)
+
+
+def test_dropout_is_for_training_alone() -> None:
+    model = GPT(GPTConfig(vocab_size=V, block_size=16, n_layer=1, n_embd=16, n_head=2, dropout=0.5))
+    ids = torch.randint(V, (1, 16))
+    assert not torch.equal(model(ids), model(ids))
+    model.eval()
+    assert torch.equal(model(ids), model(ids))
+
+
 @pytest.mark.parametrize("extra_rows", [0, 3])
 @pytest.mark.parametrize("rows", [1, 7, 40])
 def test_the_chunked_loss_is_torchs_own(rows: int, extra_rows: int) -> None:

@@ -1,10 +1,13 @@
 """A Lightning Trainer from the settings: device, precision, loggers, callbacks, checkpoints without pickle."""
 
+import ctypes
 import inspect
 import logging
 import os
 import shutil
+import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,7 @@ def build_trainer(
         states: how checkpoints are written and read.
     """
     _quiet()
+    _keep_memory()
     settings = config.trainer
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -175,6 +179,14 @@ def _strategy(name: str) -> str | Strategy:
     if name == "ddp":  # the tables of positions, which are buffers, are the same everywhere: nobody need send them
         return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return name
+
+
+def _keep_memory() -> None:
+    """Lets glibc keep what a step frees for the next one: else it hands large blocks back, and the kernel clears them anew each time."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+                ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
 def _quiet() -> None:
