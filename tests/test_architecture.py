@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "generation": ["model", "tokenizer"],
     "checkpoint": ["model", "tokenizer", "config"],
     "huggingface": ["checkpoint", "generation", "model", "tokenizer", "config"],
+    "evaluation.ngram": [],
+    "evaluation.compression": [],
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
