@@ -1,0 +1,56 @@
+"""How sure a figure is: intervals for ratios of sums (bits over bytes) and for shares (pairs won of pairs scored)."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+CHUNK = 4_000_000  # numbers drawn at a time
+
+
+def bootstrap_ratio(
+    numerators: np.ndarray, denominators: np.ndarray, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The ratio sum(numerators) / sum(denominators) and its percentile interval: (ratio, low, high).
+
+    The units (documents, or blocks of one document) are drawn with replacement, numerator and denominator together, as
+    many as there are, `samples` times; low and high are the quantiles (1 - level) / 2 and (1 + level) / 2 of the ratios
+    (Efron and Tibshirani 1993, chapter 13). It covers which text was scored, not the seed a model was trained from,
+    and blocks must be long enough to be about independent.
+
+    Args:
+        numerators: (N,) such as the bits of each unit. denominators: (N,) such as its bytes, positive.
+        level: between 0 and 1.
+
+    ValueError: no units, different numbers of them, or a denominator that is not positive.
+    """
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if above.ndim != 1 or above.shape != below.shape or not len(above):
+        raise ValueError(f"numerators {above.shape} and denominators {below.shape}: give one of each for every unit")
+    if not (below > 0).all() or not 0 < level < 1:
+        raise ValueError(f"level={level}: it is between 0 and 1, and every denominator is positive")
+    N = len(above)
+    rng = np.random.default_rng(seed)
+    ratios = []
+    rows = max(CHUNK // N, 1)
+    for start in range(0, samples, rows):
+        drawn = rng.integers(0, N, (min(rows, samples - start), N))  # (rows, N)
+        ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
+    return float(above.sum() / below.sum()), float(low), float(high)
+
+
+def block_sums(values: np.ndarray, block: int) -> np.ndarray:
+    """(ceil(T / block),) sums of (T,) values over blocks that follow one another; the last one may be shorter."""
+    return np.add.reduceat(np.asarray(values, dtype=np.float64), np.arange(0, len(values), block))
+
+
+def wilson(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927): (low, high), in [0, 1] even at 0 or `total` successes."""
+    if not 0 <= successes <= total or total < 1:
+        raise ValueError(f"{successes} of {total} is no share: count at least one, and no more than all")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, z2 = successes / total, z * z / total
+    middle = (share + z2 / 2) / (1 + z2)
+    half = z * math.sqrt(share * (1 - share) / total + z2 / total / 4) / (1 + z2)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
