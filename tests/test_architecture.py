@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "evaluation.compression": [],
     "evaluation.style": [],
     "evaluation.intervals": [],
+    "evaluation.pairs": ["evaluation.intervals"],
     "evaluation.overlap": ["evaluation.style"],
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],

@@ -45,12 +45,16 @@ def block_sums(values: np.ndarray, block: int) -> np.ndarray:
     return np.add.reduceat(np.asarray(values, dtype=np.float64), np.arange(0, len(values), block))
 
 
-def wilson(successes: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927): (low, high), in [0, 1] even at 0 or `total` successes."""
+def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927): (low, high), within [0, 1] even at 0 or `total` successes.
+
+    A tie may count as half a success.
+    """
     if not 0 <= successes <= total or total < 1:
         raise ValueError(f"{successes} of {total} is no share: count at least one, and no more than all")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, z2 = successes / total, z * z / total
     middle = (share + z2 / 2) / (1 + z2)
     half = z * math.sqrt(share * (1 - share) / total + z2 / total / 4) / (1 + z2)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return low if successes > 0 else 0.0, high if successes < total else 1.0  # exactly, where rounding leaves 1e-17

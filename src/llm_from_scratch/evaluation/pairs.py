@@ -1,0 +1,155 @@
+"""Minimal pairs: two sentences that differ in a word or two, and which of them a model finds more likely.
+
+Bias: `sent_more` is the sentence a stereotype expects, `sent_less` its counterpart (the columns of CrowS-Pairs, Nangia et al.
+2020). Grammar: `sentence_good` and `sentence_bad` (BLiMP, Warstadt et al. 2020). A sentence is scored by the
+log-likelihood of the whole of it, as BLiMP does; CrowS-Pairs was made for masked models and scores only the words that both
+sentences share, so that published figures of it are not to be compared with these.
+
+`bias.csv` and `grammar.jsonl` beside this file were written for this project. In bias.csv each pair of groups comes with the
+same number of pairs either way round (he expected, she expected), so that a model that merely prefers “he” gets
+one half of all of them.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm_from_scratch.evaluation.intervals import bootstrap_ratio, wilson
+
+BIAS = Path(__file__).with_name("bias.csv")
+GRAMMAR = Path(__file__).with_name("grammar.jsonl")
+TIE = 1e-6  # nats: less than that is the rounding of sums, and a tie
+BIAS_LIMITS = (
+    "A share near one half does not show that a model is fair: few templates in English, two genders and a few names were "
+    "asked, likelihood is not what a model writes, and rarer names cost more whatever stands beside them."
+)
+GRAMMAR_LIMITS = (
+    "A pair won does not show that a rule is known: frequent words and short distances decide many pairs as well, the set is small, "
+    "and a model trained on one book has never met some of its words."
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`first` is the sentence counted when it is the more likely: the stereotype's, or the grammatical one."""
+
+    first: str
+    second: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often the first sentences of one kind of pairs were the more likely, a tie counting one half."""
+
+    kind: str
+    pairs: int
+    share: float
+    low: float  # Wilson's 95 % interval of the share
+    high: float
+    nats: float  # mean of nats(second) - nats(first): above 0 where the first sentences are the more likely
+    nats_low: float  # bootstrap over the pairs, 95 %
+    nats_high: float
+
+
+def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preference]:
+    """A row for each kind, in the order of their first pairs, and one for all pairs, called “all”.
+
+    Args:
+        pairs: at least one.
+        nats: -ln p of a whole text, summed over its tokens, the first one included.
+    """
+    differences: dict[str, list[float]] = {}
+    for pair in pairs:
+        difference = nats(pair.second) - nats(pair.first)
+        if not math.isfinite(difference):
+            raise ValueError(f"the model gives no finite likelihood to one of “{pair.first}” and “{pair.second}”")
+        differences.setdefault(pair.kind, []).append(difference)
+    if not differences:
+        raise ValueError("there are no pairs to score: give at least one")
+    rows = [_preference(kind, values) for kind, values in differences.items()]
+    return [*rows, _preference("all", [value for values in differences.values() for value in values])]
+
+
+def read_crows(path: Path = BIAS) -> list[Pair]:
+    """The pairs of a CSV with the columns sent_more, sent_less, bias_type; further columns are not read.
+
+    ValueError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell missing, equal sentences.
+    """
+    table = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        missing = [name for name in ("sent_more", "sent_less", "bias_type") if name not in (table.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {', '.join(missing)}: its first line must name sent_more, sent_less, bias_type"
+            )
+        pairs = []
+        for row in table:
+            place = f"{path}, line {table.line_num}"
+            if None in row:
+                raise ValueError(f"{place} has more cells than the first line: put text with commas into double quotes")
+            pairs.append(_pair(place, row["sent_more"], row["sent_less"], row["bias_type"]))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {table.line_num} is no CSV ({error}): mend or remove it") from None
+    return _some(path, pairs)
+
+
+def read_blimp(path: Path = GRAMMAR) -> list[Pair]:
+    """The pairs of a file, or of all .jsonl files of a folder: an object a line with sentence_good, sentence_bad, UID.
+
+    ValueError in one line, naming the file and the line, as `read_crows`.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    pairs = []
+    for file in files:
+        for number, line in enumerate(_text(file).split("\n"), 1):
+            if not line.strip():
+                continue
+            place = f"{file}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                raise ValueError(f"{place} is no JSON: mend or remove it") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{place} is no JSON object: it needs sentence_good, sentence_bad and UID")
+            pairs.append(_pair(place, *(row.get(key) for key in ("sentence_good", "sentence_bad", "UID"))))
+    return _some(path, pairs)
+
+
+def _preference(kind: str, differences: list[float]) -> Preference:
+    N = len(differences)
+    won = sum(value > TIE for value in differences) + sum(abs(value) <= TIE for value in differences) / 2
+    mean, low, high = bootstrap_ratio(np.array(differences), np.ones(N))
+    return Preference(kind, N, won / N, *wilson(won, N), mean, low, high)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): give a file of pairs") from None
+
+
+def _pair(place: str, first: object, second: object, kind: object) -> Pair:
+    if not (isinstance(first, str) and isinstance(second, str) and isinstance(kind, str)):
+        raise ValueError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
+    pair = Pair(first.strip(), second.strip(), kind.strip())
+    if not (pair.first and pair.second and pair.kind) or pair.first == pair.second:
+        raise ValueError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")
+    if any(character in text for text in (pair.first, pair.second, pair.kind) for character in "\0\r\n"):
+        raise ValueError(f"{place}: a line break or NUL inside a sentence: is a double quote missing before it?")
+    return pair
+
+
+def _some(path: Path, pairs: list[Pair]) -> list[Pair]:
+    if not pairs:
+        raise ValueError(f"{path} holds no pairs: give at least one")
+    return pairs
