@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "evaluation.style": [],
     "evaluation.intervals": [],
     "evaluation.pairs": ["evaluation.intervals"],
+    "evaluation.faithfulness": ["evaluation.style"],
     "evaluation.overlap": ["evaluation.style"],
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
