@@ -166,6 +166,9 @@ def test_ppm_by_hand() -> None:
     assert ppm_bits(b"ab", b"ab", order=1) == pytest.approx(2 + 1)
     # c behind ab: escape from b: none known; order 0: 2 kinds of 2 bytes, escape 2/4; 254 of 256 bytes are left.
     assert ppm_bits(b"ab", b"c", order=1) == pytest.approx(1 + math.log2(254))
+    # c behind abab: behind b, a once, escape 1/2. Order 0: a counted at 1 and 3, b at 2 alone, for order 1 predicted the
+    # second b; a is left out, so b once, escape 1/2.
+    assert ppm_bits(b"abab", b"c", order=1) == pytest.approx(1 + 1 + math.log2(254))
 
 
 def test_ppm_sums_to_one_over_all_bytes() -> None:

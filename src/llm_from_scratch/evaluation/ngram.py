@@ -68,7 +68,7 @@ def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | N
     Modified: the lowest order is discounted too and interpolated with 1/V, so that a symbol that never occurred has the
     uniform share of that discount. Plain: the lowest order is the share of continuations alone, undiscounted, as in nltk's
     `KneserNeyInterpolated`; an unseen symbol has probability 0 there. It equals nltk's everywhere but behind contexts
-    that are the first 1 to order - 2 symbols of the text: the n-gram at the very start follows nothing, and nltk
+    that are or end in the first 1 to order - 2 symbols of the text: the n-gram at the very start follows nothing, and nltk
     counts it among the types that pay a discount although its continuation count is 0, so that nltk's probabilities
     sum to more than 1 there, or divide by 0. Here they sum to 1.
 
