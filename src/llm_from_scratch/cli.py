@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,14 +10,21 @@ from pathlib import Path
 
 from llm_from_scratch.overrides import stop
 
+PASSAGES = 20  # continued in a report
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    sub = commands.add_parser("evaluate", help="loss, perplexity and bits per byte over a whole split")
-    sub.add_argument("run", metavar="RUN", help="a run folder, or last")
+    sub = commands.add_parser(
+        "evaluate",
+        help="loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
+        description="Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second group,"
+        " make a fuller table; --report writes a page of all of it. Nothing is downloaded.",
+    )
+    sub.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
     sub.add_argument(
         "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"
     )
@@ -31,6 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+    more = sub.add_argument_group("more figures")
+    more.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help=f"write report.md with pictures and report.html there; implies --baselines --pairs --generate {PASSAGES}",
+    )
+    more.add_argument("--data", metavar="PATH|NAME", help="score another text, all of it: a file, a folder, oz, …")
+    more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
+    more.add_argument(
+        "--gpt2", type=Path, nargs="+", default=[], metavar="FOLDER", help="models of transformers, as baselines"
+    )
+    more.add_argument(
+        "--generate", type=int, metavar="N", help=f"continue N held-out passages (default: 0; {PASSAGES} in a report)"
+    )
+    more.add_argument("--seed", type=int, default=1337, metavar="S", help="of what is generated (default: 1337)")
+    more.add_argument("--against", type=Path, metavar="FILE", help="another author's text, for Burrows's Delta")
+    more.add_argument("--bertscore", type=Path, metavar="FOLDER", help="a model of transformers, for BERTScore")
+    more.add_argument("--pairs", action="store_true", help="minimal pairs for bias and grammar")
+    more.add_argument("--crows", type=Path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
+    more.add_argument("--blimp", type=Path, metavar="PATH", help="grammar pairs of a .jsonl file or folder, like BLiMP")
     sub.set_defaults(command=evaluate)
 
     sub = commands.add_parser(
@@ -49,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.set_defaults(command=demo)
 
     options = parser.parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options.command(options)
     except Exception as error:
@@ -56,24 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """The likelihood of the text that a run was trained on, or held out from."""
-    from llm_from_scratch.checkpoint import find_run, load_model, pick_device
-    from llm_from_scratch.config import Config, check, read_config
-    from llm_from_scratch.data.prepare import prepare
+    """The likelihood of the text that a run was trained on, or held out from; with further options a report on several."""
+    asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
+    if len(options.run) > 1 or any((*asked, options.bertscore, options.pairs, options.crows, options.blimp)):
+        return report(options)
+
     from llm_from_scratch.data.sampler import ValidationWindows
     from llm_from_scratch.evaluation.likelihood import likelihood
+    from llm_from_scratch.evaluation.measure import open_run
 
     if not 0 <= options.overlap < 1:
         raise ValueError(f"--overlap {options.overlap}: must be at least 0 and below 1")
-    folder = find_run(options.run, holding="model/config.json")
-    run = load_model(folder, pick_device(options.device))
-    config = check(read_config(folder / "config.yaml"), Config)
-    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if config.init_from else None)
-    if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
-        raise ValueError(
-            f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
-            f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
-        )
+    opened = open_run(options.run[0], options.device)
+    folder, run, prepared = opened.folder, opened.run, opened.prepared
     windows = ValidationWindows(
         [shard.tokens for shard in prepared.shards(options.split)],
         block_size=run.model.config.block_size,
@@ -103,6 +128,44 @@ def evaluate(options: argparse.Namespace) -> None:
         f"{row['bytes']:,}",
     )
     Console(highlight=False).print(table)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
+    import logging
+
+    from rich.console import Console
+
+    from llm_from_scratch.evaluation.measure import Settings, measure
+    from llm_from_scratch.evaluation.report import print_tables, write_report
+
+    if options.report:
+        try:
+            options.report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
+    everything = options.report is not None
+    generate = options.generate if options.generate is not None else PASSAGES * everything
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("llm_from_scratch").setLevel(logging.INFO)
+    settings = Settings(
+        **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
+        **{key: getattr(options, key) for key in ("against", "bertscore", "crows", "blimp")},
+        baselines=options.baselines or everything,
+        pairs=options.pairs or everything,
+        generate=generate,
+    )
+    figures = measure(options.run, settings)
+    if everything:
+        figures["command"] = shlex.join(["python", "-m", "llm_from_scratch", *options.arguments])
+        write_report(figures, options.report)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        console = Console(highlight=False)
+        print_tables(figures, console if console.is_terminal else Console(highlight=False, width=180))
+    for line in figures["left_out"]:
+        print(f"left out: {line}", file=sys.stderr)
 
 
 def doctor(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ Shapes: B windows, T tokens a window. One forward pass a batch, summed on the de
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -44,3 +44,27 @@ def likelihood(model: GPT, batches: Iterable[tuple[np.ndarray, np.ndarray]], tex
         tokens += int((y != IGNORE).sum())
     row = likelihood_row(float(nats), tokens, text_bytes)
     return row | {"perplexity": float(perplexity.compute()), "tokens": tokens, "bytes": text_bytes}
+
+
+@torch.inference_mode()
+def token_nats(
+    logits: Callable[[Tensor], Tensor], batches: Iterable[tuple[np.ndarray, np.ndarray]], device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """-ln p of every token of the windows that counts, in order, and its place in its window: (N,) float64, (N,) int64.
+
+    Args:
+        logits: ids (B, T) -> logits (B, T, V); any model.
+        batches: as for `likelihood`.
+    """
+    nats, places = [np.empty(0)], [np.empty(0, dtype=np.int64)]
+    for x, y in batches:
+        counted = y != IGNORE
+        losses = torch.nn.functional.cross_entropy(
+            logits(torch.from_numpy(x).to(device)).float().flatten(0, 1),
+            torch.from_numpy(y).to(device).flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+        )
+        nats.append(losses.cpu().numpy().astype(np.float64).reshape(y.shape)[counted])
+        places.append(np.nonzero(counted)[1])
+    return np.concatenate(nats), np.concatenate(places)

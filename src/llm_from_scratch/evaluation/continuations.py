@@ -1,0 +1,114 @@
+"""What a model writes behind held-out passages, measured beside what the text itself goes on with.
+
+A passage is cut out of the held-out text: a prompt of about 200 characters that begins behind a space, and the true continuation,
+400 characters. Definitions and sources of the figures are in `overlap`, `style` and `faithfulness`.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.evaluation.faithfulness import faithfulness
+from llm_from_scratch.evaluation.huggingface import bertscore
+from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
+from llm_from_scratch.evaluation.style import burrows_delta, style
+from llm_from_scratch.generation import SamplingConfig, generate
+
+PROMPT, CONTINUATION = 200, 400  # characters
+LENGTHS = (20, 50, 100, 200)  # characters copied in a row
+BACKGROUND = 200_000  # characters of training text that help to tell names from words
+FEWEST_WORDS = 1000  # below, Burrows's Delta is mostly noise
+SAMPLING = SamplingConfig(temperature=0.8, top_p=0.95)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of held-out text in two."""
+
+    prompt: str
+    continuation: str
+
+
+def passages(text: str, count: int, seed: int) -> list[Passage]:
+    """Up to `count` passages that do not overlap, drawn by the seed, in the order of the text; fewer of a short text.
+
+    ValueError: the text is too short for one.
+    """
+    slot = PROMPT + CONTINUATION + 100  # room to begin and to cut behind a word
+    starts = range(0, len(text) - slot + 1, slot)
+    if not starts:
+        raise ValueError(f"generated text needs held-out text of at least {slot} characters, here are {len(text)}")
+    found = []
+    for start in sorted(random.Random(seed).sample(starts, min(count, len(starts)))):
+        begin = text.find(" ", start, start + 50) + 1 or start
+        cut = text.find(" ", begin + PROMPT, begin + PROMPT + 50)
+        cut = cut if cut > 0 else begin + PROMPT
+        found.append(Passage(text[begin:cut], text[cut : cut + CONTINUATION]))
+    return found
+
+
+def write(run: Run, prompt: str, characters: int, seed: int) -> str:
+    """What the model writes behind the prompt, at most so many characters; an end of text ends it earlier."""
+    tokens = len(run.tokenizer.encode(prompt))
+    half = run.model.config.block_size // 2
+    if tokens > half:  # the rest of the context is for what is written
+        prompt = run.tokenizer.decode(run.tokenizer.encode(prompt)[-half:]).lstrip("\ufffd")
+    written = ""
+    for (piece,) in generate(run.model, run.tokenizer, prompt, replace(SAMPLING, max_new_tokens=characters, seed=seed)):
+        written += piece
+        if len(written) >= characters:
+            break
+    return written[:characters]
+
+
+def described(
+    texts: Sequence[str],
+    chosen: Sequence[Passage],
+    train: str,
+    against: tuple[str, str] | None,
+    model_folder: Path | None,
+    left_out: list[str],
+) -> dict[str, Any]:
+    """All figures of continuations, one a passage; of the true ones (`texts` being theirs) those that compare with them say nothing.
+
+    What cannot be measured adds a line to `left_out`.
+    """
+    truth = [passage.continuation for passage in chosen]
+
+    def attempt(measure: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return measure(*arguments)
+        except ValueError as error:
+            if str(error) not in left_out:
+                left_out.append(str(error))
+            return None
+
+    figures: dict[str, Any] = {}
+    if list(texts) != truth:
+        figures |= {"bleu": attempt(bleu, texts, truth), "chrf": attempt(chrf, texts, truth)}
+        figures |= attempt(rouge, texts, truth) or {}
+        if model_folder:
+            figures["bertscore"] = attempt(bertscore, texts, truth, model_folder)
+    figures |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3)}
+    figures |= {"repetition_4": repetition(texts), "self_bleu": attempt(self_bleu, texts) if len(texts) > 1 else None}
+    joined = "\n\n".join(texts)
+    copied = attempt(memorisation, texts, train, LENGTHS)
+    if copied:
+        longest = copied.pop("longest")
+        figures["memorised"] = {str(length): share for length, share in copied.items()}
+        figures |= {"memorised_longest": longest, "memorised_longest_characters": len(longest)}
+    figures["words"] = len(joined.split())
+    figures["style"] = attempt(style, joined)
+    if against:
+        corpora = {"training text": train, against[0]: against[1]}
+        figures["delta"] = attempt(burrows_delta, joined, corpora)
+    found = [
+        asdict(faithfulness(passage.prompt, text, train[:BACKGROUND]))
+        for passage, text in zip(chosen, texts, strict=True)
+    ]
+    figures["faithfulness"] = {key: fmean(len(row[key]) for row in found) for key in found[0]}
+    return {key: value for key, value in figures.items() if value is not None}

@@ -1,0 +1,191 @@
+"""The pictures of a report: what `measure` returns -> PNG files."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+RUNS = ("#d94801", "#6a51a3", "#238b45", "#b8860b", "#c51b8a", "#525252")
+KINDS = {
+    "characters": ("#9ecae1", "counting, characters"),
+    "tokens": ("#4292c6", "counting, the run's tokens"),
+    "compressor": ("#a1d99b", "compressors"),
+    "gpt2": ("#969696", "transformers"),
+}
+
+
+def plain(text: str, limit: int = 60) -> str:
+    """One line of printable characters, shortened in its middle: what a stranger's name may be shown as."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+    return line if len(line) <= limit else f"{line[: limit // 2]}…{line[-(limit // 2 - 1) :]}"
+
+
+def run_names(report: dict[str, Any]) -> list[str]:
+    """What the runs are called: the folders' own names where these differ, else their paths."""
+    short = [Path(run["run"]).name or run["run"] for run in report["runs"]]
+    return [
+        plain(name) for name in (short if len(set(short)) == len(short) else [run["run"] for run in report["runs"]])
+    ]
+
+
+def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Writes the pictures that the report has figures for; file name -> what it shows, for the pages."""
+    pictures = {}
+    for name, picture, caption in (
+        ("bits_per_byte.png", _bits, "Bits per byte on the same bytes, lower is better; lines are 95 % intervals."),
+        ("positions.png", _positions, "Loss by the place of the token in the context; lines are 95 % intervals."),
+        (
+            "memorised.png",
+            _memorised,
+            "Share of the characters inside strings that the training text has word for word.",
+        ),
+        (
+            "bias.png",
+            _bias,
+            "Pairs of which the stereotype's sentence is the likelier; lines are Wilson's 95 % intervals.",
+        ),
+        (
+            "grammar.png",
+            _grammar,
+            "Pairs of which the grammatical sentence is the likelier; lines are Wilson's 95 % intervals.",
+        ),
+    ):
+        figure = picture(report)
+        if figure:
+            for axes in figure.axes:
+                axes.spines[["top", "right"]].set_visible(False)
+            figure.savefig(folder / name, dpi=120, metadata={"Software": None})  # the same figures, the same bytes
+            pictures[name] = caption
+    return pictures
+
+
+def _label(name: str) -> str:
+    """For matplotlib, which reads what stands between two dollars as mathematics."""
+    return plain(name, 44).replace("$", r"\$")
+
+
+def _bits(report: dict[str, Any]) -> Figure | None:
+    rows = [(name, row, RUNS[i % len(RUNS)], "runs") for i, (name, row) in enumerate(_runs(report))]
+    rows += [(row["name"], row, *KINDS[row["kind"]]) for row in report.get("baselines", [])]
+    if len(rows) < 2:
+        return None
+    rows.sort(key=lambda row: row[1]["bits_per_byte"], reverse=True)
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    widest = max(row["bits_per_byte"] for _, row, _, _ in rows)
+    shown = set()
+    for place, (_, row, colour, legend) in enumerate(rows):
+        value = row["bits_per_byte"]
+        label = None if legend == "runs" or legend in shown else legend
+        shown.add(legend)
+        axes.barh(place, value, color=colour, height=0.72, label=label)
+        end = value
+        if "bits_per_byte_low" in row:
+            end = row["bits_per_byte_high"]
+            axes.plot([row["bits_per_byte_low"], end], [place, place], color="#252525", linewidth=1.2)
+        axes.text(end + widest * 0.01, place, f"{value:.3f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [_label(name) for name, _, _, _ in rows], fontsize=9)
+    for tick, (_, _, colour, legend) in zip(axes.get_yticklabels(), rows, strict=True):
+        if legend == "runs":
+            tick.set_fontweight("bold")
+            tick.set_color(colour)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlim(0, widest * 1.12)
+    axes.set_xlabel("bits per byte (lower is better)")
+    if shown - {"runs"}:
+        figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _positions(report: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    ticks = {}
+    for i, (name, run) in enumerate(_runs(report)):
+        rows = run["positions"]
+        # Side by side rather than one upon the other: a few hundredths on the axis of logarithms.
+        x = [(row["first"] * row["last"]) ** 0.5 * 1.04**i for row in rows]
+        y = [row["loss"] for row in rows]
+        around = [[row["loss"] - row["low"] for row in rows], [row["high"] - row["loss"] for row in rows]]
+        axes.errorbar(x, y, yerr=around, fmt="o-", color=RUNS[i % len(RUNS)], capsize=3, label=_label(name))
+        for row in rows:
+            span = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']}–{row['last']}"
+            ticks[(row["first"] * row["last"]) ** 0.5] = span
+    axes.set_xscale("log", base=2)
+    kept: dict[float, str] = {}
+    for place in sorted(ticks):  # runs of different contexts have last places that lie close together
+        if not kept or place > 1.35 * max(kept):
+            kept[place] = ticks[place]
+    axes.set_xticks(list(kept), list(kept.values()), fontsize=9)
+    axes.minorticks_off()
+    axes.set_xlabel("place in the context (tokens)")
+    axes.set_ylabel("loss (nats a token)")
+    axes.grid(alpha=0.3)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _memorised(report: dict[str, Any]) -> Figure | None:
+    rows = [
+        (name, run["generated"], RUNS[i % len(RUNS)])
+        for i, (name, run) in enumerate(_runs(report))
+        if "generated" in run
+    ]
+    rows += [("the true continuations", report["truth"], "#737373")] if "truth" in report else []
+    rows = [row for row in rows if "memorised" in row[1]]
+    if not rows:
+        return None
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    width, highest = 0.8 / len(rows), 0.0
+    for i, (name, figures, colour) in enumerate(rows):
+        shares = [100 * share for share in figures["memorised"].values()]
+        highest = max(highest, *shares)
+        places = [place + (i - (len(rows) - 1) / 2) * width for place in range(len(shares))]
+        bars = axes.bar(places, shares, width * 0.92, color=colour, label=_label(name))
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    lengths = list(rows[0][1]["memorised"])
+    axes.set_xticks(range(len(lengths)), [f"{length} or more" for length in lengths])
+    axes.set_xlabel("length of the string (characters)")
+    axes.set_ylabel("characters inside (%)")
+    axes.set_ylim(0, max(highest * 1.2, 1.0))
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _bias(report: dict[str, Any]) -> Figure | None:
+    return _pairs(report, "bias", "the stereotype's sentence is the likelier (% of the pairs)")
+
+
+def _grammar(report: dict[str, Any]) -> Figure | None:
+    return _pairs(report, "grammar", "the grammatical sentence is the likelier (% of the pairs)")
+
+
+def _pairs(report: dict[str, Any], key: str, label: str) -> Figure | None:
+    runs = [(i, name, run[key]) for i, (name, run) in enumerate(_runs(report)) if run.get(key)]
+    if not runs:
+        return None
+    kinds = list(dict.fromkeys(row["kind"] for _, _, rows in runs for row in rows))
+    figure = Figure(figsize=(8, 1.4 + len(kinds) * (0.25 + 0.12 * len(runs))), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (i, name, rows) in enumerate(runs):
+        places = [kinds.index(row["kind"]) + (number - (len(runs) - 1) / 2) * 0.6 / len(runs) for row in rows]
+        shares = [100 * row["share"] for row in rows]
+        # Half counts of ties and rounding must not make a length negative.
+        around = [
+            [max(share - 100 * row["low"], 0.0) for share, row in zip(shares, rows, strict=True)],
+            [max(100 * row["high"] - share, 0.0) for share, row in zip(shares, rows, strict=True)],
+        ]
+        axes.errorbar(shares, places, xerr=around, fmt="o", color=RUNS[i % len(RUNS)], capsize=3, label=_label(name))
+    axes.axvline(50, color="#969696", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(kinds)), [_label(kind.replace("_", " ")) for kind in kinds])
+    axes.set_ylim(len(kinds) - 0.4, -0.6)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _runs(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return list(zip(run_names(report), report["runs"], strict=True))

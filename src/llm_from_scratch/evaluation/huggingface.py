@@ -1,0 +1,91 @@
+"""Models of Hugging Face's transformers, from local folders: as baselines on the same bytes, and for BERTScore.
+
+Nothing is downloaded and no code of a folder is run.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.evaluation.likelihood import token_nats
+from llm_from_scratch.evaluation.texts import Text
+
+EXTRA = "pip install 'llm-from-scratch[hf]'"
+MAX_WINDOW = 1024  # tokens, as GPT-2
+
+
+def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> dict[str, Any]:
+    """A baseline row of a causal model, every byte of the text scored once, documents ended as ours are.
+
+    ValueError in one line: no transformers, no such model, or a tokenizer that does not give the text back, whose bits
+    would be those of another text.
+    """
+    transformers = _transformers(f"--gpt2 {folder}")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a stranger's folder makes the library raise anything
+        raise ValueError(f"--gpt2 {folder}: cannot be read as a model ({_first_line(error)})") from None
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise ValueError(f"--gpt2 {folder}: its tokenizer needs an end-of-text piece and a tokenizer.json")
+    ids, starts, before = [], [], 0
+    for document in text.documents:
+        encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if tokenizer.decode(encoded["input_ids"], clean_up_tokenization_spaces=False) != document:
+            raise ValueError(
+                f"--gpt2 {folder}: its tokenizer does not give the text back, so that bytes cannot be compared"
+            )
+        size = np.cumsum([0, *(len(character.encode()) for character in document)])
+        ids += encoded["input_ids"]
+        starts += [before + int(size[first]) for first, _ in encoded["offset_mapping"]]
+        before += int(size[-1])
+        if text.whole:
+            ids.append(tokenizer.eos_token_id)
+            starts.append(before - 1)
+    block_size = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW, len(ids))
+    windows = ValidationWindows(
+        [np.array(ids, dtype=np.int64)], block_size=block_size, eot_id=tokenizer.eos_token_id, overlap=overlap
+    )
+    model = model.to(device).float().eval()
+    # Logits of 50,000 pieces at 1,024 places are 200 MB a window.
+    batches = windows.batches(max(batch_size // 8, 1))
+    nats, _ = token_nats(lambda batch: model(input_ids=batch).logits, batches, device)
+    return (
+        {"name": f"{folder.name} (transformers)", "kind": "gpt2"}
+        | text.figures(nats, np.array(starts))
+        | {"note": f"{len(tokenizer):,} pieces, context {block_size}; what it was trained on may hold this text"}
+    )
+
+
+def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path) -> float:
+    """The mean F1 of BERTScore (Zhang et al. 2020), of the last layer of the model in `folder`, without rescaling."""
+    _transformers("BERTScore")
+    from torchmetrics.functional.text.bert import bert_score
+
+    try:
+        scores = bert_score(
+            list(generated), list(references), model_name_or_path=str(folder), truncation=True, max_length=512
+        )
+    except Exception as error:
+        raise ValueError(f"--bertscore {folder}: cannot be used ({_first_line(error)})") from None
+    return float(torch.as_tensor(scores["f1"]).mean())
+
+
+def _transformers(what: str) -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(f"{what} needs: {EXTRA}") from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    return transformers
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,298 @@
+"""Run folders -> one plain dictionary with everything that is known about how good they are; `report` shows it.
+
+    text -> likelihood of each run -> baselines -> continuations -> minimal pairs
+
+All of it is a function of the run folders, the text and the seed: nothing depends on the clock. What an absent library or file
+leaves out is said in `left_out`, a line each.
+"""
+
+import codecs
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
+from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.data.clean import clean
+from llm_from_scratch.data.prepare import Prepared, prepare
+from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
+from llm_from_scratch.evaluation.intervals import bootstrap_ratio
+from llm_from_scratch.evaluation.likelihood import token_nats
+from llm_from_scratch.evaluation.texts import Text, first_characters, other_text, token_starts
+
+log = logging.getLogger(__name__)
+PASSAGE = 240  # bytes of the passages shown
+SHOWN = 3  # passages of each end, samples of each run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured, as the options of `evaluate` say."""
+
+    split: str = "val"
+    data: str | None = None
+    overlap: float = 0.0
+    batch_size: int = 32
+    device: str = "auto"
+    baselines: bool = False
+    gpt2: Sequence[Path] = ()
+    generate: int = 0  # passages to continue
+    seed: int = 1337
+    against: Path | None = None
+    bertscore: Path | None = None
+    pairs: bool = False
+    crows: Path | None = None
+    blimp: Path | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder with its model and its text."""
+
+    folder: Path
+    run: Run
+    prepared: Prepared
+
+
+def open_run(name: str, device: str) -> Opened:
+    """A run folder (or `last`), its model and the prepared text it was trained on; a ValueError where the two do not fit."""
+    folder = find_run(name, holding="model/config.json")
+    run = load_model(folder, pick_device(device))
+    config = check(read_config(folder / "config.yaml"), Config)
+    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if config.init_from else None)
+    if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
+        raise ValueError(
+            f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
+            f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
+        )
+    return Opened(folder, run, prepared)
+
+
+def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """Everything that `settings` ask of the runs, in JSON's types.
+
+    ValueError in one line for what the user can mend, before anything slow is begun.
+    """
+    if not 0 <= settings.overlap < 1:
+        raise ValueError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
+    if settings.generate < 0 or settings.batch_size < 1:
+        raise ValueError("--generate must be 0 or more, --batch-size 1 or more")
+    for option, path in [("--gpt2", path) for path in settings.gpt2] + [("--bertscore", settings.bertscore)]:
+        if path and not path.is_dir():
+            raise ValueError(f"{option} {path}: there is no such folder (models are read from the disk alone)")
+    bias = pairs.read_crows(settings.crows or pairs.BIAS) if settings.pairs or settings.crows else []
+    grammar = pairs.read_blimp(settings.blimp or pairs.GRAMMAR) if settings.pairs or settings.blimp else []
+    against = _read_against(settings.against) if settings.against else None
+
+    opened = [open_run(name, settings.device) for name in names]
+    text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
+    for other in opened[1:]:
+        if not settings.data and _held_out(other, settings.split).documents != text.documents:
+            raise ValueError(
+                f"{other.folder} holds out another text than {opened[0].folder}: name one text for all with --data"
+            )
+    left_out: list[str] = []
+    report: dict[str, Any] = {
+        "text": text.facts() | {"split": None if settings.data else settings.split},
+        "settings": {"overlap": settings.overlap, "seed": settings.seed},
+        "runs": [],
+    }
+    train = first_characters(opened[0].prepared.documents("train"))
+    chosen = []
+    if settings.generate:
+        chosen = continuations.passages(text.joined, settings.generate, settings.seed)
+        if len(chosen) < settings.generate:
+            left_out.append(
+                f"{len(chosen)} passages continued, not {settings.generate}: the text holds no more that do not overlap"
+            )
+        if not against:
+            left_out.append("Burrows's Delta: it needs another author's text, --against FILE")
+        if not settings.bertscore:
+            left_out.append("BERTScore: it needs the folder of a model, --bertscore FOLDER")
+        truth = [passage.continuation for passage in chosen]
+        report["truth"] = continuations.described(truth, chosen, "".join(train), against, None, left_out)
+        report["settings"]["sampling"] = {
+            "passages": len(chosen),
+            "temperature": continuations.SAMPLING.temperature,
+            "top_p": continuations.SAMPLING.top_p,
+        }
+    counted: dict[str, tuple[str, Run]] = {}
+    for one in opened:
+        log.info("measuring %s", one.folder)
+        row: dict[str, Any] = {
+            "run": str(one.folder),
+            "step": one.run.step,
+            "parameters": one.run.model.num_parameters(),
+        }
+        row |= {"tokenizer": f"{one.run.tokenizer.kind}, {one.run.tokenizer.vocab_size:,}"}
+        row |= likelihood(one.run, text, settings)
+        counted.setdefault(one.run.tokenizer.fingerprint, (row["tokenizer"], one.run))
+        if chosen:
+            written = [
+                continuations.write(one.run, passage.prompt, continuations.CONTINUATION, settings.seed + i)
+                for i, passage in enumerate(chosen)
+            ]
+            row["generated"] = continuations.described(
+                written, chosen, "".join(train), against, settings.bertscore, left_out
+            )
+            row["samples"] = [
+                asdict(passage) | {"written": text} for passage, text in zip(chosen[:SHOWN], written, strict=False)
+            ]
+        for name, asked in (("bias", bias), ("grammar", grammar)):
+            if asked:
+                row[name] = _preferences(one.run, asked, f"{one.folder}: {name}", left_out)
+        report["runs"].append(row)
+    if bias:
+        report["bias_limits"] = pairs.BIAS_LIMITS
+    if grammar:
+        report["grammar_limits"] = pairs.GRAMMAR_LIMITS
+    if settings.baselines:
+        log.info("measuring the baselines")
+        report["baselines"] = _baselines(text, train, list(counted.values()))
+    for folder in settings.gpt2:
+        log.info("measuring %s", folder)
+        try:
+            device = pick_device(settings.device)
+            row = huggingface.causal_model(folder, text, settings.overlap, settings.batch_size, device)
+            report.setdefault("baselines", []).append(row)
+        except ValueError as error:
+            left_out.append(str(error))
+    if settings.baselines and not settings.gpt2:
+        left_out.append("GPT-2: it needs the folder of a model, --gpt2 FOLDER (or several, a fine-tuned one too)")
+    if settings.baselines:
+        report["article"] = [dict(row) for row in baselines.ARTICLE]
+    return report | {"left_out": left_out}
+
+
+def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
+    """The figures of one run over the whole text, by position in the context, and its worst and best passages."""
+    ids = encode(run, text.documents, text.whole)
+    nats, places = _nats(run, ids, settings.overlap, settings.batch_size)
+    lengths = _lengths(run, ids)
+    starts = token_starts(lengths)
+    figures: dict[str, Any] = text.figures(nats, starts)
+    if settings.overlap:  # what an overlap leaves at the first places is the first window's alone
+        by_place, places = _nats(run, ids, 0.0, settings.batch_size)
+    else:
+        by_place = nats
+    figures["positions"] = []
+    first = 0
+    while first < run.model.config.block_size:
+        last = min(max(2 * first - 1, 0), run.model.config.block_size - 1)  # counted from 1: 1, 2, 3-4, 5-8, …
+        inside = (places >= first) & (places <= last)
+        if inside.any():
+            mean, low, high = bootstrap_ratio(by_place[inside], np.ones(int(inside.sum())), samples=500)
+            row = {"first": first + 1, "last": last + 1, "loss": mean, "low": low, "high": high}
+            figures["positions"].append(row)
+        first = last + 1
+    pieces = list(_pieces(run, ids, nats))
+    return figures | {"passages": _extremes(pieces)}
+
+
+def encode(run: Run, documents: Sequence[str], whole: bool) -> np.ndarray:
+    """(N,) ids of the documents one behind the other, as they were trained on."""
+    ids: list[int] = []
+    for document in documents:
+        ids += run.tokenizer.encode(document) + [run.tokenizer.eot_id] * whole
+    return np.array(ids, dtype=np.int64)
+
+
+def sentence_nats(run: Run) -> Callable[[str], float]:
+    """-ln p of a whole sentence behind an end-of-text; one longer than the context goes on in a new one."""
+    device, size = next(run.model.parameters()).device, run.model.config.block_size
+
+    @torch.inference_mode()
+    def nats(sentence: str) -> float:
+        ids = torch.tensor([[run.tokenizer.eot_id, *run.tokenizer.encode(sentence)]], device=device)
+        return sum(
+            float(run.model.loss(ids[:, i : i + size][:, : ids.shape[1] - 1 - i], ids[:, i + 1 : i + 1 + size], "sum"))
+            for i in range(0, ids.shape[1] - 1, size)
+        )
+
+    return nats
+
+
+def _held_out(opened: Opened, split: str) -> Text:
+    documents = tuple(opened.prepared.documents(split))
+    if not (ids := opened.prepared.shards(split)):
+        raise ValueError(
+            f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val"
+        )
+    # Whole documents end with the end-of-text piece; those that the split has cut have no end.
+    whole = bool(len(ids[-1].tokens)) and int(ids[-1].tokens[-1]) == opened.run.tokenizer.eot_id
+    return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)
+
+
+def _read_against(path: Path) -> tuple[str, str]:
+    try:
+        return path.name, clean(path.read_bytes(), path.name)[0]
+    except OSError as error:
+        raise ValueError(f"--against {path} cannot be read ({error.strerror}): give a text file") from None
+
+
+def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    windows = ValidationWindows(
+        [ids], block_size=run.model.config.block_size, eot_id=run.tokenizer.eot_id, overlap=overlap
+    )
+    return token_nats(run.model, windows.batches(batch_size), next(run.model.parameters()).device)
+
+
+def _lengths(run: Run, ids: np.ndarray) -> np.ndarray:
+    """(N,) bytes of each token."""
+    table = np.array([len(run.tokenizer.decode_bytes([i])) for i in range(run.tokenizer.vocab_size)], dtype=np.int64)
+    return table[ids]
+
+
+def _baselines(text: Text, train: list[str], runs: list[tuple[str, Run]]) -> list[dict[str, Any]]:
+    rows = baselines.characters(text, "".join(train))
+    for label, run in runs:
+        before, after = encode(run, train, text.whole), encode(run, text.documents, text.whole)
+        of = f"tokens ({label})"
+        rows += baselines.counting(text, before, after, _lengths(run, after), run.tokenizer.vocab_size, of)
+    return rows + baselines.compressors(text, "".join(train))
+
+
+def _preferences(run: Run, asked: Sequence[pairs.Pair], what: str, left_out: list[str]) -> list[dict[str, Any]]:
+    known = []
+    for pair in asked:
+        try:
+            run.tokenizer.encode(pair.first + pair.second)
+            known.append(pair)
+        except ValueError:  # a tokenizer of characters has no id for one
+            continue
+    if len(known) < len(asked):
+        left_out.append(f"{what}: {len(asked) - len(known)} pairs with characters that the tokenizer does not know")
+    return [asdict(row) for row in pairs.prefer(known, sentence_nats(run))] if known else []
+
+
+def _pieces(run: Run, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Text and bits of each token; those that are parts of a character together."""
+    decoder, bits = codecs.getincrementaldecoder("utf-8")("replace"), 0.0
+    for i, value in zip(ids.tolist(), (nats / np.log(2)).tolist(), strict=True):
+        bits += value
+        piece = decoder.decode(run.tokenizer.decode_bytes([i]))
+        if piece:
+            yield piece, bits
+            bits = 0.0
+
+
+def _extremes(pieces: Sequence[tuple[str, float]]) -> dict[str, list[dict[str, Any]]]:
+    """The passages of `PASSAGE` bytes with the most and the fewest bits a byte; `pieces` of each are [text, bits]."""
+    sizes = np.array([len(piece.encode()) for piece, _ in pieces])
+    blocks = (np.cumsum(sizes) - sizes) // PASSAGE
+    rows: list[dict[str, Any]] = []
+    for block in range(int(blocks[-1]) + 1):
+        inside = np.flatnonzero(blocks == block).tolist()
+        size = int(sizes[inside].sum())
+        if size >= PASSAGE // 2:  # not the rest at the end
+            bits = sum(pieces[i][1] for i in inside)
+            own = [[pieces[i][0], round(pieces[i][1], 3)] for i in inside]
+            rows.append({"bits_per_byte": bits / size, "pieces": own})
+    rows.sort(key=lambda row: -row["bits_per_byte"])
+    return {"worst": rows[:SHOWN], "best": rows[-SHOWN:][::-1]}

@@ -1,0 +1,427 @@
+"""What `measure` returns -> tables in the terminal, report.md with pictures, and report.html, one file that opens with no network.
+
+    the dictionary -> blocks (headings, paragraphs, tables, pictures, passages) -> one of the three
+
+Texts and names come from a run, and so perhaps from a stranger: they are escaped wherever they are shown.
+"""
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
+
+from llm_from_scratch.checkpoint import replace_text
+from llm_from_scratch.evaluation.figures import draw, plain, run_names
+
+# Of generated text: key, name, what it is and where it is from.
+DEFINITIONS = (
+    (
+        "bleu",
+        "BLEU",
+        "n-grams of 1 to 4 words shared with the true continuation (Papineni et al. 2002; sacrebleu's defaults), 0 to 1",
+    ),
+    ("chrf", "chrF", "n-grams of 1 to 6 characters shared with it, F2 (Popović 2015; sacrebleu's defaults), 0 to 1"),
+    ("rouge1", "ROUGE-1", "words shared with it, F1 (Lin 2004; rouge-score, no stemming), 0 to 1"),
+    ("rouge2", "ROUGE-2", "pairs of words shared with it, F1"),
+    ("rougeL", "ROUGE-L", "longest common subsequence of words, F1"),
+    ("bertscore", "BERTScore", "F1 of the model's vectors of both (Zhang et al. 2020), not rescaled"),
+    ("distinct_1", "distinct-1", "different words / words, of all texts together (Li et al. 2016)"),
+    ("distinct_2", "distinct-2", "the same of pairs of words"),
+    ("distinct_3", "distinct-3", "the same of three words in a row"),
+    ("repetition_4", "repetition", "1 - different / all runs of four words within a text (Welleck et al. 2020)"),
+    ("self_bleu", "self-BLEU", "BLEU of each text against all others (Zhu et al. 2018): high is monotonous"),
+    ("memorised_longest_characters", "longest copy", "the longest string of the training text in it (characters)"),
+    ("words", "words", "words written, all texts together"),
+)
+FAITHFUL = {
+    "kept": "names of the prompt kept",
+    "dropped": "names of the prompt dropped",
+    "introduced": "names brought in",
+    "agreeing": "genders agreeing",
+    "contradicted": "genders contradicted",
+    "relations_kept": "relations kept",
+    "relations_contradicted": "relations contradicted",
+    "relations_invented": "relations invented",
+}
+HOTTEST = 12.0  # bits of a token that is coloured the strongest
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; overflow-wrap: anywhere }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+th { border-bottom: 2px solid #888 } img { max-width: 100%; height: auto }
+.passage { white-space: pre-wrap; border-left: 3px solid #ccc; padding: .25rem .75rem; margin: .5rem 0; overflow-wrap: anywhere }
+figure { margin: 1rem 0 } figcaption { color: #555; font-size: .875rem }
+"""
+NUMBER = re.compile(r"[-–\d.,% ]*")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Level 1 to 3."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text of this project or of a run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; a column that is empty everywhere is not shown."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file of the report's folder."""
+
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Passages of [text, bits] of each token."""
+
+    title: str
+    rows: Sequence[dict[str, Any]]
+
+
+Block = Heading | Paragraph | Table | Picture | Passages
+
+
+def print_tables(report: dict[str, Any], console: Console) -> None:
+    """The tables of the report, and what has to be said beside them."""
+    for block in blocks(report | {"left_out": []}, {}):
+        if isinstance(block, Paragraph):
+            console.print(RichText(plain(block.text, 1000)))
+        if isinstance(block, Table):
+            table = RichTable(title=RichText(plain(block.title, 120)), title_justify="left")
+            for name, cells in _columns(block):
+                numbers = all(NUMBER.fullmatch(cell) for cell in cells)
+                table.add_column(RichText(name), justify="right" if numbers else "left", overflow="fold")
+            for row in zip(*(cells for _, cells in _columns(block)), strict=True):
+                table.add_row(*(RichText(plain(cell, 200)) for cell in row))
+            console.print(table)
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """report.md, report.html and the pictures in `folder`, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = blocks(report, draw(report, folder))
+    replace_text(folder / "report.md", markdown(parts))
+    replace_text(folder / "report.html", page(parts, folder))
+
+
+def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
+    """The report in order; `pictures`: file name -> caption."""
+    names, runs, text = run_names(report), report["runs"], report["text"]
+
+    def picture(name: str) -> list[Block]:
+        return [Picture(name, pictures[name])] if name in pictures else []
+
+    parts: list[Block] = [Heading(1, "How good it is: " + ", ".join(names))]
+    parts.append(
+        Paragraph(
+            f"Scored on {text['name']}: {text['bytes']:,} bytes, {text['characters']:,} characters, {text['words']:,} words,"
+            f" {text['documents']:,} documents (sha256 {text['sha256'][:16]}…); every byte is predicted once, windows overlap by"
+            f" {report['settings']['overlap']:g}. Intervals are 95 %, by bootstrap over {text['units']}: they cover which text was"
+            " scored, not the seed of the training."
+        )
+    )
+    if report.get("command"):
+        parts.append(Paragraph(f"Made by: {report['command']}"))
+    parts += [Heading(2, "Likelihood"), _likelihood(report, names), *picture("bits_per_byte.png")]
+    if "baselines" in report:
+        parts.append(
+            Paragraph(
+                "Bits per byte, bits per character and perplexity a word (words are what white space parts) are comparable between"
+                " tokenizers; loss and perplexity a token are not. The n-grams are interpolated modified Kneser-Ney, learned from the"
+                " training part of the run; the compressors read it first."
+            )
+        )
+    if "article" in report:
+        parts.append(
+            Paragraph(
+                "The article's figures are its own, on a text, a split and a vocabulary that it does not give. Its perplexity"
+                " and its cross-entropy contradict each other as well: e^3.2 is 24.5, and 42.7 is e^3.75. Its BLEU of 0.25 says"
+                " neither which texts nor which smoothing."
+            )
+        )
+    parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
+    parts.append(Heading(3, "Worst and best predicted passages"))
+    for name, run in zip(names, runs, strict=True):
+        parts.append(Passages(f"{name}: worst", run["passages"]["worst"]))
+        parts.append(Passages(f"{name}: best", run["passages"]["best"]))
+    if any("generated" in run for run in runs):
+        parts += _generated(report, names, picture("memorised.png"))
+    for key, title, first in (
+        ("bias", "Bias", "the stereotype's sentence is the likelier"),
+        ("grammar", "Grammar", "the grammatical sentence is the likelier"),
+    ):
+        if any(run.get(key) for run in runs):
+            parts += [Heading(2, title), Paragraph(report[f"{key}_limits"]), *picture(f"{key}.png")]
+            for name, run in zip(names, runs, strict=True):
+                if run.get(key):
+                    parts.append(_pairs(f"{name}: {title.lower()}", first, run[key]))
+    if report["left_out"]:
+        parts.append(Heading(2, "Left out"))
+        parts += [Paragraph(line) for line in report["left_out"]]
+    return parts
+
+
+def _likelihood(report: dict[str, Any], names: list[str]) -> Table:
+    rows = [
+        run
+        | {"name": name, "note": f"step {run['step']:,}; {run['parameters']:,} parameters; {run['tokenizer']} pieces"}
+        for name, run in zip(names, report["runs"], strict=True)
+    ]
+    rows += sorted(report.get("baselines", []), key=lambda row: row["bits_per_byte"])
+    rows += report.get("article", [])
+    columns = (
+        ("bits per byte", "bits_per_byte", ".4f"),
+        ("95 %", "", ""),
+        ("bits per character", "bits_per_character", ".4f"),
+        ("perplexity a word", "perplexity_word", ",.1f"),
+        ("perplexity a token", "perplexity", ",.2f"),
+        ("nats a token", "loss", ".4g"),
+        ("BLEU", "bleu", ".3f"),
+    )
+    cells = []
+    for row in rows:
+        bleu = row.get("generated", {}).get("bleu")
+        row = row | ({"bleu": bleu} if bleu is not None else {})
+        own = [_number(row.get(key), form) if key else _interval(row) for _, key, form in columns]
+        cells.append([row["name"], *own, row.get("note", "")])
+    return Table(f"Likelihood of {report['text']['name']}", ["", *(name for name, _, _ in columns), "note"], cells)
+
+
+def _positions(runs: list[dict[str, Any]], names: list[str]) -> Table:
+    places = sorted({(row["first"], row["last"]) for run in runs for row in run["positions"]})
+    losses = [{(row["first"], row["last"]): row["loss"] for row in run["positions"]} for run in runs]
+    return Table(
+        "Loss by place in the context (nats a token)",
+        ["tokens", *names],
+        [[f"{a}–{b}" if a < b else f"{a}", *(_number(own.get((a, b)), ".3f") for own in losses)] for a, b in places],
+    )
+
+
+def _generated(report: dict[str, Any], names: list[str], pictures: list[Block]) -> list[Block]:
+    sampling = report["settings"]["sampling"]
+    columns = [*(run.get("generated", {}) for run in report["runs"]), report.get("truth", {})]
+    header = ["", *names, "true continuation"]
+
+    def table(title: str, rows: Sequence[tuple[str, Sequence[Any], str]]) -> Table:
+        shown = [[name, *(_number(value, form) for value in values)] for name, values, form in rows]
+        return Table(title, header, [row for row in shown if any(row[1:])])
+
+    def inner(key: str) -> list[dict[str, Any]]:
+        return [column.get(key) or {} for column in columns]
+
+    figures = [
+        (
+            name,
+            [column.get(key) for column in columns],
+            ",d" if key in ("words", "memorised_longest_characters") else ".3f",
+        )
+        for key, name, _ in DEFINITIONS
+    ]
+    lengths = list(columns[0].get("memorised", {}))
+    figures += [
+        (f"copied, {length} characters or more", [own.get(length) for own in inner("memorised")], ".1%")
+        for length in lengths
+    ]
+    parts: list[Block] = [
+        Heading(2, "Generated text"),
+        Paragraph(
+            f"{sampling['passages']} held-out passages continued from a prompt of about 200 characters by 400, temperature"
+            f" {sampling['temperature']:g}, top-p {sampling['top_p']:g}, seed {report['settings']['seed']}. The true continuations"
+            " are measured alike: what they have, text of this kind has."
+        ),
+        table("Continuations", figures),
+        *pictures,
+        Table("What the figures are", ["figure", "definition"], [[name, what] for _, name, what in DEFINITIONS]),
+    ]
+    if any(inner("style")):
+        keys = next(own for own in inner("style") if own)
+        rows = [(key.replace("_", " "), [own.get(key) for own in inner("style")], ".3f") for key in keys]
+        deltas = next((own for own in inner("delta") if own), {})
+        rows += [(f"Burrows's Delta to {key}", [own.get(key) for own in inner("delta")], ".3f") for key in deltas]
+        parts += [
+            Heading(3, "Style"),
+            Paragraph(
+                "Word length is in characters, sentence length in words, punctuation in marks a thousand words. Burrows's Delta (2002)"
+                " is lower the nearer two texts are, and mostly noise below 1,000 words; a model in the style of its text is as"
+                " near as the true continuation is."
+            ),
+            table("Style", rows),
+        ]
+    rows = [(name, [own.get(key) for own in inner("faithfulness")], ".2f") for key, name in FAITHFUL.items()]
+    parts += [
+        Heading(3, "Faithfulness"),
+        Paragraph(
+            "Names, genders and relations of the prompt in the continuation, the mean a passage, by rules over the surface of"
+            " English text: for comparing models on the same prompts, beside the true continuation."
+        ),
+        table("Faithfulness", rows),
+        Heading(3, "Samples"),
+    ]
+    for name, run in zip(names, report["runs"], strict=True):
+        rows_of = [[row["prompt"], row["written"], row["continuation"]] for row in run.get("samples", [])]
+        parts.append(Passages(f"{name}: the prompt, what it wrote, and how the text goes on", _samples(rows_of)))
+    return parts
+
+
+def _samples(rows: list[list[str]]) -> list[dict[str, Any]]:
+    kinds = ("prompt", "written", "true")
+    return [{"label": kind, "pieces": [[text, 0.0]]} for row in rows for kind, text in zip(kinds, row, strict=True)]
+
+
+def _pairs(title: str, first: str, rows: list[dict[str, Any]]) -> Table:
+    return Table(
+        title,
+        ["kind", "pairs", first, "95 %", "mean difference (nats)", "95 % "],
+        [
+            [
+                row["kind"].replace("_", " "),
+                f"{row['pairs']}",
+                f"{row['share']:.1%}",
+                f"{row['low']:.1%} – {row['high']:.1%}",
+                f"{row['nats']:.3f}",
+                f"{row['nats_low']:.3f} – {row['nats_high']:.3f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:.3g}" if form[-1] == "f" and abs(value) >= 1e7 else format(value, form)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"{row['bits_per_byte_low']:.3f} – {row['bits_per_byte_high']:.3f}" if "bits_per_byte_low" in row else ""
+
+
+def _columns(table: Table) -> list[tuple[str, list[str]]]:
+    cells = [[row[i] for row in table.rows] for i in range(len(table.header))]
+    return [(name, column) for name, column in zip(table.header, cells, strict=True) if any(column)]
+
+
+# ------------------------------------------------------------------------------------------------------- Markdown
+def markdown(parts: Sequence[Block]) -> str:
+    """Pictures are files beside it."""
+    return "\n\n".join(_markdown(part) for part in parts) + "\n"
+
+
+def _markdown(part: Block) -> str:
+    match part:
+        case Heading(level, text):
+            return f"{'#' * level} {_md(text)}"
+        case Paragraph(text):
+            return _md(text)
+        case Picture(file, caption):
+            return f"![{_md(caption)}]({file})\n\n*{_md(caption)}*"
+        case Passages(title, rows):
+            # A colour becomes the list of the tokens that cost the most.
+            lines = []
+            for row in rows:
+                most = sorted(row["pieces"], key=lambda piece: -piece[1])[:5]
+                costly = ", ".join(f"“{_md(piece)}” {bits:.1f}" for piece, bits in most if bits)
+                head = row["label"] if "label" in row else f"{row['bits_per_byte']:.3f}"
+                lines.append(f"| {head} | {_md(''.join(piece for piece, _ in row['pieces']))} | {costly} |")
+            surprising = "label" not in rows[0] if rows else True
+            names = (
+                ("bits per byte", "passage", "the most surprising tokens (bits)") if surprising else ("", "text", "")
+            )
+            return "\n".join([f"**{_md(title)}**", "", f"| {' | '.join(names)} |", "|---|---|---|", *lines])
+        case Table(title, _, _):
+            columns = _columns(part)
+            numbers = [all(NUMBER.fullmatch(cell) for cell in cells) for _, cells in columns]
+            lines = [
+                f"| {' | '.join(_md(name) for name, _ in columns)} |",
+                "|" + "|".join("---:" if right else "---" for right in numbers) + "|",
+                *(f"| {' | '.join(map(_md, row))} |" for row in zip(*(cells for _, cells in columns), strict=True)),
+            ]
+            return "\n".join([f"**{_md(title)}**", "", *lines])
+
+
+def _md(text: str) -> str:
+    """Text as Markdown shows it: no markup, no HTML, no links, one line."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).strip("\n")
+    shown = escape(re.sub(r"[ ]*\n\s*", " ⏎ ", shown), quote=False)
+    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", shown).replace("://", "&#58;//")
+
+
+# ----------------------------------------------------------------------------------------------------------- HTML
+def page(parts: Sequence[Block], folder: Path) -> str:
+    """One file: pictures as data, no scripts, and a policy that lets a browser load nothing else."""
+    title = next((part.text for part in parts if isinstance(part, Heading)), "")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(_html(part, folder) for part in parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _html(part: Block, folder: Path) -> str:
+    match part:
+        case Heading(level, text):
+            return f"<h{level}>{_text(text)}</h{level}>"
+        case Paragraph(text):
+            return f"<p>{_text(text)}</p>"
+        case Picture(file, caption):
+            data = base64.b64encode((folder / file).read_bytes()).decode()
+            return (
+                f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{_text(caption)}</figcaption></figure>"
+            )
+        case Passages(title, rows):
+            return f"<h4>{_text(title)}</h4>\n" + "\n".join(_passage(row) for row in rows)
+        case Table(title, _, _):
+            columns = _columns(part)
+            head = "".join(f"<th>{_text(name)}</th>" for name, _ in columns)
+            body = "\n".join(
+                "<tr>" + "".join(f"<td{_align(cell)}>{_text(cell)}</td>" for cell in row) + "</tr>"
+                for row in zip(*(cells for _, cells in columns), strict=True)
+            )
+            return f'<h4>{_text(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _passage(row: dict[str, Any]) -> str:
+    if "label" in row:
+        return f'<div class="passage"><b>{_text(row["label"])}</b>\n{_text(row["pieces"][0][0])}</div>'
+    spans = "".join(
+        f'<span style="background:rgba(222,45,38,{min(max(bits, 0.0) / HOTTEST, 1.0) * 0.8:.2f})" title="{bits:.1f} bits">'
+        f"{_text(piece)}</span>"
+        for piece, bits in row["pieces"]
+    )
+    return f'<div class="passage"><b>{row["bits_per_byte"]:.3f} bits per byte</b>\n{spans}</div>'
+
+
+def _align(cell: str) -> str:
+    return ' class="number"' if cell and NUMBER.fullmatch(cell) else ""
+
+
+def _text(text: str) -> str:
+    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
