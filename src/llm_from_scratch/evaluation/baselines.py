@@ -13,7 +13,7 @@ from llm_from_scratch.evaluation.texts import Text, token_starts
 
 ORDERS = range(7)
 PPM_CHARACTERS = 1_000_000  # plain Python: about a second for 100,000 characters
-ARTICLE_NOTE = "the article's own figure; its text, split and vocabulary are unknown, so that it is not to be compared"
+ARTICLE_NOTE = "the article's own, not comparable"
 ARTICLE: tuple[dict[str, Any], ...] = (
     {
         "name": "article: its model",

@@ -83,6 +83,8 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         raise ValueError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
     if settings.generate < 0 or settings.batch_size < 1:
         raise ValueError("--generate must be 0 or more, --batch-size 1 or more")
+    if settings.split == "train" and not settings.data and (settings.baselines or settings.generate):
+        raise ValueError("--split train: baselines and generated text are measured on text held out; use --split val")
     for option, path in [("--gpt2", path) for path in settings.gpt2] + [("--bertscore", settings.bertscore)]:
         if path and not path.is_dir():
             raise ValueError(f"{option} {path}: there is no such folder (models are read from the disk alone)")

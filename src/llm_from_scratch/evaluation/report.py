@@ -61,7 +61,7 @@ th { border-bottom: 2px solid #888 } img { max-width: 100%; height: auto }
 .passage { white-space: pre-wrap; border-left: 3px solid #ccc; padding: .25rem .75rem; margin: .5rem 0; overflow-wrap: anywhere }
 figure { margin: 1rem 0 } figcaption { color: #555; font-size: .875rem }
 """
-NUMBER = re.compile(r"[-–\d.,% ]*")
+NUMBER = re.compile(r"[-–+e\d.,% ]*")
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,11 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
         return [Picture(name, pictures[name])] if name in pictures else []
 
     parts: list[Block] = [Heading(1, "How good it is: " + ", ".join(names))]
+    documents = "1 document" if text["documents"] == 1 else f"{text['documents']:,} documents"
     parts.append(
         Paragraph(
             f"Scored on {text['name']}: {text['bytes']:,} bytes, {text['characters']:,} characters, {text['words']:,} words,"
-            f" {text['documents']:,} documents (sha256 {text['sha256'][:16]}…); every byte is predicted once, windows overlap by"
+            f" {documents} (sha256 {text['sha256'][:16]}…); every byte is predicted once, windows overlap by"
             f" {report['settings']['overlap']:g}. Intervals are 95 %, by bootstrap over {text['units']}: they cover which text was"
             " scored, not the seed of the training."
         )

@@ -1,0 +1,376 @@
+"""The report: its figures against plain loops, its pages against hostile text, and what is said where something is missing."""
+
+import json
+import math
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Process, story
+
+from llm_from_scratch.evaluation import baselines
+from llm_from_scratch.evaluation.huggingface import bertscore
+from llm_from_scratch.evaluation.measure import Settings, likelihood, measure, open_run, sentence_nats
+from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
+from llm_from_scratch.evaluation.report import write_report
+from llm_from_scratch.evaluation.texts import Text, token_starts
+
+CPU = {"device": "cpu"}
+
+
+@pytest.fixture
+def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    torch.set_num_threads(1)
+    return finished
+
+
+def plain_nats(logits: Any, ids: list[int], eot: int, size: int) -> list[float]:
+    """-ln p of each id, one forward pass each, in windows that do not overlap."""
+    found = []
+    for i, target in enumerate(ids):
+        context = torch.tensor([[eot, *ids][i // size * size : i + 1]])
+        with torch.inference_mode():
+            found.append(-logits(context)[0, -1].float().log_softmax(-1)[target].item())
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+def test_figures_by_hand() -> None:
+    # 20 documents "ab é": 5 bytes, 4 characters, 2 words; an id a character and an end, a bit each: 5 bits of 5 bytes.
+    text = Text("made", ("ab é",) * 20, whole=True)
+    lengths = np.array([1, 1, 1, 2, 0] * 20)
+    assert token_starts(lengths)[:6].tolist() == [0, 1, 2, 3, 4, 5]
+    figures = text.figures(np.full(100, math.log(2)), token_starts(lengths))
+    assert figures == pytest.approx(
+        {
+            "loss": math.log(2),
+            "perplexity": 2.0,
+            "perplexity_word": 2 ** (100 / len(("ab é" * 20).split())),
+            "bits_per_byte": 1.0,
+            "bits_per_byte_low": 1.0,  # every document costs the same
+            "bits_per_byte_high": 1.0,
+            "bits_per_character": 100 / 80,
+            "tokens": 100,
+        }
+    )
+
+
+def test_blocks_stand_for_documents_where_these_are_few() -> None:
+    assert Text("made", ("a" * 1700,), whole=False).ends.tolist() == [500, 1000, 1700]
+    assert Text("made", ("a" * 30,), whole=False).ends.tolist() == [30]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_size: int) -> None:
+    run = open_run("run", "cpu").run
+    document = story(1200, seed=5)
+    text = Text("made", (document,), whole=False)
+    ids = run.tokenizer.encode(document)
+    total = sum(plain_nats(run.model, ids, run.tokenizer.eot_id, run.model.config.block_size))
+    figures = likelihood(run, text, Settings(batch_size=batch_size, **CPU))
+    size = len(document.encode())
+    assert figures["tokens"] == len(ids)
+    assert figures["loss"] == pytest.approx(total / len(ids), rel=1e-5)
+    assert figures["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-5)
+    assert figures["bits_per_character"] == pytest.approx(total / math.log(2) / len(document), rel=1e-5)
+    assert figures["perplexity_word"] == pytest.approx(math.exp(total / len(document.split())), rel=1e-4)
+    assert figures["bits_per_byte_low"] <= figures["bits_per_byte"] <= figures["bits_per_byte_high"]
+    counts = [row["last"] - row["first"] + 1 for row in figures["positions"]]
+    assert counts == [1, 1, 2, 4, 8, 16]  # of a context of 32
+    worst, best = figures["passages"]["worst"][0], figures["passages"]["best"][0]
+    assert worst["bits_per_byte"] >= figures["bits_per_byte"] >= best["bits_per_byte"]
+    for row in (worst, best):
+        passage = "".join(piece for piece, _ in row["pieces"])
+        assert passage in document
+        bits = sum(bits for _, bits in row["pieces"])
+        assert row["bits_per_byte"] == pytest.approx(bits / len(passage.encode()), rel=1e-3)
+
+
+def test_loss_by_place_is_the_plain_loops(here: Path) -> None:
+    run = open_run("run", "cpu").run
+    document = story(600, seed=6)
+    ids = run.tokenizer.encode(document)
+    plain = plain_nats(run.model, ids, run.tokenizer.eot_id, 32)
+    for overlap in (0.0, 0.5):  # places are always those of windows that do not overlap
+        rows = likelihood(run, Text("made", (document,), False), Settings(overlap=overlap, **CPU))["positions"]
+        expected = np.mean([value for i, value in enumerate(plain) if 2 <= i % 32 <= 3])
+        assert [row["loss"] for row in rows if row["first"] == 3] == pytest.approx([expected], rel=1e-4)
+
+
+def test_a_sentence_longer_than_the_context_goes_on_in_a_new_one(here: Path) -> None:
+    run = open_run("run", "cpu").run
+    for sentence in ("Toto ran.", story(300, seed=7)):
+        ids = run.tokenizer.encode(sentence)
+        total = sum(
+            sum(plain_nats(run.model, ids[i : i + 32], ids[i - 1] if i else run.tokenizer.eot_id, 32))
+            for i in range(0, len(ids), 32)
+        )
+        assert sentence_nats(run)(sentence) == pytest.approx(total, rel=1e-5)
+
+
+def test_baselines_are_counted_in_the_bytes_of_the_text() -> None:
+    train, document = story(4000, seed=1), story(1500, seed=2) + "é"
+    text = Text("made", (document,), whole=False)
+    rows = {row["name"]: row for row in baselines.characters(text, train) + baselines.compressors(text, train)}
+    before, after, V = character_ids(train, document)
+    size = len(document.encode())
+    assert rows["uniform, characters"]["bits_per_byte"] == pytest.approx(math.log2(V) * len(document) / size)
+    order_4 = nats(kneser_ney(before, 4, V), after).sum() / math.log(2) / size
+    assert rows["Kneser-Ney 4, characters"]["bits_per_byte"] == pytest.approx(order_4)
+    assert set(rows) >= {"unigram, characters", "Kneser-Ney 6, characters", "zlib", "lzma", "bz2", "PPM 5"}
+    assert rows["PPM 5"]["bits_per_byte"] < rows["unigram, characters"]["bits_per_byte"]
+
+
+def test_a_shuffled_text_costs_more_than_the_real_one(here: Path, tmp_path: Path) -> None:
+    words = story(3000, seed=3).split()
+    (tmp_path / "real.txt").write_text(" ".join(words), encoding="utf-8")
+    np.random.default_rng(0).shuffle(words)
+    (tmp_path / "shuffled.txt").write_text(" ".join(words), encoding="utf-8")
+    real, shuffled = (
+        measure(["run"], Settings(data=str(tmp_path / f"{name}.txt"), **CPU))["runs"][0]
+        for name in ("real", "shuffled")
+    )
+    assert real["bits_per_byte_high"] < shuffled["bits_per_byte_low"]
+
+
+def test_a_causal_model_of_transformers_on_the_same_bytes(here: Path, tmp_path: Path) -> None:
+    folder, document = tiny_gpt2(tmp_path), "Dorothy met the Lion at the café.\n\n“Oh!” " * 8
+    (tmp_path / "text.txt").write_text(document, encoding="utf-8")
+    report = measure(["run"], Settings(data=str(tmp_path / "text.txt"), gpt2=[folder], **CPU))
+    (row,) = report["baselines"]
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = tokenizer(document)["input_ids"]
+    total = sum(plain_nats(lambda x: model(x).logits, ids, tokenizer.eos_token_id, 16))
+    assert report["text"]["bytes"] == len(document.encode())
+    assert row["bits_per_byte"] == pytest.approx(total / math.log(2) / report["text"]["bytes"], rel=1e-4)
+    assert row["tokens"] == len(ids)
+
+
+def tiny_gpt2(folder: Path) -> Path:
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([story(3000)], trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
+    tokenizer.save_pretrained(folder / "gpt2")
+    return folder / "gpt2"
+
+
+def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = sorted(set(re.findall(r"[a-z]+", story(3000).lower())))
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]), encoding="utf-8"
+    )
+    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["Dorothy went to the castle.", "the Lion looked at Toto"]
+    assert bertscore(texts, texts, tmp_path) == pytest.approx(1.0, abs=1e-5)
+    assert bertscore(texts, texts[::-1], tmp_path) < 0.99
+    with pytest.raises(ValueError, match=r"^--bertscore .*absent: cannot be used \(.+\)$"):
+        bertscore(texts, texts, tmp_path / "absent")
+
+
+# ----------------------------------------------------------------------------------------------------------- pages
+@pytest.fixture(scope="module")
+def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two runs side by side, everything measured; the second one's weights are the first one's, its name is not."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(finished)
+    shutil.copytree(finished / "run", finished / "<img src=x>", dirs_exist_ok=True)
+    other = tmp_path_factory.mktemp("other") / "other.txt"
+    other.write_text("The ship sailed over a cold sea, and nobody said a word. " * 40, encoding="utf-8")
+    try:
+        settings = Settings(baselines=True, generate=3, pairs=True, against=other, **CPU)
+        return measure(["run", "<img src=x>"], settings)
+    finally:
+        patch.undo()
+
+
+def test_several_runs_side_by_side(both: dict[str, Any]) -> None:
+    first, second = both["runs"]
+    assert (first["run"], second["run"]) == ("run", "<img src=x>")
+    # The same weights and the same seed: the same figures, what was generated included.
+    assert {**first, "run": ""} == {**second, "run": ""}
+    assert set(first) >= {"generated", "bias", "grammar", "samples", "positions", "passages", "bits_per_byte"}
+    assert set(first["generated"]) >= {
+        "bleu",
+        "chrf",
+        "rougeL",
+        "distinct_2",
+        "self_bleu",
+        "memorised",
+        "style",
+        "delta",
+    }
+    assert set(both["truth"]) >= {"distinct_2", "memorised", "faithfulness", "delta"}
+    assert "bleu" not in both["truth"]
+    assert len([row for row in both["baselines"] if row["kind"] == "tokens"]) == 7  # once for both runs
+    assert [row["kind"] for row in first["bias"]][:2] == ["occupation, he expected", "occupation, she expected"]
+    assert json.loads(json.dumps(both)) == both
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_the_pages_show_hostile_text_as_text(both: dict[str, Any], tmp_path: Path) -> None:
+    hostile = '</style><script src="https://evil.example/a.js">|`$x$` [a](http://evil.example) \x1b[31m & \0'
+    report = json.loads(json.dumps(both))
+    report["runs"][0]["run"] = hostile
+    report["runs"][0]["passages"]["worst"][0]["pieces"][0][0] = hostile
+    report["runs"][0]["samples"][0]["written"] = hostile
+    report["runs"][0]["bias"][0]["kind"] = hostile
+    report["text"]["name"] = report["command"] = hostile
+    report["left_out"] = [hostile]
+    write_report(report, tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(source)
+    assert "script" not in page.tags
+    harmless = "html|head|meta|title|style|body|h1|h2|h3|h4|p|div|table|tr|th|td|figure|img|figcaption|span|b"
+    assert all(re.fullmatch(harmless, tag) for tag in page.tags)
+    assert all(value.startswith("data:image/png;base64,") for name, value in page.attributes if name in ("src", "href"))
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.shown.count('<script src="https://evil.example/a.js">') >= 5
+    assert not [c for c in source if not c.isprintable() and c != "\n"]
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<" not in markdown
+    assert "http://" not in markdown
+    assert "https://" not in markdown
+    rows = [line for line in markdown.split("\n") if line.startswith("|") and ("a word" in line or "; bpe" in line)]
+    cells = {line.replace("\\|", "").count("|") for line in rows}
+    assert len(rows) == 3
+    assert len(cells) == 1  # a bar in a name is no column
+
+
+def test_the_pages_hold_the_figures_and_open_alone(both: dict[str, Any], tmp_path: Path) -> None:
+    write_report(both, tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page, markdown = Page(source), (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "http://" not in source
+    assert "https://" not in source
+    for text in (page.shown, markdown):
+        assert f"{both['runs'][0]['bits_per_byte']:.4f}" in text
+        for row in both["baselines"]:
+            assert f"{row['bits_per_byte']:.4f}" in text
+        for said in ("42.70", "300.00", "16.30", "24.5", both["bias_limits"][:60], both["grammar_limits"][:60]):
+            assert said in text
+        for line in both["left_out"]:
+            assert line.split(":")[0] in text
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["bias.png", "bits_per_byte.png", "grammar.png", "memorised.png", "positions.png"]
+    assert all(f"]({name})" in markdown for name in pictures)
+    assert source.count("data:image/png;base64,") == len(pictures)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_report(both, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first  # made again, the same
+
+
+# ----------------------------------------------------------------------------------------------- what is missing
+def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, **CPU))
+    metrics, hf = "pip install 'llm-from-scratch[metrics]'", "pip install 'llm-from-scratch[hf]'"
+    assert f"BLEU and chrF need: {metrics}" in report["left_out"]
+    assert f"ROUGE needs: {metrics}" in report["left_out"]
+    assert f"BERTScore needs: {hf}" in report["left_out"]
+    assert f"--gpt2 {here} needs: {hf}" in report["left_out"]
+    generated = report["runs"][0]["generated"]
+    assert "distinct_2" in generated
+    assert not {"bleu", "chrf", "rouge1", "self_bleu", "bertscore"} & set(generated)
+
+
+def test_the_command_writes_pages_and_one_json_object(command: Process, finished: Path, tmp_path: Path) -> None:
+    done = command("evaluate", "run", "--report", str(tmp_path / "r"), "--generate", "2", "--json", cwd=finished)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    plain = json.loads(command("evaluate", "run", "--json", cwd=finished).stdout)
+    assert report["runs"][0]["bits_per_byte"] == pytest.approx(plain["bits_per_byte"], rel=1e-5)
+    assert report["runs"][0]["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert report["text"]["bytes"] == plain["bytes"]
+    assert {"runs", "baselines", "article", "truth", "left_out", "settings"} <= set(report)
+    assert {path.name for path in (tmp_path / "r").iterdir()} >= {"report.md", "report.html", "bits_per_byte.png"}
+    assert "left out: GPT-2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("run", "nowhere"), "nowhere is no run folder"),
+        (("run", "--gpt2", "absent"), "--gpt2 absent: there is no such folder"),
+        (("run", "--generate", "2", "--bertscore", "absent"), "--bertscore absent: there is no such folder"),
+        (("run", "--data", "absent.txt"), "--data absent.txt: there is no such file"),
+        (("run", "--generate", "2", "--against", "absent.txt"), "--against absent.txt cannot be read"),
+        (("run", "--crows", "story.txt"), "story.txt has no column sent_more"),
+        (("run", "--report", "story.txt"), "--report story.txt cannot be made"),
+        (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),
+        (("run", "--pairs", "--overlap", "1"), "--overlap 1.0: must be at least 0"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], line: str
+) -> None:
+    from llm_from_scratch.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", *arguments, "--device", "cpu"])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert err.startswith(f"error: {line}")
+    assert err.count("\n") == 1
+
+
+def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(here / "run", other)
+    config = (other / "config.yaml").read_text(encoding="utf-8")
+    assert config.count("val_fraction: 0.1\n") == config.count("init_from: null\n") == 1
+    # A fine-tuned run keeps the tokenizer of the one it began with.
+    config = config.replace("val_fraction: 0.1\n", "val_fraction: 0.2\n").replace("init_from: null", "init_from: run")
+    (other / "config.yaml").write_text(config, encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="^.*other holds out another text than run: name one text for all with --data$"
+    ):
+        measure(["run", str(other)], Settings(**CPU))
+    both = measure(["run", str(other)], Settings(data="story.txt", **CPU))["runs"]
+    assert both[0]["bits_per_byte"] == both[1]["bits_per_byte"]
