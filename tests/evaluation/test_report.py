@@ -1,5 +1,6 @@
 """The report: its figures against plain loops, its pages against hostile text, and what is said where something is missing."""
 
+import io
 import json
 import math
 import re
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Process, story
+from rich.console import Console
 
+from llm_from_scratch.cli import main
 from llm_from_scratch.evaluation import baselines
+from llm_from_scratch.evaluation.continuations import described, passages
 from llm_from_scratch.evaluation.huggingface import bertscore
 from llm_from_scratch.evaluation.measure import Settings, likelihood, measure, open_run, sentence_nats
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
-from llm_from_scratch.evaluation.report import write_report
+from llm_from_scratch.evaluation.report import print_tables, write_report
 from llm_from_scratch.evaluation.texts import Text, token_starts
 
 CPU = {"device": "cpu"}
@@ -104,6 +108,17 @@ def test_loss_by_place_is_the_plain_loops(here: Path) -> None:
         assert [row["loss"] for row in rows if row["first"] == 3] == pytest.approx([expected], rel=1e-4)
 
 
+def test_a_text_shorter_than_the_context_is_scored_and_what_it_is_too_short_for_is_said(
+    here: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("Toto ran.", encoding="utf-8")
+    report = measure(["run"], Settings(data=str(tmp_path / "short.txt"), generate=2, **CPU))
+    run = open_run("run", "cpu").run
+    total = sum(plain_nats(run.model, run.tokenizer.encode("Toto ran."), run.tokenizer.eot_id, 32))
+    assert report["runs"][0]["bits_per_byte"] == pytest.approx(total / math.log(2) / 9, rel=1e-5)
+    assert report["left_out"] == ["generated text needs held-out text of at least 700 characters, here are 9"]
+
+
 def test_a_sentence_longer_than_the_context_goes_on_in_a_new_one(here: Path) -> None:
     run = open_run("run", "cpu").run
     for sentence in ("Toto ran.", story(300, seed=7)):
@@ -176,6 +191,40 @@ def tiny_gpt2(folder: Path) -> Path:
     transformers.GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
     tokenizer.save_pretrained(folder / "gpt2")
     return folder / "gpt2"
+
+
+def test_passages_are_held_out_text_in_two_that_do_not_overlap() -> None:
+    text = story(9000, seed=4)
+    chosen = passages(text, 5, seed=1)
+    assert len(chosen) == 5
+    assert chosen == passages(text, 5, seed=1) != passages(text, 5, seed=2)
+    ends = [0]
+    for passage in chosen:
+        start = text.index(passage.prompt + passage.continuation)
+        assert start >= ends[-1]
+        ends.append(start + len(passage.prompt + passage.continuation))
+        assert 150 <= len(passage.prompt) <= 250
+        assert len(passage.continuation) == 400
+    assert len(passages(text, 1000, seed=1)) == 9000 // 700
+
+
+def test_a_copying_model_and_another_author_are_told_from_the_text_itself() -> None:
+    words = [f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}a" for i in range(400)]
+    rng = np.random.default_rng(0)
+    train, held_out = (" ".join(rng.choice(words, 4000)) + "." for _ in range(2))
+    other = " ".join(rng.choice([word[::-1] for word in words], 4000)) + "."
+    chosen = passages(held_out, 4, seed=0)
+
+    def figures(text: str) -> dict[str, Any]:
+        texts = [text[i * 500 : i * 500 + 400] for i in range(4)]
+        return described(texts, chosen, train, ("other", other), None, [])
+
+    copied, honest, foreign = figures(train), figures(held_out), figures(other)
+    assert copied["memorised"]["200"] == 1.0
+    assert copied["memorised_longest"] in train
+    assert honest["memorised"]["50"] == foreign["memorised"]["50"] == 0.0
+    assert honest["delta"]["training text"] < honest["delta"]["other"]
+    assert foreign["delta"]["training text"] > foreign["delta"]["other"]
 
 
 def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
@@ -320,11 +369,15 @@ def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.Monke
     assert not {"bleu", "chrf", "rouge1", "self_bleu", "bertscore"} & set(generated)
 
 
-def test_the_command_writes_pages_and_one_json_object(command: Process, finished: Path, tmp_path: Path) -> None:
-    done = command("evaluate", "run", "--report", str(tmp_path / "r"), "--generate", "2", "--json", cwd=finished)
+def test_the_command_writes_pages_and_one_json_object(
+    here: Path, command: Process, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = command("evaluate", "run", "--report", str(tmp_path / "r"), "--generate", "2", "--json", cwd=here)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    plain = json.loads(command("evaluate", "run", "--json", cwd=finished).stdout)
+    main(["evaluate", "run", "--json", "--device", "cpu"])
+    plain = json.loads(capsys.readouterr().out)
+    assert set(plain) == {"run", "step", "split", "overlap", "loss", "bits_per_byte", "perplexity", "tokens", "bytes"}
     assert report["runs"][0]["bits_per_byte"] == pytest.approx(plain["bits_per_byte"], rel=1e-5)
     assert report["runs"][0]["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     assert report["text"]["bytes"] == plain["bytes"]
@@ -344,14 +397,13 @@ def test_the_command_writes_pages_and_one_json_object(command: Process, finished
         (("run", "--crows", "story.txt"), "story.txt has no column sent_more"),
         (("run", "--report", "story.txt"), "--report story.txt cannot be made"),
         (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),
+        (("run", "--generate", "2", "--seed", "-1"), "--generate and --seed must be 0 or more"),
         (("run", "--pairs", "--overlap", "1"), "--overlap 1.0: must be at least 0"),
     ],
 )
 def test_mistakes_cost_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], line: str
 ) -> None:
-    from llm_from_scratch.cli import main
-
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", *arguments, "--device", "cpu"])
     out, err = capsys.readouterr()
@@ -374,3 +426,21 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
         measure(["run", str(other)], Settings(**CPU))
     both = measure(["run", str(other)], Settings(data="story.txt", **CPU))["runs"]
     assert both[0]["bits_per_byte"] == both[1]["bits_per_byte"]
+
+
+def test_the_tables_in_the_terminal_show_names_as_they_are(both: dict[str, Any]) -> None:
+    both = json.loads(json.dumps(both))
+    both["runs"][0]["run"] = "a[red]b\x1b[31m"
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_tables(both, console)
+    shown = console.export_text()
+    assert "a[red]b [31m" in shown
+    assert "\x1b" not in shown
+    for said in (
+        f"{both['runs'][0]['bits_per_byte']:.4f}",
+        "Kneser-Ney 4, characters",
+        "42.70",
+        "occupation, he expected",
+    ):
+        assert said in shown
+    assert both["bias_limits"][:60] in " ".join(shown.split())

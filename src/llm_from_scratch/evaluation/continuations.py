@@ -11,12 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from llm_from_scratch.checkpoint import Run
 from llm_from_scratch.evaluation.faithfulness import faithfulness
 from llm_from_scratch.evaluation.huggingface import bertscore
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
 from llm_from_scratch.evaluation.style import burrows_delta, style
-from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.generation import SamplingConfig, TextStream, generate_tokens
 
 PROMPT, CONTINUATION = 200, 400  # characters
 LENGTHS = (20, 50, 100, 200)  # characters copied in a row
@@ -52,15 +54,17 @@ def passages(text: str, count: int, seed: int) -> list[Passage]:
 
 
 def write(run: Run, prompt: str, characters: int, seed: int) -> str:
-    """What the model writes behind the prompt, at most so many characters; an end of text ends it earlier."""
-    tokens = len(run.tokenizer.encode(prompt))
-    half = run.model.config.block_size // 2
-    if tokens > half:  # the rest of the context is for what is written
-        prompt = run.tokenizer.decode(run.tokenizer.encode(prompt)[-half:]).lstrip("\ufffd")
-    written = ""
-    for (piece,) in generate(run.model, run.tokenizer, prompt, replace(SAMPLING, max_new_tokens=characters, seed=seed)):
-        written += piece
-        if len(written) >= characters:
+    """What the model writes behind the prompt, at most so many characters; an end of text ends it earlier.
+
+    Of a prompt longer than the context the end is read.
+    """
+    ids = run.tokenizer.encode(prompt)[-run.model.config.block_size :]
+    device = next(run.model.parameters()).device
+    stream, written = TextStream(), ""
+    config = replace(SAMPLING, max_new_tokens=characters, seed=seed)
+    for (token,) in generate_tokens(run.model, torch.tensor([ids], device=device), config):
+        written += stream.push(run.tokenizer.decode_bytes([int(token)]), final=int(token) == run.tokenizer.eot_id)
+        if stream.ended or len(written) >= characters:
             break
     return written[:characters]
 
@@ -72,8 +76,13 @@ def described(
     against: tuple[str, str] | None,
     model_folder: Path | None,
     left_out: list[str],
+    compared: bool = True,
 ) -> dict[str, Any]:
-    """All figures of continuations, one a passage; of the true ones (`texts` being theirs) those that compare with them say nothing.
+    """All figures of continuations, one a passage; those against the true ones where `compared`.
+
+    Args:
+        train: the training text. against: the name and the text of another author.
+        model_folder: for BERTScore.
 
     What cannot be measured adds a line to `left_out`.
     """
@@ -88,7 +97,7 @@ def described(
             return None
 
     figures: dict[str, Any] = {}
-    if list(texts) != truth:
+    if compared:
         figures |= {"bleu": attempt(bleu, texts, truth), "chrf": attempt(chrf, texts, truth)}
         figures |= attempt(rouge, texts, truth) or {}
         if model_folder:

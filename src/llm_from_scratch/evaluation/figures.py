@@ -42,12 +42,12 @@ def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
         (
             "bias.png",
             _bias,
-            "Pairs of which the stereotype's sentence is the likelier; lines are Wilson's 95 % intervals.",
+            "Pairs of which the stereotype's sentence is the likelier; lines are Wilson's 95 % intervals, at 50 % neither is preferred.",
         ),
         (
             "grammar.png",
             _grammar,
-            "Pairs of which the grammatical sentence is the likelier; lines are Wilson's 95 % intervals.",
+            "Pairs of which the grammatical sentence is the likelier; lines are Wilson's 95 % intervals, at 50 % neither is preferred.",
         ),
     ):
         figure = picture(report)

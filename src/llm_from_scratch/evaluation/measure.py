@@ -81,8 +81,8 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     """
     if not 0 <= settings.overlap < 1:
         raise ValueError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
-    if settings.generate < 0 or settings.batch_size < 1:
-        raise ValueError("--generate must be 0 or more, --batch-size 1 or more")
+    if min(settings.generate, settings.seed) < 0 or settings.batch_size < 1:
+        raise ValueError("--generate and --seed must be 0 or more, --batch-size 1 or more")
     if settings.split == "train" and not settings.data and (settings.baselines or settings.generate):
         raise ValueError("--split train: baselines and generated text are measured on text held out; use --split val")
     for option, path in [("--gpt2", path) for path in settings.gpt2] + [("--bertscore", settings.bertscore)]:
@@ -105,24 +105,16 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         "settings": {"overlap": settings.overlap, "seed": settings.seed},
         "runs": [],
     }
-    train = first_characters(opened[0].prepared.documents("train"))
-    chosen = []
-    if settings.generate:
-        chosen = continuations.passages(text.joined, settings.generate, settings.seed)
-        if len(chosen) < settings.generate:
-            left_out.append(
-                f"{len(chosen)} passages continued, not {settings.generate}: the text holds no more that do not overlap"
-            )
-        if not against:
-            left_out.append("Burrows's Delta: it needs another author's text, --against FILE")
-        if not settings.bertscore:
-            left_out.append("BERTScore: it needs the folder of a model, --bertscore FOLDER")
+    chosen = _passages(text, settings, left_out) if settings.generate else []
+    if chosen:
         truth = [passage.continuation for passage in chosen]
-        report["truth"] = continuations.described(truth, chosen, "".join(train), against, None, left_out)
+        train = "".join(training_text(opened[0]))
+        report["truth"] = continuations.described(truth, chosen, train, against, None, left_out, compared=False)
+        sampling = continuations.SAMPLING
         report["settings"]["sampling"] = {
             "passages": len(chosen),
-            "temperature": continuations.SAMPLING.temperature,
-            "top_p": continuations.SAMPLING.top_p,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
         }
     counted: dict[str, tuple[str, Run]] = {}
     for one in opened:
@@ -131,21 +123,12 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             "run": str(one.folder),
             "step": one.run.step,
             "parameters": one.run.model.num_parameters(),
+            "tokenizer": f"{one.run.tokenizer.kind}, {one.run.tokenizer.vocab_size:,}",
         }
-        row |= {"tokenizer": f"{one.run.tokenizer.kind}, {one.run.tokenizer.vocab_size:,}"}
         row |= likelihood(one.run, text, settings)
         counted.setdefault(one.run.tokenizer.fingerprint, (row["tokenizer"], one.run))
         if chosen:
-            written = [
-                continuations.write(one.run, passage.prompt, continuations.CONTINUATION, settings.seed + i)
-                for i, passage in enumerate(chosen)
-            ]
-            row["generated"] = continuations.described(
-                written, chosen, "".join(train), against, settings.bertscore, left_out
-            )
-            row["samples"] = [
-                asdict(passage) | {"written": text} for passage, text in zip(chosen[:SHOWN], written, strict=False)
-            ]
+            row |= _written(one, chosen, settings, against, left_out)
         for name, asked in (("bias", bias), ("grammar", grammar)):
             if asked:
                 row[name] = _preferences(one.run, asked, f"{one.folder}: {name}", left_out)
@@ -156,7 +139,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         report["grammar_limits"] = pairs.GRAMMAR_LIMITS
     if settings.baselines:
         log.info("measuring the baselines")
-        report["baselines"] = _baselines(text, train, list(counted.values()))
+        report["baselines"] = _baselines(text, training_text(opened[0]), list(counted.values()))
     for folder in settings.gpt2:
         log.info("measuring %s", folder)
         try:
@@ -197,6 +180,11 @@ def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
     return figures | {"passages": _extremes(pieces)}
 
 
+def training_text(opened: Opened) -> list[str]:
+    """The documents that the run was trained on, the first ones where they are very long."""
+    return first_characters(opened.prepared.documents("train"))
+
+
 def encode(run: Run, documents: Sequence[str], whole: bool) -> np.ndarray:
     """(N,) ids of the documents one behind the other, as they were trained on."""
     ids: list[int] = []
@@ -231,6 +219,42 @@ def _held_out(opened: Opened, split: str) -> Text:
     return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)
 
 
+def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[continuations.Passage]:
+    try:
+        chosen = continuations.passages(text.joined, settings.generate, settings.seed)
+    except ValueError as error:
+        left_out.append(str(error))
+        return []
+    if len(chosen) < settings.generate:
+        left_out.append(
+            f"{len(chosen)} passages continued, not {settings.generate}: the text holds no more that do not overlap"
+        )
+    if not settings.against:
+        left_out.append("Burrows's Delta: it needs another author's text, --against FILE")
+    if not settings.bertscore:
+        left_out.append("BERTScore: it needs the folder of a model, --bertscore FOLDER")
+    return chosen
+
+
+def _written(
+    one: Opened,
+    chosen: Sequence[continuations.Passage],
+    settings: Settings,
+    against: tuple[str, str] | None,
+    left_out: list[str],
+) -> dict[str, Any]:
+    written = [
+        continuations.write(one.run, passage.prompt, continuations.CONTINUATION, settings.seed + i)
+        for i, passage in enumerate(chosen)
+    ]
+    train = "".join(training_text(one))
+    shown = zip(chosen[:SHOWN], written, strict=False)
+    return {
+        "generated": continuations.described(written, chosen, train, against, settings.bertscore, left_out),
+        "samples": [asdict(passage) | {"written": own} for passage, own in shown],
+    }
+
+
 def _read_against(path: Path) -> tuple[str, str]:
     try:
         return path.name, clean(path.read_bytes(), path.name)[0]
@@ -239,9 +263,8 @@ def _read_against(path: Path) -> tuple[str, str]:
 
 
 def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    windows = ValidationWindows(
-        [ids], block_size=run.model.config.block_size, eot_id=run.tokenizer.eot_id, overlap=overlap
-    )
+    block_size = min(run.model.config.block_size, len(ids))  # a text may be shorter than the context
+    windows = ValidationWindows([ids], block_size=block_size, eot_id=run.tokenizer.eot_id, overlap=overlap)
     return token_nats(run.model, windows.batches(batch_size), next(run.model.parameters()).device)
 
 

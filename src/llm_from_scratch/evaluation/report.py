@@ -150,12 +150,17 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
     if report.get("command"):
         parts.append(Paragraph(f"Made by: {report['command']}"))
     parts += [Heading(2, "Likelihood"), _likelihood(report, names), *picture("bits_per_byte.png")]
+    parts.append(
+        Paragraph(
+            "Bits per byte, bits per character and perplexity a word are comparable between tokenizers; loss and perplexity a token are"
+            " not. Words are what white space parts; published figures of WikiText count the end of each line as one more."
+        )
+    )
     if "baselines" in report:
         parts.append(
             Paragraph(
-                "Bits per byte, bits per character and perplexity a word (words are what white space parts) are comparable between"
-                " tokenizers; loss and perplexity a token are not. The n-grams are interpolated modified Kneser-Ney, learned from the"
-                " training part of the run; the compressors read it first."
+                "The n-grams are interpolated modified Kneser-Ney (Chen and Goodman 1999), learned from the training part of the"
+                " (first) run; the compressors read it first, and learn on as they read."
             )
         )
     if "article" in report:
@@ -298,7 +303,7 @@ def _samples(rows: list[list[str]]) -> list[dict[str, Any]]:
 def _pairs(title: str, first: str, rows: list[dict[str, Any]]) -> Table:
     return Table(
         title,
-        ["kind", "pairs", first, "95 %", "mean difference (nats)", "95 % "],
+        ["kind", "pairs", first, "95 %", "mean difference (nats)", "its 95 %"],
         [
             [
                 row["kind"].replace("_", " "),
