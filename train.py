@@ -71,7 +71,11 @@ def main(composed: DictConfig) -> float:
     weights = Path(config.init_from) if config.init_from else None
     origin = load_model(weights) if weights and weights.suffix not in PICKLES else None
     prepared = prepare(
-        config.data, config.tokenizer, reuse=origin.tokenizer if origin else None, wait=not is_first_rank()
+        config.data,
+        config.tokenizer,
+        reuse=origin.tokenizer if origin else None,
+        wait=not is_first_rank(),
+        how=config.prepare,
     )
 
     # The model.

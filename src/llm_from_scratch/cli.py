@@ -73,6 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than lines")
     sub.set_defaults(command=doctor)
 
+    sub = commands.add_parser(
+        "prepare",
+        help="make a corpus's token shards, before the first training on it",
+        description="Makes a corpus's token shards, with the settings that train.py will be given. Killed and started again, it goes on"
+        " where it was. Progress on standard error, the folder on standard output.",
+    )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… prepare.workers=2 …")
+    sub.set_defaults(command=prepare)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
@@ -166,6 +175,34 @@ def report(options: argparse.Namespace) -> None:
         print_tables(figures, console if console.is_terminal else Console(highlight=False, width=180))
     for line in figures["left_out"]:
         print(f"left out: {line}", file=sys.stderr)
+def prepare(options: argparse.Namespace) -> None:
+    """The shards of the corpus that the settings name, and what is in them."""
+    import time
+    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.data.prepare import SPLITS, prepare_task
+    from llm_from_scratch.data.prepare import prepare as prepare_all
+    from llm_from_scratch.overrides import composed
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    started = time.monotonic()
+    config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
+    if config.prepare.task is None:
+        prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)
+        part = prepare_task(config.data, config.tokenizer, config.prepare)
+        if part is None:
+            print(f"part {config.prepare.task} is done; others are missing", file=sys.stderr)
+            return
+        prepared = part
+    seconds = time.monotonic() - started
+    for split in SPLITS:
+        facts = prepared.manifest["splits"][split]
+        tokens = facts.get("tokens", 0)
+        rate = f", {facts['text_bytes'] / tokens:.2f} bytes a token" if tokens else ""
+        counts = f"{facts['documents']:,} documents, {facts['text_bytes']:,} bytes of text, {tokens:,} tokens"
+        print(f"{split:<5} {counts}{rate}", file=sys.stderr)
+    if (prepared.folder / "report.md").exists():
+        print(f"what was left out: {prepared.folder / 'report.md'}", file=sys.stderr)
+    print(f"{seconds:.1f} s", file=sys.stderr)
+    print(f"prepared: {prepared.folder}", flush=True)
 
 
 def doctor(options: argparse.Namespace) -> None:

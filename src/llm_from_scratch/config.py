@@ -44,7 +44,28 @@ class DataConfig:
     batch_size: int = 32  # sequences an optimizer step, over all devices
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
+    layouts: list[str] | None = (
+        None  # a named corpus of many files: globs below data/; the first that finds any is read
+    )
+    published: str | None = None  # where they are published, for the message when none are found
+    max_docs: int | None = None  # documents: the first that pass what stands below, duplicates among them; null: all
+    fraction: float = 1.0  # of the documents, by a hash of their names: 0.1 holds all of 0.01
+    subset_seed: int = 0  # another one makes `fraction` choose other documents
+    min_chars: int = 0  # characters of a document
+    quality: list[str] = field(default_factory=list)  # rules of data/quality.py, or gopher, c4 for all of a paper
+    dedup: str = "none"  # none | exact | near: of documents that are alike, the first is kept
+    keep_text: bool | None = None  # beside the tokens, the cleaned text; null: of a corpus below 100 MB
+    shard_bytes: int = 64_000_000  # bytes of files: smaller files of a large corpus go together into a shard of so much
     overfit: bool = False  # every step sees the batch of step 0, to be learned by heart
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """Who prepares a large corpus. The bytes that come out do not depend on it."""
+
+    engine: str = "local"  # local: processes of this machine; ray: an existing cluster (the extra `cluster`)
+    workers: int | None = None  # processes, of less than 1 GB each; null: one a core
+    task: int | None = None  # prepare this part alone, from 0: for the tasks of a SLURM array
 
 
 @dataclass(kw_only=True)
@@ -101,6 +122,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -140,6 +162,18 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.batch_size": _POSITIVE,
     "data.micro_batch_size": _POSITIVE,
     "data.stream": _choice("tokens", "text"),
+    "data.layouts": (
+        lambda value: not any(".." in Path(glob).parts or Path(glob).is_absolute() for glob in value),
+        "globs below data.dir",
+    ),
+    "data.max_docs": _POSITIVE,
+    "data.fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+    "data.min_chars": _NOT_NEGATIVE,
+    "data.dedup": _choice("none", "exact", "near"),
+    "data.shard_bytes": _POSITIVE,
+    "prepare.engine": _choice("local", "ray"),
+    "prepare.workers": _POSITIVE,
+    "prepare.task": _NOT_NEGATIVE,
     "optim.name": _choice("adamw"),
     "optim.lr": _POSITIVE,
     "optim.min_lr_ratio": (lambda value: 0 <= value <= 1, "from 0 to 1"),

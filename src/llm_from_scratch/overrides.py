@@ -193,6 +193,18 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
     return others + words
 
 
+def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
+    """The configuration of one job, for a command that needs no more of Hydra. ValueError: as for the scripts, in one line."""
+    words = [literal(word) for word in words]
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"{word}: settings are written as key=value; see --help")
+    if any(override.is_sweep_override() for override in _parse(words)):
+        raise ValueError("several values of a setting: this command takes one; sweeps are for train.py")
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
+        return final_config(_compose(config_name, list(words)), words)
+
+
 def _last_run() -> Path:
     from llm_from_scratch.checkpoint import last_run
 

@@ -63,6 +63,7 @@ class _Budget:
 
     read: int = 0
     expanded: int = 0
+    told: Callable[[int], object] = lambda count: None  # progress: hears of the bytes of the file as they are passed
 
     def spend(self, count: int, name: str) -> None:
         self.expanded += count
@@ -78,22 +79,27 @@ def is_plain(name: str) -> bool:
     return compression is None and kind == "text"
 
 
-def read_documents(path: Path, name: str, column: str) -> Iterator[Document]:
+def read_documents(
+    path: Path, name: str, column: str, told: Callable[[int], object] = lambda count: None
+) -> Iterator[Document]:
     """The documents of the file at `path`, one in memory at a time, in the file's order.
 
     Args:
         path: any file; its name says what it is, and one that says nothing is a text.
         name: what it is called in the documents' names and in messages.
         column: which key of a .jsonl line and which column of a .parquet file is the text.
+        told: hears how many more bytes of the file have been passed, for showing progress.
 
     Raises:
         ValueError: in one line that names the file and the member, line or row: the file cannot be read, is cut off or
             damaged, would do harm, lacks the column, or needs a library that is not installed.
     """
     if is_plain(name):
-        yield Document(name, read_file(path))
+        raw = read_file(path)
+        told(len(raw))
+        yield Document(name, raw)
         return
-    budget = _Budget()
+    budget = _Budget(told=told)
     compression, kind = _kind(name)
     if kind == "parquet" and compression is None:
         yield from _parquet(path, name, column, budget)
@@ -158,6 +164,7 @@ def _from_disk(path: Path, budget: _Budget) -> Iterator[bytes]:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 budget.read += len(chunk)
+                budget.told(len(chunk))
                 yield chunk
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
@@ -506,6 +513,7 @@ def _parquet(path: Path, name: str, column: str, budget: _Budget) -> Iterator[Do
                 texts = [] if batch is None else batch.column(0).to_pylist()
             if batch is None:
                 return
+            budget.told(budget.read * len(texts) // max(1, file.metadata.num_rows))
             for text in texts:
                 number += 1
                 document = _row(text, f"{name}:{number}", column, columns)

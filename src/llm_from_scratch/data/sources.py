@@ -70,9 +70,14 @@ def open_source(
     sha256: str | None = None,
     must_contain: str | None = None,
     column: str = "text",
+    layouts: list[str] | None = None,
+    published: str | None = None,
     data_dir: Path,
 ) -> Source:
     """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
+
+    A corpus that is published as many files, in several ways, has `layouts`: globs below the folders named next. The first
+    one that finds files there is read as it lies; where none does, `published` says what to put there.
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
@@ -83,6 +88,15 @@ def open_source(
         return Source(name, _own_files(path), column)
     if name == "stdlib":
         return Source(name, _standard_library())
+    for glob, root in itertools.product(layouts or [], _roots(data_dir)):
+        found = sorted((file.relative_to(root).as_posix(), file) for file in root.glob(glob) if file.is_file())
+        if found:
+            return Source(name, found, column)
+    if layouts and url is None:
+        places = ", ".join(str(data_dir / glob) for glob in layouts)
+        raise ValueError(
+            f"data={name}: there is none of {places}: put {published or 'the published files'} there, or give data.path"
+        )
     if file is None:
         raise ValueError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
     return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))], column)
@@ -129,11 +143,16 @@ def _standard_library() -> list[tuple[str, Path]]:
     return named
 
 
+def _roots(data_dir: Path) -> tuple[Path, Path]:
+    """Where a named corpus may lie."""
+    return data_dir, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+
+
 def _corpus_file(
     name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path
 ) -> Path:
     target = data_dir / file
-    for candidate in (target, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora") / file):
+    for candidate in (root / file for root in _roots(data_dir)):
         if candidate.is_file():
             _check(candidate, f"{candidate} is not what data={name} means", sha256, must_contain)
             return candidate
@@ -159,9 +178,14 @@ def _corpus_file(
 
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
+    if sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise ValueError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
+    if not any(must_contain):
+        return  # a corpus can be larger than the memory
     raw = read_file(path)
-    if sha256 is not None and (found := hashlib.sha256(raw).hexdigest()) != sha256:
-        raise ValueError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
     for text in must_contain:
         if text is not None and text.encode() not in raw:
             raise ValueError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")

@@ -1,0 +1,210 @@
+"""Who makes the tasks of a preparation: this process, a pool of processes, or an existing Ray cluster. The same function in each.
+
+A worker that dies (killed for memory, most often) is an error here, never a wait without end: multiprocessing.Pool would
+hang, ProcessPoolExecutor says so. A worker whose parent dies ends itself, so that nothing goes on writing behind its back.
+"""
+
+import errno
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+log = logging.getLogger(__name__)
+Function = Callable[..., Any]
+POLL = 0.5  # seconds between two looks at the progress
+LINES = 30.0  # seconds between two lines of it where there is no terminal
+
+
+class _Counter(Protocol):
+    value: int
+
+    def get_lock(self) -> Any: ...
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(
+    function: Function, jobs: Sequence[Any], *, engine: str, workers: int, size: int, what: str
+) -> Iterator[Any]:
+    """function(job, told) of every job, as they finish, with their progress on standard error.
+
+    Args:
+        function: importable by its name in another process.
+        engine: local or ray.
+        workers: processes of the local engine; with one, this process does it all.
+        size: bytes of input of all jobs.
+        what: how the progress calls it.
+
+    Raises:
+        ValueError: in one line, for a worker that was killed, a disk that is full, a missing library; what a job raises.
+    """
+    if not jobs:
+        return
+    with _full_disk():
+        if engine == "ray":
+            yield from _ray(function, jobs)
+        elif min(workers, len(jobs)) == 1:
+            with _Shown(size, what) as shown:
+                for job in jobs:
+                    yield function(job, shown.advance)
+        else:
+            yield from _pool(function, jobs, min(workers, len(jobs)), size, what)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"the disk is full ({error.strerror}): free some space, or set data.dir=FOLDER on another disk, and start "
+            "again: finished shards are kept"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+_counter: _Counter | None = (
+    None  # in a worker: what all of them have read; an executor's initializer has no other place
+)
+
+
+def _begin_worker(counter: _Counter) -> None:
+    global _counter
+    _counter = counter
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _tell(count: int) -> None:
+    assert _counter is not None
+    with _counter.get_lock():
+        _counter.value += count
+
+
+def _in_worker(function: Function, job: Any) -> Any:
+    return function(job, _tell)
+
+
+def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what: str) -> Iterator[Any]:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that torch and others run
+    counter: Any = context.Value("q", 0)
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (counter,))
+    try:
+        with _Shown(size, what) as shown:
+            waiting: set[Future] = {pool.submit(_in_worker, function, job) for job in jobs}
+            while waiting:
+                done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+                shown.set(counter.value)
+                for future in done:
+                    yield future.result()
+    except BrokenProcessPool:
+        raise ValueError(
+            f"a worker was killed, most often for want of memory: lower prepare.workers={workers}, and start again: "
+            "finished shards are kept"
+        ) from None
+    finally:
+        ours = set(multiprocessing.active_children()) - before
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in ours:  # after an error nobody waits for what the others are doing
+            process.terminate()
+        for process in ours:
+            process.join()
+
+
+# -------------------------------------------------------------------------------------------------------------- ray
+def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
+    """On the cluster that RAY_ADDRESS names, else on this machine. A task whose machine dies is tried again by Ray itself."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("prepare.engine=ray needs Ray: pip install 'llm-from-scratch[cluster]'") from None
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    remote = ray.remote(function)
+    waiting = [remote.remote(job) for job in jobs]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        log.info("%d of %d parts are done", len(jobs) - len(waiting), len(jobs))
+        try:
+            yield from ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
+        except ray.exceptions.RayError as error:
+            raise ValueError(
+                f"Ray gave up ({str(error).splitlines()[0][:200]}): start again: finished shards are kept"
+            ) from None
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+class _Shown:
+    """Bytes read of all there are, their rate and the expected end: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, size: int, what: str) -> None:
+        self.size, self.what, self.read = size, what, 0
+        self.started = self.said = time.monotonic()
+        console = Console(stderr=True)
+        self.bar: Progress | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self.task = self.bar.add_task(what, total=size)
+
+    def __enter__(self) -> "_Shown":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, count: int) -> None:
+        self.set(self.read + count)
+
+    def set(self, read: int) -> None:
+        self.read = read
+        now = time.monotonic()
+        if self.bar:
+            self.bar.update(self.task, completed=read)
+        elif now - self.said >= LINES and read:
+            self.said = now
+            rate = read / (now - self.started)
+            left = max(0, self.size - read) / rate
+            done = 100 * read / max(1, self.size)
+            log.info(
+                "%s: %.0f %% of the files read, %.1f MB/s, about %.0f minutes left",
+                self.what,
+                done,
+                rate / 1e6,
+                left / 60,
+            )

@@ -1,0 +1,298 @@
+"""One part of a corpus -> its token shards: a pure function, for any process on any machine that sees the files.
+
+A task is one input file, or several small ones. What it makes depends on their bytes and names, on the settings and on the
+tokenizer alone, never on who makes it or when. It is published in this order, each by rename: the ids and index of both
+splits, then the record that vouches for them; a task without a sound record is made again from its start.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from llm_from_scratch.data.clean import clean
+from llm_from_scratch.data.duplicates import signer, width
+from llm_from_scratch.data.quality import failed
+from llm_from_scratch.data.readers import read_documents
+from llm_from_scratch.data.shards import open_shard, write_shard
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+SPLITS = ("train", "val")
+EXAMPLES, EXAMPLE = 2, 200  # of what was removed for one reason, a task; characters of each
+LOCK_SECONDS = 10.0  # a worker outlives the process that started it by less
+Told = Callable[[int], object]  # hears of the bytes of the input as they are read
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which documents of a corpus are kept, and on which side they stand: what the shards depend on beside the bytes."""
+
+    column: str = "text"
+    val_fraction: float = 0.1
+    fraction: float = 1.0
+    subset_seed: int = 0
+    min_chars: int = 0
+    quality: tuple[str, ...] = ()
+    dedup: str = "none"  # none | exact | near
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part `number` of a corpus: (stable name, place, sha256 or "") a file; at most `limit` documents of it."""
+
+    number: int
+    files: tuple[tuple[str, str, str], ...]
+    limit: int | None = None
+
+    @property
+    def stem(self) -> str:
+        return f"{self.number:05}"
+
+    def bytes(self) -> int:
+        """Of its files."""
+        return sum(Path(path).stat().st_size for _, path, _ in self.files)
+
+
+@dataclass
+class Tally:
+    """What became of the documents that were read; `examples` has (name, beginning) for each reason to remove one."""
+
+    read: int = 0
+    cleaned: dict[str, int] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def remove(self, reason: str, name: str, text: str) -> None:
+        """Counts one document that goes."""
+        self.removed[reason] = self.removed.get(reason, 0) + 1
+        if len(examples := self.examples.setdefault(reason, [])) < EXAMPLES:
+            examples.append((name, text[:EXAMPLE]))
+
+
+def share(identity: str, salt: str = "") -> float:
+    """A number from 0 to below 1 that is this document's for ever, whatever comes beside it."""
+    digest = hashlib.sha256((f"{salt}\n{identity}" if salt else identity).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def is_validation(document: str, val_fraction: float) -> bool:
+    """Whether a whole document validates: a hash of its name decides, so that a document never changes sides when others come."""
+    return share(document) < val_fraction
+
+
+def documents(
+    task: Task, recipe: Recipe, tally: Tally, *, strict: bool = False, told: Told = lambda count: None
+) -> Iterator[tuple[str, str]]:
+    """Name and clean text of the documents that stay, as far as each by itself decides; duplicates are not removed here.
+
+    With `strict`, a document that is no text is an error, as befits a book; of millions, it is removed and counted.
+    ValueError: a file cannot be read, is damaged or would do harm.
+    """
+    kept = 0
+    for name, path, _ in task.files:
+        for document in read_documents(Path(path), name, recipe.column, told):
+            if kept == task.limit:
+                return
+            tally.read += 1
+            if recipe.fraction < 1 and share(document.name, f"subset {recipe.subset_seed}") >= recipe.fraction:
+                tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
+                continue
+            try:
+                text, counts = clean(document.raw, document.name)
+            except ValueError as error:
+                if strict:
+                    raise
+                tally.remove("no_text", document.name, str(error))
+                continue
+            for step, count in counts.items():
+                tally.cleaned[step] = tally.cleaned.get(step, 0) + count
+            reason = None
+            if not text:
+                reason = "empty"
+            elif len(text) < recipe.min_chars:
+                reason = "min_chars"
+            else:
+                reason = failed(text, recipe.quality)
+            if reason:
+                tally.remove(reason, document.name, text)
+                continue
+            kept += 1
+            yield document.name, text
+
+
+def unique(
+    texts: Iterator[tuple[str, str]], repeated: np.ndarray, reason: str, tally: Tally
+) -> Iterator[tuple[str, str]]:
+    """Without the documents whose numbers `repeated` (rising) holds."""
+    place = 0
+    for number, (name, text) in enumerate(texts):
+        if place < len(repeated) and repeated[place] == number:
+            place += 1
+            tally.remove(reason, name, text)
+        else:
+            yield name, text
+
+
+def scan(job: tuple[Task, Recipe, str, bool], told: Told = lambda count: None) -> None:
+    """The first pass of a task: the signatures of its documents, from which duplicates are found, as FOLDER/scan_NUMBER.bin."""
+    task, recipe, folder, strict = job
+    path = Path(folder) / f"scan_{task.stem}.bin"
+    with _own(path.parent, task):
+        if path.exists():
+            return
+        sign, part = signer(recipe.dedup), path.with_suffix(".tmp")
+        columns, dtype = width(recipe.dedup)
+        with part.open("wb") as file:
+            for _, text in documents(task, recipe, Tally(), strict=strict, told=told):
+                file.write(sign(text).astype(dtype).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        assert part.stat().st_size % (columns * np.dtype(dtype).itemsize) == 0
+        part.replace(path)
+
+
+def scanned(folder: Path, task: Task, kind: str) -> np.ndarray:
+    """The signatures that `scan` wrote: (documents, width), mapped."""
+    path = folder / f"scan_{task.stem}.bin"
+    columns, dtype = width(kind)
+    rows = path.stat().st_size // (columns * np.dtype(dtype).itemsize)
+    return np.memmap(path, dtype, "r", shape=(rows, columns)) if rows else np.empty((0, columns), dtype)
+
+
+def repeats(folder: Path, task: Task) -> np.ndarray:
+    """The numbers of the task's documents that are duplicates of earlier ones."""
+    path = folder / f"repeated_{task.stem}.bin"
+    return np.fromfile(path, "<i8") if path.exists() else np.empty(0, np.int64)
+
+
+def make_shards(job: tuple[Task, Recipe, str, str], told: Told = lambda count: None) -> dict[str, Any]:
+    """The task itself: (task, recipe, folder, the task's key) -> train_… and val_… shards in the folder, and their record.
+
+    The tokenizer lies in the folder. ValueError: as `documents`; an id outside the vocabulary; no room on the disk.
+    """
+    task, recipe, place, key = job
+    folder = Path(place)
+    with _own(folder, task):
+        if (record := sound_record(folder, task, key)) is not None:
+            return record
+        (folder / f"task_{task.stem}.json").unlink(missing_ok=True)
+        tokenizer = _tokenizer(folder / "tokenizer")
+        tally = Tally()
+        texts = unique(
+            documents(task, recipe, tally, told=told), repeats(folder, task), f"{recipe.dedup}_duplicate", tally
+        )
+        spool = folder / f"val_{task.stem}.tmp"  # the few that validate wait here: one shard is written after the other
+        try:
+            with spool.open("wb+") as waiting:
+                sizes: list[int] = []
+
+                def training() -> Iterator[tuple[list[int], int]]:
+                    for name, text in texts:
+                        if is_validation(name, recipe.val_fraction):
+                            sizes.append(waiting.write(text.encode()))
+                        else:
+                            yield _ids(text, tokenizer, name), len(text.encode())
+
+                def validation() -> Iterator[tuple[list[int], int]]:
+                    waiting.seek(0)
+                    for size in sizes:
+                        yield _ids(waiting.read(size).decode(), tokenizer, "the validation split"), size
+
+                shards = {}
+                for split, ids in zip(SPLITS, (training, validation), strict=True):
+                    info = write_shard(
+                        folder / f"{split}_{task.stem}",
+                        ids(),
+                        vocab_size=tokenizer.vocab_size,
+                        tokenizer=tokenizer.fingerprint,
+                    )
+                    shards[split] = {
+                        "documents": info.documents,
+                        "text_bytes": info.text_bytes,
+                        "tokens": info.tokens,
+                        "index_sha256": info.index_sha256,
+                    }
+        finally:
+            spool.unlink(missing_ok=True)
+        record = {"key": key, "shards": shards, "tally": asdict(tally)}
+        write_whole(folder / f"task_{task.stem}.json", json.dumps(record, indent=1).encode())
+        return record
+
+
+def sound_record(folder: Path, task: Task, key: str) -> dict[str, Any] | None:
+    """The record of a task that is done, every byte of its shards verified; None where it is not, or was another task."""
+    try:
+        record = json.loads((folder / f"task_{task.stem}.json").read_text(encoding="utf-8"))
+        if record["key"] != key:
+            return None
+        for split in SPLITS:
+            checksum = record["shards"][split]["index_sha256"]
+            open_shard(folder / f"{split}_{task.stem}", verify=True, index_sha256=checksum)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record
+
+
+def task_key(task: Task, recipe: Recipe, tokenizer: str, repeated: np.ndarray) -> str:
+    """What the task's shards are a function of, as one checksum."""
+    files = [(name, checksum) for name, _, checksum in task.files]
+    facts = [files, task.limit, asdict(recipe), tokenizer, hashlib.sha256(repeated.tobytes()).hexdigest()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all, also after a loss of power."""
+    part = path.with_name(f"{path.name}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+def _ids(text: str, tokenizer: Tokenizer, where: str) -> list[int]:
+    try:
+        return [*tokenizer.encode(text), tokenizer.eot_id]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+class _own:  # noqa: N801
+    """Nobody else makes this task meanwhile. ValueError: somebody does."""
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        locks = locks_of(folder)
+        locks.mkdir(exist_ok=True)
+        self.task, self.folder = task, folder
+        self.lock = FileLock(locks / f"{task.stem}.lock", timeout=LOCK_SECONDS)
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"{self.folder}: part {self.task.number} is being prepared by another process; start again when it is done"
+            ) from None
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
+def locks_of(folder: Path) -> Path:
+    """Beside a folder that is being built: one lock a task."""
+    return folder.with_name(f"{folder.name}.locks")
