@@ -1,0 +1,38 @@
+"""Each rule, at its border: counted by hand."""
+
+import pytest
+
+from llm_from_scratch.data.quality import RULES, chosen, failed
+
+CASES = {
+    "gopher_words": ("word " * 50, "word " * 49),
+    "gopher_word_length": ("abc de fghi", "a b c"),
+    "gopher_symbols": ("word " * 9 + "#", "word " * 8 + "#"),
+    "gopher_bullets": ("- a\n" * 9 + "b", "- a\n" * 10),
+    "gopher_ellipses": ("a...\n" * 3 + "b\n" * 7, "a…\n" * 4 + "b\n" * 6),
+    "gopher_alphabetic": ("a b c d 5", "a b c 4 5"),
+    "gopher_stop_words": ("The cat of", "The cat the"),
+    "gopher_repeated_lines": ("ab\ncd\nef\ngh\nab\n" + "x" * 50, "ab\nab\nab\ncd"),
+    "gopher_repeated_paragraphs": ("a\n\nb\n\nc\n\nlong enough to count", "ab\n\nab\n\nab"),
+    "gopher_top_ngrams": ("one two three four five six seven eight nine ten", "one two one two three"),
+    "gopher_repeated_ngrams": ("a b c d e f g h i j", "a b c d e a b c d e"),
+    "c4_sentences": ("One. Two! Three?", "One. Two"),
+    "c4_lorem_ipsum": ("a text", "Lorem Ipsum dolor"),
+    "c4_curly_brackets": ("f(x)", "f { }"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule(name: str) -> None:
+    passes, fails = CASES[name]
+    assert RULES[name](passes)
+    assert not RULES[name](fails)
+    assert failed(fails, [name]) == name
+
+
+def test_a_paper_stands_for_its_rules_and_a_misspelt_one_is_named() -> None:
+    assert chosen(["c4"]) == ("c4_sentences", "c4_lorem_ipsum", "c4_curly_brackets")
+    assert chosen(["c4", "gopher"]) == tuple(RULES)
+    assert chosen([]) == ()
+    with pytest.raises(ValueError, match="there is no rule 'gophr'"):
+        chosen(["gophr"])
