@@ -175,18 +175,24 @@ def report(options: argparse.Namespace) -> None:
         print_tables(figures, console if console.is_terminal else Console(highlight=False, width=180))
     for line in figures["left_out"]:
         print(f"left out: {line}", file=sys.stderr)
+
+
 def prepare(options: argparse.Namespace) -> None:
     """The shards of the corpus that the settings name, and what is in them."""
+    import logging
     import time
+
     from llm_from_scratch.config import Config, check
     from llm_from_scratch.data.prepare import SPLITS, prepare_task
     from llm_from_scratch.data.prepare import prepare as prepare_all
     from llm_from_scratch.overrides import composed
+
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     started = time.monotonic()
     config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
     if config.prepare.task is None:
         prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)
+    else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
             print(f"part {config.prepare.task} is done; others are missing", file=sys.stderr)
