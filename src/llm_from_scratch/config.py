@@ -234,8 +234,11 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         config: T = OmegaConf.to_object(OmegaConf.merge(typed, as_config(values)))  # type: ignore[assignment]
     except ConfigKeyError as error:
         raise ValueError(unknown(error.full_key or str(error.key), keys(schema))) from None
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
+    except (
+        OmegaConfBaseException,
+        TypeError,
+    ) as error:  # a setting of several types makes OmegaConf hash what it is given
+        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise ValueError(
             where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None

@@ -29,10 +29,12 @@ CPU = {"device": "cpu"}
 
 
 @pytest.fixture
-def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(finished)
+def here(finished: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy: what is scored is prepared beside the run's own text, which other tests expect to find alone."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("report") / "here")
+    monkeypatch.chdir(folder)
     torch.set_num_threads(1)
-    return finished
+    return folder
 
 
 def plain_nats(logits: Any, ids: list[int], eot: int, size: int) -> list[float]:
