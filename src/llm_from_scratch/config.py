@@ -238,7 +238,8 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         OmegaConfBaseException,
         TypeError,
     ) as error:  # a setting of several types makes OmegaConf hash what it is given
-        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        full_key = getattr(error, "full_key", None)
+        where = f"{full_key}: " if full_key else ""
         raise ValueError(
             where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None
@@ -250,7 +251,11 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         valid, words = RANGES.get(key, (None, ""))
-        if valid and value is not None and not valid(value):
+        try:
+            right = valid is None or value is None or valid(value)
+        except TypeError:  # what stands in a list may be anything
+            right = False
+        if not right:
             raise ValueError(f"{key}={value}: must be {words}")
     return config
 
