@@ -167,6 +167,15 @@ def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tm
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_no_warning_of_a_library_reaches_the_user(text: Path, tmp_path: Path, trainer: str) -> None:
+    small = [word for word in SMALL if word != "trainer=cpu"]
+    command = [str(REPO / "train.py"), *small, f"trainer={trainer}", "trainer.max_steps=3", "run_dir=run"]
+    done = run(command, tmp_path, {"PYTHONWARNINGS": ""})  # Python's own choice, as a user has it
+    assert done.returncode == 0, done.stderr
+    assert "site-packages" not in done.stderr, done.stderr
+
+
 def test_compiled_and_computed_again_a_run_learns_the_same(train: Process, text: Path, tmp_path: Path) -> None:
     shared = (*SMALL, "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1")
     kinds = {

@@ -67,6 +67,11 @@ class TextDataModule(lightning.LightningDataModule):
         """Goes on from a saved step."""
         self.first_step = int(state_dict["step"])
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """As Lightning's, without looking for tensors in whatever a batch may be."""
+        x, y = batch
+        return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
+
     def train_dataloader(self) -> "TrainingBatches":
         """Endless: the Trainer stops at max_steps."""
         assert self.trainer is not None

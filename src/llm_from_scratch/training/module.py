@@ -142,11 +142,6 @@ class LanguageModel(lightning.LightningModule):
                 f" optim.lr, or pass over such batches with optim.skip_bad_steps=N ({count} so far)"
             )
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning's, without looking for tensors in whatever a batch may be."""
-        x, y = batch
-        return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
-
     def on_fit_start(self) -> None:
         """Brings the counter to the device; lists the weights once, rather than at every step."""
         self.skipped = self.skipped.to(self.device)

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
@@ -177,7 +178,11 @@ def _strategy(name: str) -> str | Strategy:
     if name == "fsdp":
         return Sharded()
     if name == "ddp":  # the tables of positions, which are buffers, are the same everywhere: nobody need send them
-        return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        sync = (
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        )  # its name before torch 2.13
+        return DDPStrategy(gradient_as_bucket_view=True, **{sync: False})
     return name
 
 
