@@ -182,7 +182,8 @@ def _strategy(name: str) -> str | Strategy:
         sync = (
             "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         )  # its name before torch 2.13
-        return DDPStrategy(gradient_as_bucket_view=True, **{sync: False})
+        settings: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
+        return DDPStrategy(**settings)
     return name
 
 
