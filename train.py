@@ -47,7 +47,7 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
-    from llm_from_scratch.data.prepare import is_first_rank, prepare
+    from llm_from_scratch.data.prepare import has_company, is_first_rank, prepare
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
@@ -74,7 +74,7 @@ def main(composed: DictConfig) -> float:
         config.data,
         config.tokenizer,
         reuse=origin.tokenizer if origin else None,
-        wait=not is_first_rank(),
+        wait=has_company(),
         how=config.prepare,
     )
 

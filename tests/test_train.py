@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPO, SMALL, Process, run, story
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from llm_from_scratch.checkpoint import checkpoints, load_model, load_state, read_rows
@@ -207,6 +208,38 @@ def test_without_a_compiler_training_says_why_and_goes_on(train: Process, text: 
     assert load_state(checkpoints(tmp_path / "run")[0])["layout"].endswith("threads")
 
 
+def slurm_tasks() -> list[dict[str, str]]:
+    """What srun sets for each of the two tasks of a node."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_JOB_ID": "77",
+        "SLURM_JOB_NAME": "oz",
+        "SLURM_NNODES": "1",
+    }
+    job |= {"SLURM_NODEID": "0", "SLURM_JOB_START_TIME": "1700000000", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+
+
+def test_the_first_of_several_processes_waits_where_another_prepares(
+    train: Process, text: Path, tmp_path: Path
+) -> None:
+    small = (*(word for word in SMALL if word != "trainer=cpu"), "trainer.max_steps=2")
+    assert train(*small, "trainer=cpu", "run_dir=first").returncode == 0
+    (prepared,) = (path for path in (tmp_path / "data/text").glob("prepared-*") if path.is_dir())
+    command = [str(REPO / "train.py"), *small, "trainer=ddp_cpu"]
+    with ThreadPoolExecutor(2) as pool:
+        with FileLock(f"{prepared}.lock"):  # as the second task holds it, when it is faster
+            running = [pool.submit(run, command, tmp_path, task) for task in slurm_tasks()]
+            with pytest.raises(TimeoutError):
+                running[0].result(timeout=12)
+        for process in running:
+            assert process.result().returncode == 0, process.result().stderr
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_path: Path, launcher: str) -> None:
     small = (*(word for word in SMALL if word != "trainer=cpu"), "trainer=ddp_cpu", "trainer.max_steps=3")
@@ -214,26 +247,9 @@ def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_p
     if launcher == "torchrun":
         arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command]
         done = [run(arguments, tmp_path)]
-    else:  # what srun sets for two tasks of a node
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        job = {
-            "SLURM_NTASKS": "2",
-            "SLURM_NTASKS_PER_NODE": "2",
-            "SLURM_JOB_ID": "77",
-            "SLURM_JOB_NAME": "oz",
-            "SLURM_NNODES": "1",
-        }
-        job |= {
-            "SLURM_NODEID": "0",
-            "SLURM_JOB_START_TIME": "1700000000",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        tasks = [job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    else:
         with ThreadPoolExecutor(2) as pool:
-            done = list(pool.map(lambda task: run(command, tmp_path, task), tasks))
+            done = list(pool.map(lambda task: run(command, tmp_path, task), slurm_tasks()))
     for process in done:
         assert process.returncode == 0, process.stderr
     (folder,) = (tmp_path / "outputs/text").iterdir()

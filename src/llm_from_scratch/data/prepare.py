@@ -59,7 +59,16 @@ from llm_from_scratch.data.tasks import (
 )
 from llm_from_scratch.tokenizer import SAMPLE_BYTES, Tokenizer, load_tokenizer, train_tokenizer
 
-__all__ = ["SPLITS", "Prepared", "is_first_rank", "is_validation", "open_prepared", "prepare", "prepare_task"]
+__all__ = [
+    "SPLITS",
+    "Prepared",
+    "has_company",
+    "is_first_rank",
+    "is_validation",
+    "open_prepared",
+    "prepare",
+    "prepare_task",
+]
 log = logging.getLogger(__name__)
 FORMAT = 1
 KEEP_TEXT_BELOW = 100_000_000  # bytes of files: the cleaned text of more is not written beside its tokens
@@ -690,3 +699,8 @@ def open_prepared(folder: Path) -> Prepared:
 def is_first_rank() -> bool:
     """Whether this process is the one that prepares, of those that a launcher (Lightning, torchrun, SLURM) started together."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def has_company() -> bool:
+    """Whether a launcher started this process together with others, any of which may come to the preparation first."""
+    return not is_first_rank() or any(int(os.environ.get(name, "1")) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
