@@ -20,7 +20,7 @@ class StepClock(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Waits for the device at those two steps alone."""
-        if trainer.global_step not in (self.first, self.last):
+        if trainer.global_step not in (self.first, self.last) or not trainer.is_global_zero:
             return
         on_gpu = pl_module.device.type == "cuda"
         if on_gpu:

@@ -10,14 +10,17 @@ from typing import Any
 
 
 def gpt2(*, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int) -> Any:
-    """A model of that shape with new weights, no dropout and no end of text."""
+    """A model of that shape with new weights, the exact GELU as nanoGPT has it, no dropout and no end of text."""
     from transformers import GPT2Config, GPT2LMHeadModel, logging
 
     logging.set_verbosity_error()
     shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     no_end = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=block_size, **shape, **no_dropout, **no_end))
+    config = GPT2Config(
+        vocab_size=vocab_size, n_positions=block_size, activation_function="gelu", **shape, **no_dropout, **no_end
+    )
+    return GPT2LMHeadModel(config)
 
 
 def main(settings: dict[str, Any]) -> None:

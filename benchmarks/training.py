@@ -86,7 +86,8 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
     """train.py's settings: nanoGPT's, but for the architecture that `model` names."""
     shape = [f"model.{key}={getattr(options, key)}" for key in ("n_layer", "n_head", "n_embd", "block_size")]
     return [
-        f"model={model}", *shape, *(["model.bias=false"] if model == "gpt2" else []), "model.dropout=0.0",
+        f"model={model}", *shape, "model.dropout=0.0",
+        *(["model.bias=false", "model.activation=gelu_erf"] if model == "gpt2" else []),
         "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'ours'}", "tokenizer=char", "data.val_fraction=0.02",
         f"data.batch_size={options.batch_size}",
         "optim.lr=1e-3", "optim.warmup_steps=100", "optim.beta2=0.99", "optim.weight_decay=0.1",

@@ -196,7 +196,11 @@ def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
         }
         sizes |= {"bos_token_id": None, "eos_token_id": None, "layer_norm_epsilon": config.norm_eps}
         twin = (
-            transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+            transformers.GPT2LMHeadModel(
+                transformers.GPT2Config(
+                    **sizes, activation_function={"gelu": "gelu_new", "gelu_erf": "gelu"}[config.activation]
+                )
+            )
             if kind == "gpt2"
             else transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**sizes, afn="relu"))
         )
@@ -258,6 +262,14 @@ def test_logits_are_those_of_the_hugging_face_twin(kind: str, tied: bool) -> Non
     twin.load_state_dict(twin_weights(kind, model))
     ids = torch.randint(V, (3, 16))
     torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_exact_gelu_is_that_of_hugging_face() -> None:
+    model = make("gpt2", activation="gelu_erf")
+    twin = hugging_face("gpt2", model.config)
+    twin.load_state_dict(twin_weights("gpt2", model))
+    ids = torch.randint(V, (3, 16))
+    torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["article", "gpt2", "modern"])
