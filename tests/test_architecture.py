@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "data.engines": [],
     "data": ["data", "tokenizer"],
     "data.prepare": ["data", "tokenizer", "config"],
+    "data.parts": ["data", "tokenizer", "config"],
+    "data.work": ["data", "tokenizer", "config"],
     "config": ["model", "generation"],
     "generation": ["model", "tokenizer"],
     "checkpoint": ["model", "tokenizer", "config"],

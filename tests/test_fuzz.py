@@ -319,13 +319,14 @@ def index_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
 def prepared_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     from llm_from_scratch.config import DataConfig, TokenizerConfig
     from llm_from_scratch.data import prepare as module
+    from llm_from_scratch.data.prepared import manifest_sha256
 
     (folder / "story.txt").write_text("What a pretty story! " * 20, encoding="utf-8")
     data = DataConfig(name="text", path=str(folder / "story.txt"), dir=str(folder / "data"))
     place = module.prepare(data, TokenizerConfig(kind="char", vocab_size=None)).folder.relative_to(folder)
 
     def seal(folder: Path) -> None:
-        change_json(folder / place / "manifest.json", lambda tree: tree.update(sha256=module._checksum(tree)))
+        change_json(folder / place / "manifest.json", lambda tree: tree.update(sha256=manifest_sha256(tree)))
 
     def read(folder: Path) -> object:
         data = DataConfig(name="text", path=str(folder / "story.txt"), dir=str(folder / "data"))

@@ -1,0 +1,94 @@
+"""A prepared text as it lies on the disk: what `prepare` writes, and everything else reads."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
+from llm_from_scratch.data.tasks import SPLITS
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared text: `manifest["splits"][split]` holds documents, characters, text_bytes and tokens."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    tokenizer: Tokenizer
+
+    def shards(self, split: str) -> list[Shard]:
+        """The token shards of a split, verified; of a large split, the indexes alone."""
+        facts = self.manifest["splits"][split]
+        small = facts.get("tokens", 0) * (2 if self.tokenizer.vocab_size <= 65_536 else 4) < VERIFY_BELOW
+        return [
+            open_shard(self.folder / name, tokenizer=self.tokenizer.fingerprint, verify=small, index_sha256=checksum)
+            for name, checksum in facts["shards"].items()
+        ]
+
+    def text_bytes(self, split: str) -> int:
+        """UTF-8 bytes of a split's text."""
+        return int(self.manifest["splits"][split]["text_bytes"])
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The cleaned documents of a split, in order."""
+        if self.has_text:
+            yield from read_documents(self.folder / f"{split}.txt")
+            return
+        for shard in self.shards(split):
+            start = 0
+            for end in shard.document_ends.tolist():
+                yield self.tokenizer.decode(shard.tokens[start:end].tolist())
+                start = end
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the cleaned text lies beside the tokens."""
+        return bool(self.manifest.get("keep_text", True))
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """A prepared text as it lies there; a ValueError in one line where its manifest or tokenizer does not hold."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["sha256"] != manifest_sha256(manifest):
+            raise ValueError("checksum")
+        for split in SPLITS:  # whoever made the checksum may have made up the rest
+            facts = manifest["splits"][split]
+            counts = [
+                facts["documents"],
+                facts["text_bytes"],
+                facts.get("tokens", 0) if split == "train" else facts["tokens"],
+            ]
+            if any(type(count) is not int or count < 0 for count in counts):
+                raise ValueError("counts")
+            if not all(re.fullmatch(r"[\w.-]{1,100}", name) for name in facts["shards"]):
+                raise ValueError("names")
+            if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
+                raise ValueError("shards")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
+    return Prepared(folder, manifest, load_tokenizer(folder / "tokenizer"))
+
+
+def manifest_sha256(manifest: dict[str, Any]) -> str:
+    """What `manifest["sha256"]` must be."""
+    return hashlib.sha256(
+        json.dumps({key: manifest[key] for key in sorted(manifest) if key != "sha256"}, sort_keys=True).encode()
+    ).hexdigest()
+
+
+def read_documents(path: Path) -> Iterator[str]:
+    """The documents of a cleaned text, whose ends lie beside it."""
+    start = 0
+    with path.open("rb") as file:
+        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
+            yield file.read(end - start).decode()
+            start = end

@@ -1,0 +1,194 @@
+"""The settings of a corpus -> what is to be prepared, and where: the folder is named after all that its bytes depend on."""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.clean import CLEANING_VERSION
+from llm_from_scratch.data.prepared import manifest_sha256
+from llm_from_scratch.data.quality import chosen
+from llm_from_scratch.data.sources import Source, open_source
+from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+KEEP_TEXT_BELOW = 100_000_000  # bytes of files: the cleaned text of more is not written beside its tokens
+# From so many documents on, whole ones go to the validation split; of fewer, the last part of each does.
+MANY_DOCUMENTS = 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be prepared, and where; `facts` name the folder."""
+
+    folder: Path
+    source: Source
+    facts: dict[str, Any]
+    recipe: Recipe
+    max_docs: int | None
+    tasks: list[Task]
+    tokenizer: TokenizerConfig
+    reuse: Tokenizer | None
+
+    @property
+    def keep_text(self) -> bool:
+        return bool(self.facts.get("keep_text", True))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some documents are to be left out."""
+        return self.max_docs is not None or replace(self.recipe, column="", val_fraction=0) != Recipe("", 0)
+
+    @property
+    def building(self) -> Path:
+        return self.folder.with_name(f".building-{self.folder.name}")
+
+
+def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None) -> Work:
+    """ValueError: the corpus is not there, is another one, or cannot be prepared so."""
+    data_dir = Path(data.dir)
+    source = open_source(
+        name=data.name,
+        path=data.path,
+        file=data.file,
+        url=data.url,
+        sha256=data.sha256,
+        must_contain=data.must_contain,
+        column=data.column,
+        layouts=data.layouts,
+        published=data.published,
+        data_dir=data_dir,
+    )
+    recipe = Recipe(
+        column=data.column,
+        val_fraction=data.val_fraction,
+        fraction=data.fraction,
+        subset_seed=data.subset_seed if data.fraction < 1 else 0,
+        min_chars=data.min_chars,
+        quality=chosen(data.quality),
+        dedup=data.dedup,
+    )
+    (data_dir / data.name).mkdir(parents=True, exist_ok=True)
+    keep_text = _keeps_text(data, source)
+    if keep_text:
+        fingerprint, checksums = _fingerprint(source), {}
+    else:
+        checksums = _checksums(source, data_dir / data.name / "checksums.json")
+        fingerprint = hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "cleaning": CLEANING_VERSION,
+        "source": fingerprint,
+        "val_fraction": data.val_fraction,
+        "tokenizer": reuse.fingerprint if reuse else [tokenizer.kind, tokenizer.vocab_size],
+        "stream": data.stream,
+    }
+    if not source.plain:  # nothing else has columns, and what was prepared from plain texts keeps its name
+        facts["column"] = data.column
+    # So does what was prepared before there was a choice.
+    facts |= {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(recipe).items()
+        if key not in ("column", "val_fraction") and value != getattr(Recipe, key)
+    }
+    if data.max_docs is not None:
+        facts["max_docs"] = data.max_docs
+    if not keep_text:
+        facts |= {"keep_text": False, "shard_bytes": data.shard_bytes}
+    folder = data_dir / data.name / f"prepared-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+    tasks = _tasks(source, checksums, None if keep_text else data.shard_bytes)
+    return Work(folder, source, facts, recipe, data.max_docs, tasks, tokenizer, reuse)
+
+
+def _keeps_text(data: DataConfig, source: Source) -> bool:
+    if data.stream == "text" or data.keep_text:
+        if data.keep_text is False:
+            raise ValueError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
+        return True
+    if data.keep_text is None and sum(path.stat().st_size for _, path in source.paths) < KEEP_TEXT_BELOW:
+        return True
+    return not source.has(MANY_DOCUMENTS)  # each of so few is cut in two
+
+
+def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[Task]:
+    """One for each file of `size` bytes or more; smaller ones together, in order, up to that size. None: one for all."""
+    groups: list[list[tuple[str, str, str]]] = []
+    room = 0
+    for name, path in source.paths:
+        length = path.stat().st_size
+        if not groups or (size is not None and length > room):
+            groups.append([])
+            room = size or 0
+        groups[-1].append((name, str(path), checksums.get(name, "")))
+        room -= length
+    return [Task(number, tuple(files)) for number, files in enumerate(groups)]
+
+
+def _checksums(source: Source, cache: Path) -> dict[str, str]:
+    """The sha256 of every file, computed once for its size and time: a large corpus is not read at every start."""
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        known = known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        known = {}
+    found, keys, new = {}, {}, 0
+    for name, path in source.paths:
+        stat = path.stat()
+        keys[name] = key = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
+        if not isinstance(known.get(key), str):
+            if not new and stat.st_size > 10**8:
+                log.info("reading the files of %s once for their checksums", source.name)
+            with path.open("rb") as opened:
+                known[key] = hashlib.file_digest(opened, "sha256").hexdigest()
+            new += 1
+        found[name] = known[key]
+    if new:
+        content = json.dumps(known, indent=1).encode()
+        part = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")  # several tasks of an array may write it
+        part.write_bytes(content)
+        part.replace(cache)
+    return found
+
+
+def _fingerprint(source: Source) -> str:
+    """Changes with any document's name or bytes; for a file above 1 GB its size and time stand for the bytes."""
+    digest = hashlib.sha256()
+    for document, path in source.paths:
+        stat = path.stat()
+        if stat.st_size > 10**9:
+            content = f"{stat.st_size} {stat.st_mtime_ns}"
+        else:
+            with path.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(json.dumps([document, content]).encode())
+    return digest.hexdigest()
+
+
+def publish(work: Work, manifest: dict[str, Any]) -> None:
+    """The manifest, then the rename that makes a preparation whole."""
+    manifest["sha256"] = manifest_sha256(manifest)
+    (work.building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    work.building.rename(work.folder)
+
+    changed = manifest["cleaned"] | manifest.get("removed", {})
+    removed = ", ".join(f"{step} {count:,}" for step, count in changed.items() if count) or "nothing"
+    log.info(
+        "prepared %s: %s bytes of text to train on, %s to validate; %s pieces; cleaning removed or changed: %s",
+        work.folder,
+        *(f"{manifest['splits'][split]['text_bytes']:,}" for split in SPLITS),
+        f"{load_tokenizer(work.folder / 'tokenizer').vocab_size:,}",
+        removed,
+    )
+
+
+def empty_split(source: Source, split: str, val_fraction: float) -> ValueError:
+    """For a split that nothing came to."""
+    return ValueError(
+        f"{source.name}: the {split} split is empty; use a longer text or change data.val_fraction={val_fraction}"
+    )
