@@ -116,7 +116,7 @@ def main(composed: DictConfig) -> float:
     users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
     trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
-    micro = micro_batches(trainer, config, model.config)
+    micro = micro_batches(trainer, config)
     data = TextDataModule(
         prepared,
         block_size=config.model.block_size,

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
-from llm_from_scratch.model import GPTConfig
+from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 
 
@@ -145,7 +145,7 @@ def build_trainer(
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
         "strategy": _strategy(settings.strategy),
-        "precision": _precision(settings),
+        "precision": precision(settings),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
         "min_epochs": 0,  # else Lightning ignores a stop before the first epoch's end, and an endless sampler has no epochs
@@ -210,7 +210,8 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _precision(settings: TrainerConfig) -> str:
+def precision(settings: TrainerConfig) -> str:
+    """Lightning's name of what `trainer.precision` means on this machine."""
     if settings.precision != "auto":
         return settings.precision
     if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
@@ -251,40 +252,9 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
         logger.finalize("success")
 
 
-def micro_batches(trainer: lightning.Trainer, config: Config, model: GPTConfig) -> int:
-    """Sequences that a device takes at a time, and the Trainer's intervals in such micro-batches.
-
-    `data.micro_batch_size` where it is set, else the most that an estimate of the activations (Korthikanti et al. 2022) lets
-    into the memory that is free.
-
-    Raises:
-        ValueError: where the batch cannot be shared out evenly.
-    """
-    total, devices, asked = config.data.batch_size, trainer.world_size, config.data.micro_batch_size
-    if total % devices:
-        raise ValueError(f"data.batch_size={total} cannot be shared by {devices} devices: use a multiple of {devices}")
-    sequences = total // devices
-    if asked is not None and sequences % asked:
-        raise ValueError(
-            f"data.micro_batch_size={asked} does not divide the {sequences} sequences that each device has of a step"
-        )
-    # About 16 copies of the residual stream and 3 of the feed-forward's inside for each layer; 4 bytes a value. The loss holds no more
-    # logits than a chunk's. Activation checkpointing keeps the stream before each layer and the inside of one.
-    inside = 16 * model.n_embd + 3 * model.inner_size
-    recomputed = config.trainer.activation_checkpointing
-    a_token = 4 * (model.n_layer * model.n_embd + inside if recomputed else model.n_layer * inside)
-    fitting = _free_memory(config.trainer) // (a_token * model.block_size)
-    size = asked or max((n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting), default=1)
-    trainer.accumulate_grad_batches = sequences // size
+def micro_batches(trainer: lightning.Trainer, config: Config) -> int:
+    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches."""
+    size = micro_batch_size(config, trainer.world_size)
+    trainer.accumulate_grad_batches = config.data.batch_size // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
     return size
-
-
-def _free_memory(settings: TrainerConfig) -> int:
-    """Bytes that activations may take: 80 % of a GPU's free memory, half of the machine's."""
-    if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0] * 0.8)
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
-        return 4 * 1024**3

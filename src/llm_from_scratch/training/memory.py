@@ -1,0 +1,80 @@
+"""The bytes that a training takes, from its shape alone: the micro-batches are chosen by them, and `plan` shows them.
+
+Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner width, V vocabulary.
+"""
+
+import os
+
+import torch
+
+from llm_from_scratch.config import Config, TrainerConfig
+from llm_from_scratch.model import ModelConfig
+
+VALUE = 4  # bytes of a float32
+# Of the feed-forward's inside, how many times I values wait for the backward pass.
+INNER = {"relu": 1, "gelu": 2, "relu2": 2, "swiglu": 4}
+
+
+def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
+    """What waits for the backward pass, bytes a token (Korthikanti et al. 2022 count so for GPT-2), in float32: bfloat16 takes less.
+
+    Args:
+        model: the shape.
+        recompute: `trainer.activation_checkpointing`: the stream before each layer stays, and the inside of one layer.
+        cpu: dropout keeps attention weights there, T for each head.
+    """
+    C, D, rms = model.n_embd, model.head_size, model.norm == "rmsnorm"
+    # Inputs of the two norms, of the four products; queries, keys, values; the feed-forward's inside.
+    layer = 5 * C + (model.n_head + 2 * model.kv_heads) * D + INNER[model.activation] * model.inner_size
+    layer += 2 * C * rms  # torch's RMSNorm keeps what it has scaled as well
+    turned = (model.qk_norm or model.position == "rotary") + (model.qk_norm and rms)
+    layer += turned * (model.n_head + model.kv_heads) * D
+    if model.dropout:
+        layer += 2 * C + 3 * model.n_head * model.block_size * cpu
+    layers = model.n_layer * C + layer if recompute else model.n_layer * layer
+    return VALUE * (layers + 3 * C)  # the final norm, and the loss, which makes its gradient on the way
+
+
+def logits_bytes(vocab_size: int, *, cpu: bool) -> int:
+    """What the loss holds at a time: logits, probabilities and errors of a chunk of tokens (`GPT.loss`)."""
+    return 3 * VALUE * vocab_size * max(256, 2 ** (18 if cpu else 28) // vocab_size)
+
+
+def state_bytes(parameters: int) -> dict[str, int]:
+    """Weights, their gradients and AdamW's two moments, in float32."""
+    return {"weights": VALUE * parameters, "gradients": VALUE * parameters, "optimizer": 2 * VALUE * parameters}
+
+
+def on_gpu(settings: TrainerConfig) -> bool:
+    """Whether a CUDA GPU will train."""
+    return settings.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+
+
+def free_bytes(settings: TrainerConfig) -> int:
+    """What a device may be filled with: 80 % of a GPU's free memory, half of the machine's."""
+    if on_gpu(settings):
+        return int(torch.cuda.mem_get_info()[0] * 0.8)
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
+        return 4 * 1024**3
+
+
+def micro_batch_size(config: Config, devices: int) -> int:
+    """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the free memory has room for.
+
+    Raises:
+        ValueError: where the batch cannot be shared out evenly.
+    """
+    total, asked = config.data.batch_size, config.data.micro_batch_size
+    if total % devices:
+        raise ValueError(f"data.batch_size={total} cannot be shared by {devices} devices: use a multiple of {devices}")
+    sequences = total // devices
+    if asked is not None and sequences % asked:
+        raise ValueError(
+            f"data.micro_batch_size={asked} does not divide the {sequences} sequences that each device has of a step"
+        )
+    gpu, recompute = on_gpu(config.trainer), config.trainer.activation_checkpointing
+    a_sequence = activation_bytes(config.model, recompute=recompute, cpu=not gpu) * config.model.block_size
+    fitting = free_bytes(config.trainer) // a_sequence
+    return asked or max((n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting), default=1)

@@ -1,0 +1,75 @@
+"""The estimate of a training's memory against what autograd keeps, and against numbers worked out by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from llm_from_scratch.config import Config, DataConfig
+from llm_from_scratch.model import GPT, GPTConfig, ModelConfig
+from llm_from_scratch.training import memory
+from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
+
+GPT2: dict[str, Any] = {
+    "norm": "layernorm",
+    "position": "learned",
+    "activation": "gelu",
+    "qk_norm": False,
+    "bias": True,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "modern": {},
+    "dropout": {"dropout": 0.1},
+    "grouped": {"n_kv_head": 2},
+    "gpt2": GPT2,
+    "gpt2 with dropout": GPT2 | {"dropout": 0.1},
+    "article": GPT2 | {"position": "sinusoidal", "activation": "relu", "norm_position": "post", "n_head": 1},
+    "rotary": GPT2 | {"position": "rotary", "activation": "relu2"},
+}
+
+
+def kept_for_the_backward_pass(model: GPT, tokens: int) -> int:
+    """Bytes of what autograd saves, each storage once, weights and tables left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    held, sizes = [], {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor)  # so that no storage is used twice
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    ids = torch.zeros(tokens // model.config.block_size, model.config.block_size, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.loss(ids, ids)
+    return sum(size for place, size in sizes.items() if place not in own)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_activations_are_what_autograd_keeps(shape: str) -> None:
+    config = GPTConfig(vocab_size=1024, n_layer=8, block_size=64, **SHAPES[shape])
+    kept = kept_for_the_backward_pass(GPT(config).train(), tokens=512) / 512
+    assert activation_bytes(config, recompute=False, cpu=True) == pytest.approx(kept, rel=0.06)
+
+
+def test_by_hand() -> None:
+    gpt2 = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, **GPT2)
+    # 8 streams of 768, and 2 times 3,072 inside: 12,288 values a layer; 3 streams at the end.
+    assert activation_bytes(gpt2, recompute=False, cpu=False) == 4 * (12 * 12_288 + 3 * 768) == 599_040
+    assert activation_bytes(gpt2, recompute=True, cpu=False) == 4 * (12 * 768 + 12_288 + 3 * 768)
+    # GPT-2 with AdamW: 16 bytes a parameter, 1.99 GB.
+    assert state_bytes(124_439_808) == {"weights": 497_759_232, "gradients": 497_759_232, "optimizer": 995_518_464}
+    assert logits_bytes(50_257, cpu=False) == 3 * 4 * 50_257 * 5341  # 3.2 GB: 5,341 tokens at a time
+
+
+def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data=DataConfig(batch_size=48))
+    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
+    for room, devices, expected in ((100, 1, 48), (47, 1, 24), (11, 2, 8), (11, 1, 8), (0, 1, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda settings, room=room: room * a_sequence + 1)
+        assert micro_batch_size(config, devices) == expected
+    with pytest.raises(ValueError, match=r"data\.batch_size=48 cannot be shared by 5 devices"):
+        micro_batch_size(config, 5)
+    config.data.micro_batch_size = 7
+    with pytest.raises(ValueError, match=r"data\.micro_batch_size=7 does not divide the 24 sequences"):
+        micro_batch_size(config, 2)
