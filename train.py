@@ -47,7 +47,7 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
-    from llm_from_scratch.data.prepare import has_company, is_first_rank, prepare
+    from llm_from_scratch.data.prepare import document_start, has_company, is_first_rank, prepare
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
@@ -85,6 +85,8 @@ def main(composed: DictConfig) -> float:
         fill(model, dict(origin.model.named_parameters()), weights)
     elif weights:
         load_weights(model, weights)
+    if config.data.doc_mask:
+        model.eot_id = document_start(prepared)
     model.recompute = config.trainer.activation_checkpointing
     module = LanguageModel(
         model,

@@ -1,6 +1,7 @@
 """The model against its twins: the plain attention, Hugging Face's models, numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llm_from_scratch.model import (
     KVCache,
     ModelConfig,
     attention_with_dropout,
+    document_mask,
     kept,
     rotary_tables,
     rotate,
@@ -476,3 +478,69 @@ def test_every_parameter_learns(kind: str) -> None:
 def test_impossible_values_are_refused_in_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         GPTConfig(**{"vocab_size": 10, **values})
+
+
+# ------------------------------------------------------------------------------------ attention inside documents
+EOT = 0
+DOCUMENTS = [[5, 6, 7], [EOT, 3, 4, 5, 6, 7, 8], [EOT], [EOT, 9, 9, 2]]
+TOGETHER = [[piece for document in DOCUMENTS for piece in document]]
+
+
+def masked(**settings: Any) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=11, n_layer=2, n_embd=32, n_head=4, block_size=16, **settings))
+    model.eot_id = EOT
+    return model
+
+
+def test_the_mask_by_hand() -> None:
+    mask = document_mask(torch.tensor([[7, EOT, 7, 7], [7, 7, 7, EOT]]), EOT)
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
+    assert mask[1, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_kv_head": 2}])
+def test_documents_together_compute_what_each_does_alone(settings: dict[str, Any]) -> None:
+    # Rotary positions are relative: it does not matter where in the block a document begins.
+    model = masked(**settings).eval()
+    together = model(torch.tensor(TOGETHER))[0]
+    model.eot_id = None
+    alone = torch.cat([model(torch.tensor([document]))[0] for document in DOCUMENTS])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])  # the second takes the path of dropout, and drops nothing
+def test_masked_attention_is_the_articles_within_each_document(dropout: float) -> None:
+    config = GPTConfig(vocab_size=11, n_embd=8, n_head=1, block_size=16, position="learned", qk_norm=False)
+    attention = Attention(replace(config, dropout=dropout)).train()
+    x = torch.randn(1, 15, 8)
+    w_q, w_k, w_v = attention.qkv.weight.view(3, 8, 8).transpose(1, 2)
+    pieces = x.split([len(document) for document in DOCUMENTS], dim=1)
+    plain = torch.cat([self_attention(piece, w_q, w_k, w_v) for piece in pieces], dim=1)
+    mask = document_mask(torch.tensor(TOGETHER), EOT)
+    fast = attention(x, None, mask, None, 0)
+    torch.testing.assert_close(fast, attention.out(plain), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"position": "learned"}, {"dropout": 0.2}])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_another_documents_tokens_change_nothing(settings: dict[str, Any], recompute: bool) -> None:
+    model = masked(**settings).train()
+    model.recompute = recompute
+    first, other = (
+        torch.tensor(TOGETHER),
+        torch.tensor([[1, 1, 1, *TOGETHER[0][3:11], EOT, 8, 7, 6]]),
+    )
+    logits, gradients = [], []
+    for ids in (first, other):
+        torch.manual_seed(1)  # of dropout
+        logits.append(model(ids)[0, 3:11])
+        model.zero_grad()
+        logits[-1].square().sum().backward()
+        gradients.append(model.blocks[0].attention.qkv.weight.grad.clone())
+    assert torch.equal(*logits)
+    torch.testing.assert_close(*gradients)
+    model.eot_id = None
+    torch.manual_seed(1)
+    assert not torch.allclose(model(other)[0, 3:11], logits[0])  # without the mask they do

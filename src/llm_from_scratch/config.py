@@ -56,6 +56,7 @@ class DataConfig:
     dedup: str = "none"  # none | exact | near: of documents that are alike, the first is kept
     keep_text: bool | None = None  # beside the tokens, the cleaned text; null: of a corpus below 100 MB
     shard_bytes: int = 64_000_000  # bytes of files: smaller files of a large corpus go together into a shard of so much
+    doc_mask: bool = False  # attention stays inside a document; positions go on counting
     overfit: bool = False  # every step sees the batch of step 0, to be learned by heart
 
 

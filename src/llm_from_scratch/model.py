@@ -159,6 +159,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
+def document_mask(ids: Tensor, eot_id: int) -> Tensor:
+    """Who may attend to whom where attention stays inside a document: ids (B, T) -> (B, 1, T, T), true where s <= t are of one.
+
+    The end-of-text piece begins the document behind it, as it does where a text is generated from nothing: so no document's logits
+    depend on another's tokens, its first token's included.
+    """
+    document = (ids == eot_id).cumsum(1)  # (B, T)
+    return (document[:, None, :, None] == document[:, None, None, :]).tril()
+
+
 class KVCache:
     """Keys and values of the positions read so far, in buffers (B, G, block_size, D), one pair for each layer.
 
@@ -231,8 +241,8 @@ class Dropout(nn.Module):
         return x * kept(x, self.p) if x.device.type == "cpu" else F.dropout(x, self.p)
 
 
-def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
-    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
+def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, p: float, mask: Tensor | None = None) -> Tensor:
+    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D); `mask` (B, 1, T, T).
 
     What `scaled_dot_product_attention` does with `dropout_p`, which has no fast kernel on a CPU.
     """
@@ -240,6 +250,8 @@ def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
     future = torch.full((time, time), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = torch.baddbmm(future, q.reshape(batch * heads, time, size), k.transpose(1, 2), alpha=size**-0.5)
+    if mask is not None:
+        scores = scores.view(batch, heads, time, time).masked_fill(~mask, -math.inf).view(-1, time, time)
     weights = scores.softmax(dim=-1)  # (BH, T, T)
     return (weights * kept(weights, p) @ v).view(batch, heads, time, size)
 
@@ -266,7 +278,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). `mask` (T, S) is for several positions that follow cached ones."""
+        """x (B, T, C) -> (B, T, C). `mask` is (T, S) for several positions that follow cached ones, (B, 1, T, T) for documents."""
         batch, time, width = x.shape
         q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
         if self.q_norm is not None and self.k_norm is not None:
@@ -277,7 +289,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, G, S, D)
         if self.training and self.dropout and q.device.type == "cpu":
-            y = attention_with_dropout(q, k, v, self.dropout)
+            y = attention_with_dropout(q, k, v, self.dropout, mask)
             return self.out(y.transpose(1, 2).reshape(batch, time, width))
         y = F.scaled_dot_product_attention(
             q,
@@ -391,6 +403,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # activation checkpointing (Chen et al. 2016): a block's inside is computed again in the backward pass
+        self.eot_id: int | None = None  # where it is set, attention stays inside a document, which begins with this id
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         # Tables that the configuration determines are buffers outside the state dict: nothing to save, load or count.
         if config.position == "learned":
@@ -454,10 +467,12 @@ class GPT(nn.Module):
         x = self.dropout(x)
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
+        if self.eot_id is not None and cache is None:  # what is generated is one document
+            mask = document_mask(ids, self.eot_id)
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotary, use_reentrant=False)
+                x = checkpoint(block, x, rotary, mask, use_reentrant=False)
             else:
                 x = block(x, rotary, mask, cache, layer)
         if cache is not None and cache.position is None:

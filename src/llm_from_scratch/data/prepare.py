@@ -49,6 +49,7 @@ __all__ = [
     "MANY_DOCUMENTS",
     "SPLITS",
     "Prepared",
+    "document_start",
     "has_company",
     "is_first_rank",
     "is_validation",
@@ -224,6 +225,21 @@ def _encode(documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: 
             raise ValueError(f"{where}: {error}") from None
         # A document that the split has cut in two has no end to be learned.
         yield (ids + [tokenizer.eot_id] if whole else ids), len(text.encode())
+
+
+def document_start(prepared: Prepared) -> int:
+    """The id that parts documents, for data.doc_mask.
+
+    Raises:
+        ValueError: where several documents lie one behind the other without it: of few, each is cut in two and has no end.
+    """
+    shard = next((shard for shard in prepared.shards("val") if len(shard.document_ends) > 1), None)
+    if shard and shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id:
+        raise ValueError(
+            f"data.doc_mask=true: each of fewer than {MANY_DOCUMENTS} documents is cut in two, with no end that could part them:"
+            " use more documents, or leave it out"
+        )
+    return prepared.tokenizer.eot_id
 
 
 def is_first_rank() -> bool:

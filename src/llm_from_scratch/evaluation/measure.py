@@ -19,7 +19,7 @@ import torch
 from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
 from llm_from_scratch.config import Config, check, read_config
 from llm_from_scratch.data.clean import clean
-from llm_from_scratch.data.prepare import Prepared, prepare
+from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
@@ -71,6 +71,8 @@ def open_run(name: str, device: str) -> Opened:
             f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
             f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
         )
+    if config.data.doc_mask:  # as it was trained
+        run.model.eot_id = document_start(prepared)
     return Opened(folder, run, prepared)
 
 
