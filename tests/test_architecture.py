@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
+    "plan": ["training", "data", "model", "config"],
     "overrides": ["config", "checkpoint", "training.results"],
     "cli": [ANYTHING],
     "__main__": ["cli"],

@@ -82,11 +82,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… prepare.workers=2 …")
     sub.set_defaults(command=prepare)
 
+    sub = commands.add_parser(
+        "inspect",
+        help="look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them",
+        description="Looks at a text as it is prepared for training, with the settings of train.py; prepares it first where it is not.",
+    )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… model.block_size=…")
+    sub.add_argument("--chunks", type=int, default=3, metavar="N", help="of the first step to show (default: 3)")
+    sub.add_argument("--pieces", type=int, default=20, metavar="N", help="most frequent ones to show (default: 20)")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than tables")
+    sub.set_defaults(command=inspect)
+
+    sub = commands.add_parser(
+        "plan",
+        help="what a training will take, before it begins: memory, passes, time, disk, and what is unwise about it",
+        description="What the training with these settings of train.py will take: parameters, memory, passes over the text, time from"
+        " a few measured steps, disk, and what is unwise about it. A small text is prepared first; a large one that is not is estimated.",
+    )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="model=… data=… trainer=…")
+    sub.add_argument("--hours", type=float, metavar="H", help="that there are, for the best size (default: the run's)")
+    sub.add_argument("--tokens", type=float, metavar="N", help="plan for so many training tokens, with no text at hand")
+    sub.add_argument("--no-measuring", action="store_true", help="no steps are tried, no times are told")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+    sub.set_defaults(command=plan)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
 
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if not hasattr(options, "overrides") or any(word.startswith("-") for word in others):
+        parser.parse_args(arguments)  # which says what it does not know
+    else:
+        options.overrides += others  # settings behind an option
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options.command(options)
@@ -209,6 +237,79 @@ def prepare(options: argparse.Namespace) -> None:
         print(f"what was left out: {prepared.folder / 'report.md'}", file=sys.stderr)
     print(f"{seconds:.1f} s", file=sys.stderr)
     print(f"prepared: {prepared.folder}", flush=True)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """What a prepared text holds."""
+    import logging
+
+    from rich.console import Console
+
+    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.data import inspection
+    from llm_from_scratch.data.prepare import prepare
+    from llm_from_scratch.overrides import composed
+
+    if min(options.chunks, options.pieces) < 0:
+        raise ValueError("--chunks and --pieces must be 0 or more")
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
+    prepared = prepare(config.data, config.tokenizer, how=config.prepare)
+    sampler = prepared.sampler(
+        config.data.stream,
+        block_size=config.model.block_size,
+        batch_size=max(config.data.batch_size, options.chunks),
+        seed=config.seed,
+    )
+    result = inspection.inspect(prepared, sampler, chunks=options.chunks, pieces=options.pieces)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        console = Console(highlight=False)
+        inspection.show(result, console if console.is_terminal else Console(highlight=False, width=140))
+
+
+def plan(options: argparse.Namespace) -> None:
+    """The figures of a training that has not begun."""
+    import logging
+
+    from rich.console import Console
+
+    from llm_from_scratch import plan as planning
+    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.model import GPTConfig
+    from llm_from_scratch.overrides import composed
+    from llm_from_scratch.training.memory import micro_batch_size
+    from llm_from_scratch.training.trainer import require_device
+
+    for option, value in (("--hours", options.hours), ("--tokens", options.tokens)):
+        if value is not None and not 0 < value < 1e18:
+            raise ValueError(f"{option} {value}: must be above 0")
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    configs = Path("configs").absolute()
+    config = check(composed(configs, "train", options.overrides), Config)
+    require_device(config.trainer)
+    if options.tokens:
+        vocab_size, tokens = config.tokenizer.vocab_size or 256, int(options.tokens)
+        text = planning.TextSize(tokens, int(tokens * config.data.val_fraction), 4 * tokens, vocab_size, True)
+    else:
+        text = planning.text_size(config)
+    presets = {}
+    for path in sorted((configs / "model").glob("*.yaml")):
+        if path.stem == "article":  # one layer, one head: to look at
+            continue
+        preset = check(composed(configs, "train", [f"model={path.stem}"]), Config).model
+        presets[path.stem] = planning.on_paper(GPTConfig(vocab_size=text.vocab_size, **vars(preset))).num_parameters()
+    measured = None
+    if not options.no_measuring:
+        shape = GPTConfig(vocab_size=text.vocab_size, **vars(config.model))
+        measured = planning.measure(config, shape, micro_batch_size(config, planning.devices(config.trainer)))
+    result = planning.plan(config, text, measured, hours=options.hours, presets=presets)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        console = Console(highlight=False)
+        planning.show(result, console if console.is_terminal else Console(highlight=False, width=140))
 
 
 def doctor(options: argparse.Namespace) -> None:

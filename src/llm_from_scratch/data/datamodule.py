@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,12 +81,7 @@ class TextDataModule(lightning.LightningDataModule):
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
-        if self.stream == "text":
-            folder = self.prepared.folder
-            ends = np.fromfile(folder / "train.ends", dtype="<u8")
-            self.sampler = RandomTextSampler(folder / "train.txt", ends, self.prepared.tokenizer, **shared)
-        else:
-            self.sampler = RandomChunkSampler([shard.tokens for shard in self.prepared.shards("train")], **shared)
+        self.sampler = self.prepared.sampler(self.stream, **shared)
         n_micro, device, chunks = self.trainer.accumulate_grad_batches, self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]

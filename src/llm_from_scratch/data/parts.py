@@ -153,20 +153,25 @@ def jobs_of(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> list[tuple[T
     ]
 
 
-def check_space(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
-    """ValueError where the shards will not fit, by an estimate that is rather too low: text is 3 times as long as compressed."""
-    if work.max_docs is not None:
-        return
+def estimated_tokens(work: Work, tasks: list[Task], kind: str, vocab_size: int) -> int:
+    """What the tasks will give, from the files' sizes alone; rather too few: text is 3 times as long as compressed."""
     expands = {".parquet": 1.5, ".tar": 3.0, ".xz": 3.0, ".gz": 2.5, ".bz2": 3.0, ".zst": 2.5}
     text = sum(
         Path(path).stat().st_size * expands.get(Path(name.lower()).suffix, 0.9)
         for task in tasks
         for name, path, _ in task.files
     )
-    # Bytes of ids for a byte of text: a character is an id, or a piece of BPE has 2 to 5 bytes.
-    ids = 1.8 if tokenizer.kind == "char" else 0.7 if tokenizer.vocab_size < 4096 else 0.4
+    a_byte = 0.9 if kind == "char" else 0.35 if vocab_size < 4096 else 0.2  # a piece of BPE has 2 to 5 bytes
     kept = 0.5 if work.recipe.quality or work.recipe.dedup != "none" else 1.0
-    needed = text * ids * kept * work.recipe.fraction
+    return int(text * a_byte * kept * work.recipe.fraction)
+
+
+def check_space(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
+    """ValueError where the shards will not fit, by an estimate that is rather too low."""
+    if work.max_docs is not None:
+        return
+    size = 2 if tokenizer.vocab_size <= 65_536 else 4
+    needed = size * estimated_tokens(work, tasks, tokenizer.kind, tokenizer.vocab_size)
     free = shutil.disk_usage(work.building).free
     if needed > free:
         raise ValueError(

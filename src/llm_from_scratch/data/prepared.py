@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
 from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -46,6 +47,13 @@ class Prepared:
             for end in shard.document_ends.tolist():
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
+
+    def sampler(self, stream: str, **settings: int) -> RandomChunkSampler | RandomTextSampler:
+        """Training batches; `settings` as of the samplers: block_size, batch_size, seed, rank, world_size."""
+        if stream == "text":
+            ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
+            return RandomTextSampler(self.folder / "train.txt", ends, self.tokenizer, **settings)
+        return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
 
     @property
     def has_text(self) -> bool:

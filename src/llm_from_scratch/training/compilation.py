@@ -32,9 +32,7 @@ def compile_model(
         alone: one process does all the work.
         tokens: that this process trains on in the whole run.
     """
-    rate, share, cost = PAYS.get(device.type, (math.inf, 0.0, 0.0))
-    seconds = 6 * model.num_parameters() * tokens / rate  # 2 FLOPs a weight and token forward, 4 backward
-    if setting is False or (setting == "auto" and seconds * share <= cost):
+    if not wanted(setting, device.type, model.num_parameters(), tokens):
         return False, model.loss
     reason = why_not(device)
     if reason:
@@ -47,6 +45,13 @@ def compile_model(
     for block in model.blocks:
         block.compile(dynamic=False)
     return True, model.loss
+
+
+def wanted(setting: bool | str, device: str, parameters: int, tokens: int) -> bool:
+    """Whether `trainer.compile` asks for it; `auto` does where the time saved exceeds that of compiling."""
+    rate, share, cost = PAYS.get(device, (math.inf, 0.0, 0.0))
+    seconds = 6 * parameters * tokens / rate  # 2 FLOPs a weight and token forward, 4 backward
+    return seconds * share > cost if setting == "auto" else bool(setting)
 
 
 def why_not(device: torch.device) -> str | None:

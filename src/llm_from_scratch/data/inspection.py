@@ -1,0 +1,145 @@
+"""A look at a prepared text: how much there is, how long its documents are, which pieces are frequent, what the model is shown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler
+from llm_from_scratch.data.tasks import SPLITS
+from llm_from_scratch.tokenizer import Tokenizer
+
+COUNTED = 10**8  # tokens that the frequencies are counted over, from the beginning of every shard
+SHARES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+def inspect(
+    prepared: Prepared, sampler: RandomChunkSampler | RandomTextSampler, *, chunks: int, pieces: int
+) -> dict[str, Any]:
+    """Everything in JSON's types.
+
+    Args:
+        prepared: the text.
+        sampler: of a training on it.
+        chunks: of step 0 to show.
+        pieces: the most frequent ones to show.
+    """
+    tokenizer = prepared.tokenizer
+    splits = {}
+    for split in SPLITS:
+        facts = prepared.manifest["splits"][split]
+        row = {"documents": facts["documents"], "text_bytes": facts["text_bytes"], "tokens": facts.get("tokens")}
+        if row["tokens"]:
+            row["bytes_a_token"] = facts["text_bytes"] / facts["tokens"]
+            shards = prepared.shards(split)
+            row["lengths"] = lengths(np.concatenate([np.diff(s.document_ends, prepend=np.uint64(0)) for s in shards]))
+        splits[split] = row
+    counted = "train" if splits["train"]["tokens"] else "val"  # data.stream=text has no shards to train on
+    counts = frequencies([shard.tokens for shard in prepared.shards(counted)], tokenizer.vocab_size)
+    order = np.argsort(-counts, kind="stable")[:pieces]
+    ids, _ = sampler.batch(0)
+    return {
+        "folder": str(prepared.folder),
+        "bytes_on_disk": sum(path.stat().st_size for path in prepared.folder.rglob("*") if path.is_file()),
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
+        "splits": splits,
+        "pieces": {
+            "split": counted,
+            "tokens_counted": int(counts.sum()),
+            "unused": int((counts == 0).sum()),
+            "most_frequent": [
+                {"id": int(i), "piece": piece(int(i), tokenizer), "count": int(counts[i]), "share": counts[i] / counts.sum()}
+                for i in order
+                if counts[i]
+            ],
+        },
+        "chunks": [
+            {
+                "place": int(place),
+                "ids": row.tolist(),
+                "pieces": [piece(i, tokenizer) for i in row.tolist()],
+                "documents": int((row[1:] == tokenizer.eot_id).sum()) + 1,
+            }
+            for place, row in zip(sampler.places(0)[:chunks], ids[:chunks], strict=True)
+        ],
+    }  # fmt: skip
+
+
+def piece(token: int, tokenizer: Tokenizer) -> str:
+    """What a token stands for; "<eot>" for the end of a text, and a byte that is no character as U+FFFD."""
+    return "<eot>" if token == tokenizer.eot_id else tokenizer.decode_bytes([token]).decode("utf-8", errors="replace")
+
+
+def lengths(tokens: np.ndarray) -> dict[str, Any]:
+    """Of documents (N,) in tokens, the end-of-text piece counted: mean, quantiles, and how many there are to each power of two."""
+    ordered = np.sort(tokens.astype(np.int64))
+    powers = np.bincount(
+        np.frexp(np.maximum(ordered, 1))[1] - 1
+    )  # 2^k <= length < 2^(k+1); frexp's mantissa is below 1
+    return {
+        "mean": float(ordered.mean()),
+        "min": int(ordered[0]),
+        **{name: int(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) for name, share in SHARES.items()},
+        "max": int(ordered[-1]),
+        "histogram": [
+            {"from": 2**k, "below": 2 ** (k + 1), "documents": int(n)} for k, n in enumerate(powers) if n
+        ],
+    }  # fmt: skip
+
+
+def frequencies(shards: list[np.ndarray], vocab_size: int, limit: int = COUNTED) -> np.ndarray:
+    """How often each id occurs, (V,) int64, in the beginning of each shard: of the whole where it has no more than `limit` tokens."""
+    part = min(1.0, limit / max(1, sum(map(len, shards))))
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for shard in shards:
+        end = int(len(shard) * part)
+        for start in range(0, end, 2**24):  # bincount makes 8 bytes of each id
+            counts += np.bincount(shard[start : min(start + 2**24, end)], minlength=vocab_size)
+    return counts
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The same as tables."""
+    kind = result["tokenizer"]
+    console.print(
+        f"{result['folder']}: {result['bytes_on_disk']:,} bytes on disk, {kind['kind']}, {kind['vocab_size']:,} pieces",
+        soft_wrap=True,
+        markup=False,
+    )
+    table = Table(title="Splits", title_justify="left")
+    for name in ("split", "documents", "bytes of text", "tokens", "bytes a token"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split, row in result["splits"].items():
+        tokens = (f"{row['tokens']:,}", f"{row['bytes_a_token']:.2f}") if row["tokens"] else ("–", "–")
+        table.add_row(split, f"{row['documents']:,}", f"{row['text_bytes']:,}", *tokens)
+    console.print(table)
+    for split, row in result["splits"].items():
+        if not row["tokens"] or row["documents"] < 2:
+            continue
+        found = row["lengths"]
+        facts = ", ".join(f"{name} {found[name]:,.0f}" for name in ("min", "median", "mean", "p90", "p99", "max"))
+        table = Table(title=f"Tokens of a document, {split}: {facts}", title_justify="left")
+        table.add_column("tokens", justify="right")
+        table.add_column("documents", justify="right")
+        table.add_column("")
+        most = max(bar["documents"] for bar in found["histogram"])
+        for bar in found["histogram"]:
+            table.add_row(
+                f"{bar['from']:,} to {bar['below'] - 1:,}", f"{bar['documents']:,}", "█" * -(-40 * bar["documents"] // most)
+            )  # fmt: skip
+        console.print(table)
+    pieces = result["pieces"]
+    title = f"Most frequent of {pieces['tokens_counted']:,} tokens ({pieces['split']}); {pieces['unused']:,} pieces are unused"
+    table = Table(title=title, title_justify="left")
+    for name in ("id", "piece", "count", "share"):
+        table.add_column(name, justify="left" if name == "piece" else "right")
+    for one in pieces["most_frequent"]:
+        table.add_row(str(one["id"]), repr(one["piece"]), f"{one['count']:,}", f"{one['share']:.2%}")
+    if pieces["most_frequent"]:
+        console.print(table)
+    for chunk in result["chunks"]:
+        console.print(f"\nchunk at {chunk['place']:,}, {len(chunk['ids'])} tokens:", markup=False)
+        console.print("|".join(chunk["pieces"]), markup=False, soft_wrap=True)
