@@ -25,6 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2 with dropout": GPT2 | {"dropout": 0.1},
     "article": GPT2 | {"position": "sinusoidal", "activation": "relu", "norm_position": "post", "n_head": 1},
     "rotary": GPT2 | {"position": "rotary", "activation": "relu2"},
+    "exact GELU": GPT2 | {"activation": "gelu_erf"},
 }
 
 
@@ -49,6 +50,12 @@ def test_activations_are_what_autograd_keeps(shape: str) -> None:
     config = GPTConfig(vocab_size=1024, n_layer=8, block_size=64, **SHAPES[shape])
     kept = kept_for_the_backward_pass(GPT(config).train(), tokens=512) / 512
     assert activation_bytes(config, recompute=False, cpu=True) == pytest.approx(kept, rel=0.06)
+
+
+def test_every_activation_is_known() -> None:
+    from llm_from_scratch.model import _CHOICES
+
+    assert set(memory.INNER) == set(_CHOICES["activation"])
 
 
 def test_by_hand() -> None:

@@ -12,7 +12,7 @@ from llm_from_scratch.model import ModelConfig
 
 VALUE = 4  # bytes of a float32
 # Of the feed-forward's inside, how many times I values wait for the backward pass.
-INNER = {"relu": 1, "gelu": 2, "relu2": 2, "swiglu": 4}
+INNER = {"relu": 1, "gelu": 2, "gelu_erf": 2, "relu2": 2, "swiglu": 4}
 
 
 def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
