@@ -49,7 +49,8 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.data.datamodule import TextDataModule
     from llm_from_scratch.data.prepare import document_start, has_company, is_first_rank, prepare
     from llm_from_scratch.model import GPT, GPTConfig
-    from llm_from_scratch.training.callbacks import Checkpoints, Metrics, ProgressLine, Samples, Signals
+    from llm_from_scratch.training.averaging import WeightAverage
+    from llm_from_scratch.training.callbacks import Checkpoints, Metrics, Patience, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
@@ -115,8 +116,19 @@ def main(composed: DictConfig) -> float:
     samples = []
     if config.sample.max_new_tokens:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
+    average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
+    patience = [Patience(config.optim)] if config.optim.patience else []
     users = [instantiate(callback) for callback in composed.callbacks.values()]
-    callbacks = [metrics, ProgressLine(metrics, config.trainer.progress), *samples, *users, saver, Signals(saver)]
+    callbacks = [
+        metrics,
+        ProgressLine(metrics, config.trainer.progress),
+        *average,
+        *samples,
+        *patience,
+        *users,
+        saver,
+        Signals(saver),
+    ]
     trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
     micro = micro_batches(trainer, config)
     data = TextDataModule(

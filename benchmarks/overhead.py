@@ -28,14 +28,14 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.model import GPT, GPTConfig
-    from llm_from_scratch.training.optimizers import adamw, warmup_cosine
+    from llm_from_scratch.training.optimizers import lr_share, make_optimizer
 
     torch.set_num_threads(1)
     config = check(read_config(run_dir / "config.yaml"), Config)
     prepared = prepare(config.data, config.tokenizer)
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
-    optimizer = adamw(model.parameters(), config.optim, fused=True)
+    optimizer = make_optimizer(model, config.optim, fused=True)
     sampler = RandomChunkSampler(
         [shard.tokens for shard in prepared.shards("train")],
         block_size=config.model.block_size,
@@ -47,9 +47,7 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     for step, (x, y) in zip(range(steps), TrainingBatches(sampler, 1, 0, False), strict=False):
         if step == warmup:
             since = time.perf_counter()
-        share = warmup_cosine(
-            step, warmup_steps=config.optim.warmup_steps, max_steps=steps, min_ratio=config.optim.min_lr_ratio
-        )
+        share = lr_share(step, config.optim, steps)
         for group in optimizer.param_groups:
             group["lr"] = config.optim.lr * share
         model.loss(x, y).backward()

@@ -151,9 +151,19 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
         assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
 
 
-@pytest.mark.parametrize("trainer", ["ddp_cpu", "fsdp_cpu"])
-def test_two_processes_see_the_data_that_one_sees(train: Process, text: Path, tmp_path: Path, trainer: str) -> None:
-    shared = (*(word for word in SMALL if word != "trainer=cpu"), "trainer.max_steps=5", "trainer.log_every_n_steps=1")
+@pytest.mark.parametrize(
+    ("trainer", "overrides"),
+    [
+        ("ddp_cpu", ()),
+        ("fsdp_cpu", ()),
+        ("ddp_cpu", ("optim=muon", "model.n_unique_layer=1")),  # three matrices of a shape for two processes
+    ],
+)
+def test_two_processes_see_the_data_that_one_sees(
+    train: Process, text: Path, tmp_path: Path, trainer: str, overrides: tuple[str, ...]
+) -> None:
+    small = (word for word in SMALL if word != "trainer=cpu")
+    shared = (*small, "trainer.max_steps=5", "trainer.log_every_n_steps=1", *overrides)
     one = train(*shared, "trainer=cpu", "run_dir=one")
     two = train(*shared, f"trainer={trainer}", "run_dir=two")
     assert one.returncode == 0, one.stderr

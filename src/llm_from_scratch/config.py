@@ -44,6 +44,8 @@ class DataConfig:
     batch_size: int = 32  # sequences an optimizer step, over all devices
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
+        0.0  # stream=text: the probability with which a merge of tokenizer=bpe is left out, in training
+    )
     layouts: list[str] | None = (
         None  # a named corpus of many files: globs below data/; the first that finds any is read
     )
@@ -71,13 +73,24 @@ class PrepareConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    name: str = "adamw"
+    name: str = "adamw"  # adamw | muon: Muon for the matrices within blocks, AdamW for the rest
     lr: float = 1e-3  # the peak, after the warm-up
-    min_lr_ratio: float = 0.1  # the learning rate at the end, as a share of the peak
+    adamw_lr: float | None = None  # muon: the peak of what AdamW trains; null: lr
+    momentum: float = 0.95  # muon: Nesterov's, of the matrices
+    schedule: str = "cosine"  # cosine | linear | wsd | constant | plateau, after the warm-up
+    min_lr_ratio: float = (
+        0.1  # the learning rate at the end, as a share of the peak; plateau: training stops rather than go below
+    )
     warmup_steps: int = 100  # optimizer steps of linear warm-up
+    decay_fraction: float = 0.2  # wsd: the part of all steps, the last one, in which the learning rate falls
+    patience: int | None = (
+        None  # validations in a row without a lower loss, then training stops (plateau: the learning rate falls first)
+    )
+    plateau_factor: float = 0.5  # plateau: what the learning rate is multiplied by
     weight_decay: float = 0.1  # on matrices alone
     beta1: float = 0.9
     beta2: float = 0.95
+    ema_decay: float | None = None  # of an average of the weights, a step; it is what is validated and kept; null: none
     skip_bad_steps: int = 0  # batches with a NaN or infinite loss or gradient to pass over before the run stops
 
 
@@ -130,6 +143,15 @@ class Config:
     logger: list[str] = field(default_factory=lambda: ["tensorboard"])  # of tensorboard, csv, wandb
     callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}
 
+    def __post_init__(self) -> None:
+        if self.optim.schedule == "plateau" and not (self.optim.patience and self.optim.min_lr_ratio):
+            raise ValueError(
+                "optim.schedule=plateau needs optim.patience=N, validations, and an optim.min_lr_ratio above 0 to end at"
+            )
+        for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
+            if self.trainer.strategy == "fsdp" and not without:
+                raise ValueError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+
 
 @dataclass(kw_only=True)
 class GenerateConfig(SamplingConfig):
@@ -175,13 +197,20 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prepare.engine": _choice("local", "ray"),
     "prepare.workers": _POSITIVE,
     "prepare.task": _NOT_NEGATIVE,
-    "optim.name": _choice("adamw"),
+    "optim.name": _choice("adamw", "muon"),
     "optim.lr": _POSITIVE,
+    "optim.adamw_lr": _POSITIVE,
+    "optim.momentum": _SHARE,
+    "optim.schedule": _choice("cosine", "linear", "wsd", "constant", "plateau"),
+    "optim.decay_fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+    "optim.patience": _POSITIVE,
+    "optim.plateau_factor": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "optim.min_lr_ratio": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "optim.warmup_steps": _NOT_NEGATIVE,
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.beta1": _SHARE,
     "optim.beta2": _SHARE,
+    "optim.ema_decay": _SHARE,
     "optim.skip_bad_steps": _NOT_NEGATIVE,
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "mps"),
     "trainer.devices": (

@@ -303,12 +303,12 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
                 continue
         if not key.startswith("hydra"):
             OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
-    for group in ("model", "data", "tokenizer"):
-        for name, before in saved[group].items():
-            key, now = f"{group}.{name}", result[group].get(name)
-            if now != before and key not in CHANGEABLE:
-                advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
-                raise ValueError(f"{key}={now}: the resumed run has {before}; {advice}")
+    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in saved[group]]
+    for key in (*fixed, "optim.name"):
+        before, now = OmegaConf.select(as_config(saved), key), OmegaConf.select(result, key)
+        if now != before and key not in CHANGEABLE:
+            advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
+            raise ValueError(f"{key}={now}: the resumed run has {before}; {advice}")
     return result
 
 

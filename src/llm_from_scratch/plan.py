@@ -31,7 +31,7 @@ from llm_from_scratch.training.memory import (
     on_gpu,
     state_bytes,
 )
-from llm_from_scratch.training.optimizers import adamw
+from llm_from_scratch.training.optimizers import make_optimizer
 from llm_from_scratch.training.trainer import precision
 
 GOOD_PASSES = 4  # so often read, a text is worth nearly as much as new text (Muennighoff et al. 2023)
@@ -114,7 +114,7 @@ class Measured:
     precision: str
     sequences: int  # of the micro-batch that was measured
     seconds_a_sequence: float  # forward and backward
-    seconds_an_update: float  # clipping and AdamW
+    seconds_an_update: float  # clipping and the optimizer
     peak_bytes: int | None  # of a GPU's memory
 
 
@@ -135,7 +135,7 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
     dtype = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(kind, torch.float32)
     model = GPT(shape).to(device, dtype if mode == "true" else torch.float32).train()
     model.recompute = settings.activation_checkpointing
-    optimizer = adamw(model.parameters(), config.optim, fused=True)
+    optimizer = make_optimizer(model, config.optim, fused=True)
     weights = list(model.parameters())
 
     def now() -> float:

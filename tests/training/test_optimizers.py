@@ -1,33 +1,77 @@
 """Schedules and parameter groups, against numbers worked out by hand."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from llm_from_scratch.checkpoint import load_state, save_state
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
+from llm_from_scratch.training.callbacks import Patience
+from llm_from_scratch.training.optimizers import lr_share, make_optimizer, seed_step
 
 
 @pytest.mark.parametrize(
-    ("step", "factor"),
+    ("schedule", "step", "share"),
     [
-        (0, 0.25),  # the first of four warm-up steps
-        (3, 1.0),
-        (4, 1.0),  # the cosine's top
-        (9, 0.1 + 0.9 * 0.5),  # half of the way from 4 to 14
-        (14, 0.1),  # the last step of 15
-        (20, 0.1),  # beyond it
-        (6, 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 5))),
+        ("cosine", 0, 0.25),  # the first of four warm-up steps
+        ("cosine", 3, 1.0),
+        ("cosine", 4, 1.0),  # the cosine's top
+        ("cosine", 9, 0.1 + 0.9 * 0.5),  # half of the way from 4 to 14
+        ("cosine", 14, 0.1),  # the last step of 15
+        ("cosine", 20, 0.1),  # beyond it
+        ("cosine", 6, 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 5))),
+        ("linear", 2, 0.75),
+        ("linear", 4, 1.0),
+        ("linear", 6, 0.1 + 0.9 * 0.8),  # a fifth of the way
+        ("linear", 14, 0.1),
+        ("wsd", 1, 0.5),
+        ("wsd", 8, 1.0),  # 0.4 of 15 steps: it falls over the last six, from step 8 on
+        ("wsd", 11, 0.1 + 0.9 * 0.5),
+        ("wsd", 14, 0.1),
+        ("constant", 0, 0.25),
+        ("constant", 14, 1.0),
+        ("plateau", 14, 1.0),
     ],
 )
-def test_warmup_cosine(step: int, factor: float) -> None:
-    assert warmup_cosine(step, warmup_steps=4, max_steps=15, min_ratio=0.1) == pytest.approx(factor)
+def test_schedules(schedule: str, step: int, share: float) -> None:
+    config = OptimConfig(schedule=schedule, warmup_steps=4, min_lr_ratio=0.1, decay_fraction=0.4)
+    assert lr_share(step, config, 15) == pytest.approx(share)
 
 
-def test_no_warmup_and_one_step() -> None:
-    assert warmup_cosine(0, warmup_steps=0, max_steps=1, min_ratio=0.1) == 1.0
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_no_warmup_one_step_and_decay_to_zero(schedule: str) -> None:
+    config = OptimConfig(schedule=schedule, warmup_steps=0, min_lr_ratio=0.0, decay_fraction=1.0)
+    assert lr_share(0, config, 1) == 1.0
+    assert [lr_share(step, config, 3) for step in range(3)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_plateaus_lower_the_learning_rate_then_end_the_run(tmp_path: Path) -> None:
+    losses = [3.0, 2.0, 2.5, 2.0, 1.9, 1.95, 1.9, 1.9, 1.9]
+    #              ^ two no lower than 2.0: halved; then two no lower than 1.9: a quarter; then two more: below a fifth, so it ends
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    trainer: Any = SimpleNamespace(optimizers=[optimizer], should_stop=False, is_global_zero=True, global_step=0)
+    module: Any = SimpleNamespace(lr_scale=1.0)
+    config = OptimConfig(schedule="plateau", patience=2, min_lr_ratio=0.2)
+    patience, seen = Patience(config), []
+    for loss in losses:
+        module.val_row = {"loss": loss}
+        patience.on_validation_end(trainer, module)
+        seen.append((optimizer.param_groups[0]["lr"], module.lr_scale, trainer.should_stop))
+        save_state(patience.state_dict(), tmp_path / "state")  # stopped and started anew after each validation
+        patience, module.lr_scale = Patience(config), 1.0
+        patience.load_state_dict(load_state(tmp_path / "state"))
+        patience.on_train_start(trainer, module)
+    assert seen == [(share, share, False) for share in (1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25)] + [
+        (0.25, 0.25, True)
+    ]
+    assert trainer.should_stop
+    Patience(OptimConfig(patience=3)).on_train_start(trainer, module)  # more patience
+    assert not trainer.should_stop
 
 
 def test_only_matrices_decay() -> None:
@@ -36,7 +80,7 @@ def test_only_matrices_decay() -> None:
             vocab_size=10, n_layer=1, n_embd=8, n_head=2, norm="layernorm", bias=True, activation="gelu", qk_norm=False
         )
     )
-    decayed, kept = adamw(model.parameters(), OptimConfig(weight_decay=0.3), fused=False).param_groups
+    decayed, kept = make_optimizer(model, OptimConfig(weight_decay=0.3), fused=False).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.dim() >= 2 for parameter in decayed["params"])
     names = {id(parameter): name for name, parameter in model.named_parameters()}

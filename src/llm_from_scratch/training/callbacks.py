@@ -30,7 +30,7 @@ from llm_from_scratch.checkpoint import (
     save_model,
     sync,
 )
-from llm_from_scratch.config import SampleConfig
+from llm_from_scratch.config import OptimConfig, SampleConfig
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.module import LanguageModel
@@ -94,12 +94,16 @@ class Metrics(Callback):
         seconds = time.perf_counter() - self.validation_since
         self.since += seconds
         row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row
+        if pl_module.raw_row:
+            self._write(trainer, {"step": trainer.global_step, "split": "val_raw"} | pl_module.raw_row, {})
         self._write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
 
     def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
         if not trainer.is_global_zero:
             return
         for path, line in ((self.path, row), (self.timing, timing)):
+            if not line:
+                continue
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
@@ -191,8 +195,9 @@ class Samples(Callback):
         model = whole_model(pl_module.model)
         if not trainer.is_global_zero:
             return
-        with torch.compiler.set_stance(
-            "force_eager"
+        with (
+            pl_module.averaged(),
+            torch.compiler.set_stance("force_eager"),
         ):  # blocks compiled for training would be compiled again for every length
             pieces = [new[0] for new in generate(model, self.tokenizer, self.prompt, self.sampling)]
         text = self.prompt + "".join(pieces)
@@ -206,6 +211,46 @@ class Samples(Callback):
                 logger.experiment.add_text("sample", quoted, trainer.global_step)
             elif isinstance(logger, WandbLogger):
                 logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
+
+
+class Patience(Callback):
+    """Ends a run whose validation loss no longer falls; under the schedule `plateau` the learning rate falls first, down to its least."""
+
+    def __init__(self, optim: OptimConfig) -> None:
+        self.optim = optim
+        self.best, self.waited, self.lowered = float("inf"), 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best loss, the validations since, and how often the learning rate was lowered."""
+        return {"best": self.best, "waited": self.waited, "lowered": self.lowered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.best, self.waited, self.lowered = (state_dict[name] for name in ("best", "waited", "lowered"))
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """A run that had stopped stops again, unless it is given more patience."""
+        pl_module.lr_scale = self.optim.plateau_factor**self.lowered
+        trainer.should_stop = self.waited >= (self.optim.patience or math.inf)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Counts; every process comes to the same."""
+        loss = pl_module.val_row["loss"]
+        self.waited = 0 if loss < self.best else self.waited + 1
+        self.best = min(self.best, loss)
+        if self.waited < (self.optim.patience or math.inf):
+            return
+        factor = self.optim.plateau_factor
+        if self.optim.schedule == "plateau" and factor ** (self.lowered + 1) >= self.optim.min_lr_ratio:
+            self.waited, self.lowered = 0, self.lowered + 1
+            pl_module.lr_scale = factor**self.lowered
+            for group in trainer.optimizers[0].param_groups:  # the schedule comes to it after the next step
+                group["lr"] *= factor
+            what = f"the learning rate falls to {factor**self.lowered:g} of its peak"
+        else:
+            trainer.should_stop, what = True, "training stops"
+        if trainer.is_global_zero:
+            log.info("step %d: %d validations without a lower loss: %s", trainer.global_step, self.optim.patience, what)
 
 
 class Checkpoints(Callback):
@@ -248,7 +293,8 @@ class Checkpoints(Callback):
             model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss}
             if trainer.is_global_zero:
                 weights = dict(model.named_parameters())
-                self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
+                with pl_module.averaged():
+                    self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:

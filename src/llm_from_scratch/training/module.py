@@ -7,7 +7,7 @@ checkpoint needs the weights, the optimizer and the step, and a resumed run cann
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
+from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
-from llm_from_scratch.training.optimizers import adamw, seed_step, warmup_cosine
+from llm_from_scratch.training.optimizers import lr_share, make_optimizer, seed_step
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,10 @@ class LanguageModel(lightning.LightningModule):
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
         self.grad_norm: Tensor | None = None  # before clipping
         self.lr = 0.0  # of this optimizer step
-        self.val_row: dict[str, float] = {}
+        self.lr_scale = 1.0  # what is left of the schedule's learning rate after plateaus
+        self.average: WeightAverage | None = None
+        self.val_row: dict[str, float] = {}  # of the average where there is one
+        self.raw_row: dict[str, float] = {}  # then of the weights themselves
         self.skipped = torch.zeros(
             2, dtype=torch.int64
         )  # batches passed over for their numbers, and the step of the last one
@@ -151,12 +155,15 @@ class LanguageModel(lightning.LightningModule):
         """Starts the sums of a validation on the device: one read at its end."""
         # float64 keeps millions of small terms exact; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.nats = torch.zeros((), dtype=dtype, device=self.device)
+        self.nats = torch.zeros(2, dtype=dtype, device=self.device)  # of the weights, of their average
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds the losses of one batch of windows (B, T); padding counts nothing."""
-        self.nats += self.loss(*batch, reduction="sum").to(self.nats.dtype)
+        self.nats[0] += self.loss(*batch, reduction="sum")
+        if self.average:
+            with self.average.applied():
+                self.nats[1] += self.loss(*batch, reduction="sum")
         self.tokens += (batch[1] != IGNORE).sum()
 
     def on_validation_epoch_end(self) -> None:
@@ -165,26 +172,29 @@ class LanguageModel(lightning.LightningModule):
             self.trainer.strategy.reduce(self.nats, reduce_op="sum"),
             self.trainer.strategy.reduce(self.tokens, reduce_op="sum"),
         )
-        self.val_row = likelihood_row(nats.item(), int(tokens.item()), self.val_bytes)
+        raw, average = (likelihood_row(each, int(tokens.item()), self.val_bytes) for each in nats.tolist())
+        self.val_row, self.raw_row = (average, raw) if self.average else (raw, {})
         # For Lightning's own callbacks (EarlyStopping, ModelCheckpoint) to monitor.
         self.log_dict({f"val/{name}": value for name, value in self.val_row.items()}, rank_zero_only=True, logger=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, and a schedule that moves every optimizer step (Lightning's default is every epoch)."""
+        """The optimizer, and a schedule that moves every optimizer step (Lightning's default is every epoch)."""
         fused = (
             self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         )  # a gradient scaler needs to see the gradients
-        optimizer = adamw(self.parameters(), self.optim, fused=fused)
-        schedule = partial(
-            warmup_cosine,
-            warmup_steps=self.optim.warmup_steps,
-            max_steps=self.max_steps,
-            min_ratio=self.optim.min_lr_ratio,
-        )
+        optimizer = make_optimizer(self.model, self.optim, fused=fused)
+
+        def schedule(step: int) -> float:
+            return lr_share(step, self.optim, self.max_steps) * self.lr_scale
+
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
         }
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that are to be used: their average, where one is kept."""
+        return self.average.applied() if self.average else nullcontext()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's loop counters go: all of them follow from the number of optimizer steps."""

@@ -1,36 +1,73 @@
 """Optimizers and learning-rate schedules: plain functions of the parameters and of the step."""
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from llm_from_scratch.config import OptimConfig
+from llm_from_scratch.model import GPT
+from llm_from_scratch.training.muon import Muon
 
 
-def warmup_cosine(step: int, *, warmup_steps: int, max_steps: int, min_ratio: float) -> float:
+def lr_share(step: int, config: OptimConfig, max_steps: int) -> float:
     """The learning rate of optimizer step `step` (from 0), as a share of its peak.
 
-    Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too), then half a cosine down to `min_ratio`
-    at the last step (Loshchilov & Hutter 2017).
+    Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then `cosine`: half a cosine down to
+    `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a straight line there; `wsd`: the peak, and a straight line over
+    the last `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `Patience` lowers: the peak.
     """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, max_steps - 1 - warmup_steps))
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule in ("constant", "plateau"):
+        return 1.0
+    last, start = max_steps - 1, config.warmup_steps
+    if config.schedule == "wsd":
+        start = max(start, last - round(config.decay_fraction * max_steps))
+    progress = min(1.0, max(0, step - start) / max(1, last - start))
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * left
 
 
-def adamw(parameters: Iterable[Parameter], config: OptimConfig, *, fused: bool) -> Optimizer:
-    """AdamW with weight decay on matrices alone; `fused` does the whole update in one kernel."""
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer:
+    """The optimizer of `optim.name`, with weight decay on matrices alone; `fused` does AdamW's whole update in one kernel.
+
+    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are AdamW's.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    betas = (config.beta1, config.beta2)
+    inner = [(name, p) for name, p in named if config.name == "muon" and name.startswith("blocks.") and p.dim() == 2]
+    own = {name for name, _ in inner}
+    rest = [p for name, p in named if name not in own]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+    if config.name == "adamw":
+        return AdamW(groups, lr=config.lr, betas=betas, fused=fused)
+    groups = [group | {"kind": "adamw", "lr": config.adamw_lr or config.lr} for group in groups]
+    matrices = {"params": [p for _, p in inner], "rows": [_rows(model, name, p) for name, p in inner], "kind": "muon"}
+    return Muon(
+        [matrices, *groups],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        betas=betas,
+        fused=fused,
+    )
+
+
+def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
+    """The heights of the matrices that a layer computes in one product: queries, keys and values; gate and value of SwiGLU."""
+    if name.endswith("attention.qkv.weight"):
+        size = model.config.head_size
+        return [model.config.n_head * size, model.config.kv_heads * size, model.config.kv_heads * size]
+    if name.endswith("feed_forward.up.weight") and model.config.activation == "swiglu":
+        return [len(matrix) // 2] * 2
+    return [len(matrix)]
 
 
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:

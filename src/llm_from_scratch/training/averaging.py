@@ -1,0 +1,67 @@
+"""An average of the weights over the steps: less noisy than the last ones, and often better (Polyak & Juditsky 1992)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+
+class WeightAverage(Callback):
+    """The exponential moving average that `optim.ema_decay` asks for, beside the weights that are trained.
+
+    The first steps count for no more than their part: it is the weighted mean of the weights after steps 1 … t with the weights
+    decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments in the same way).
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.tensors: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average itself, and the steps it is of."""
+        return {"steps": self.steps, "tensors": self.tensors}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.steps, self.tensors = int(state_dict["steps"]), list(state_dict["tensors"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes its place beside the weights."""
+        self.weights = [parameter.detach() for parameter in pl_module.parameters()]
+        tensors = self.tensors or self.weights
+        self.tensors = [
+            tensor.to(weight.device, copy=True) for tensor, weight in zip(tensors, self.weights, strict=True)
+        ]
+        pl_module.average = self  # type: ignore[assignment]
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes in the weights after an optimizer step."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step more."""
+        self.steps += 1
+        torch._foreach_lerp_(self.tensors, self.weights, (1 - self.decay) / (1 - self.decay**self.steps))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the model has the average for its weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        held = [tensor.clone() for tensor in self.tensors]
+        torch._foreach_copy_(self.tensors, self.weights)
+        torch._foreach_copy_(self.weights, held)

@@ -1,0 +1,164 @@
+"""Muon (Jordan et al. 2024): an optimizer whose step for a matrix is a nearly orthogonal one; AdamW for all that is no matrix.
+
+Shapes: n matrices of one shape, r rows, c columns.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # of a quintic that lifts small singular values fast and leaves all of them within 0.7 to 1.2
+STEPS = 5
+
+
+def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Matrices (n, r, c), r <= c -> U V^T of each one's singular value decomposition U S V^T, nearly: its singular values become about 1.
+
+    Computed in `dtype`: float32 on a CPU, bfloat16 on a CUDA GPU unless it is given.
+    """
+    a, b, c = COEFFICIENTS
+    x = x.to(dtype or (torch.bfloat16 if x.is_cuda else x.dtype))
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.mT  # (n, r, r)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def orthogonal(updates: list[Tensor]) -> list[Tensor]:
+    """Each matrix (r, c) made nearly orthogonal, at the root mean square of AdamW's steps, 0.2 (Liu et al. 2025).
+
+    Those of one shape, lying or standing, are one batched product. Of several processes, which all call with the same matrices, each
+    computes its part of them, and all get the whole.
+    """
+    groups = defaultdict(list)
+    for number, update in enumerate(updates):
+        groups[tuple(sorted(update.shape))].append(number)
+    result = list(updates)
+    for (r, c), numbers in groups.items():
+        stack = torch.stack([updates[i] if updates[i].shape[0] == r else updates[i].T for i in numbers])  # (n, r, c)
+        for i, step in zip(numbers, _shared_out(stack) * (0.2 * math.sqrt(c)), strict=True):
+            result[i] = step if updates[i].shape[0] == r else step.T
+    return result
+
+
+def _shared_out(stack: Tensor) -> Tensor:
+    """`newton_schulz`, each process doing its part of (n, r, c)."""
+    count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if count == 1:
+        return newton_schulz(stack)
+    size = -(-len(stack) // count)
+    own = stack.new_zeros(size, *stack.shape[1:])
+    part = stack[dist.get_rank() * size :][:size]
+    own[: len(part)] = part
+    own = newton_schulz(own)
+    whole = own.new_empty(count * size, *stack.shape[1:])
+    dist.all_gather_into_tensor(whole, own)
+    return whole[: len(stack)]
+
+
+class Muon(Optimizer):
+    """Muon for the parameter groups of kind `muon`, AdamW (Loshchilov & Hutter 2019) for those of kind `adamw`; both with decoupled decay.
+
+    A group of kind `muon` holds matrices alone, and in `rows` the heights of the parts that each is made of: a layer that computes queries,
+    keys and values in one product has three matrices, and they are made orthogonal one by one.
+
+    Where `found_inf` is set (a tensor of one number, 1 for a bad gradient), weights and moments stay as they are, and no device waits.
+
+    Args:
+        groups: `params` and `kind` of each, and what differs from the settings below.
+        lr: the learning rate of both: their steps are of one size.
+        weight_decay: for a step, times the learning rate.
+        momentum: of Muon, Nesterov's.
+        betas: of AdamW.
+        fused: AdamW in one kernel.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        fused: bool = False,
+    ) -> None:
+        settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "fused": fused}
+        super().__init__(groups, settings | {"kind": "muon", "rows": None})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter; what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            (self._muon if group["kind"] == "muon" else self._adamw)(group)
+        return loss
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        params, lr = group["params"], group["lr"]
+        buffers = [self._state(p, "momentum_buffer")[0] for p in params]
+        grads = [p.grad for p in params]
+        decay: float | Tensor = 1 - lr * group["weight_decay"]
+        if self.found_inf is not None:
+            bad = self.found_inf.bool()
+            # A gradient that is the momentum itself leaves the momentum as it is.
+            grads = [torch.where(bad, buffer, grad) for buffer, grad in zip(buffers, grads, strict=True)]
+            decay = torch.where(bad, 1.0, decay)
+        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, buffers, group["momentum"])
+        rows = group["rows"] or [[len(p)] for p in params]
+        steps = orthogonal([part for u, heights in zip(updates, rows, strict=True) for part in u.split(heights)])
+        if self.found_inf is not None:
+            steps = [torch.where(bad, 0.0, step) for step in steps]
+        parts = [part for p, heights in zip(params, rows, strict=True) for part in p.split(heights)]
+        torch._foreach_mul_(params, decay)
+        for part, step in zip(parts, steps, strict=True):
+            part.add_(step, alpha=-lr)
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        params = group["params"]
+        moments = [self._state(p, "exp_avg", "exp_avg_sq") for p in params]
+        for p in params:
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.zeros((), device=p.device if group["fused"] else "cpu")
+        adamw(
+            params,
+            [p.grad for p in params],
+            [first for first, _ in moments],
+            [second for _, second in moments],
+            [],
+            [self.state[p]["step"] for p in params],
+            fused=group["fused"],
+            found_inf=self.found_inf if group["fused"] else None,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def _state(self, parameter: Tensor, *names: str) -> list[Tensor]:
+        state = self.state[parameter]
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        return [state[name] for name in names]
