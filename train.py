@@ -139,6 +139,7 @@ def main(composed: DictConfig) -> float:
         seed=config.seed,
         stream=config.data.stream,
         overfit=config.data.overfit,
+        subword_dropout=config.data.subword_dropout,
     )
     if trainer.is_global_zero:
         (run_dir / "curves.png").unlink(missing_ok=True)  # drawn last: a sign that a run is complete

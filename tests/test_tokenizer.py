@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from conftest import story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -307,3 +308,19 @@ def test_a_model_on_which_the_native_parser_crashes_is_refused(
     monkeypatch.setattr(tokenizer_module, "_PARSE", parser)
     with pytest.raises(ValueError, match=rf"tokenizer\.model: damaged: .*{words}"):
         load_tokenizer(tmp_path)
+
+
+def test_sampled_pieces_are_the_same_text_cut_elsewhere():
+    text = story(20_000)
+    tokenizer = BPETokenizer.train([text], 400)
+    part = text[:2000] + " \u2581é🌪\n"
+    ids = tokenizer.encode(part)
+    drawn = [tokenizer.sample(part, 0.1, seed) for seed in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len(sampled) > len(ids) for sampled in drawn)
+    assert all(tokenizer.decode_bytes(sampled) == part.encode() for sampled in drawn)
+    assert tokenizer.encode(part) == ids  # the others are as they were
+    # Of two characters there is one merge, which is left out with the probability asked for.
+    pairs = (text[i : i + 2] for i in range(len(text)))
+    pair = next(pair for pair in pairs if pair.isalpha() and len(tokenizer.encode(pair)) == 1)
+    assert sum(len(tokenizer.sample(pair, 0.3, seed)) == 2 for seed in range(2000)) == pytest.approx(600, abs=80)

@@ -272,6 +272,7 @@ def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_p
     "overrides",
     [
         ("data.stream=text",),
+        ("data.stream=text", "data.subword_dropout=0.1"),
         ("tokenizer=char",),
         ("debug=fast",),
         ("logger=csv",),

@@ -257,6 +257,7 @@ def inspect(options: argparse.Namespace) -> None:
     prepared = prepare(config.data, config.tokenizer, how=config.prepare)
     sampler = prepared.sampler(
         config.data.stream,
+        config.data.subword_dropout,
         block_size=config.model.block_size,
         batch_size=max(config.data.batch_size, options.chunks),
         seed=config.seed,

@@ -44,6 +44,7 @@ class DataConfig:
     batch_size: int = 32  # sequences an optimizer step, over all devices
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
+    subword_dropout: float = (
         0.0  # stream=text: the probability with which a merge of tokenizer=bpe is left out, in training
     )
     layouts: list[str] | None = (
@@ -148,6 +149,10 @@ class Config:
             raise ValueError(
                 "optim.schedule=plateau needs optim.patience=N, validations, and an optim.min_lr_ratio above 0 to end at"
             )
+        if self.data.subword_dropout and (self.data.stream, self.tokenizer.kind) != ("text", "bpe"):
+            raise ValueError(
+                "data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out"
+            )
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
             if self.trainer.strategy == "fsdp" and not without:
                 raise ValueError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
@@ -185,6 +190,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.batch_size": _POSITIVE,
     "data.micro_batch_size": _POSITIVE,
     "data.stream": _choice("tokens", "text"),
+    "data.subword_dropout": _SHARE,
     "data.layouts": (
         lambda value: not any(".." in Path(glob).parts or Path(glob).is_absolute() for glob in value),
         "globs below data.dir",

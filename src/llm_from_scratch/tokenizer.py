@@ -194,13 +194,24 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
+        return self._encode(text)
+
+    def sample(self, text: str, dropout: float, seed: int) -> list[int]:
+        """Ids of `text` in pieces that another chance would cut elsewhere: each merge is left out with the probability `dropout`.
+
+        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267). A function of the arguments alone; ValueError: as `encode`.
+        """
+        spm.set_random_generator_seed(seed)  # a generator of the whole process, which nothing else here reads
+        return self._encode(text, enable_sampling=True, alpha=dropout)
+
+    def _encode(self, text: str, **sampling: Any) -> list[int]:
         _utf8(text)
         ids: list[int] = []
         for i, part in enumerate(text.split("▁")):
             if i:
                 ids += self._mark_ids
             for chunk in _chunks(part):
-                ids += self._processor.encode(chunk)
+                ids += self._processor.encode(chunk, **sampling)
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

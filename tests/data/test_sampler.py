@@ -309,6 +309,32 @@ def test_text_ranks_micro_batches_and_pickles(text):
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+class SampledTokenizer(WordTokenizer):
+    """A dropout that shows the seed."""
+
+    def sample(self, text, dropout, seed):
+        return [int(1000 * dropout), seed] * len(text)
+
+
+def test_text_in_other_pieces_every_time(text):
+    """Where the chunks begin does not depend on the dropout; each sequence of each step has a seed of its own."""
+    path, ends = text(["many words of a text " * 20])
+    common = {"block_size": 9, "batch_size": 24, "seed": 8}
+    sampler = RandomTextSampler(path, ends, SampledTokenizer(), **common, subword_dropout=0.25)
+    plain = RandomTextSampler(path, ends, SampledTokenizer(), **common)
+    np.testing.assert_array_equal(sampler.places(3), plain.places(3))
+    assert 250 not in plain.batch(3)[0]
+    seeds = {int(ids[ids != 250][0]) for step in (3, 4) for ids in sampler.batch(step)[0]}
+    assert len(seeds) == 48
+    whole, parts = sampler.batch(3)[0], []
+    for rank in range(2):
+        part = RandomTextSampler(
+            path, ends, SampledTokenizer(), **common, subword_dropout=0.25, rank=rank, world_size=2
+        )
+        parts += [pickle.loads(pickle.dumps(part)).batch(3, micro, 3)[0] for micro in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
 def test_text_pickle_carries_no_text(text, tmp_path):
     path, _ = text(["x" * 100_000])
     ends = np.memmap(tmp_path / "ends", "<u8", "w+", shape=(20_000,))

@@ -24,6 +24,7 @@ class TextDataModule(lightning.LightningDataModule):
         micro_batch_size: sequences that one rank takes at a time.
         stream: "tokens" or "text", as in the settings.
         overfit: every step sees the batch of step 0.
+        subword_dropout: with "text", the probability with which a merge is left out.
 
     Raises:
         ValueError: when the validation split is shorter than one block.
@@ -39,8 +40,10 @@ class TextDataModule(lightning.LightningDataModule):
         seed: int,
         stream: str = "tokens",
         overfit: bool = False,
+        subword_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.subword_dropout = subword_dropout
         self.prepared, self.block_size, self.batch_size, self.micro_batch_size = (
             prepared,
             block_size,
@@ -81,7 +84,7 @@ class TextDataModule(lightning.LightningDataModule):
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
-        self.sampler = self.prepared.sampler(self.stream, **shared)
+        self.sampler = self.prepared.sampler(self.stream, self.subword_dropout, **shared)
         n_micro, device, chunks = self.trainer.accumulate_grad_batches, self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]

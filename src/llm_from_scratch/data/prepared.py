@@ -48,11 +48,14 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def sampler(self, stream: str, **settings: int) -> RandomChunkSampler | RandomTextSampler:
+    def sampler(
+        self, stream: str, subword_dropout: float = 0.0, **settings: int
+    ) -> RandomChunkSampler | RandomTextSampler:
         """Training batches; `settings` as of the samplers: block_size, batch_size, seed, rank, world_size."""
         if stream == "text":
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
-            return RandomTextSampler(self.folder / "train.txt", ends, self.tokenizer, **settings)
+            path = self.folder / "train.txt"
+            return RandomTextSampler(path, ends, self.tokenizer, subword_dropout=subword_dropout, **settings)
         return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
 
     @property

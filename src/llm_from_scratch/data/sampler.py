@@ -46,7 +46,7 @@ class _RandomBatches:
         Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
         ValueError where B cannot be divided so.
         """
-        chunks = self._read(self.places(step)[self.rows(micro, n_micro)])
+        chunks = self._read(step, self.rows(micro, n_micro))
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
 
     def places(self, step: int) -> np.ndarray:
@@ -54,8 +54,11 @@ class _RandomBatches:
         # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the steps before. Its
         # raw numbers, unlike Generator.integers, are promised to be the same in every version of numpy; the
         # remainder favours low places by less than n_places / 2**64.
-        raw = np.random.Philox(key=self.seed, counter=[0, 0, 0, step]).random_raw(self.batch_size)
-        return (raw % self.n_places).astype(np.int64)
+        return (self._draw(step, 0) % self.n_places).astype(np.int64)
+
+    def _draw(self, step: int, purpose: int) -> np.ndarray:
+        """A number for each of a step's sequences: (B,) uint64."""
+        return np.random.Philox(key=self.seed, counter=[0, 0, purpose, step]).random_raw(self.batch_size)
 
     def rows(self, micro: int, n_micro: int) -> slice:
         """Which of a step's B sequences are this rank's in a micro-batch."""
@@ -70,8 +73,8 @@ class _RandomBatches:
         first = (self.rank * n_micro + micro) * size
         return slice(first, first + size)
 
-    def _read(self, places: np.ndarray) -> np.ndarray:
-        """(n,) places -> (n, T+1) ids."""
+    def _read(self, step: int, rows: slice) -> np.ndarray:
+        """The ids (n, T+1) of some sequences of a step."""
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
@@ -116,13 +119,14 @@ class RandomChunkSampler(_RandomBatches):
         # A shard's last T tokens begin no chunk: so many places are left out before each later shard.
         return places + self.block_size * np.searchsorted(self._ends, places, side="right")
 
-    def _read(self, places: np.ndarray) -> np.ndarray:
+    def _read(self, step: int, rows: slice) -> np.ndarray:
+        places = self.places(step)[rows]
         shard_of = np.searchsorted(self._ends, places, side="right")
         chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self.shards))
         for shard in np.unique(shard_of):
-            rows = shard_of == shard
+            here = shard_of == shard
             windows = self._windows[shard]
-            chunks[rows] = windows[places[rows] - (self._ends[shard] - len(windows))]
+            chunks[here] = windows[places[here] - (self._ends[shard] - len(windows))]
         return chunks
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,8 +141,9 @@ class RandomTextSampler(_RandomBatches):
     byte, moved to the next character. A cut makes pieces that the whole text does not have: the last piece read is
     always dropped, the first unless a document starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then
     what the whole text would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
-    tokenizer, T, place) alone. Raises ValueError for a text with fewer than T+1 tokens and for one that
-    does not end where its documents do.
+    tokenizer, T, place) alone; with a `subword_dropout`, the probability with which `BPETokenizer.sample` leaves out a
+    merge, also on the seed, the step and the sequence's number in it. Raises ValueError for a text with fewer than T+1
+    tokens and for one that does not end where its documents do.
     """
 
     def __init__(
@@ -152,7 +157,9 @@ class RandomTextSampler(_RandomBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        subword_dropout: float = 0.0,
     ) -> None:
+        self.subword_dropout = subword_dropout
         self._path, self._document_ends, self._tokenizer = Path(path), document_ends, tokenizer
         size = self._path.stat().st_size
         if size != (covered := int(document_ends[-1]) if len(document_ends) else 0):
@@ -168,25 +175,30 @@ class RandomTextSampler(_RandomBatches):
         self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1  # enough for most chunks, to judge by the first
         super().__init__(size, block_size, batch_size, seed, rank, world_size)
 
-    def _read(self, places: np.ndarray) -> np.ndarray:
-        return np.array([self._chunk(int(place)) for place in places])
+    def _read(self, step: int, rows: slice) -> np.ndarray:
+        seeds = (self._draw(step, 1) % 2**32)[rows].tolist()
+        return np.array(list(map(self._chunk, self.places(step)[rows].tolist(), seeds)))
 
-    def _chunk(self, place: int) -> list[int]:
+    def _chunk(self, place: int, seed: int) -> list[int]:
         start = self._boundary(place) % len(self._text)
         first = int(start != 0 and start != self._document_ends[self._document(start) - 1])
         n_bytes = self._n_bytes
-        while len(ids := self._encode(start, n_bytes)) < first + self.block_size + 2:
+        while len(ids := self._encode(start, n_bytes, seed)) < first + self.block_size + 2:
             n_bytes *= 2
         return ids[first : first + self.block_size + 1]
 
-    def _encode(self, start: int, n_bytes: int) -> list[int]:
-        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself."""
+    def _encode(self, start: int, n_bytes: int, seed: int | None = None) -> list[int]:
+        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself, with a seed as the dropout wants it."""
         ids: list[int] = []
         document = self._document(start)
         while n_bytes > 0:
             document_end = int(self._document_ends[document])
             end = self._boundary(min(start + n_bytes, document_end))
-            ids += self._tokenizer.encode(self._text[start:end].tobytes().decode("utf-8"))
+            text = self._text[start:end].tobytes().decode("utf-8")
+            if self.subword_dropout and seed is not None:
+                ids += self._tokenizer.sample(text, self.subword_dropout, seed)  # type: ignore[attr-defined]
+            else:
+                ids += self._tokenizer.encode(text)
             n_bytes -= end - start
             start = end
             if end == document_end:
@@ -209,7 +221,11 @@ class RandomTextSampler(_RandomBatches):
 
     def __reduce__(self) -> tuple[Any, ...]:
         ends = _Arrays([self._document_ends])
-        return partial(_text_sampler, **self._settings()), (self._path, ends, self._tokenizer)
+        return partial(_text_sampler, **self._settings(), subword_dropout=self.subword_dropout), (
+            self._path,
+            ends,
+            self._tokenizer,
+        )
 
 
 class ValidationWindows:
@@ -294,7 +310,7 @@ def _map_again(*arrays: Any) -> _Arrays:
     return _Arrays(array() if isinstance(array, partial) else array for array in arrays)
 
 
-def _text_sampler(path: Path, ends: _Arrays, tokenizer: "Tokenizer", **settings: int) -> RandomTextSampler:
+def _text_sampler(path: Path, ends: _Arrays, tokenizer: "Tokenizer", **settings: Any) -> RandomTextSampler:
     return RandomTextSampler(path, ends[0], tokenizer, **settings)
 
 
