@@ -199,7 +199,8 @@ def plan(
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
 
     shards = world if settings.strategy == "fsdp" else 1
-    memory = {name: size // shards for name, size in state_bytes(N).items()}
+    matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    memory = {name: size // shards for name, size in state_bytes(N, config.optim, matrices).items()}
     a_token = activation_bytes(shape, recompute=settings.activation_checkpointing, cpu=not gpu)
     memory |= {
         "activations": a_token * micro * shape.block_size,
@@ -223,7 +224,8 @@ def plan(
             "devices": world,
         },
         "disk": {
-            "checkpoints": 3 * 12 * N,  # weights and two moments; two are kept while the third is written
+            # Weights and the optimizer's numbers; two states are kept while the third is written.
+            "checkpoints": 3 * (memory["weights"] + memory["optimizer"]) * shards,
             "model": 2 * 4 * N,  # the best one, and the next beside it
             "shards": (text.train_tokens + text.val_tokens) * (2 if text.vocab_size <= 65_536 else 4),
             "free": shutil.disk_usage(_there(Path(config.run_dir))).free,

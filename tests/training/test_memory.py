@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm_from_scratch.config import Config, DataConfig
+from llm_from_scratch.config import Config, DataConfig, OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig, ModelConfig
 from llm_from_scratch.training import memory
 from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
@@ -64,7 +64,11 @@ def test_by_hand() -> None:
     assert activation_bytes(gpt2, recompute=False, cpu=False) == 4 * (12 * 12_288 + 3 * 768) == 599_040
     assert activation_bytes(gpt2, recompute=True, cpu=False) == 4 * (12 * 768 + 12_288 + 3 * 768)
     # GPT-2 with AdamW: 16 bytes a parameter, 1.99 GB.
-    assert state_bytes(124_439_808) == {"weights": 497_759_232, "gradients": 497_759_232, "optimizer": 995_518_464}
+    found = state_bytes(124_439_808, OptimConfig(), 84_934_656)
+    assert found == {"weights": 497_759_232, "gradients": 497_759_232, "optimizer": 995_518_464}
+    # Muon has one moment for 12 x 12 x 768^2 numbers, and an average is as large as the weights: 4 (2 N - 84,934,656 + N).
+    averaged = state_bytes(124_439_808, OptimConfig(name="muon", ema_decay=0.99), 84_934_656)
+    assert averaged["optimizer"] == 1_153_539_072
     assert logits_bytes(50_257, cpu=False) == 3 * 4 * 50_257 * 5341  # 3.2 GB: 5,341 tokens at a time
 
 

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from llm_from_scratch.config import Config, TrainerConfig
+from llm_from_scratch.config import Config, OptimConfig, TrainerConfig
 from llm_from_scratch.model import ModelConfig
 
 VALUE = 4  # bytes of a float32
@@ -40,9 +40,13 @@ def logits_bytes(vocab_size: int, *, cpu: bool) -> int:
     return 3 * VALUE * vocab_size * max(256, 2 ** (18 if cpu else 28) // vocab_size)
 
 
-def state_bytes(parameters: int) -> dict[str, int]:
-    """Weights, their gradients and AdamW's two moments, in float32."""
-    return {"weights": VALUE * parameters, "gradients": VALUE * parameters, "optimizer": 2 * VALUE * parameters}
+def state_bytes(parameters: int, optim: OptimConfig, matrices: int) -> dict[str, int]:
+    """Weights, their gradients and AdamW's two moments, in float32; of the `matrices` numbers within blocks Muon keeps one moment.
+
+    An average of the weights is as large as they are, and counted with the optimizer's numbers.
+    """
+    moments = 2 * parameters - (optim.name == "muon") * matrices + (optim.ema_decay is not None) * parameters
+    return {"weights": VALUE * parameters, "gradients": VALUE * parameters, "optimizer": VALUE * moments}
 
 
 def on_gpu(settings: TrainerConfig) -> bool:
