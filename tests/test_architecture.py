@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "data.engines": [],
     "data": ["data", "tokenizer"],
     "data.prepare": ["data", "tokenizer", "config"],
+    "data.mixture": ["data", "tokenizer", "config"],
     "data.parts": ["data", "tokenizer", "config"],
     "data.work": ["data", "tokenizer", "config"],
     "config": ["model", "generation"],

@@ -37,7 +37,7 @@ SHARED = {
     for path in FILES
     if path.parent != CONFIGS
     for entry in defaults(path)
-    if isinstance(entry, str) and entry != "_self_"
+    if isinstance(entry, str) and entry != "_self_" and "@" not in entry  # put below a key: a choice all the same
 }
 CHOICES = [
     (main, path.parent.relative_to(CONFIGS).as_posix(), path.stem)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llm_from_scratch.overrides import stop
 
@@ -128,6 +129,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if len(options.run) > 1 or any((*asked, options.bertscore, options.pairs, options.crows, options.blimp)):
         return report(options)
 
+    from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.data.sampler import ValidationWindows
     from llm_from_scratch.evaluation.likelihood import likelihood
     from llm_from_scratch.evaluation.measure import open_run
@@ -136,13 +138,21 @@ def evaluate(options: argparse.Namespace) -> None:
         raise ValueError(f"--overlap {options.overlap}: must be at least 0 and below 1")
     opened = open_run(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
-    windows = ValidationWindows(
-        [shard.tokens for shard in prepared.shards(options.split)],
-        block_size=run.model.config.block_size,
-        eot_id=run.tokenizer.eot_id,
-        overlap=options.overlap,
-    )
-    row = likelihood(run.model, windows.batches(options.batch_size), prepared.text_bytes(options.split))
+
+    def figures(text: Prepared) -> dict[str, Any]:
+        windows = ValidationWindows(
+            [shard.tokens for shard in text.shards(options.split)],
+            block_size=run.model.config.block_size,
+            eot_id=run.tokenizer.eot_id,
+            overlap=options.overlap,
+        )
+        return likelihood(run.model, windows.batches(options.batch_size), text.text_bytes(options.split))
+
+    row = figures(prepared)
+    if prepared.parts:
+        row["corpora"] = {
+            name: figures(part) for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
+        }
     row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
     if options.json:
         print(json.dumps(row))
@@ -154,16 +164,20 @@ def evaluate(options: argparse.Namespace) -> None:
     table = Table(
         title=f"{folder} (step {run.step}), {options.split} split, overlap {options.overlap}", title_justify="left"
     )
+    if prepared.parts:
+        table.add_column("corpus")
     table.add_column("loss (nats a token)")
     for name in ("bits per byte", "perplexity a token", "tokens", "bytes"):
         table.add_column(name, justify="right")
-    table.add_row(
-        f"{row['loss']:.4f}",
-        f"{row['bits_per_byte']:.4f}",
-        f"{row['perplexity']:.2f}",
-        f"{row['tokens']:,}",
-        f"{row['bytes']:,}",
-    )
+    for name, one in [("all", row), *row.get("corpora", {}).items()]:
+        table.add_row(
+            *([name] if prepared.parts else []),
+            f"{one['loss']:.4f}",
+            f"{one['bits_per_byte']:.4f}",
+            f"{one['perplexity']:.2f}",
+            f"{one['tokens']:,}",
+            f"{one['bytes']:,}",
+        )
     Console(highlight=False).print(table)
 
 

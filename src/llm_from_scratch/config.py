@@ -60,6 +60,8 @@ class DataConfig:
     keep_text: bool | None = None  # beside the tokens, the cleaned text; null: of a corpus below 100 MB
     shard_bytes: int = 64_000_000  # bytes of files: smaller files of a large corpus go together into a shard of so much
     doc_mask: bool = False  # attention stays inside a document; positions go on counting
+    mix: dict[str, float] | None = None  # data=mix: corpora and their weights; 0 leaves one out
+    corpora: dict[str, Any] = field(default_factory=dict)  # data=mix: the settings of each, as of this group
     overfit: bool = False  # every step sees the batch of step 0, to be learned by heart
 
 
@@ -195,6 +197,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: not any(".." in Path(glob).parts or Path(glob).is_absolute() for glob in value),
         "globs below data.dir",
     ),
+    "data.mix": (lambda value: all(weight >= 0 for weight in value.values()), "names with weights of 0 or more"),
     "data.max_docs": _POSITIVE,
     "data.fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
     "data.min_chars": _NOT_NEGATIVE,

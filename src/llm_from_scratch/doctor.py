@@ -420,7 +420,7 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
 
 def _verify(prepared: Prepared) -> int:
     """The number of tokens; a ValueError names the file that does not hold."""
-    count = 0
+    count = sum(map(_verify, prepared.parts))
     for split in SPLITS:
         facts, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
         if not prepared.has_text:

@@ -81,6 +81,8 @@ def text_size(config: Config) -> TextSize:
 
     ValueError: as `prepare`.
     """
+    if config.data.mix is not None:
+        return counted(prepare(config.data, config.tokenizer))
     work = plan_work(config.data, config.tokenizer, None)
     if work.keep_text or work.folder.exists():
         return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))

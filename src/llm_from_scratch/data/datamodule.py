@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llm_from_scratch.data.prepare import Prepared
-from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler, ValidationWindows
+from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
 SHARE_OF_GPU = 0.25  # of a GPU's free memory, which a corpus that is kept there may take
@@ -52,7 +52,7 @@ class TextDataModule(lightning.LightningDataModule):
         )
         self.seed, self.stream, self.overfit = seed, stream, overfit
         self.first_step = 0
-        self.sampler: RandomChunkSampler | RandomTextSampler
+        self.sampler: Sampler
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
         if val_tokens < block_size:
             raise ValueError(
@@ -133,7 +133,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        sampler: RandomChunkSampler | RandomTextSampler,
+        sampler: Sampler,
         n_micro: int,
         first_step: int,
         overfit: bool,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_from_scratch.data.prepared import Prepared
-from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler
+from llm_from_scratch.data.sampler import Sampler
 from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.tokenizer import Tokenizer
 
@@ -16,9 +16,7 @@ COUNTED = 10**8  # tokens that the frequencies are counted over, from the beginn
 SHARES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-def inspect(
-    prepared: Prepared, sampler: RandomChunkSampler | RandomTextSampler, *, chunks: int, pieces: int
-) -> dict[str, Any]:
+def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -> dict[str, Any]:
     """Everything in JSON's types.
 
     Args:

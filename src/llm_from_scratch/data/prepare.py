@@ -16,6 +16,8 @@ text is nowhere written:
 It is built in .building-prepared-…/, where everything that is finished stays when the preparation is killed:
 """
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -26,6 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
+from llm_from_scratch.data import mixture
 from llm_from_scratch.data.engines import run_tasks
 from llm_from_scratch.data.parts import (
     build_shards,
@@ -37,12 +40,22 @@ from llm_from_scratch.data.parts import (
     refuse_if_tasks_run,
     what_all_need,
 )
-from llm_from_scratch.data.prepared import Prepared, open_prepared, read_documents
+from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
 from llm_from_scratch.data.report import report
 from llm_from_scratch.data.shards import write_shard
 from llm_from_scratch.data.sources import Source
-from llm_from_scratch.data.tasks import SPLITS, Tally, documents, is_validation, locks_of, make_shards, repeats, unique
-from llm_from_scratch.data.work import MANY_DOCUMENTS, Work, empty_split, plan_work, publish
+from llm_from_scratch.data.tasks import (
+    SPLITS,
+    Tally,
+    documents,
+    is_validation,
+    locks_of,
+    make_shards,
+    repeats,
+    split_document,
+    unique,
+)
+from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = [
@@ -56,6 +69,7 @@ __all__ = [
     "open_prepared",
     "prepare",
     "prepare_task",
+    "split_document",
 ]
 
 
@@ -83,6 +97,8 @@ def prepare(
     how = how or PrepareConfig()
     if how.task is not None:
         raise ValueError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
+    if data.mix is not None or data.corpora:
+        return _prepare_mixture(data, tokenizer, reuse, wait, how)
     work = plan_work(data, tokenizer, reuse)
     try:
         with FileLock(f"{work.folder}.lock", timeout=-1 if wait else 0):
@@ -109,6 +125,8 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
         ValueError: as `prepare`; there is no such part.
     """
     assert how.task is not None
+    if data.mix is not None or data.corpora:
+        raise ValueError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
     work = plan_work(data, tokenizer, None)
     if work.keep_text:
         raise ValueError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
@@ -136,14 +154,43 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
         raise _busy(work.folder) from None
 
 
+def _prepare_mixture(
+    data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None, wait: bool, how: PrepareConfig
+) -> Prepared:
+    """Learns the tokenizer that all corpora share, then prepares each with it."""
+    chosen = mixture.corpora(data)
+    weights = {name: float((data.mix or {})[name]) for name in chosen}
+    works = {name: plan_work(settings, tokenizer, reuse) for name, settings in chosen.items()}
+    facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
+    identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    folder = Path(data.dir) / data.name / f"prepared-{identity}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
+            if not folder.exists():
+                building = folder.with_name(f".building-{folder.name}")
+                shutil.rmtree(building, ignore_errors=True)
+                building.mkdir()
+                texts = mixture.training_text(works, weights, mixture.learns_from(tokenizer.kind))
+                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size)
+                shared.save(building / "tokenizer")
+                parts = {
+                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how)
+                    for name, settings in chosen.items()
+                }
+                manifest = (
+                    facts | mixture.manifest(parts, weights) | {"name": data.name, "fingerprint": shared.fingerprint}
+                )
+                manifest["sha256"] = manifest_sha256(manifest)
+                (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                building.rename(folder)
+            return open_prepared(folder)
+    except Timeout:
+        raise _busy(folder) from None
+
+
 def _busy(folder: Path) -> ValueError:
     return ValueError(f"{folder} is being prepared by another process; start again when it is done")
-
-
-def split_document(text: str, val_fraction: float) -> tuple[str, str]:
-    """The first part of a document for training, the last `val_fraction` of its characters for validation."""
-    cut = int(len(text) * (1 - val_fraction))
-    return text[:cut], text[cut:]
 
 
 def _build(work: Work) -> None:
@@ -233,8 +280,8 @@ def document_start(prepared: Prepared) -> int:
     Raises:
         ValueError: where several documents lie one behind the other without it: of few, each is cut in two and has no end.
     """
-    shard = next((shard for shard in prepared.shards("val") if len(shard.document_ends) > 1), None)
-    if shard and shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id:
+    several = [shard for shard in prepared.shards("val") if len(shard.document_ends) > 1]
+    if any(shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id for shard in several):
         raise ValueError(
             f"data.doc_mask=true: each of fewer than {MANY_DOCUMENTS} documents is cut in two, with no end that could part them:"
             " use more documents, or leave it out"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.data.sampler import RandomChunkSampler, RandomTextSampler
+from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
 from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -23,6 +23,7 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
+    parts: tuple["Prepared", ...] = ()  # of a mixture
 
     def shards(self, split: str) -> list[Shard]:
         """The token shards of a split, verified; of a large split, the indexes alone."""
@@ -48,9 +49,7 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def sampler(
-        self, stream: str, subword_dropout: float = 0.0, **settings: int
-    ) -> RandomChunkSampler | RandomTextSampler:
+    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: int) -> Sampler:
         """Training batches; `settings` as of the samplers: block_size, batch_size, seed, rank, world_size."""
         if stream == "text":
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
@@ -62,6 +61,24 @@ class Prepared:
     def has_text(self) -> bool:
         """Whether the cleaned text lies beside the tokens."""
         return bool(self.manifest.get("keep_text", True))
+
+
+@dataclass(frozen=True)
+class Mixture(Prepared):
+    """Several prepared corpora as one text; `manifest["corpora"]` has their weights, `manifest["splits"]` the sums of their counts."""
+
+    def shards(self, split: str) -> list[Shard]:
+        return [shard for part in self.parts for shard in part.shards(split)]
+
+    def documents(self, split: str) -> Iterator[str]:
+        for part in self.parts:
+            yield from part.documents(split)
+
+    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: int) -> Sampler:
+        corpora = self.manifest["corpora"]
+        parts = zip(corpora, self.parts, strict=True)
+        samplers = {name: part.sampler(stream, subword_dropout, **settings) for name, part in parts}
+        return MixedSampler(samplers, {name: one["weight"] for name, one in corpora.items()})  # type: ignore[arg-type]
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -84,9 +101,23 @@ def open_prepared(folder: Path) -> Prepared:
                 raise ValueError("names")
             if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
                 raise ValueError("shards")
+        for name, one in manifest.get("corpora", {}).items():
+            if not all(re.fullmatch(r"[\w.-]{1,100}(/prepared-[\w]{1,100})?", each) for each in (name, one["folder"])):
+                raise ValueError("corpora")
+            if not (isinstance(one["sha256"], str) and 0 < one["weight"] < float("inf")):
+                raise ValueError("corpora")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
-    return Prepared(folder, manifest, load_tokenizer(folder / "tokenizer"))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if "corpora" not in manifest:
+        return Prepared(folder, manifest, tokenizer)
+    parts = tuple(open_prepared(folder.parents[1] / one["folder"]) for one in manifest["corpora"].values())
+    for part, one in zip(parts, manifest["corpora"].values(), strict=True):
+        if part.manifest["sha256"] != one["sha256"]:
+            raise ValueError(
+                f"{path}: {part.folder} is another text than it was: delete {folder} and it is prepared anew"
+            )
+    return Mixture(folder, manifest, tokenizer, parts)
 
 
 def manifest_sha256(manifest: dict[str, Any]) -> str:

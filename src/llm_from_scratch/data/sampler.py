@@ -6,9 +6,10 @@ resume and for any number of devices. Validation reads every token exactly once,
 Letters: B sequences of one optimizer step over all devices, T tokens of one sequence (`model.block_size`).
 """
 
+import hashlib
 import logging
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,44 @@ class RandomChunkSampler(_RandomBatches):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RandomChunkSampler, **self._settings()), (self.shards,)
+
+
+class MixedSampler(_RandomBatches):
+    """Sequences of several corpora, each drawn as its own sampler draws it: which corpus a sequence is of follows from (seed, step).
+
+    Every corpus draws a waiting time for every sequence, exponential with its weight as rate, from its own name: the first one gives
+    it. So a corpus is chosen in proportion to its weight, and one that is added takes sequences from the others and changes no other.
+    `places` are counted in the corpus of each sequence.
+    """
+
+    def __init__(
+        self, samplers: "dict[str, RandomChunkSampler | RandomTextSampler]", weights: Mapping[str, float]
+    ) -> None:
+        first = next(iter(samplers.values()))
+        super().__init__(sum(one.n_places for one in samplers.values()), **first._settings())
+        self.samplers, self.weights = samplers, weights
+
+    def corpora(self, step: int) -> np.ndarray:
+        """Of which corpus each of the B sequences of a step is: (B,) int64, counted in the order of `samplers`."""
+        waits = []
+        for name in self.samplers:
+            stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1  # 0 draws the places
+            raw = np.random.Philox(key=self.seed, counter=[0, 0, stream, step]).random_raw(self.batch_size)
+            waits.append(-np.log(((raw >> np.uint64(11)) + 0.5) * 2.0**-53) / self.weights[name])
+        return np.argmin(waits, axis=0)
+
+    def places(self, step: int) -> np.ndarray:
+        which = self.corpora(step)
+        return np.choose(which, [sampler.places(step) for sampler in self.samplers.values()])
+
+    def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.rows(micro, n_micro)
+        which, places = self.corpora(step)[rows], self.places(step)[rows]
+        chunks = np.empty((len(which), self.block_size + 1), dtype=np.int64)
+        for index, sampler in enumerate(self.samplers.values()):
+            if (mine := which == index).any():
+                chunks[mine] = sampler._read(places[mine])
+        return chunks[:, :-1].copy(), chunks[:, 1:].copy()
 
 
 class RandomTextSampler(_RandomBatches):
@@ -289,6 +328,9 @@ class ValidationWindows:
             begin += len(parts[-1])
             shard += 1
         return np.concatenate(parts)
+
+
+Sampler = RandomChunkSampler | RandomTextSampler | MixedSampler
 
 
 class _Arrays(tuple[np.ndarray, ...]):

@@ -87,6 +87,12 @@ def is_validation(document: str, val_fraction: float) -> bool:
     return share(document) < val_fraction
 
 
+def split_document(text: str, val_fraction: float) -> tuple[str, str]:
+    """The first part of a document for training, the last `val_fraction` of its characters for validation."""
+    cut = int(len(text) * (1 - val_fraction))
+    return text[:cut], text[cut:]
+
+
 def documents(
     task: Task, recipe: Recipe, tally: Tally, *, strict: bool = False, told: Told = lambda count: None
 ) -> Iterator[tuple[str, str]]:
