@@ -29,7 +29,10 @@ def story(characters: int, seed: int = 0) -> str:
 def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A Python process of its own, on one core: two test processes must not fight over two."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd)]),  # the folder of the test may hold a callback
+        # The folder of the test may hold a callback.
+        "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        ),
         "PYTHONIOENCODING": "utf-8",
         "PYTHONWARNINGS": "ignore",
     }

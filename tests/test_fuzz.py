@@ -451,6 +451,31 @@ def tokenizer_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     return {"tokenizer.model": hostile_bytes, "tokenizer.json": hostile_json}, seal, read
 
 
+GPT2_PIECES = [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)]
+
+
+def gpt2_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    """The copy in a run folder, and the files as they are given."""
+    from llm_from_scratch.tokenizer import _fingerprint, load_tokenizer, open_gpt2
+
+    pieces = [*map(chr, GPT2_PIECES), "th", "the", "Ġthe", "<|endoftext|>"]
+    (folder / "vocab.json").write_bytes(json.dumps({piece: i for i, piece in enumerate(pieces)}).encode())
+    (folder / "merges.txt").write_bytes("#version: 0.2\nt h\nth e\nĠ the\n".encode())
+    open_gpt2(str(folder)).save(folder)
+
+    def seal(folder: Path) -> None:
+        files = [(folder / name).read_bytes() for name in ("vocab.json", "merges.txt")]
+        change_json(folder / "tokenizer.json", lambda tree: tree.update(fingerprint=_fingerprint(*files)))
+
+    def read(folder: Path) -> object:
+        given = open_gpt2(str(folder))
+        tokenizer = load_tokenizer(folder)
+        ids = tokenizer.encode("said the Lion\n▁ é 猫\0" * 3)
+        return given.fingerprint, tokenizer.decode(ids), tokenizer.decode(range(tokenizer.vocab_size))
+
+    return {"vocab.json": hostile_json, "merges.txt": hostile_bytes, "tokenizer.json": hostile_json}, seal, read
+
+
 def hostile_tar(rng: random.Random, good: bytes) -> bytes:
     """Header fields that lie, with the header's checksum put right."""
     raw = bytearray(hostile_bytes(rng, good) if rng.random() < 0.4 else good)
@@ -588,6 +613,7 @@ KINDS = {
     "checkpoint": checkpoint_kind,
     "config": config_kind,
     "tokenizer": tokenizer_kind,
+    "gpt2": gpt2_kind,
     "tar": reader_kind("a.tar", make_tar, hostile_tar),
     "tar.xz": reader_kind("a.tar.xz", lambda: xz(make_tar()), packed(xz, lzma.decompress, hostile_tar)),
     "nested": reader_kind("urlsf_subset00.tar", make_nested, hostile_nested),
@@ -602,7 +628,7 @@ KINDS = {
     "zst": reader_kind("a.tar.zst", lambda: zstd(make_tar()), packed(zstd, unzstd, hostile_tar)),
     "parquet": reader_kind("a.parquet", make_parquet, hostile_bytes),
 }
-NEEDS = {"zst": "zstandard", "parquet": "pyarrow"}
+NEEDS = {"gpt2": "tiktoken", "zst": "zstandard", "parquet": "pyarrow"}
 
 
 # ------------------------------------------------------------------------------------------------ the process of a kind

@@ -282,7 +282,11 @@ def test_a_missing_file_is_named(bpe, tmp_path):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for kind, size, message in [("char", 100, "leave it null"), ("bpe", None, "1024"), ("gpt3", 10, "char or bpe")]:
+    for kind, size, message in [
+        ("char", 100, "leave it null"),
+        ("bpe", None, "1024"),
+        ("gpt3", 10, "char, bpe or gpt2"),
+    ]:
         with pytest.raises(ValueError, match=message):
             train_tokenizer(kind, ["abc"], size)
 

@@ -26,8 +26,18 @@ MAX_CONFIG = 100_000  # characters; ours have two thousand
 
 @dataclass(kw_only=True)
 class TokenizerConfig:
-    kind: str = "bpe"  # char | bpe
-    vocab_size: int | None = 1024  # pieces, the 256 bytes among them; null where the text decides (char)
+    kind: str = "bpe"  # char | bpe | gpt2
+    vocab_size: int | None = (
+        1024  # pieces, the 256 bytes among them; null where the text (char) or the files (gpt2) decide
+    )
+    path: str | None = None  # gpt2: the folder with vocab.json and merges.txt; null: data/gpt2, else tiktoken's own
+
+
+@dataclass(kw_only=True)
+class DownloadConfig:
+    files: str = ""  # below data/; many by a range of numbers: part{00..20}.tar
+    mirrors: list[str] = field(default_factory=list)  # addresses of the folders that hold them, tried in turn
+    sha256: str | None = None  # of a single file
 
 
 @dataclass(kw_only=True)
@@ -51,10 +61,15 @@ class DataConfig:
         None  # a named corpus of many files: globs below data/; the first that finds any is read
     )
     published: str | None = None  # where they are published, for the message when none are found
+    download: str | None = None  # one of `downloads`: read its files, and bring those that are not at hand
+    downloads: dict[str, DownloadConfig] = field(default_factory=dict)  # the ways in which it is published
+    connections: int = 4  # files downloaded at the same time
+    documents: int | None = None  # that the whole corpus has; another count in a download is said
     max_docs: int | None = None  # documents: the first that pass what stands below, duplicates among them; null: all
     fraction: float = 1.0  # of the documents, by a hash of their names: 0.1 holds all of 0.01
     subset_seed: int = 0  # another one makes `fraction` choose other documents
     min_chars: int = 0  # characters of a document
+    language: str | None = None  # de | en | es | fr | it | nl | pt, by its frequent short words; null: any
     quality: list[str] = field(default_factory=list)  # rules of data/quality.py, or gopher, c4 for all of a paper
     dedup: str = "none"  # none | exact | near: of documents that are alike, the first is kept
     keep_text: bool | None = None  # beside the tokens, the cleaned text; null: of a corpus below 100 MB
@@ -180,7 +195,7 @@ _SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at l
 # What a value must be beyond its type, and how that is said.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
-    "tokenizer.kind": _choice("char", "bpe"),
+    "tokenizer.kind": _choice("char", "bpe", "gpt2"),
     "tokenizer.vocab_size": _POSITIVE,
     "data.name": (lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "letters, digits, '.', '_' and '-'"),
     # A configuration may be a stranger's: its download must not land outside of data.dir.
@@ -197,10 +212,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: not any(".." in Path(glob).parts or Path(glob).is_absolute() for glob in value),
         "globs below data.dir",
     ),
+    "data.connections": _POSITIVE,
     "data.mix": (lambda value: all(weight >= 0 for weight in value.values()), "names with weights of 0 or more"),
     "data.max_docs": _POSITIVE,
     "data.fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
     "data.min_chars": _NOT_NEGATIVE,
+    "data.language": _choice("de", "en", "es", "fr", "it", "nl", "pt"),
     "data.dedup": _choice("none", "exact", "near"),
     "data.shard_bytes": _POSITIVE,
     "prepare.engine": _choice("local", "ray"),

@@ -1,11 +1,13 @@
 """Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the last of generation.
 
-Two tokenizers share one protocol: single characters, and byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by
-SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it is lossless for every Unicode string.
+Three tokenizers share one protocol: single characters; byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by
+SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it is lossless for every Unicode string; and GPT-2's own
+byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2) by tiktoken.
 """
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import re
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import sentencepiece as spm
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,9 @@ END_OF_TEXT = "<|endoftext|>"
 SAMPLE_BYTES = 100_000_000  # what BPE learns from at most: more changes few merges and costs gigabytes of memory
 MAX_FILE_BYTES = 64_000_000  # ten times the largest tokenizer file there can be: a damaged one must not fill the memory
 JSON_FILE, MODEL_FILE = "tokenizer.json", "tokenizer.model"
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"  # of GPT-2's BPE, as everybody's programs read them
+OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same, as they were first published
+MAX_PIECE = 512  # bytes; GPT-2's longest has 128, and checking a piece takes the square of its length
 
 
 class Tokenizer(Protocol):
@@ -37,6 +43,10 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without an end-of-text. ValueError: a lone surrogate, or a character that has no id."""
         ...
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids, (ids,) of an integer type: for millions of documents, without a Python object an id."""
+        return np.array(self.encode(text), np.int64)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact UTF-8 bytes that `ids` stand for; one id may be a part of a character. End-of-text is nothing."""
@@ -222,6 +232,198 @@ class BPETokenizer(Tokenizer):
         (folder / MODEL_FILE).write_bytes(self.model)
 
 
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's byte-level BPE: `vocab` is the content of a vocab.json, `merges` that of the merges.txt that belongs to it.
+
+    A piece of a lower id is merged first, so the ids alone say how a text is cut; `open_gpt2` has held the merges against them.
+    ValueError: no such vocabulary, or tiktoken is not installed.
+    """
+
+    kind = "gpt2"
+
+    def __init__(self, vocab: bytes, merges: bytes) -> None:
+        ranks = _ranks(vocab)
+        self.files = {VOCAB_FILE: vocab, MERGES_FILE: merges}
+        self.vocab_size = len(ranks)
+        self.fingerprint = _fingerprint(vocab, merges)
+        self._bytes_of = sorted(ranks, key=ranks.__getitem__)
+        self.eot_id = ranks.pop(END_OF_TEXT.encode())
+        self._bytes_of[self.eot_id] = b""
+        tiktoken, pattern = _tiktoken()
+        self._encoding = tiktoken.Encoding(
+            "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.eot_id}
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        _utf8(text)
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except ValueError:  # a run of white space too long for tiktoken's regular expression
+            return np.concatenate([np.array(ids, np.uint32) for ids in self._around_space(text)])
+
+    def _around_space(self, text: str) -> Iterator[list[int]]:
+        """Ids of `text`, long runs of white space by themselves. GPT-2's rule leaves the last space of one to what follows it."""
+        start = 0
+        for run in LONG_SPACE.finditer(text):
+            end = run.end() - (run.end() < len(text))
+            yield self._encoding.encode_ordinary(text[start : run.start()])
+            yield self._encoding._encode_single_piece(text[run.start() : end])
+            start = end
+        yield self._encoding.encode_ordinary(text[start:])
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join([self._bytes_of[i] for i in ids])
+
+    def save(self, folder: Path) -> None:
+        _write_json(folder, self)
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+
+# What Unicode calls white space; Python counts four separators more.
+LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
+# GPT-2 writes the bytes of a piece as characters that can be seen: 188 as themselves, the others as U+0100 and up.
+_SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_CHARACTER_OF = {byte: chr(byte) for byte in _SEEN}
+_CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(_SEEN)))}
+_BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, character in _CHARACTER_OF.items()}
+
+
+def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
+    """GPT-2's BPE from vocab.json and merges.txt (or encoder.json and vocab.bpe) in `path`, else in the first of `places` that has them.
+
+    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked.
+    ValueError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
+    """
+    places = [Path(path).expanduser()] if path is not None else list(places)
+    for folder in places:
+        for names in ((VOCAB_FILE, MERGES_FILE), OPENAI_FILES):
+            vocab, merges = (folder / name for name in names)
+            if vocab.is_file() and merges.is_file():
+                return _open_pair(vocab, merges)
+    by_hand = f"put {VOCAB_FILE} and {MERGES_FILE} into {places[0] if places else 'a folder'}, or name their folder with tokenizer.path"
+    if path is not None:
+        raise ValueError(
+            f"tokenizer.path={path}: there is no {VOCAB_FILE} with {MERGES_FILE}: {by_hand.partition(', or')[0]}"
+        )
+    tiktoken, _ = _tiktoken()
+    log.info("GPT-2's BPE is in no folder here: taking what tiktoken has cached or downloads")
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except Exception as error:  # requests', ssl's, the cache's
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise ValueError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
+    ranks = encoding._mergeable_ranks
+    return GPT2Tokenizer(*_files(ranks | {END_OF_TEXT.encode(): encoding.eot_token}, _merges(ranks)))
+
+
+def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
+    try:
+        ranks = _ranks(_read(vocab))
+    except ValueError as error:
+        raise ValueError(f"{vocab}: {error}") from None
+    try:
+        lines = _read(merges).decode().splitlines()
+        lines = lines[1:] if lines[:1] and lines[0].startswith("#version") else lines
+        pairs = [tuple(_piece(part) for part in line.split(" ")) for line in lines if line]
+        pieces = {piece: i for piece, i in ranks.items() if piece != END_OF_TEXT.encode()}
+        if pairs != (found := _merges(pieces)):
+            number = next((i for i, two in enumerate(zip(pairs, found, strict=False)) if two[0] != two[1]), len(found))
+            raise ValueError(
+                f"its merge {number} is not the one that the ids of {vocab.name} give: the two do not belong together"
+            )
+    except ValueError as error:
+        raise ValueError(f"{merges}: {' '.join(str(error).split())[:300]}") from None
+    return GPT2Tokenizer(*_files(ranks, found))
+
+
+def _ranks(vocab: bytes) -> dict[bytes, int]:
+    """The pieces of a vocab.json and their ids. ValueError: it is none of a byte-level BPE."""
+    try:
+        found = json.loads(vocab)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"damaged: {str(error)[:200]}") from None
+    if (
+        not isinstance(found, dict)
+        or {*map(type, found.values())} - {int}
+        or sorted(found.values()) != [*range(len(found))]
+    ):
+        raise ValueError("damaged: no object of pieces with the ids 0, 1, 2, …, each once")
+    ends = found.pop(END_OF_TEXT, None)
+    ranks = {_piece(piece): i for piece, i in found.items()}
+    if ends is None or not all(bytes([byte]) in ranks for byte in range(256)):
+        raise ValueError(f"no vocabulary of GPT-2's kind: it lacks {END_OF_TEXT} or some of the 256 bytes")
+    if END_OF_TEXT.encode() in ranks:
+        raise ValueError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a piece of text in it")
+    return ranks | {END_OF_TEXT.encode(): ends}
+
+
+def _piece(written: str) -> bytes:
+    """The bytes of a piece as GPT-2's files write them."""
+    try:
+        piece = written.translate(_BYTE_OF).encode("latin-1")
+    except UnicodeEncodeError:
+        piece = b""
+    if not 0 < len(piece) <= MAX_PIECE:
+        raise ValueError(
+            f"damaged: {ascii(written)[:100]} are not the bytes of a piece, 1 to {MAX_PIECE}, as GPT-2 writes them"
+        )
+    return piece
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
+    """The two parts of which each piece is merged, in the order of the ids.
+
+    They are what the pieces of lower ids make of its bytes. Where these are two, for every piece, merging by the ids (as tiktoken
+    does) and by the list of merges (as others do) give the same on every text: before a pair that is not in the list could be
+    merged, its own bytes would have been merged otherwise. ValueError: they are more.
+    """
+    found = []
+    for piece in sorted(ranks, key=ranks.__getitem__):
+        parts = [piece[i : i + 1] for i in range(len(piece))]
+        while len(parts) > 2:
+            best, at = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
+            if best >= ranks[piece]:
+                raise ValueError(
+                    f"the piece {ascii(piece.decode(errors='replace'))[:100]} is not merged from two others"
+                )
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            found.append(tuple(parts))
+    return found
+
+
+def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[bytes, bytes]:
+    """vocab.json and merges.txt, always written the same way: their checksum tells mappings apart."""
+
+    def written(piece: bytes) -> str:
+        return "".join(map(_CHARACTER_OF.__getitem__, piece))
+
+    vocab = {
+        END_OF_TEXT if piece == END_OF_TEXT.encode() else written(piece): i
+        for piece, i in sorted(ranks.items(), key=lambda item: item[1])
+    }
+    lines = ["#version: 0.2", *(" ".join(map(written, pair)) for pair in merges)]
+    return json.dumps(vocab, ensure_ascii=False).encode(), ("\n".join(lines) + "\n").encode()
+
+
+def _fingerprint(vocab: bytes, merges: bytes) -> str:
+    return hashlib.sha256(vocab + merges).hexdigest()
+
+
+def _tiktoken() -> tuple[Any, str]:
+    """The library, and GPT-2's rule of where no piece may reach across."""
+    try:
+        import tiktoken
+        from tiktoken_ext.openai_public import r50k_pat_str
+    except ImportError:
+        raise ValueError("tokenizer=gpt2 needs tiktoken: pip install 'llm-from-scratch[openwebtext]'") from None
+    return tiktoken, r50k_pat_str
+
+
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     """Learn a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
 
@@ -238,7 +440,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> 
         if vocab_size is None:
             raise ValueError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
         return BPETokenizer.train(texts, vocab_size)
-    raise ValueError(f"tokenizer.kind={kind!r}: use char or bpe")
+    raise ValueError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -266,8 +468,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer = BPETokenizer(model)
         except ValueError as error:
             raise ValueError(f"{model_path}: damaged: {error}") from None
+    elif saved.get("kind") == "gpt2":
+        vocab, merges = _read(folder / VOCAB_FILE), _read(folder / MERGES_FILE)
+        if _fingerprint(vocab, merges) != saved.get("fingerprint"):
+            raise ValueError(
+                f"{folder / VOCAB_FILE}: damaged: its sha256, with {MERGES_FILE}, is not the fingerprint in {JSON_FILE}"
+            )
+        try:
+            tokenizer = GPT2Tokenizer(vocab, merges)
+        except ValueError as error:
+            raise ValueError(f"{folder / VOCAB_FILE}: {error}") from None
     else:
-        raise ValueError(f"{path}: damaged: no tokenizer of kind char or bpe")
+        raise ValueError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
     for key, value in _description(tokenizer).items():
         if saved.get(key) != value:
             raise ValueError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")

@@ -2,6 +2,8 @@
 
 import pytest
 
+from llm_from_scratch.config import RANGES
+from llm_from_scratch.data import quality
 from llm_from_scratch.data.quality import RULES, chosen, failed
 
 CASES = {
@@ -36,3 +38,43 @@ def test_a_paper_stands_for_its_rules_and_a_misspelt_one_is_named() -> None:
     assert chosen([]) == ()
     with pytest.raises(ValueError, match="there is no rule 'gophr'"):
         chosen(["gophr"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("en", "It was a dark night, and the wind that came from the sea was cold. He went to the house with his dog."),
+        ("de", "Es war eine dunkle Nacht, und der Wind von der See war kalt. Er ging mit dem Hund auf das Haus zu."),
+        (
+            "fr",
+            "La nuit était sombre et le vent qui venait de la mer était froid. Il est dans les bois pour une heure.",
+        ),
+        (
+            "es",
+            "La noche era oscura y el viento que venía del mar era frío. No es una casa para los hombres con su perro.",
+        ),
+        (
+            "it",
+            "La notte era buia e il vento che veniva dal mare non era caldo. Sono andato con gli amici per una strada.",
+        ),
+        (
+            "nl",
+            "Het was een donkere nacht en de wind van de zee was koud. Hij ging met zijn hond op weg, niet aan het huis.",
+        ),
+        (
+            "pt",
+            "A noite era escura e o vento que vinha do mar não era quente. Os homens com uma luz em casa, para se ver.",
+        ),
+        (None, "Ночь была темной, и ветер с моря был холодным."),
+        (None, "x = 3\ny = f(x)\nprint(x, y)"),
+        (None, ""),
+    ],
+)
+def test_the_language_is_that_of_its_short_words(name: str | None, text: str) -> None:
+    assert quality.language(text) == name
+
+
+def test_the_setting_names_the_languages_there_are() -> None:
+    valid, words = RANGES["data.language"]
+    assert all(map(valid, quality.SHORT_WORDS))
+    assert words == "one of " + ", ".join(quality.SHORT_WORDS)

@@ -10,9 +10,10 @@ It is built in .building-prepared-…/, where everything that is finished stays 
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -20,7 +21,7 @@ from filelock import FileLock
 from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.engines import cores, run_tasks
-from llm_from_scratch.data.report import report, summed
+from llm_from_scratch.data.report import summed, write_report
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Recipe,
@@ -55,13 +56,15 @@ def refuse_if_tasks_run(work: Work) -> None:
 def build_shards(work: Work, how: PrepareConfig) -> None:
     """Every task that is not done yet, by whichever engine, then the manifest."""
     tasks, tokenizer = what_all_need(work, how)
-    jobs = [job for job in jobs_of(work, tasks, tokenizer) if sound_record(work.building, job[0], job[3]) is None]
+    jobs = jobs_of(work, tasks, tokenizer)
+    records = {job[3]: sound_record(work.building, job[0], job[3]) for job in jobs}
+    jobs = [job for job in jobs if records[job[3]] is None]
     if len(jobs) < len(tasks):
         log.info("%d of %d parts are done already", len(tasks) - len(jobs), len(tasks))
     check_space(work, [job[0] for job in jobs], tokenizer)
-    for _ in _run(make_shards, jobs, how, "shards"):
-        pass
-    finish(work, tasks, tokenizer)
+    for record in _run(make_shards, jobs, how, "shards"):
+        records[record["key"]] = record
+    finish(work, tasks, tokenizer, records)
 
 
 def _run(function: Any, jobs: Sequence[Any], how: PrepareConfig, what: str) -> Iterator[Any]:
@@ -180,12 +183,17 @@ def check_space(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
         )
 
 
-def finish(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
-    """The last step: every shard verified, the manifest and the report, the rename."""
+def finish(
+    work: Work,
+    tasks: list[Task],
+    tokenizer: Tokenizer,
+    records: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
+) -> None:
+    """The last step: every shard verified that is not in `records` (by key), the manifest and the report, the rename."""
     splits: dict[str, Any] = {split: {"documents": 0, "text_bytes": 0, "tokens": 0, "shards": {}} for split in SPLITS}
     tallies = []
     for task, _, _, key in jobs_of(work, tasks, tokenizer):
-        record = sound_record(work.building, task, key)
+        record = records.get(key) or sound_record(work.building, task, key)
         if record is None:
             raise ValueError(f"{work.building}: part {task.number} is missing or damaged: start the preparation again")
         tallies.append(Tally(**record["tally"]))
@@ -193,6 +201,14 @@ def finish(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
             for count in ("documents", "text_bytes", "tokens"):
                 splits[split][count] += facts[count]
             splits[split]["shards"][f"{split}_{task.stem}"] = facts["index_sha256"]
+    read = sum(tally.read for tally in tallies)
+    if work.expected not in (None, read):
+        log.warning(
+            "%s: %d documents were read and %d published: some file is not what it should be",
+            work.source.name,
+            read,
+            work.expected,
+        )
     for split in SPLITS:
         if not splits[split]["documents"]:
             raise empty_split(work.source, split, work.recipe.val_fraction)
@@ -203,7 +219,7 @@ def finish(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
         "removed": summed(tally.removed for tally in tallies),
         "splits": splits,
     }
-    write_whole(work.building / "report.md", report(work, tallies, splits).encode())
+    write_report(work, tallies, splits)
     clear(work.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp")
     publish(work, manifest)
     shutil.rmtree(locks_of(work.building), ignore_errors=True)

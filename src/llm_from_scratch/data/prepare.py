@@ -11,7 +11,7 @@ A large corpus (KEEP_TEXT_BELOW, or data.keep_text=false) has the manifest, the 
 text is nowhere written:
 
     train_00000.bin/.idx  val_00000.bin/.idx  task_00000.json     ids and index of both splits, and the record of the task
-    report.md                      what was kept and what was removed, with examples; also of a small corpus that is chosen from
+    report.md report.png           what was kept and what was removed, with examples; also of a small corpus that is chosen from
 
 It is built in .building-prepared-…/, where everything that is finished stays when the preparation is killed:
 """
@@ -41,7 +41,7 @@ from llm_from_scratch.data.parts import (
     what_all_need,
 )
 from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
-from llm_from_scratch.data.report import report
+from llm_from_scratch.data.report import write_report
 from llm_from_scratch.data.shards import write_shard
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.data.tasks import (
@@ -238,7 +238,7 @@ def _build(work: Work) -> None:
     if work.chooses:
         manifest["removed"] = tally.removed
         clear(building, "repeated_*.bin", "scan_*.bin")
-        (building / "report.md").write_text(report(work, [tally], splits), encoding="utf-8")
+        write_report(work, [tally], splits)
     publish(work, manifest)
 
 
@@ -264,14 +264,16 @@ def _write_splits(
         np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
 
 
-def _encode(documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: str) -> Iterator[tuple[list[int], int]]:
+def _encode(
+    documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: str
+) -> Iterator[tuple[np.ndarray, int]]:
     for text in documents:
         try:
-            ids = tokenizer.encode(text)
+            ids = tokenizer.encode_array(text)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         # A document that the split has cut in two has no end to be learned.
-        yield (ids + [tokenizer.eot_id] if whole else ids), len(text.encode())
+        yield (np.append(ids, tokenizer.eot_id) if whole else ids), len(text.encode())
 
 
 def document_start(prepared: Prepared) -> int:

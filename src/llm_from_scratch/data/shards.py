@@ -80,7 +80,8 @@ def write_shard(
         with bin_part.open("wb") as file:
             for number, (ids, size) in enumerate(documents):
                 ids = np.asarray(ids)
-                for place in np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
+                within = not ids.size or (ids.max() < vocab_size and ids.min() >= 0)  # a tenth of the time of a mask
+                for place in [] if within else np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
                     raise ValueError(
                         f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
                         f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"

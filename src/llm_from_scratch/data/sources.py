@@ -7,12 +7,16 @@ Python's own standard library, or the user's file, folder or glob. `readers.py` 
 import hashlib
 import http.client
 import itertools
+import logging
 import os
+import re
 import ssl
 import sysconfig
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,7 @@ from rich.progress import (
 
 from llm_from_scratch.data.readers import OTHER_SUFFIXES, TEXT_SUFFIXES, Document, is_plain, read_documents, read_file
 
+log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without an answer or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 # Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not Python's own.
@@ -61,6 +66,26 @@ class Source:
         return sum(1 for _ in itertools.islice(self.documents(), count)) == count
 
 
+@dataclass(frozen=True)
+class Download:
+    """One way in which a corpus is published: `files` below data/, `part{00..20}.tar` for many, in each of the folders `mirrors`."""
+
+    files: str
+    mirrors: Sequence[str]
+    sha256: str | None = None  # of a single file
+
+    def names(self) -> list[str]:
+        """The files, their range of numbers written out. ValueError: one would lie elsewhere."""
+        span = re.search(r"\{(\d+)\.\.(\d+)\}", self.files)
+        names = [self.files]
+        if span:
+            numbers = range(int(span[1]), int(span[2]) + 1)
+            names = [self.files.replace(span[0], f"{number:0{len(span[1])}}") for number in numbers]
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or not names:
+            raise ValueError(f"data.downloads: {self.files!r} must be files below data.dir")
+        return names
+
+
 def open_source(
     *,
     name: str,
@@ -72,12 +97,16 @@ def open_source(
     column: str = "text",
     layouts: list[str] | None = None,
     published: str | None = None,
+    download: str | None = None,
+    downloads: Mapping[str, Download] | None = None,
+    connections: int = 4,
     data_dir: Path,
 ) -> Source:
     """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
 
     A corpus that is published as many files, in several ways, has `layouts`: globs below the folders named next. The first
-    one that finds files there is read as it lies; where none does, `published` says what to put there.
+    one that finds files there is read as it lies; where none does, `published` says what to put there. With `download`, one of
+    `downloads`, exactly its files are read: where they lie, and those that are missing are brought by so many `connections`.
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
@@ -88,7 +117,13 @@ def open_source(
         return Source(name, _own_files(path), column)
     if name == "stdlib":
         return Source(name, _standard_library())
-    for glob, root in itertools.product(layouts or [], _roots(data_dir)):
+    if download is not None:
+        if download not in (downloads or {}):
+            raise ValueError(
+                f"data.download={download}: data={name} is published as {', '.join(downloads or {}) or 'nothing'}"
+            )
+        return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections), column)
+    for glob, root in itertools.product(layouts or [], roots(data_dir)):
         found = sorted((file.relative_to(root).as_posix(), file) for file in root.glob(glob) if file.is_file())
         if found:
             return Source(name, found, column)
@@ -143,7 +178,7 @@ def _standard_library() -> list[tuple[str, Path]]:
     return named
 
 
-def _roots(data_dir: Path) -> tuple[Path, Path]:
+def roots(data_dir: Path) -> tuple[Path, Path]:
     """Where a named corpus may lie."""
     return data_dir, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
 
@@ -152,7 +187,7 @@ def _corpus_file(
     name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path
 ) -> Path:
     target = data_dir / file
-    for candidate in (root / file for root in _roots(data_dir)):
+    for candidate in (root / file for root in roots(data_dir)):
         if candidate.is_file():
             _check(candidate, f"{candidate} is not what data={name} means", sha256, must_contain)
             return candidate
@@ -161,20 +196,81 @@ def _corpus_file(
         raise ValueError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
     # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
+    with _progress() as progress:
+        _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
+    return target
+
+
+def _bring_all(name: str, download: Download, data_dir: Path, connections: int) -> list[tuple[str, Path]]:
+    """The files of a download: those at hand where they lie, the others several at a time."""
+    files = {
+        file: next((root / file for root in roots(data_dir) if (root / file).is_file()), None)
+        for file in download.names()
+    }
+    missing = [file for file, path in files.items() if path is None]
+    if missing and not download.mirrors:
+        raise ValueError(
+            f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
+        )
+    stop = threading.Event()
+    with _progress() as progress, ThreadPoolExecutor(connections) as pool:
+
+        def bring(file: str) -> None:
+            target = data_dir / file
+            urls = [f"{mirror.rstrip('/')}/{target.name}" for mirror in download.mirrors]
+            _bring(name, target, urls, f"put the file by hand at {target}", progress, stop, download.sha256)
+
+        try:
+            for done in as_completed([pool.submit(bring, file) for file in missing]):
+                done.result()
+        except BaseException:  # Ctrl-C, too: nobody waits for gigabytes
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    if missing:
+        log.info("%s: brought %d of %d files", name, len(missing), len(files))
+    return sorted((file, path or data_dir / file) for file, path in files.items())
+
+
+def _bring(
+    name: str,
+    target: Path,
+    urls: Sequence[str],
+    by_hand: str,
+    progress: Progress,
+    stop: threading.Event,
+    sha256: str | None,
+    *must_contain: str | None,
+) -> None:
+    """Downloads `target` from the first of `urls` that gives it whole, and publishes it by rename."""
+    part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not target.is_file():  # another process may have brought it meanwhile
-                part = target.with_name(f"{target.name}.part")
-                _download(url, part)
-                _check(part, f"{url} sent something else than data={name} ({part})", sha256, must_contain, *markers)
-                part.replace(target)
+            for i, url in enumerate(urls):
+                if target.is_file():  # another process may have brought it meanwhile
+                    return
+                try:
+                    complaint = f"{url} sent something else than data={name} ({part})"
+                    resumed = _download(url, part, progress, stop)
+                    try:
+                        _check(part, complaint, sha256, *must_contain)
+                    except ValueError:
+                        if not resumed:
+                            raise
+                        part.unlink()  # a server that is wrong about ranges is asked for the whole
+                        _download(url, part, progress, stop)
+                        _check(part, complaint, sha256, *must_contain)
+                    part.replace(target)
+                except (*NETWORK_ERRORS, ValueError) as error:
+                    if i + 1 == len(urls) or stop.is_set():
+                        raise
+                    log.warning("%s: %s: trying the next mirror", url, " ".join(str(error).split())[:200])
     except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
     except OSError as error:
         raise ValueError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
-    return target
 
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
@@ -191,27 +287,27 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
             raise ValueError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")
 
 
-def _download(url: str, part: Path) -> None:
-    """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(part.stem, total=None)
-        while True:
-            held = part.stat().st_size if part.exists() else 0
-            try:
-                return _fetch(url, part, progress, task)
-            except NETWORK_ERRORS:
-                if not part.exists() or part.stat().st_size <= held:
-                    raise
+def _progress() -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
 
 
-def _fetch(url: str, part: Path, progress: Progress, task: TaskID) -> None:
+def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
+    """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more; whether one did go on."""
+    task, resumed = progress.add_task(part.stem, total=None), False
+    while True:
+        held = part.stat().st_size if part.exists() else 0
+        try:
+            return _fetch(url, part, progress, task, stop) or resumed
+        except NETWORK_ERRORS:
+            if stop.is_set() or not part.exists() or part.stat().st_size <= held:
+                progress.remove_task(task)
+                raise
+            resumed = True
+
+
+def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threading.Event) -> bool:
+    """One request; whether it went on with what was held."""
     # The server's name for this version of the file lies beside the part, so that two releases are never joined.
     version = part.with_name(f"{part.name}.etag")
     held = part.stat().st_size if part.exists() and version.exists() else 0
@@ -221,6 +317,11 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID) -> None:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             held = 0
+        elif not (response.headers["Content-Range"] or "").startswith(f"bytes {held}-"):
+            if not held:
+                raise ConnectionError(f"asked for the whole, got {response.headers['Content-Range']}")
+            version.unlink()  # so that the whole is asked for
+            return _fetch(url, part, progress, task, stop)
         with part.open("ab" if held else "wb") as out:
             tag = response.headers["ETag"] or response.headers["Last-Modified"] or "W/"
             if tag.startswith("W/"):  # a weak name, or none, does not vouch for the bytes
@@ -233,6 +334,9 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID) -> None:
             while chunk := response.read1(2**16):  # unlike read, it hands over what came before a stall
                 out.write(chunk)
                 progress.update(task, advance=len(chunk))
+                if stop.is_set():
+                    raise ConnectionError("stopped")
             if total is not None and out.tell() != total:
                 raise ConnectionError(f"the connection broke off after {out.tell():,} of {total:,} bytes")
     version.unlink(missing_ok=True)
+    return held > 0

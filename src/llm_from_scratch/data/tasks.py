@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.duplicates import signer, width
-from llm_from_scratch.data.quality import failed
+from llm_from_scratch.data.quality import failed, language
 from llm_from_scratch.data.readers import read_documents
 from llm_from_scratch.data.shards import open_shard, write_shard
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -41,6 +41,7 @@ class Recipe:
     min_chars: int = 0
     quality: tuple[str, ...] = ()
     dedup: str = "none"  # none | exact | near
+    language: str | None = None  # one of quality.SHORT_WORDS
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def documents(
                 reason = "empty"
             elif len(text) < recipe.min_chars:
                 reason = "min_chars"
+            elif recipe.language is not None and language(text) != recipe.language:
+                reason = "language"
             else:
                 reason = failed(text, recipe.quality)
             if reason:
@@ -199,14 +202,14 @@ def make_shards(job: tuple[Task, Recipe, str, str], told: Told = lambda count: N
             with spool.open("wb+") as waiting:
                 sizes: list[int] = []
 
-                def training() -> Iterator[tuple[list[int], int]]:
+                def training() -> Iterator[tuple[np.ndarray, int]]:
                     for name, text in texts:
                         if is_validation(name, recipe.val_fraction):
                             sizes.append(waiting.write(text.encode()))
                         else:
                             yield _ids(text, tokenizer, name), len(text.encode())
 
-                def validation() -> Iterator[tuple[list[int], int]]:
+                def validation() -> Iterator[tuple[np.ndarray, int]]:
                     waiting.seek(0)
                     for size in sizes:
                         yield _ids(waiting.read(size).decode(), tokenizer, "the validation split"), size
@@ -271,9 +274,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def _ids(text: str, tokenizer: Tokenizer, where: str) -> list[int]:
+def _ids(text: str, tokenizer: Tokenizer, where: str) -> np.ndarray:
     try:
-        return [*tokenizer.encode(text), tokenizer.eot_id]
+        return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

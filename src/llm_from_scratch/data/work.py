@@ -12,9 +12,9 @@ from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.data.quality import chosen
-from llm_from_scratch.data.sources import Source, open_source
+from llm_from_scratch.data.sources import Download, Source, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
-from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -35,6 +35,7 @@ class Work:
     tasks: list[Task]
     tokenizer: TokenizerConfig
     reuse: Tokenizer | None
+    expected: int | None = None  # documents, where all of a published corpus is read
 
     @property
     def keep_text(self) -> bool:
@@ -53,6 +54,7 @@ class Work:
 def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None) -> Work:
     """ValueError: the corpus is not there, is another one, or cannot be prepared so."""
     data_dir = Path(data.dir)
+    reuse = reuse or _given(tokenizer, data_dir)
     source = open_source(
         name=data.name,
         path=data.path,
@@ -63,6 +65,9 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         column=data.column,
         layouts=data.layouts,
         published=data.published,
+        download=data.download,
+        downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
+        connections=data.connections,
         data_dir=data_dir,
     )
     recipe = Recipe(
@@ -73,6 +78,7 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         min_chars=data.min_chars,
         quality=chosen(data.quality),
         dedup=data.dedup,
+        language=data.language,
     )
     (data_dir / data.name).mkdir(parents=True, exist_ok=True)
     keep_text = _keeps_text(data, source)
@@ -103,7 +109,23 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         facts |= {"keep_text": False, "shard_bytes": data.shard_bytes}
     folder = data_dir / data.name / f"prepared-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
     tasks = _tasks(source, checksums, None if keep_text else data.shard_bytes)
-    return Work(folder, source, facts, recipe, data.max_docs, tasks, tokenizer, reuse)
+    expected = data.documents if data.download and data.max_docs is None else None
+    return Work(folder, source, facts, recipe, data.max_docs, tasks, tokenizer, reuse, expected)
+
+
+def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
+    """A tokenizer that is not learned but comes from files."""
+    if tokenizer.kind != "gpt2":
+        if tokenizer.path is not None:
+            raise ValueError(
+                f"tokenizer.path={tokenizer.path}: tokenizer={tokenizer.kind} is learned from the text; leave it out"
+            )
+        return None
+    if tokenizer.vocab_size is not None:
+        raise ValueError(
+            f"tokenizer.vocab_size={tokenizer.vocab_size}: with tokenizer=gpt2 its files decide it, leave it null"
+        )
+    return open_gpt2(tokenizer.path, [root / "gpt2" for root in roots(data_dir)])
 
 
 def _keeps_text(data: DataConfig, source: Source) -> bool:

@@ -65,7 +65,8 @@ def open_run(name: str, device: str) -> Opened:
     folder = find_run(name, holding="model/config.json")
     run = load_model(folder, pick_device(device))
     config = check(read_config(folder / "config.yaml"), Config)
-    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if config.init_from else None)
+    given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
+    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if given else None)
     if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
         raise ValueError(
             f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
