@@ -86,7 +86,8 @@ def text_size(config: Config) -> TextSize:
     work = plan_work(config.data, config.tokenizer, None)
     if work.keep_text or work.folder.exists():
         return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
-    kind, vocab_size = config.tokenizer.kind, config.tokenizer.vocab_size or 10_000
+    kind = config.tokenizer.kind
+    vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
     tokens = estimated_tokens(work, work.tasks, kind, vocab_size)
     val = int(tokens * config.data.val_fraction)
     a_token = 1 if kind == "char" else 3 if vocab_size < 4096 else 4.5  # bytes

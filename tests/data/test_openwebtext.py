@@ -33,8 +33,7 @@ PAGE = "The same page of text, word for word, stands in every archive. " * 3
 def pages(part: int) -> dict[str, bytes]:
     """The documents of a part; the traps: no text, empty, in every part, huge."""
     found = {
-        f"{i:07}-{part}.txt": f"{part} {i} {TEXT[(part * DOCUMENTS + i) * 7 :][:150]}".encode()
-        for i in range(DOCUMENTS)
+        f"{i:07}-{part}.txt": f"{part} {i} {TEXT[(part * DOCUMENTS + i) * 7 :][:80]}".encode() for i in range(DOCUMENTS)
     }
     found |= {"bad.txt": b"abc\xff\xfe", "empty.txt": b"", "same.txt": PAGE.encode()}
     return found | ({"huge.txt": TEXT.encode() * 10} if part == 0 else {})

@@ -26,11 +26,11 @@ ELLIPSES = ("...", "…")
 SHORT_WORDS = {
     "de": {"der", "die", "und", "das", "den", "nicht", "ist", "ein", "eine", "mit", "von", "zu", "auf", "für", "sich"},
     "en": {"the", "of", "and", "to", "that", "is", "was", "for", "it", "with", "he", "his", "you", "this", "are"},
-    "es": {"el", "los", "las", "y", "del", "que", "una", "por", "con", "su", "para", "es", "no", "lo", "al"},
+    "es": {"el", "los", "las", "se", "del", "que", "una", "por", "con", "su", "para", "es", "no", "lo", "al"},
     "fr": {"le", "les", "et", "des", "du", "que", "une", "est", "dans", "il", "qui", "pour", "pas", "sur", "au"},
-    "it": {"il", "di", "che", "e", "gli", "una", "non", "per", "del", "della", "con", "si", "sono", "da", "le"},
+    "it": {"il", "di", "che", "nel", "gli", "una", "non", "per", "del", "della", "con", "si", "sono", "da", "le"},
     "nl": {"de", "het", "een", "en", "van", "ik", "te", "dat", "niet", "zijn", "op", "met", "voor", "aan", "hij"},
-    "pt": {"o", "os", "as", "e", "do", "da", "que", "um", "uma", "não", "para", "com", "em", "no", "se"},
+    "pt": {"mais", "os", "as", "dos", "do", "da", "que", "um", "uma", "não", "para", "com", "em", "no", "se"},
 }
 SHORT_SHARE = 0.1  # of all words, at least: prose of these languages has 0.2 to 0.4
 
