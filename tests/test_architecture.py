@@ -1,6 +1,7 @@
 """Dependencies point one way: the imports of every module are read, not run, and held against the tables below."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -151,6 +152,70 @@ def test_each_optional_library_in_one_file() -> None:
         for name in imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py"):
             importers[name.split(".")[0]].add(module)
     assert [library for library in optional if len(importers[library]) > 1] == []
+
+
+BLOCKED = """
+import importlib, importlib.metadata, json, sys
+
+modules, blocked = json.load(sys.stdin)
+
+
+class Without:  # a library that is looked for is not found, as where it is not installed
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *rest):
+        return None if name.split(".")[0] in blocked else self.finder.find_spec(name, *rest)
+
+
+def distribution(name, found=importlib.metadata.distribution):  # libraries ask it what is installed
+    if name.replace("-", "_").lower() in blocked:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+importlib.metadata.distribution = distribution
+failed = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        failed[module] = f"{type(error).__name__}: {error}"
+print(json.dumps(failed))
+"""
+NEEDS_EXTRA = {"evaluation.harness": "harness"}  # modules that are nothing without a library
+
+
+def test_every_module_is_imported_with_the_core_dependencies_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[<>=!~;\[ ]", one)[0].replace("-", "_") for one in requirements}
+
+    optional = set().union(*map(names, project["optional-dependencies"].values()))
+    blocked = sorted(optional - names(project["dependencies"]))
+    assert {"transformers", "lm_eval", "pyarrow", "sacrebleu", "pytest"} <= set(blocked)
+    modules = [f"{PACKAGE}.{name}".rstrip(".") for name in sorted(MODULES - {"__main__"})] + ["train", "generate"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = ['src', '.']\n{BLOCKED}"],
+        input=json.dumps([modules, blocked]),
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    failed = json.loads(done.stdout.splitlines()[-1])
+    for name, extra in NEEDS_EXTRA.items():
+        line = failed.pop(f"{PACKAGE}.{name}")
+        assert line.startswith("ValueError: ")
+        assert f"pip install 'llm-from-scratch[{extra}]'" in line
+        assert "\n" not in line
+    assert failed == {}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     sub.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or last: verify every file of it")
     sub.add_argument("--json", action="store_true", help="one JSON object rather than lines")
+    sub = commands.add_parser(
+        "lm-eval",
+        help="a run on the tasks of EleutherAI's lm-eval (extra: harness)",
+        description="Runs tasks of EleutherAI's lm-eval on a run's model. Its own tasks fetch their data from the Hugging Face hub;"
+        " a YAML file of yours over local data needs no network.",
+    )
+    sub.add_argument("run", metavar="RUN", help="a run folder, or last")
+    sub.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks or groups, or YAML files")
+    sub.add_argument("--include", type=Path, metavar="DIR", help="a folder of further tasks")
+    sub.add_argument("--limit", type=int, metavar="N", help="only the first N examples of a task, for a trial")
+    sub.add_argument("--num-fewshot", type=int, metavar="N", help="solved examples before each question")
+    sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+    sub.set_defaults(command=lm_eval)
+
     sub.set_defaults(command=doctor)
 
     sub = commands.add_parser(
@@ -231,6 +247,44 @@ def prepare(options: argparse.Namespace) -> None:
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     started = time.monotonic()
+def lm_eval(options: argparse.Namespace) -> None:
+    """lm-eval's figures of the tasks that are named."""
+    import logging
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from llm_from_scratch.checkpoint import find_run, load_model, pick_device
+    from llm_from_scratch.evaluation.harness import harness
+
+    for name, least in (("batch_size", 1), ("limit", 1), ("num_fewshot", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    folder = find_run(options.run, holding="model/config.json")
+    logging.basicConfig(format="%(message)s")
+    tasks = [task for task in options.tasks.split(",") if task]
+    run = load_model(folder, pick_device(options.device))
+    found = harness(run, tasks, options.include, options.limit, options.num_fewshot, options.batch_size)
+    if options.json:
+        print(json.dumps({"run": str(folder), "step": run.step} | found))
+        return
+    table = Table(title=f"{folder} (step {run.step})", title_justify="left")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("value", "standard error", "examples"):
+        table.add_column(name, justify="right")
+    for task, row in found["results"].items():
+        for key, value in row.items():
+            metric, _, kind = key.partition(",")
+            if kind and not metric.endswith("_stderr"):
+                error = row.get(f"{metric}_stderr,{kind}")
+                examples = found["n-samples"].get(task, {}).get("effective", "")
+                shown = (f"{one:.4f}" if isinstance(one, float) else "" for one in (value, error))
+                table.add_row(task, metric, *shown, f"{examples:,}" if examples else "")
+    Console(highlight=False).print(table)
+
+
     config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
     if config.prepare.task is None:
         prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)

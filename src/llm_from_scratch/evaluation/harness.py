@@ -1,0 +1,156 @@
+"""A run as a model of EleutherAI's lm-eval (Gao et al. 2021, “A framework for few-shot language model evaluation”).
+
+The harness asks for the likelihood of a continuation behind a context, of a whole text, and for greedy text; this file answers from
+a run folder. It alone imports lm_eval. Shapes: B windows, T tokens a window (`model.block_size`), V vocabulary.
+"""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.model import IGNORE
+
+try:
+    from lm_eval import simple_evaluate
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError as error:
+    raise ValueError(f"lm-eval needs: pip install 'llm-from-scratch[harness]' ({error})") from None
+
+BOOTSTRAP = 1000  # samples of the standard errors that have no formula
+NEW_TOKENS = 256  # of a generated answer, where the task does not say
+
+
+class HarnessModel(TemplateLM):
+    """What lm-eval calls. Texts begin behind an end-of-text; of a context that is too long the end is read."""
+
+    def __init__(self, run: Run, batch_size: int) -> None:
+        super().__init__()
+        self.run, self.batch_size = run, batch_size
+        self.block_size = run.model.config.block_size
+        self.asked = False  # an error before the first question is the task's
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.run.tokenizer.eot_id
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return self.run.tokenizer.encode(string)
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        """ln p of each whole text, every token once, in windows of T tokens; the last one is filled up with context."""
+        self.asked = True
+        return [sum(value for value, _ in self._rolling(self.tok_encode(request.args[0]))) for request in requests]
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        self.asked = True
+        return [self._written(*request.args) for request in requests]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """(ln p, whether greedy decoding would write it) of each continuation behind its context."""
+        self.asked = True
+        short = [len(after) <= self.block_size for _, _, after in requests]
+        fitting = iter(
+            self._scores([(before, after) for (_, before, after), fits in zip(requests, short, strict=True) if fits])
+        )
+        found = []
+        for (_, before, after), fits in zip(requests, short, strict=True):
+            parts = [next(fitting)] if fits else self._rolling(after, before[-1])
+            found.append((sum(value for value, _ in parts), all(greedy for _, greedy in parts)))
+        return found
+
+    def _rolling(self, ids: list[int], before: int | None = None) -> list[tuple[float, bool]]:
+        prefix = self.eot_token_id if before is None else before
+        windows = get_rolling_token_windows(ids, prefix_token=prefix, max_seq_len=self.block_size, context_len=1)
+        return self._scores([make_disjoint_window(window) for window in windows])
+
+    @torch.inference_mode()
+    def _scores(self, asked: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """(ln p, is greedy) of the second ids behind the first; at most T of the second. Windows of like length together."""
+        model, found = self.run.model, [(0.0, True)] * len(asked)
+        device = next(model.parameters()).device
+        order = sorted(range(len(asked)), key=lambda i: -sum(map(len, asked[i])))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            windows = [(asked[i][0] + asked[i][1])[-self.block_size - 1 :] for i in rows]
+            # Padding stands behind what counts, where a causal model does not see it.
+            x = torch.full((len(rows), max(map(len, windows)) - 1), self.eot_token_id)  # (B, T)
+            y = torch.full_like(x, IGNORE)
+            for row, (i, ids) in enumerate(zip(rows, windows, strict=True)):
+                x[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+                counted = len(asked[i][1])
+                y[row, len(ids) - 1 - counted : len(ids) - 1] = torch.tensor(ids[len(ids) - counted :])
+            y = y.to(device)
+            logits = model(x.to(device)).float()  # (B, T, V)
+            nats = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="none"
+            ).view_as(y)
+            greedy = ((logits.argmax(-1) == y) | (y == IGNORE)).all(1)
+            for i, value, right in zip(rows, nats.cpu().double().sum(1).tolist(), greedy.tolist(), strict=True):
+                found[i] = (-value, right)
+        return found
+
+    def _written(self, prompt: str, asked: dict[str, Any]) -> str:
+        until, sampled = asked.get("until") or [], asked.get("do_sample", False)
+        config = SamplingConfig(
+            max_new_tokens=int(asked.get("max_gen_toks") or asked.get("max_new_tokens") or NEW_TOKENS),
+            temperature=float(asked.get("temperature", 1.0)) if sampled else 0.0,
+            top_k=(asked.get("top_k") or None) if sampled else None,
+            top_p=(asked.get("top_p") or None) if sampled else None,
+            stop=[until] if isinstance(until, str) else [stop for stop in until if stop],
+        )
+        return "".join(piece for (piece,) in generate(self.run.model, self.run.tokenizer, prompt, config))
+
+
+def harness(
+    run: Run,
+    tasks: Sequence[str],
+    include: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """What lm-eval finds: "results" (task -> {"metric,filter": value}), "versions", "n-shot" and "n-samples" of each task.
+
+    Args:
+        tasks: lm-eval's names of tasks and groups, or YAML files. Those of its own fetch their data from the hub.
+        include: a folder of further tasks. limit: examples of a task, the first ones.
+
+    ValueError in one line: no such task, or its data are not at hand.
+    """
+    model = HarnessModel(run, batch_size)
+    with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
+        manager = TaskManager(include_path=str(include) if include else None)
+        unknown = [task for task in tasks if task not in manager.all_tasks and not Path(task).is_file()]
+        if unknown or not tasks:
+            raise ValueError(
+                f"--tasks {','.join(unknown)}: lm-eval has no such task; name one of its own, a YAML file, or --include a folder"
+            )
+        try:
+            found = simple_evaluate(
+                model=model,
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                num_fewshot=num_fewshot,
+                bootstrap_iters=BOOTSTRAP,
+                log_samples=False,
+            )
+        except Exception as error:
+            if model.asked:
+                raise
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ValueError(
+                f"--tasks {','.join(tasks)}: lm-eval cannot make the task, its data may need the network ({line})"
+            ) from None
+    return {key: found[key] for key in ("results", "versions", "n-shot", "n-samples")}
