@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more.add_argument(
         "--report",
         type=Path,
-        metavar="DIR",
-        help=f"write report.md with pictures and report.html there; implies --baselines --pairs --generate {PASSAGES}",
+        metavar="DIR|FILE.md",
+        help="write report.md with pictures and report.html there, or that one page, its pictures in a folder of its name;"
+        f" implies --baselines --pairs --generate {PASSAGES}",
     )
     more.add_argument("--data", metavar="PATH|NAME", help="score another text, all of it: a file, a folder, oz, …")
     more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
@@ -56,22 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--generate", type=int, metavar="N", help=f"continue N held-out passages (default: 0; {PASSAGES} in a report)"
     )
     more.add_argument("--seed", type=int, default=1337, metavar="S", help="of what is generated (default: 1337)")
-    more.add_argument("--against", type=Path, metavar="FILE", help="another author's text, for Burrows's Delta")
+    more.add_argument(
+        "--against", metavar="PATH|NAME", help="another author's text, for Burrows's Delta: a file, shakespeare, …"
+    )
     more.add_argument("--bertscore", type=Path, metavar="FOLDER", help="a model of transformers, for BERTScore")
+    more.add_argument(
+        "--entailment",
+        type=Path,
+        metavar="FOLDER",
+        help="a classifier of transformers: does a prompt contradict its text",
+    )
     more.add_argument("--pairs", action="store_true", help="minimal pairs for bias and grammar")
     more.add_argument("--crows", type=Path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
     more.add_argument("--blimp", type=Path, metavar="PATH", help="grammar pairs of a .jsonl file or folder, like BLiMP")
     sub.set_defaults(command=evaluate)
 
-    sub = commands.add_parser(
-        "doctor",
-        help="check this machine, and a run: one line for each finding, with what to do",
-        description="Checks this machine, and the run where one is named: one line for each finding, with what to do about it."
-        " Changes, prepares and downloads nothing.",
-        epilog="Exit status: 0 no fault (warnings are none), 1 a fault, 2 a mistake in the arguments.",
-    )
-    sub.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or last: verify every file of it")
-    sub.add_argument("--json", action="store_true", help="one JSON object rather than lines")
     sub = commands.add_parser(
         "lm-eval",
         help="a run on the tasks of EleutherAI's lm-eval (extra: harness)",
@@ -88,6 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     sub.set_defaults(command=lm_eval)
 
+    sub = commands.add_parser(
+        "doctor",
+        help="check this machine, and a run: one line for each finding, with what to do",
+        description="Checks this machine, and the run where one is named: one line for each finding, with what to do about it."
+        " Changes, prepares and downloads nothing.",
+        epilog="Exit status: 0 no fault (warnings are none), 1 a fault, 2 a mistake in the arguments.",
+    )
+    sub.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or last: verify every file of it")
+    sub.add_argument("--json", action="store_true", help="one JSON object rather than lines")
     sub.set_defaults(command=doctor)
 
     sub = commands.add_parser(
@@ -142,7 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """The likelihood of the text that a run was trained on, or held out from; with further options a report on several."""
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
-    if len(options.run) > 1 or any((*asked, options.bertscore, options.pairs, options.crows, options.blimp)):
+    if len(options.run) > 1 or any(
+        (*asked, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
+    ):
         return report(options)
 
     from llm_from_scratch.data.prepared import Prepared
@@ -208,7 +219,8 @@ def report(options: argparse.Namespace) -> None:
 
     if options.report:
         try:
-            options.report.mkdir(parents=True, exist_ok=True)
+            folder = options.report.with_suffix("") if options.report.suffix == ".md" else options.report
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
     everything = options.report is not None
@@ -217,7 +229,7 @@ def report(options: argparse.Namespace) -> None:
     logging.getLogger("llm_from_scratch").setLevel(logging.INFO)
     settings = Settings(
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
-        **{key: getattr(options, key) for key in ("against", "bertscore", "crows", "blimp")},
+        **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
         baselines=options.baselines or everything,
         pairs=options.pairs or everything,
         generate=generate,
@@ -235,18 +247,6 @@ def report(options: argparse.Namespace) -> None:
         print(f"left out: {line}", file=sys.stderr)
 
 
-def prepare(options: argparse.Namespace) -> None:
-    """The shards of the corpus that the settings name, and what is in them."""
-    import logging
-    import time
-
-    from llm_from_scratch.config import Config, check
-    from llm_from_scratch.data.prepare import SPLITS, prepare_task
-    from llm_from_scratch.data.prepare import prepare as prepare_all
-    from llm_from_scratch.overrides import composed
-
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    started = time.monotonic()
 def lm_eval(options: argparse.Namespace) -> None:
     """lm-eval's figures of the tasks that are named."""
     import logging
@@ -285,6 +285,18 @@ def lm_eval(options: argparse.Namespace) -> None:
     Console(highlight=False).print(table)
 
 
+def prepare(options: argparse.Namespace) -> None:
+    """The shards of the corpus that the settings name, and what is in them."""
+    import logging
+    import time
+
+    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.data.prepare import SPLITS, prepare_task
+    from llm_from_scratch.data.prepare import prepare as prepare_all
+    from llm_from_scratch.overrides import composed
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    started = time.monotonic()
     config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
     if config.prepare.task is None:
         prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)

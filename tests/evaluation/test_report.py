@@ -19,8 +19,10 @@ from rich.console import Console
 from llm_from_scratch.cli import main
 from llm_from_scratch.evaluation import baselines
 from llm_from_scratch.evaluation.continuations import described, passages
-from llm_from_scratch.evaluation.huggingface import bertscore
-from llm_from_scratch.evaluation.measure import Settings, likelihood, measure, open_run, sentence_nats
+from llm_from_scratch.evaluation.figures import _passages as draw_passages
+from llm_from_scratch.evaluation.figures import heat
+from llm_from_scratch.evaluation.huggingface import bertscore, causal_model, entailment
+from llm_from_scratch.evaluation.measure import Settings, encode, likelihood, measure, open_run, sentence_nats
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.report import print_tables, write_report
 from llm_from_scratch.evaluation.texts import Text, token_starts
@@ -229,19 +231,113 @@ def test_a_copying_model_and_another_author_are_told_from_the_text_itself() -> N
     assert foreign["delta"]["training text"] > foreign["delta"]["other"]
 
 
-def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
+def test_a_causal_model_ends_documents_as_our_own_does(here: Path, tmp_path: Path) -> None:
+    folder, documents = tiny_gpt2(tmp_path), tuple(story(60, seed=i) for i in range(25))
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    run, eos, size = open_run("run", "cpu").run, tokenizer.eos_token_id, len("".join(documents).encode())
+    for whole in (True, False):  # documents that the split has cut have no end
+        text = Text("made", documents, whole=whole)
+        row = causal_model(folder, text, 0.0, 32, torch.device("cpu"))
+        ids = [i for document in documents for i in tokenizer(document)["input_ids"] + [eos] * whole]
+        total = sum(plain_nats(lambda x: model(x).logits, ids, eos, 16))
+        assert row["tokens"] == len(ids)
+        assert row["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-4)
+        own = encode(run, documents, whole)
+        assert (own == run.tokenizer.eot_id).sum() == ids.count(eos) == 25 * whole
+        figures = likelihood(run, text, Settings(**CPU))
+        assert figures["tokens"] == len(own)
+        total = sum(plain_nats(run.model, own.tolist(), run.tokenizer.eot_id, 32))
+        assert figures["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-5)
+
+
+LINES = [" \n", " = Toto = \n", " \n", " Toto was a dog @-@ like <unk> . \n"]
+
+
+@pytest.mark.parametrize("form", ["raw", "tokens", "parquet", "file"])
+def test_a_word_of_wikitext_is_what_its_published_perplexities_count(here: Path, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "wikitext-2"
+    folder.mkdir()
+    text, lines = "".join(LINES), 4
+    if form == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = pytest.importorskip("pyarrow").table({"text": [line if line.strip() else "" for line in LINES]})
+        parquet.write_table(table, folder / "test-00000-of-00001.parquet")
+        parquet.write_table(table.slice(1), folder / "train-00000-of-00001.parquet")
+    elif form == "file":
+        text, lines = LINES[3], 1
+        (folder / "wiki.valid.raw").write_text(text, encoding="utf-8", newline="")
+    else:
+        (folder / f"wiki.test.{form}").write_text(text, encoding="utf-8", newline="")
+        (folder / f"wiki.train.{form}").write_text("not this", encoding="utf-8")
+    data = folder / "wiki.valid.raw" if form == "file" else folder
+    report = measure(["run"], Settings(data=str(data), **CPU))
+    words = len(text.split()) + lines  # 11 and 4 ends of lines, 8 and 1
+    assert report["text"]["bytes"] == len(text.encode())
+    assert report["text"]["words"] == words == (9 if form == "file" else 15)
+    run = open_run("run", "cpu").run
+    total = sum(plain_nats(run.model, run.tokenizer.encode(text), run.tokenizer.eot_id, 32))
+    assert report["runs"][0]["perplexity_word"] == pytest.approx(math.exp(total / words), rel=1e-4)
+
+
+def tiny_bert(folder: Path, kind: str, **settings: Any) -> tuple[Any, Any]:
+    """A tokenizer and a model with random weights, saved in the folder."""
     transformers = pytest.importorskip("transformers")
     words = sorted(set(re.findall(r"[a-z]+", story(3000).lower())))
-    (tmp_path / "vocab.txt").write_text(
+    (folder / "vocab.txt").write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]), encoding="utf-8"
     )
-    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        **settings,
     )
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    model = getattr(transformers, kind)(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer, model
+
+
+def test_entailment_is_the_likeliest_label_of_each_sentence(here: Path, tmp_path: Path) -> None:
+    labels = {0: "ENTAILMENT", 1: "neutral", 2: "contradiction"}
+    tokenizer, model = tiny_bert(tmp_path, "BertForSequenceClassification", id2label=labels, initializer_range=2.0)
+    prompts = [story(200, seed=i) for i in range(6)]
+    texts = [[f"{word} was Toto." for word in story(300, seed=i).split()[:4]] for i in range(6)]
+    found = []
+    for prompt, own in zip(prompts, texts, strict=True):
+        for sentence in own:
+            pair = ["[CLS]", *tokenizer.tokenize(prompt), "[SEP]", *tokenizer.tokenize(sentence), "[SEP]"]
+            ids = torch.tensor([tokenizer.convert_tokens_to_ids(pair)])
+            second = torch.tensor([[0] * (pair.index("[SEP]") + 1) + [1] * (len(pair) - pair.index("[SEP]") - 1)])
+            with torch.inference_mode():
+                found.append(labels[int(model(input_ids=ids, token_type_ids=second).logits.argmax())])
+    assert len(set(found)) > 1
+    assert entailment(prompts, texts, tmp_path) == {
+        "entailed": found.count("ENTAILMENT") / 24,
+        "contradicted": found.count("contradiction") / 24,
+    }
+    model.classifier.bias.data = torch.tensor([0.0, 0.0, 1e6])
+    model.save_pretrained(tmp_path)
+    report = measure(["run"], Settings(generate=2, entailment=tmp_path, **CPU))
+    for column in (report["runs"][0]["generated"], report["truth"]):
+        assert (column["entailed"], column["contradicted"]) == (0.0, 1.0)
+    model.config.id2label = {0: "good", 1: "bad", 2: "ugly"}
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="^--entailment .*: its labels are good, bad, ugly: name a model that tells"):
+        entailment(prompts, texts, tmp_path)
+    with pytest.raises(ValueError, match=r"^--entailment .*absent: cannot be read as a model \(.+\)$"):
+        entailment(prompts, texts, tmp_path / "absent")
+
+
+def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
+    tiny_bert(tmp_path, "BertModel")
     texts = ["Dorothy went to the castle.", "the Lion looked at Toto"]
     assert bertscore(texts, texts, tmp_path) == pytest.approx(1.0, abs=1e-5)
     assert bertscore(texts, texts[::-1], tmp_path) < 0.99
@@ -259,7 +355,7 @@ def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     other = tmp_path_factory.mktemp("other") / "other.txt"
     other.write_text("The ship sailed over a cold sea, and nobody said a word. " * 40, encoding="utf-8")
     try:
-        settings = Settings(baselines=True, generate=3, pairs=True, against=other, **CPU)
+        settings = Settings(baselines=True, generate=3, pairs=True, against=str(other), **CPU)
         return measure(["run", "<img src=x>"], settings)
     finally:
         patch.undo()
@@ -348,23 +444,57 @@ def test_the_pages_hold_the_figures_and_open_alone(both: dict[str, Any], tmp_pat
         for line in both["left_out"]:
             assert line.split(":")[0] in text
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pictures == ["bias.png", "bits_per_byte.png", "grammar.png", "memorised.png", "positions.png"]
+    assert pictures == [
+        "bias.png",
+        "bits_per_byte.png",
+        "grammar.png",
+        "memorised.png",
+        "passages.png",
+        "positions.png",
+    ]
     assert all(f"]({name})" in markdown for name in pictures)
-    assert source.count("data:image/png;base64,") == len(pictures)
+    assert (
+        source.count("data:image/png;base64,") == len(pictures) - 1
+    )  # where there is colour, the passages have it themselves
+    assert all((tmp_path / name).stat().st_size < 100_000 for name in pictures)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write_report(both, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first  # made again, the same
+
+
+def test_one_page_for_a_documentation_has_its_pictures_in_a_folder_of_its_name(
+    both: dict[str, Any], tmp_path: Path
+) -> None:
+    write_report(both, tmp_path / "results.md")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "results.md"]
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (tmp_path / "results.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(f"results/{path.name}" for path in (tmp_path / "results").iterdir())
+    assert len(shown) == 6
+
+
+def test_the_surprise_of_a_token_is_its_colour(both: dict[str, Any]) -> None:
+    assert [heat(bits) for bits in (-1.0, 0.0, 6.0, 12.0, 30.0)] == [0.0, 0.0, 0.4, 0.8, 0.8]
+    report = json.loads(json.dumps(both))
+    report["runs"] = report["runs"][:1]
+    for end in ("worst", "best"):
+        report["runs"][0]["passages"][end] = [{"bits_per_byte": 1.0, "pieces": [["ab\n", 6.0], ["$c$ " * 30, 0.0]]}]
+    (axes,) = draw_passages(report).axes
+    assert [(patch.get_x(), patch.get_alpha()) for patch in axes.patches] == [(0, 0.4), (1, 0.4)] * 2
+    letters = [text for text in axes.texts if text.get_family() == ["monospace"]]
+    assert "".join(text.get_text() for text in letters) == ("ab" + "$c$ " * 30) * 2
+    assert max(text.get_position()[0] for text in letters) < 80
 
 
 # ----------------------------------------------------------------------------------------------- what is missing
 def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, **CPU))
+    report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
     metrics, hf = "pip install 'llm-from-scratch[metrics]'", "pip install 'llm-from-scratch[hf]'"
     assert f"BLEU and chrF need: {metrics}" in report["left_out"]
     assert f"ROUGE needs: {metrics}" in report["left_out"]
     assert f"BERTScore needs: {hf}" in report["left_out"]
+    assert f"entailment needs: {hf}" in report["left_out"]
     assert f"--gpt2 {here} needs: {hf}" in report["left_out"]
     generated = report["runs"][0]["generated"]
     assert "distinct_2" in generated
@@ -394,8 +524,9 @@ def test_the_command_writes_pages_and_one_json_object(
         (("run", "nowhere"), "nowhere is no run folder"),
         (("run", "--gpt2", "absent"), "--gpt2 absent: there is no such folder"),
         (("run", "--generate", "2", "--bertscore", "absent"), "--bertscore absent: there is no such folder"),
+        (("run", "--generate", "2", "--entailment", "absent"), "--entailment absent: there is no such folder"),
         (("run", "--data", "absent.txt"), "--data absent.txt: there is no such file"),
-        (("run", "--generate", "2", "--against", "absent.txt"), "--against absent.txt cannot be read"),
+        (("run", "--generate", "2", "--against", "absent.txt"), "--against absent.txt: there is no such file"),
         (("run", "--crows", "story.txt"), "story.txt has no column sent_more"),
         (("run", "--report", "story.txt"), "--report story.txt cannot be made"),
         (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),

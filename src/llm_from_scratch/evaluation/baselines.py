@@ -60,7 +60,9 @@ def compressors(text: Text, train: str) -> list[dict[str, Any]]:
         figures = {
             "bits_per_byte": bits,
             "bits_per_character": bits * len(after.encode()) / len(after),
-            "perplexity_word": float(2 ** min(bits * len(after.encode()) / max(len(after.split()), 1), 1000.0)),
+            "perplexity_word": float(
+                2 ** min(bits * len(after.encode()) / max(text.words * len(after) / len(text.joined), 1), 1000.0)
+            ),
         }
         rows.append({"name": name, "kind": "compressor"} | figures | {"note": note})
     return rows

@@ -15,9 +15,9 @@ import torch
 
 from llm_from_scratch.checkpoint import Run
 from llm_from_scratch.evaluation.faithfulness import faithfulness
-from llm_from_scratch.evaluation.huggingface import bertscore
+from llm_from_scratch.evaluation.huggingface import bertscore, entailment
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
-from llm_from_scratch.evaluation.style import burrows_delta, style
+from llm_from_scratch.evaluation.style import burrows_delta, sentences, style
 from llm_from_scratch.generation import SamplingConfig, TextStream, generate_tokens
 
 PROMPT, CONTINUATION = 200, 400  # characters
@@ -77,12 +77,13 @@ def described(
     model_folder: Path | None,
     left_out: list[str],
     compared: bool = True,
+    entailment_folder: Path | None = None,
 ) -> dict[str, Any]:
     """All figures of continuations, one a passage; those against the true ones where `compared`.
 
     Args:
         train: the training text. against: the name and the text of another author.
-        model_folder: for BERTScore.
+        model_folder: for BERTScore. entailment_folder: for the shares of sentences entailed and contradicted by the prompt.
 
     What cannot be measured adds a line to `left_out`.
     """
@@ -104,6 +105,9 @@ def described(
             figures["bertscore"] = attempt(bertscore, texts, truth, model_folder)
     figures |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3)}
     figures |= {"repetition_4": repetition(texts), "self_bleu": attempt(self_bleu, texts) if len(texts) > 1 else None}
+    if entailment_folder:
+        prompts, parts = [passage.prompt for passage in chosen], [sentences(text) for text in texts]
+        figures |= attempt(entailment, prompts, parts, entailment_folder) or {}
     joined = "\n\n".join(texts)
     copied = attempt(memorisation, texts, train, LENGTHS)
     if copied:

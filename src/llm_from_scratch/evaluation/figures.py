@@ -1,9 +1,12 @@
 """The pictures of a report: what `measure` returns -> PNG files."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 RUNS = ("#d94801", "#6a51a3", "#238b45", "#b8860b", "#c51b8a", "#525252")
 KINDS = {
@@ -12,6 +15,14 @@ KINDS = {
     "compressor": ("#a1d99b", "compressors"),
     "gpt2": ("#969696", "transformers"),
 }
+
+HOTTEST = 12.0  # bits of a token that is coloured the strongest
+LINE = 80  # characters of a line of a passage that is drawn
+
+
+def heat(bits: float) -> float:
+    """How strongly a token of so many bits is coloured, 0 to 0.8."""
+    return 0.8 * min(max(bits / HOTTEST, 0.0), 1.0)
 
 
 def plain(text: str, limit: int = 60) -> str:
@@ -35,6 +46,11 @@ def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
         ("bits_per_byte.png", _bits, "Bits per byte on the same bytes, lower is better; lines are 95 % intervals."),
         ("positions.png", _positions, "Loss by the place of the token in the context; lines are 95 % intervals."),
         (
+            "passages.png",
+            _passages,
+            f"The worst and the best predicted passage; the redder a token, the more bits it cost, up to {HOTTEST:g}.",
+        ),
+        (
             "memorised.png",
             _memorised,
             "Share of the characters inside strings that the training text has word for word.",
@@ -54,7 +70,10 @@ def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
         if figure:
             for axes in figure.axes:
                 axes.spines[["top", "right"]].set_visible(False)
-            figure.savefig(folder / name, dpi=120, metadata={"Software": None})  # the same figures, the same bytes
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=120, metadata={"Software": None})  # the same figures, the same bytes
+            # A palette is a third of the size, and no eye sees it.
+            Image.open(drawn).convert("RGB").quantize(128).save(folder / name, optimize=True)
             pictures[name] = caption
     return pictures
 
@@ -123,6 +142,48 @@ def _positions(report: dict[str, Any]) -> Figure:
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
     return figure
+
+
+def _passages(report: dict[str, Any]) -> Figure:
+    lines: list[tuple[str, list[tuple[str, float]]]] = []  # heading, or the characters of a line, each with its heat
+    for name, run in _runs(report):
+        for end in ("worst", "best"):
+            for passage in run["passages"][end][:1]:
+                lines.append((f"{plain(name, 44)}, {end}: {passage['bits_per_byte']:.2f} bits per byte", []))
+                lines += [("", line) for line in _wrapped(passage["pieces"])] + [("", [])]
+    figure = Figure(figsize=(8, 0.2 * len(lines) + 0.2))
+    axes = figure.add_axes((0.02, 0.0, 0.96, 0.97))
+    axes.set(xlim=(0, LINE), ylim=(len(lines), 0))
+    axes.axis("off")
+    for row, (heading, line) in enumerate(lines):
+        axes.text(0, row + 0.5, heading, va="center", fontsize=9, fontweight="bold", parse_math=False)
+        for column, (character, strength) in enumerate(line):
+            if strength > 0:
+                axes.add_patch(Rectangle((column, row), 1, 1, color="#de2d26", alpha=strength, linewidth=0))
+            axes.text(
+                *(column + 0.5, row + 0.5, character),
+                ha="center",
+                va="center",
+                fontsize=9,
+                family="monospace",
+                parse_math=False,
+            )
+    return figure
+
+
+def _wrapped(pieces: list[list[Any]]) -> list[list[tuple[str, float]]]:
+    """Lines of at most LINE characters, each character with the heat of its token; broken at spaces where there are any."""
+    lines: list[list[tuple[str, float]]] = [[]]
+    for piece, bits in pieces:
+        for character in piece:
+            if character == "\n":
+                lines.append([])
+                continue
+            lines[-1].append((character if character.isprintable() else "\ufffd", heat(bits)))
+            if len(lines[-1]) > LINE:
+                space = max((i for i, (one, _) in enumerate(lines[-1]) if one == " "), default=LINE - 1) + 1
+                lines[-1:] = [lines[-1][:space], lines[-1][space:]]
+    return [line for line in lines if line]
 
 
 def _memorised(report: dict[str, Any]) -> Figure | None:

@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers, from local folders: as baselines on the same bytes, and for BERTScore.
+"""Models of Hugging Face's transformers, from local folders: as baselines on the same bytes, for BERTScore, and for entailment.
 
 Nothing is downloaded and no code of a folder is run.
 """
@@ -46,7 +46,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         before += int(size[-1])
         if text.whole:
             ids.append(tokenizer.eos_token_id)
-            starts.append(before - 1)
+            starts.append(max(before - 1, 0))
     block_size = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW, len(ids))
     windows = ValidationWindows(
         [np.array(ids, dtype=np.int64)], block_size=block_size, eot_id=tokenizer.eos_token_id, overlap=overlap
@@ -74,6 +74,40 @@ def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path)
     except Exception as error:
         raise ValueError(f"--bertscore {folder}: cannot be used ({_first_line(error)})") from None
     return float(torch.as_tensor(scores["f1"]).mean())
+
+
+@torch.inference_mode()
+def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: Path) -> dict[str, float]:
+    """The shares of sentences that a model of natural-language inference finds entailed and contradicted by their prompt.
+
+    Args:
+        prompts: the premises, one a text. texts: the sentences of each text, the hypotheses.
+        folder: a sequence classifier whose labels name entailment and contradiction; the likeliest label counts.
+
+    ValueError in one line: no transformers, no such model, or no sentence.
+    """
+    transformers = _transformers("entailment")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    except Exception as error:  # a stranger's folder makes the library raise anything
+        raise ValueError(f"--entailment {folder}: cannot be read as a model ({_first_line(error)})") from None
+    labels = [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
+    kinds = [next((i for i, label in enumerate(labels) if label.startswith(name)), -1) for name in ("entail", "contra")]
+    if -1 in kinds:
+        raise ValueError(
+            f"--entailment {folder}: its labels are {', '.join(labels)}: name a model that tells entailment from contradiction"
+        )
+    pairs = [(prompt, sentence) for prompt, own in zip(prompts, texts, strict=True) for sentence in own]
+    if not pairs:
+        raise ValueError("entailment is told of sentences, and the texts hold none")
+    longest = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW)
+    found = [
+        int(model(**tokenizer(*pair, truncation=True, max_length=longest, return_tensors="pt")).logits.argmax())
+        for pair in pairs
+    ]
+    entailed, contradicted = (found.count(kind) / len(found) for kind in kinds)
+    return {"entailed": entailed, "contradicted": contradicted}
 
 
 def _transformers(what: str) -> Any:

@@ -18,7 +18,6 @@ import torch
 
 from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
 from llm_from_scratch.config import Config, check, read_config
-from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
@@ -44,8 +43,9 @@ class Settings:
     gpt2: Sequence[Path] = ()
     generate: int = 0  # passages to continue
     seed: int = 1337
-    against: Path | None = None
+    against: str | None = None
     bertscore: Path | None = None
+    entailment: Path | None = None
     pairs: bool = False
     crows: Path | None = None
     blimp: Path | None = None
@@ -88,7 +88,8 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         raise ValueError("--generate and --seed must be 0 or more, --batch-size 1 or more")
     if settings.split == "train" and not settings.data and (settings.baselines or settings.generate):
         raise ValueError("--split train: baselines and generated text are measured on text held out; use --split val")
-    for option, path in [("--gpt2", path) for path in settings.gpt2] + [("--bertscore", settings.bertscore)]:
+    folders = [("--bertscore", settings.bertscore), ("--entailment", settings.entailment)]
+    for option, path in [("--gpt2", path) for path in settings.gpt2] + folders:
         if path and not path.is_dir():
             raise ValueError(f"{option} {path}: there is no such folder (models are read from the disk alone)")
     bias = pairs.read_crows(settings.crows or pairs.BIAS) if settings.pairs or settings.crows else []
@@ -112,7 +113,9 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     if chosen:
         truth = [passage.continuation for passage in chosen]
         train = "".join(training_text(opened[0]))
-        report["truth"] = continuations.described(truth, chosen, train, against, None, left_out, compared=False)
+        report["truth"] = continuations.described(
+            truth, chosen, train, against, None, left_out, compared=False, entailment_folder=settings.entailment
+        )
         sampling = continuations.SAMPLING
         report["settings"]["sampling"] = {
             "passages": len(chosen),
@@ -236,6 +239,8 @@ def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[conti
         left_out.append("Burrows's Delta: it needs another author's text, --against FILE")
     if not settings.bertscore:
         left_out.append("BERTScore: it needs the folder of a model, --bertscore FOLDER")
+    if not settings.entailment:
+        left_out.append("Entailment: it needs the folder of a model, --entailment FOLDER")
     return chosen
 
 
@@ -253,16 +258,15 @@ def _written(
     train = "".join(training_text(one))
     shown = zip(chosen[:SHOWN], written, strict=False)
     return {
-        "generated": continuations.described(written, chosen, train, against, settings.bertscore, left_out),
+        "generated": continuations.described(
+            *(written, chosen, train, against, settings.bertscore, left_out), entailment_folder=settings.entailment
+        ),
         "samples": [asdict(passage) | {"written": own} for passage, own in shown],
     }
 
 
-def _read_against(path: Path) -> tuple[str, str]:
-    try:
-        return path.name, clean(path.read_bytes(), path.name)[0]
-    except OSError as error:
-        raise ValueError(f"--against {path} cannot be read ({error.strerror}): give a text file") from None
+def _read_against(name: str) -> tuple[str, str]:
+    return Path(name).name, other_text(name, "--against").joined
 
 
 def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -281,7 +285,7 @@ def _baselines(text: Text, train: list[str], runs: list[tuple[str, Run]]) -> lis
     rows = baselines.characters(text, "".join(train))
     for label, run in runs:
         before, after = encode(run, train, text.whole), encode(run, text.documents, text.whole)
-        of = f"tokens ({label})"
+        of = f"tokens ({label})" if len(runs) > 1 else "tokens"
         rows += baselines.counting(text, before, after, _lengths(run, after), run.tokenizer.vocab_size, of)
     return rows + baselines.compressors(text, "".join(train))
 

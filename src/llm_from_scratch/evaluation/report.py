@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from llm_from_scratch.checkpoint import replace_text
-from llm_from_scratch.evaluation.figures import draw, plain, run_names
+from llm_from_scratch.evaluation.figures import draw, heat, plain, run_names
 
 # Of generated text: key, name, what it is and where it is from.
 DEFINITIONS = (
@@ -32,6 +32,8 @@ DEFINITIONS = (
     ("rouge2", "ROUGE-2", "pairs of words shared with it, F1"),
     ("rougeL", "ROUGE-L", "longest common subsequence of words, F1"),
     ("bertscore", "BERTScore", "F1 of the model's vectors of both (Zhang et al. 2020), not rescaled"),
+    ("entailed", "entailed", "share of the sentences that the prompt entails, by the model of --entailment"),
+    ("contradicted", "contradicted", "share of the sentences that the prompt contradicts, by the same"),
     ("distinct_1", "distinct-1", "different words / words, of all texts together (Li et al. 2016)"),
     ("distinct_2", "distinct-2", "the same of pairs of words"),
     ("distinct_3", "distinct-3", "the same of three words in a row"),
@@ -50,16 +52,22 @@ FAITHFUL = {
     "relations_contradicted": "relations contradicted",
     "relations_invented": "relations invented",
 }
-HOTTEST = 12.0  # bits of a token that is coloured the strongest
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+:root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #5a5a5a; --line: #d4d4d4; --hot: 222,45,38 }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --back: #16181c; --faint: #a2a2a2; --line: #3a3d42; --hot: 255,82,66 } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+body { color: var(--text); background: var(--back) }
+h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; overflow-wrap: anywhere }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-th { border-bottom: 2px solid #888 } img { max-width: 100%; height: auto }
-.passage { white-space: pre-wrap; border-left: 3px solid #ccc; padding: .25rem .75rem; margin: .5rem 0; overflow-wrap: anywhere }
-figure { margin: 1rem 0 } figcaption { color: #555; font-size: .875rem }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 3.5rem } td { max-width: 26rem; overflow-wrap: break-word }
+td:first-child { min-width: 11rem } td:last-child:not(.number) { min-width: 14rem } .number { text-align: right }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+.passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
+.passage b { color: var(--faint); font-size: .875rem }
+figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
 """
 NUMBER = re.compile(r"[-–+e\d.,% ]*")
 
@@ -123,11 +131,21 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
-    """report.md, report.html and the pictures in `folder`, which is made where it is missing."""
+    """report.md, report.html and the pictures in `folder`, which is made where it is missing.
+
+    Of a name that ends with .md, that page alone, for a repository's documentation; its pictures lie beside it in a folder of its name.
+    """
+    if folder.suffix == ".md":
+        pictures = folder.with_suffix("")
+        pictures.mkdir(parents=True, exist_ok=True)
+        drawn = {f"{pictures.name}/{name}": caption for name, caption in draw(report, pictures).items()}
+        replace_text(folder, markdown(blocks(report, drawn)))
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    parts = blocks(report, draw(report, folder))
-    replace_text(folder / "report.md", markdown(parts))
-    replace_text(folder / "report.html", page(parts, folder))
+    drawn = draw(report, folder)
+    replace_text(folder / "report.md", markdown(blocks(report, drawn)))
+    drawn.pop("passages.png")  # HTML has colours of its own
+    replace_text(folder / "report.html", page(blocks(report, drawn), folder))
 
 
 def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
@@ -135,7 +153,7 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
     names, runs, text = run_names(report), report["runs"], report["text"]
 
     def picture(name: str) -> list[Block]:
-        return [Picture(name, pictures[name])] if name in pictures else []
+        return [Picture(file, caption) for file, caption in pictures.items() if Path(file).name == name]
 
     parts: list[Block] = [Heading(1, "How good it is: " + ", ".join(names))]
     documents = "1 document" if text["documents"] == 1 else f"{text['documents']:,} documents"
@@ -153,7 +171,13 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
     parts.append(
         Paragraph(
             "Bits per byte, bits per character and perplexity a word are comparable between tokenizers; loss and perplexity a token are"
-            " not. Words are what white space parts; published figures of WikiText count the end of each line as one more."
+            " not. Words are what white space parts"
+            + (
+                ", and the ends of lines, as in the published figures of WikiText; the text is scored as it was published, with"
+                " spaces before its punctuation, and with <unk> where that form has it."
+                if text.get("lines_count")
+                else "."
+            )
         )
     )
     if "baselines" in report:
@@ -172,7 +196,7 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
             )
         )
     parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
-    parts.append(Heading(3, "Worst and best predicted passages"))
+    parts += [Heading(3, "Worst and best predicted passages"), *picture("passages.png")]
     for name, run in zip(names, runs, strict=True):
         parts.append(Passages(f"{name}: worst", run["passages"]["worst"]))
         parts.append(Passages(f"{name}: best", run["passages"]["best"]))
@@ -406,7 +430,7 @@ def _html(part: Block, folder: Path) -> str:
             return f"<h4>{_text(title)}</h4>\n" + "\n".join(_passage(row) for row in rows)
         case Table(title, _, _):
             columns = _columns(part)
-            head = "".join(f"<th>{_text(name)}</th>" for name, _ in columns)
+            head = "".join(f"<th{_align(*cells)}>{_text(name)}</th>" for name, cells in columns)
             body = "\n".join(
                 "<tr>" + "".join(f"<td{_align(cell)}>{_text(cell)}</td>" for cell in row) + "</tr>"
                 for row in zip(*(cells for _, cells in columns), strict=True)
@@ -418,15 +442,14 @@ def _passage(row: dict[str, Any]) -> str:
     if "label" in row:
         return f'<div class="passage"><b>{_text(row["label"])}</b>\n{_text(row["pieces"][0][0])}</div>'
     spans = "".join(
-        f'<span style="background:rgba(222,45,38,{min(max(bits, 0.0) / HOTTEST, 1.0) * 0.8:.2f})" title="{bits:.1f} bits">'
-        f"{_text(piece)}</span>"
+        f'<span style="background:rgba(var(--hot),{heat(bits):.2f})" title="{bits:.1f} bits">{_text(piece)}</span>'
         for piece, bits in row["pieces"]
     )
     return f'<div class="passage"><b>{row["bits_per_byte"]:.3f} bits per byte</b>\n{spans}</div>'
 
 
-def _align(cell: str) -> str:
-    return ' class="number"' if cell and NUMBER.fullmatch(cell) else ""
+def _align(*cells: str) -> str:
+    return ' class="number"' if any(cells) and all(NUMBER.fullmatch(cell) for cell in cells) else ""
 
 
 def _text(text: str) -> str:

@@ -6,6 +6,7 @@ Everything is counted in UTF-8 bytes of this text, so that models, n-grams and c
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 from llm_from_scratch.config import read_config
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
-from llm_from_scratch.data.sources import open_source
+from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 
 BLOCK = 500  # bytes of a block where there are too few documents to draw from: about 90 words of English
+WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published; of wiki.valid.* the file is named
 TRAIN_CHARACTERS = 5_000_000  # of the training part: what the baselines learn from and memorisation looks at
 
 
@@ -28,6 +30,7 @@ class Text:
     name: str
     documents: tuple[str, ...]
     whole: bool  # each document is followed by the end-of-text piece, which is scored as well
+    lines: bool = False  # the end of a line is a word: WikiText's count, whose published perplexities are a word
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
 
     def __post_init__(self) -> None:
@@ -44,6 +47,11 @@ class Text:
         """The documents, one behind the other."""
         return "".join(self.documents)
 
+    @cached_property
+    def words(self) -> int:
+        """How many words: what white space parts, and the ends of lines where these count."""
+        return len(self.joined.split()) + self.joined.count("\n") * self.lines
+
     def facts(self) -> dict[str, Any]:
         """What a reader can check himself: counts, and the checksum of the bytes."""
         data = self.joined.encode()
@@ -52,7 +60,8 @@ class Text:
             "documents": len(self.documents),
             "bytes": len(data),
             "characters": len(self.joined),
-            "words": len(self.joined.split()),
+            "words": self.words,
+            "lines_count": self.lines,
             "units": f"{len(self.ends)} " + ("documents" if self.by_document() else f"blocks of {BLOCK} bytes"),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -65,7 +74,7 @@ class Text:
         """Loss, perplexities, bits per byte and character with the interval, from the nats of each token (N,).
 
         starts: (N,) the byte at which each token begins; an end-of-text lies in the document before it.
-        Perplexity a word is exp(nats / words), words being what white space parts.
+        Perplexity a word is exp(nats / words).
         """
         unit = np.searchsorted(self.ends, starts, side="right")
         sums = np.bincount(unit, weights=nats, minlength=len(self.ends))
@@ -74,7 +83,7 @@ class Text:
         return {
             "loss": total / len(nats),
             "perplexity": float(np.exp(min(total / len(nats), 700.0))),
-            "perplexity_word": float(np.exp(min(total / max(len(joined.split()), 1), 700.0))),
+            "perplexity_word": float(np.exp(min(total / max(self.words, 1), 700.0))),
             "bits_per_byte": bits,
             "bits_per_byte_low": low,
             "bits_per_byte_high": high,
@@ -100,11 +109,14 @@ def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) ->
     return taken
 
 
-def other_text(data: str) -> Text:
-    """The whole text of `--data`: a file, a folder, a glob, or the name of one of configs/data; cleaned as for training.
+def other_text(data: str, option: str = "--data") -> Text:
+    """The whole text of `--data` or another option: a file, a folder, a glob, or the name of one of configs/data, cleaned as for training.
 
-    ValueError in one line where there is none.
+    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is its test part, words counted as
+    there. ValueError in one line where there is none.
     """
+    if wikitext := _wikitext(Path(data)):
+        return wikitext
     config = Path("configs/data") / f"{data}.yaml"
     if config.exists():
         values = read_config(config)
@@ -114,6 +126,24 @@ def other_text(data: str) -> Text:
         try:
             source = open_source(name=data, path=data, data_dir=Path("data"))
         except ValueError as error:
-            raise ValueError(str(error).replace("data.path=", "--data ", 1)) from None
+            raise ValueError(str(error).replace("data.path=", f"{option} ", 1)) from None
     documents = tuple(clean(document.raw, document.name)[0] for document in source.documents())
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
+
+
+def _wikitext(path: Path) -> Text | None:
+    """The test part of WikiText-2 or -103 in a folder, or the part that a file named as published holds; one stream, as is usual."""
+    files = [path / name for name in WIKITEXT] if path.is_dir() else [path]
+    found = next((file for file in files if file.is_file() and file.name.startswith("wiki.")), None)
+    tables = sorted(path.glob("test-*.parquet")) if "wikitext" in path.name else []
+    if found:
+        text = found.read_bytes()
+    elif tables:
+        # A row is a line; the hub's tables have made the lines that hold a space alone empty.
+        rows = Source(path.name, [(table.name, table) for table in tables]).documents()
+        text = b"".join(row.raw or b" \n" for row in rows)
+    else:
+        return None
+    return Text(
+        f"{path.name}, {found.name if found else 'test'}", (clean(text, path.name)[0],), whole=False, lines=True
+    )
