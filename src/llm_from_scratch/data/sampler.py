@@ -74,7 +74,7 @@ class _RandomBatches:
         first = (self.rank * n_micro + micro) * size
         return slice(first, first + size)
 
-    def _read(self, step: int, rows: slice) -> np.ndarray:
+    def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         """The ids (n, T+1) of some sequences of a step."""
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class RandomChunkSampler(_RandomBatches):
         # A shard's last T tokens begin no chunk: so many places are left out before each later shard.
         return places + self.block_size * np.searchsorted(self._ends, places, side="right")
 
-    def _read(self, step: int, rows: slice) -> np.ndarray:
+    def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         places = self.places(step)[rows]
         shard_of = np.searchsorted(self._ends, places, side="right")
         chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self.shards))
@@ -162,14 +162,13 @@ class MixedSampler(_RandomBatches):
         which = self.corpora(step)
         return np.choose(which, [sampler.places(step) for sampler in self.samplers.values()])
 
-    def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        rows = self.rows(micro, n_micro)
-        which, places = self.corpora(step)[rows], self.places(step)[rows]
+    def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
+        numbers, which = np.arange(self.batch_size)[rows], self.corpora(step)[rows]
         chunks = np.empty((len(which), self.block_size + 1), dtype=np.int64)
         for index, sampler in enumerate(self.samplers.values()):
             if (mine := which == index).any():
-                chunks[mine] = sampler._read(places[mine])
-        return chunks[:, :-1].copy(), chunks[:, 1:].copy()
+                chunks[mine] = sampler._read(step, numbers[mine])
+        return chunks
 
 
 class RandomTextSampler(_RandomBatches):
@@ -214,7 +213,7 @@ class RandomTextSampler(_RandomBatches):
         self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1  # enough for most chunks, to judge by the first
         super().__init__(size, block_size, batch_size, seed, rank, world_size)
 
-    def _read(self, step: int, rows: slice) -> np.ndarray:
+    def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         seeds = (self._draw(step, 1) % 2**32)[rows].tolist()
         return np.array(list(map(self._chunk, self.places(step)[rows].tolist(), seeds)))
 
