@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +287,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """
     if not config.get("resume"):
         return config
-    from llm_from_scratch.config import as_config, read_config
+    from llm_from_scratch.config import Config, as_config, read_config
 
     saved = read_config(Path(config.resume) / "config.yaml")
     result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})
@@ -303,9 +304,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
                 continue
         if not key.startswith("hydra"):
             OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
-    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in saved[group]]
+    run = OmegaConf.merge(as_config(asdict(Config())), as_config(saved))  # a run may be older than a setting
+    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in run[group]]
     for key in (*fixed, "optim.name"):
-        before, now = OmegaConf.select(as_config(saved), key), OmegaConf.select(result, key)
+        before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
             advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
             raise ValueError(f"{key}={now}: the resumed run has {before}; {advice}")
