@@ -7,13 +7,14 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, run
+from conftest import REPO, run, story
 
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.model import GPT, GPTConfig
@@ -81,7 +82,7 @@ def test_overhead_compares_two_loops_of_the_same_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sampler_measures_speed_and_memory(tmp_path: Path) -> None:
-    sizes = "--seconds 0.05 --batches 3 --huge-gb 1 --batch-size 4 --block-size 16"
+    sizes = "--seconds 0.05 --batches 3 --huge-gb 1 --shards 2 --batch-size 4 --block-size 16"
     speeds, memory = [], []
     for row in rows_of("sampler", tmp_path, *sizes.split()):
         (speeds if "reader" in row else memory).append(row)
@@ -89,6 +90,32 @@ def test_sampler_measures_speed_and_memory(tmp_path: Path) -> None:
     if Path("/proc/self/status").exists():
         assert [row["corpus MB"] for row in memory] == [1, 1000]
         assert abs(memory[1]["added MB"] - memory[0]["added MB"]) < 10  # the corpora differ by 999
+
+
+@pytest.mark.slow
+def test_prepare_measures_rates_and_memory(tmp_path: Path) -> None:
+    for name in ("tiktoken", "tokenizers", "pyarrow"):
+        pytest.importorskip(name)
+    (tmp_path / "text.txt").write_text(story(300_000), encoding="utf-8")
+    sizes = ["--mb", "0.4", "--big-mb", "0.8", "--text", str(tmp_path / "text.txt")]
+    rows = rows_of("prepare", tmp_path, *sizes)
+    rates = [row for row in rows if "method" in row]
+    methods = ["ours", "nanoGPT's method"] if find_spec("datasets") else ["ours"]
+    assert [(row["method"], row["workers"]) for row in rates] == [
+        *((method, workers) for method in methods for workers in (1, 2)),
+        ("SentencePiece", 1),
+    ]
+    assert all(row["MB/s"] > 0 and row["MB a CPU second"] > 0 for row in rates)
+    assert [row["cores"] for row in rows if "cores" in row] == [2, 16, 256]
+    assert len([row for row in rows if "corpus MB" in row]) == 2
+
+
+def test_the_projection_counts_rounds_of_files() -> None:
+    from prepare import projected
+
+    assert projected(10, 1, 1) == pytest.approx(39_769 / 10 / 60)
+    assert projected(10, 0.5, 16) == pytest.approx(5 * 39_769 / 80 / 5 / 60)
+    assert projected(10, 1, 256) == projected(10, 1, 80)  # more cores than files wait
 
 
 @pytest.mark.slow
