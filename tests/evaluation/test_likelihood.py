@@ -21,8 +21,13 @@ def test_the_figures_by_hand() -> None:
     assert row == pytest.approx({"loss": math.log(2), "bits_per_byte": 2.0, "perplexity": 2.0})
 
 
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_it_equals_a_plain_loop_over_the_text(overlap: float) -> None:
+def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> None:
+    """The loop is on a CPU; whatever the batch and the device, the figures are its."""
     torch.manual_seed(0)
     size, eot = 8, 0
     model = GPT(GPTConfig(vocab_size=11, n_layer=1, n_embd=16, n_head=2, block_size=size)).eval()
@@ -35,6 +40,7 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float) -> None:
         context = [eot, *text.tolist()][window * stride : i + 1]
         nats -= model(torch.tensor([context]))[0, -1].log_softmax(-1)[int(target)].item()
     windows = ValidationWindows([text], block_size=size, eot_id=eot, overlap=overlap)
+    model.to(device)
     for batch_size in (1, 3, 64):
         row = likelihood(model, windows.batches(batch_size), text_bytes=100)
         assert row["tokens"] == 45
