@@ -304,8 +304,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
                 continue
         if not key.startswith("hydra"):
             OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
-    run = OmegaConf.merge(as_config(asdict(Config())), as_config(saved))  # a run may be older than a setting
-    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in run[group]]
+    defaults = asdict(Config())  # a run may be older than a setting
+    run = OmegaConf.merge(as_config(defaults), as_config(saved))
+    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in defaults[group]]
     for key in (*fixed, "optim.name"):
         before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
