@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from llm_from_scratch import doctor
 from llm_from_scratch.checkpoint import checkpoints
+from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
 
 
@@ -167,7 +168,7 @@ def test_data_of_another_run_or_none(sound: Path) -> None:
     tokenizer = folder / "tokenizer/tokenizer.json"
     facts = json.loads((folder / "manifest.json").read_text())
     facts["val_fraction"] = 0.2
-    facts["sha256"] = doctor.open_prepared.__globals__["_checksum"](facts)
+    facts["sha256"] = manifest_sha256(facts)
     (folder / "manifest.json").write_text(json.dumps(facts))
     (found,) = (f for f in about("run", "warning") if "no text of this run" in f.what)
     assert json.loads(tokenizer.read_text())["fingerprint"][:12] in found.what
