@@ -42,7 +42,16 @@ SETTINGS = (
 OZ = (*SETTINGS, "data=oz", "trainer.max_steps=120")
 VARIANTS = {
     "tokens": (*OZ, "tokenizer.vocab_size=320"),
-    "text": (*OZ, "tokenizer.vocab_size=320", "data.stream=text"),
+    # With all that has a state of its own: Muon's momentum, an average of the weights, the random cuts of the text.
+    "text": (
+        *OZ,
+        "tokenizer.vocab_size=320",
+        "data.stream=text",
+        "data.subword_dropout=0.1",
+        "optim=muon",
+        "optim.warmup_steps=10",
+        "optim.ema_decay=0.9",
+    ),
     "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),  # so fast that the best validation is not always the last
 }
 # In step 18: three checkpoints have been written, so that the next save meets an older model and removes the oldest state.
