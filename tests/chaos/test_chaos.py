@@ -49,7 +49,6 @@ VARIANTS = {
         "data.stream=text",
         "data.subword_dropout=0.1",
         "optim=muon",
-        "optim.warmup_steps=10",
         "optim.ema_decay=0.9",
     ),
     "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),  # so fast that the best validation is not always the last
