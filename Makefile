@@ -16,7 +16,7 @@ demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code),
 	$(PY) -m llm_from_scratch demo
 
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 chaos: $(VENV)/.dev  ## kill -9 two hundred times, resume, compare every byte: about 15 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
 	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: test processes stand side by side, one core each
 REPO = Path(__file__).resolve().parents[1]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -27,7 +28,7 @@ def story(characters: int, seed: int = 0) -> str:
 
 
 def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A Python process of its own, on one core: two test processes must not fight over two."""
+    """A Python process of its own."""
     environment = os.environ | {
         # The folder of the test may hold a callback.
         "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd), os.environ.get("PYTHONPATH", "")]).rstrip(
@@ -39,7 +40,7 @@ def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None
     environment.setdefault(
         "LLM_CORPORA", str(REPO.parent / "shared" / "corpora")
     )  # the processes run in folders of their own
-    environment |= {"OMP_NUM_THREADS": "1"} | (variables or {})
+    environment |= variables or {}
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False

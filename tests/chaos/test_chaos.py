@@ -67,7 +67,7 @@ class Start:
     def __init__(self, folder: Path, words: Iterable[str], point: str | None = None) -> None:
         self.trace, self.errors = folder / "trace", folder / "stderr"
         program = [KILL, str(self.trace), point] if point else [str(REPO / "train.py")]
-        environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore"}
         environment.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(

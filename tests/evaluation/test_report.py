@@ -22,6 +22,7 @@ from llm_from_scratch.evaluation.continuations import described, passages
 from llm_from_scratch.evaluation.figures import _passages as draw_passages
 from llm_from_scratch.evaluation.figures import heat
 from llm_from_scratch.evaluation.huggingface import bertscore, causal_model, entailment
+from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.measure import Settings, encode, likelihood, measure, open_run, sentence_nats
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.report import print_tables, write_report
@@ -35,7 +36,6 @@ def here(finished: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     """A copy: what is scored is prepared beside the run's own text, which other tests expect to find alone."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("report") / "here")
     monkeypatch.chdir(folder)
-    torch.set_num_threads(1)
     return folder
 
 
@@ -56,6 +56,7 @@ def test_figures_by_hand() -> None:
     lengths = np.array([1, 1, 1, 2, 0] * 20)
     assert token_starts(lengths)[:6].tolist() == [0, 1, 2, 3, 4, 5]
     figures = text.figures(np.full(100, math.log(2)), token_starts(lengths))
+    assert figures.pop("unit_bits") == pytest.approx([5.0] * 20)
     assert figures == pytest.approx(
         {
             "loss": math.log(2),
@@ -68,6 +69,17 @@ def test_figures_by_hand() -> None:
             "tokens": 100,
         }
     )
+
+
+def test_rows_are_compared_unit_by_unit() -> None:
+    # Two blocks of 500 bytes: the second row needs 50 and 100 bits more, so that a draw of two says 0.1, 0.15 (half of them) or 0.2.
+    text = Text("made", ("a" * 1000,), whole=False)
+    rows: list[dict[str, Any]] = [{"unit_bits": np.array([100.0, 900.0])}, {}, {"unit_bits": np.array([150.0, 1000.0])}]
+    text.compare(rows)
+    assert rows[:2] == [{}, {}]
+    assert rows[2] == pytest.approx({"more": 0.15, "more_low": 0.1, "more_high": 0.2})
+    # By itself the first row lies anywhere from 0.2 to 1.8.
+    assert bootstrap_ratio(np.array([100.0, 900.0]), text.sizes)[1:] == pytest.approx((0.2, 1.8))
 
 
 def test_blocks_stand_for_documents_where_these_are_few() -> None:
@@ -365,7 +377,8 @@ def test_several_runs_side_by_side(both: dict[str, Any]) -> None:
     first, second = both["runs"]
     assert (first["run"], second["run"]) == ("run", "<img src=x>")
     # The same weights and the same seed: the same figures, what was generated included.
-    assert {**first, "run": ""} == {**second, "run": ""}
+    same = {"run": "", "more": 0.0, "more_low": 0.0, "more_high": 0.0}
+    assert first | same == second | {"run": ""}
     assert set(first) >= {"generated", "bias", "grammar", "samples", "positions", "passages", "bits_per_byte"}
     assert set(first["generated"]) >= {
         "bleu",

@@ -89,7 +89,7 @@ def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train: Process, text:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_fault_03_a_signal_finishes_the_step_and_saves(train: Process, text: Path, tmp_path: Path) -> None:
     shared = (*SMALL, "model.dropout=0.1", "trainer.max_steps=300", "trainer.val_check_interval=100")
-    environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(REPO / "src")}
     first = [*shared, "run_dir=run"]
     for number, status, at in ((signal.SIGTERM, 143, 20), (signal.SIGINT, 130, 120)):
         command = [sys.executable, str(REPO / "train.py"), *first]

@@ -154,6 +154,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             report.setdefault("baselines", []).append(row)
         except ValueError as error:
             left_out.append(str(error))
+    text.compare(report["runs"] + report.get("baselines", []))
     if settings.baselines and not settings.gpt2:
         left_out.append("GPT-2: it needs the folder of a model, --gpt2 FOLDER (or several, a fine-tuned one too)")
     if settings.baselines:

@@ -180,6 +180,13 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
             )
         )
     )
+    if any("more" in row for row in [*runs, *report.get("baselines", [])]):
+        parts.append(
+            Paragraph(
+                f"“More” is in bits per byte, by a paired bootstrap (Koehn 2004): what a row needs more than {names[0]} on the same"
+                " units of text. An interval that stays above 0 says that the row is worse, even where the intervals of the two overlap."
+            )
+        )
     if "baselines" in report:
         parts.append(
             Paragraph(
@@ -228,6 +235,7 @@ def _likelihood(report: dict[str, Any], names: list[str]) -> Table:
     columns = (
         ("bits per byte", "bits_per_byte", ".4f"),
         ("95 %", "", ""),
+        (f"more than {names[0]}, 95 %", "more", ""),
         ("bits per character", "bits_per_character", ".4f"),
         ("perplexity a word", "perplexity_word", ",.1f"),
         ("perplexity a token", "perplexity", ",.2f"),
@@ -238,7 +246,9 @@ def _likelihood(report: dict[str, Any], names: list[str]) -> Table:
     for row in rows:
         bleu = row.get("generated", {}).get("bleu")
         row = row | ({"bleu": bleu} if bleu is not None else {})
-        own = [_number(row.get(key), form) if key else _interval(row) for _, key, form in columns]
+        own = [
+            _number(row.get(key), form) if form else _interval(row, key or "bits_per_byte") for _, key, form in columns
+        ]
         cells.append([row["name"], *own, row.get("note", "")])
     return Table(f"Likelihood of {report['text']['name']}", ["", *(name for name, _, _ in columns), "note"], cells)
 
@@ -346,8 +356,9 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:.3g}" if form[-1] == "f" and abs(value) >= 1e7 else format(value, form)
 
 
-def _interval(row: dict[str, Any]) -> str:
-    return f"{row['bits_per_byte_low']:.3f} – {row['bits_per_byte_high']:.3f}" if "bits_per_byte_low" in row else ""
+def _interval(row: dict[str, Any], key: str) -> str:
+    sign = "+" if key == "more" else ""  # a difference
+    return f"{row[f'{key}_low']:{sign}.3f} – {row[f'{key}_high']:{sign}.3f}" if f"{key}_low" in row else ""
 
 
 def _columns(table: Table) -> list[tuple[str, list[str]]]:
