@@ -6,11 +6,12 @@ import pickle
 import random
 import re
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 import sentencepiece
-from conftest import story
+from conftest import REPO, run, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -314,6 +315,31 @@ def test_a_model_on_which_the_native_parser_crashes_is_refused(
     monkeypatch.setattr(tokenizer_module, "_PARSE", parser)
     with pytest.raises(ValueError, match=rf"tokenizer\.model: damaged: .*{words}"):
         load_tokenizer(tmp_path)
+
+
+def test_sampled_pieces_are_the_same_in_every_process(tmp_path: Path):
+    """SentencePiece's own sampling begins elsewhere in each, whatever the seed: resumed runs saw other pieces."""
+    BPETokenizer.train([story(20_000)], 400).save(tmp_path)
+    code = """
+import sys
+from pathlib import Path
+from conftest import story
+from llm_from_scratch.tokenizer import load_tokenizer
+print(load_tokenizer(Path(sys.argv[1])).sample(story(500), 0.2, 7))
+"""
+    first, second = (run(["-c", code, str(tmp_path)], REPO / "tests") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout != ""
+
+
+@given(st.text(st.sampled_from("the cat sat\n  \u2581é🌪\0x"), max_size=60) | st.text(max_size=60))
+def test_sampling_that_leaves_nothing_out_is_encoding(text: str):
+    assert small_bpe().sample(text, 0.0, 1) == small_bpe().encode(text)
+
+
+@cache
+def small_bpe() -> BPETokenizer:
+    return BPETokenizer.train([story(20_000) + "the cat sat on the     mat é"], 400)
 
 
 def test_sampled_pieces_are_the_same_text_cut_elsewhere():

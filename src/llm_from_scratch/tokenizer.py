@@ -10,11 +10,14 @@ import io
 import itertools
 import json
 import logging
+import operator
+import random
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -132,7 +135,7 @@ class BPETokenizer(Tokenizer):
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
         # SentencePiece writes a space as U+2581, so that a U+2581 of the text would come back as a space.
-        self._mark_ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in "▁".encode()]
+        self._mark_ids = self._bytes_as_ids("▁")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> "BPETokenizer":
@@ -204,25 +207,65 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        return self._encode(text)
-
-    def sample(self, text: str, dropout: float, seed: int) -> list[int]:
-        """Ids of `text` in pieces that another chance would cut elsewhere: each merge is left out with the probability `dropout`.
-
-        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267). A function of the arguments alone; ValueError: as `encode`.
-        """
-        spm.set_random_generator_seed(seed)  # a generator of the whole process, which nothing else here reads
-        return self._encode(text, enable_sampling=True, alpha=dropout)
-
-    def _encode(self, text: str, **sampling: Any) -> list[int]:
         _utf8(text)
         ids: list[int] = []
         for i, part in enumerate(text.split("▁")):
             if i:
                 ids += self._mark_ids
             for chunk in _chunks(part):
-                ids += self._processor.encode(chunk, **sampling)
+                ids += self._processor.encode(chunk)
         return ids
+
+    def sample(self, text: str, dropout: float, seed: int) -> list[int]:
+        """Ids of `text` in pieces that another chance would cut elsewhere: of all merges a part, `dropout`, is left out each time.
+
+        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments alone, which SentencePiece's own
+        sampling is not: its generator begins elsewhere in every process, whatever the seed. A word of more than 100 characters is cut
+        there. ValueError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
+        """
+        _utf8(text)
+        chance = random.Random(seed).random
+        ids: list[int] = []
+        for i, part in enumerate(text.split("▁")):
+            if i:
+                ids += self._mark_ids
+            for word in _WORD.findall(part.replace(" ", "▁")):
+                for piece in self._merged(word, dropout, chance):
+                    found = self._merges.get(piece)
+                    ids += self._bytes_as_ids(piece) if found is None else [found[1]]
+        return ids
+
+    def _merged(self, word: str, dropout: float, chance: Callable[[], float]) -> list[str]:
+        """The pieces of one word: the best merge that chance has left, again and again."""
+        pieces, merges = list(word), self._merges
+        while True:
+            pairs = [
+                (merges[pair][0], i)
+                for i, pair in enumerate(map(operator.add, pieces, pieces[1:]))
+                if pair in merges and chance() >= dropout
+            ]
+            if not pairs:
+                return pieces
+            i = min(pairs)[1]
+            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+
+    @cached_property
+    def _merges(self) -> dict[str, tuple[float, int]]:
+        """What can be merged, and single characters: piece -> (rank, id), the lowest rank first."""
+        processor = self._processor
+        found = {}
+        for i in range(self.vocab_size):
+            if not (processor.is_byte(i) or processor.is_control(i) or processor.is_unknown(i)):
+                found[processor.id_to_piece(i)] = (-processor.get_score(i), i)
+        across = next((piece for piece in found if re.search("[^▁]▁", piece)), None)
+        if across:
+            raise ValueError(
+                f"data.subword_dropout: the piece {across!r} reaches from one word into the next; set it to 0"
+            )
+        return found
+
+    def _bytes_as_ids(self, piece: str) -> list[int]:
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join([self._bytes_of[i] for i in ids])
@@ -283,6 +326,7 @@ class GPT2Tokenizer(Tokenizer):
             (folder / name).write_bytes(content)
 
 
+_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # spaces and what follows them: no piece of ours reaches across
 # What Unicode calls white space; Python counts four separators more.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
 # GPT-2 writes the bytes of a piece as characters that can be seen: 188 as themselves, the others as U+0100 and up.
