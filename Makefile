@@ -18,7 +18,7 @@ demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code),
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
-chaos: $(VENV)/.dev  ## kill -9 two hundred times, resume, compare every byte: about 15 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
+chaos: $(VENV)/.dev  ## kill -9 two hundred times, resume, compare every byte: about 25 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
 	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)
 
 check: $(VENV)/.dev  ## formatting, lint, types and the import rules
