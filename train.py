@@ -43,12 +43,21 @@ def main(composed: DictConfig) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from llm_from_scratch.checkpoint import PICKLES, Background, fill, load_model, load_weights, newest_state
+    from llm_from_scratch.checkpoint import (
+        PICKLES,
+        Background,
+        fill,
+        load_model,
+        load_weights,
+        model_folder,
+        newest_state,
+    )
     from llm_from_scratch.config import Config
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
     from llm_from_scratch.data.prepare import document_start, has_company, is_first_rank, prepare
     from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.training.averaging import WeightAverage
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, Patience, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
@@ -68,13 +77,18 @@ def main(composed: DictConfig) -> float:
     if is_first_rank():
         open_run(config)
 
-    # The text, as tokens. A run that starts from another's weights speaks that one's tokens.
+    # The text, as tokens. A run that starts from another's weights speaks that one's tokens; one that goes on has all it needs.
+    state = newest_state(run_dir) if config.resume else None
     weights = Path(config.init_from) if config.init_from else None
-    origin = load_model(weights) if weights and weights.suffix not in PICKLES else None
+    speaks = weights is not None and weights.suffix not in PICKLES
+    origin = load_model(weights) if weights and speaks and not state else None
+    reuse = origin.tokenizer if origin else None
+    if state and (speaks or config.tokenizer.kind == "gpt2"):
+        reuse = load_tokenizer(model_folder(run_dir))
     prepared = prepare(
         config.data,
         config.tokenizer,
-        reuse=origin.tokenizer if origin else None,
+        reuse=reuse,
         wait=has_company(),
         how=config.prepare,
     )
@@ -84,7 +98,7 @@ def main(composed: DictConfig) -> float:
     model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
     if weights and origin:
         fill(model, dict(origin.model.named_parameters()), weights)
-    elif weights:
+    elif weights and not state:
         load_weights(model, weights)
     if config.data.doc_mask:
         model.eot_id = document_start(prepared)
@@ -100,7 +114,6 @@ def main(composed: DictConfig) -> float:
     )
 
     # The loop.
-    state = newest_state(run_dir) if config.resume else None
     first_step = int(state.name.split("_")[1]) if state else 0
     if config.resume and not state:
         log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)

@@ -249,6 +249,8 @@ def test_a_run_needs_no_files_but_its_own(
     )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "files")
+    done = train("resume=run", "trainer.max_steps=8")
+    assert done.returncode == 0, done.stderr
     assert {"tokenizer.json", "vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "run/model").iterdir()}
     done = write("run=run", "prompt=Dorothy", "max_new_tokens=5")
     assert done.returncode == 0, done.stderr

@@ -143,6 +143,9 @@ def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp
     assert started.returncode == 0, started.stderr
     first = read_rows(tmp_path / "next/metrics.jsonl")[0]
     assert first["loss"] < 3  # the made text's untrained loss is log(320) = 5.8
+    (tmp_path / "part").rename(tmp_path / "elsewhere")  # what goes on needs nothing but its own
+    resumed = train("resume=next", "trainer.max_steps=2")
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, tmp_path: Path) -> None:

@@ -294,15 +294,19 @@ def save_model(
     publish(building, run / "model")
 
 
+def model_folder(run: Path) -> Path:
+    """Where a run's model is, with its tokenizer."""
+    folder, old = run / "model", run / ".old-model"
+    return old if old.is_dir() and not folder.is_dir() else folder  # killed between the two renames of `publish`
+
+
 def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
     """The model of a run folder, in evaluation mode on `device`.
 
     Raises:
         ValueError: in one line, naming what is missing or damaged.
     """
-    folder = run / "model"
-    if not folder.is_dir() and (run / ".old-model").is_dir():
-        folder = run / ".old-model"  # of a run that was killed between the two renames of `publish`
+    folder = model_folder(run)
     if not folder.is_dir():
         raise ValueError(
             f"{run}: has no model yet (its first validation writes one)"

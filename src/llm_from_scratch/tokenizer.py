@@ -32,6 +32,7 @@ MAX_FILE_BYTES = 64_000_000  # ten times the largest tokenizer file there can be
 JSON_FILE, MODEL_FILE = "tokenizer.json", "tokenizer.model"
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"  # of GPT-2's BPE, as everybody's programs read them
 OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same, as they were first published
+_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # as SentencePiece writes it: spaces and what follows them
 MAX_PIECE = 512  # bytes; GPT-2's longest has 128, and checking a piece takes the square of its length
 
 
@@ -207,14 +208,9 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        _utf8(text)
-        ids: list[int] = []
-        for i, part in enumerate(text.split("▁")):
-            if i:
-                ids += self._mark_ids
-            for chunk in _chunks(part):
-                ids += self._processor.encode(chunk)
-        return ids
+        return self._around_marks(
+            text, lambda part: [i for chunk in _chunks(part) for i in self._processor.encode(chunk)]
+        )
 
     def sample(self, text: str, dropout: float, seed: int) -> list[int]:
         """Ids of `text` in pieces that another chance would cut elsewhere: of all merges a part, `dropout`, is left out each time.
@@ -223,17 +219,20 @@ class BPETokenizer(Tokenizer):
         sampling is not: its generator begins elsewhere in every process, whatever the seed. A word of more than 100 characters is cut
         there. ValueError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
         """
-        _utf8(text)
         chance = random.Random(seed).random
-        ids: list[int] = []
-        for i, part in enumerate(text.split("▁")):
-            if i:
-                ids += self._mark_ids
-            for word in _WORD.findall(part.replace(" ", "▁")):
-                for piece in self._merged(word, dropout, chance):
-                    found = self._merges.get(piece)
-                    ids += self._bytes_as_ids(piece) if found is None else [found[1]]
-        return ids
+
+        def ids_of(part: str) -> list[int]:
+            words = _WORD.findall(part.replace(" ", "▁"))
+            pieces = [piece for word in words for piece in self._merged(word, dropout, chance)]
+            return [i for piece in pieces for i in self._ids_of_piece(piece)]
+
+        return self._around_marks(text, ids_of)
+
+    def _around_marks(self, text: str, ids_of: Callable[[str], list[int]]) -> list[int]:
+        """The ids of a text, of which `ids_of` encodes what lies between U+2581."""
+        _utf8(text)
+        first, *parts = map(ids_of, text.split("▁"))
+        return first + [i for part in parts for i in self._mark_ids + part]
 
     def _merged(self, word: str, dropout: float, chance: Callable[[], float]) -> list[str]:
         """The pieces of one word: the best merge that chance has left, again and again."""
@@ -263,6 +262,9 @@ class BPETokenizer(Tokenizer):
                 f"data.subword_dropout: the piece {across!r} reaches from one word into the next; set it to 0"
             )
         return found
+
+    def _ids_of_piece(self, piece: str) -> list[int]:
+        return [self._merges[piece][1]] if piece in self._merges else self._bytes_as_ids(piece)
 
     def _bytes_as_ids(self, piece: str) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
@@ -326,7 +328,6 @@ class GPT2Tokenizer(Tokenizer):
             (folder / name).write_bytes(content)
 
 
-_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # spaces and what follows them: no piece of ours reaches across
 # What Unicode calls white space; Python counts four separators more.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
 # GPT-2 writes the bytes of a piece as characters that can be seen: 188 as themselves, the others as U+0100 and up.
