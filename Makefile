@@ -2,12 +2,13 @@
 VENV ?= .venv
 ARGS ?=
 PY = $(VENV)/bin/python
+PARALLEL = -n auto --maxprocesses=4 --dist=worksteal
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos bench format clean
+.PHONY: help demo test slow check chaos bench format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +17,10 @@ demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code),
 	$(PY) -m llm_from_scratch demo
 
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
-	$(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+slow: $(VENV)/.dev  ## run the longer ones: trainings with several processes, signals, the benchmarks at a small size
+	$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
 
 chaos: $(VENV)/.dev  ## kill -9 two hundred times, resume, compare every byte: about 25 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
 	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)

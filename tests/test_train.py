@@ -158,6 +158,7 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
         assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "overrides"),
     [
@@ -194,6 +195,7 @@ def test_no_warning_of_a_library_reaches_the_user(text: Path, tmp_path: Path, tr
     assert "site-packages" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_compiled_and_computed_again_a_run_learns_the_same(train: Process, text: Path, tmp_path: Path) -> None:
     shared = (*SMALL, "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1")
     shared += ("model.dropout=0.2",)  # the same masks in a compiled graph

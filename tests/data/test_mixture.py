@@ -130,6 +130,7 @@ def test_mistakes_cost_a_line(tmp_path: Path, changes: dict[str, Any], line: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mixture_is_resumed_and_evaluated(train: Process, command: Process, tmp_path: Path) -> None:
     mix(tmp_path)
     small = [word for word in SMALL if not word.startswith(("data=", "data.path"))]

@@ -31,6 +31,7 @@ def test_the_average_is_a_weighted_mean_from_the_first_step_on() -> None:
     assert (layer.weight.item(), average.tensors[0].item()) == (16, pytest.approx(80 / 7))
 
 
+@pytest.mark.slow
 def test_a_run_validates_and_keeps_the_average(train: Process, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
     shared = (*SMALL, "model.dropout=0.1", "trainer.val_check_interval=10", "optim.schedule=constant", "optim.lr=1e-2")

@@ -86,6 +86,7 @@ def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train: Process, text:
     assert "step 9:" in third.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_fault_03_a_signal_finishes_the_step_and_saves(train: Process, text: Path, tmp_path: Path) -> None:
     shared = (*SMALL, "model.dropout=0.1", "trainer.max_steps=300", "trainer.val_check_interval=100")
@@ -241,6 +242,7 @@ def test_weights_of_torch_and_lightning_files(finished: Path, tmp_path: Path) ->
         load_weights(GPT(trained.config), tmp_path / "other.pt")
 
 
+@pytest.mark.slow
 def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, text: Path, tmp_path: Path) -> None:
     small = [word for word in SMALL if word != "trainer=cpu"]
     shared = (*small, "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "optim.warmup_steps=25")

@@ -191,6 +191,7 @@ def test_its_state_survives_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_stops_goes_on_and_keeps_its_optimizer(train: Process, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
     shared = (*SMALL, "model.dropout=0.1", "trainer.val_check_interval=10", "optim=muon", "optim.min_lr_ratio=1")
