@@ -36,7 +36,7 @@ def writers(shape: dict[str, int], dtype: str, device: str, clone: Path | None) 
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}
     place = {"device": device, "dtype": getattr(torch, dtype)}
     ours = GPT(GPTConfig(**shape, **family, norm_eps=1e-5, init_std=0.02)).to(**place).eval()
-    lay_out_for_decoding(ours)
+    lay_out_for_decoding(ours)  # for the threads that torch has now
     theirs = gpt2(**shape).to(**place).eval()
 
     def prompt(batch: int) -> torch.Tensor:
@@ -84,27 +84,28 @@ def main() -> None:
 
     import torch
 
-    known = writers(shape, dtype, options.device, clone)
     rows = []
     for threads in options.threads if options.device == "cpu" else [None]:
         if threads:
             torch.set_num_threads(threads)
+        known = writers(shape, dtype, options.device, clone)
         for batch in options.batches:
             present = {
                 name: one for name, one in known.items() if name != "nanoGPT" or batch in options.nanogpt_batches
             }
 
-            def speed(name: str, batch: int = batch) -> float:
+            def speed(write: Callable[[int, int], Any], batch: int = batch) -> float:
                 start = time.perf_counter()
-                ids = known[name](batch, options.new_tokens)
+                ids = write(batch, options.new_tokens)
                 seconds = time.perf_counter() - start
                 assert ids.shape == (batch, options.new_tokens)
                 return batch * options.new_tokens / seconds
 
-            for name in present:
-                known[name](batch, min(8, options.new_tokens))
+            for write in present.values():
+                write(batch, min(8, options.new_tokens))
             speeds = take_turns(
-                {name: (lambda name=name, speed=speed: speed(name)) for name in present}, options.repeats
+                {name: (lambda write=write, speed=speed: speed(write)) for name, write in present.items()},
+                options.repeats,
             )
             rates = {name: median(values) for name, values in speeds.items()}
             rows += [

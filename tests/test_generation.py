@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm_from_scratch.generation import (
     SamplingConfig,
+    SplitLinear,
     TextStream,
     fetched,
     generate,
@@ -27,7 +28,7 @@ from llm_from_scratch.generation import (
     top_k,
     top_p,
 )
-from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.model import GPT, GPTConfig, KVCache
 
 BLOCK = 8
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -208,13 +209,28 @@ def test_a_penalty_counts_the_prompt_and_what_was_written() -> None:
     assert len(plain.unique()) > 20
 
 
-def test_the_layout_for_decoding_changes_no_logits() -> None:
-    model, ids = make(), torch.randint(40, (1, BLOCK), generator=generator())
-    expected, state = model(ids), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+@pytest.mark.parametrize("threads", [1, 2, 3])  # 3 divides neither the vocabulary of 40 nor the width
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_weights": False, "bias": True, "norm": "layernorm", "activation": "gelu"}]
+)
+def test_the_layout_for_decoding_changes_no_logits(
+    threads: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = make(**changes).eval(), torch.randint(40, (2, BLOCK), generator=generator())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(generator=generator())
+    expected, count = model(ids), sum(isinstance(module, nn.Linear) for module in model.blocks.modules())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     lay_out_for_decoding(model)
-    assert model.blocks[0].feed_forward.up.weight.stride() == (1, 2 * model.config.inner_size)  # type: ignore[union-attr]
+    split = [module for module in model.modules() if isinstance(module, SplitLinear)]
+    assert len(split) == count + 1  # the head's too
+    assert all(len(module.weight) == threads for module in split)
     torch.testing.assert_close(model(ids), expected)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    cache = KVCache(model.config, 1)
+    steps = [model(ids[:1, t : t + 1], cache) for t in range(BLOCK)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected[:1])
 
 
 def test_generation_leaves_the_mode_of_the_model_and_of_torch_as_it_was() -> None:

@@ -481,6 +481,8 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) -> (…, V)."""
+        if self.head is not None and not self.training:
+            return self.head(hidden)
         return F.linear(hidden, self._head())[..., : self.config.vocab_size]
 
     def _head(self) -> Tensor:
