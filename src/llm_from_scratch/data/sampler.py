@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 if TYPE_CHECKING:
     from llm_from_scratch.tokenizer import Tokenizer
@@ -104,10 +104,11 @@ class RandomChunkSampler(_RandomBatches):
         if len(self.shards) < len(shards):
             short = len(shards) - len(self.shards)
             logger.info("%d of %d shards are shorter than a chunk of %d tokens", short, len(shards), block_size + 1)
-        # Views of (starts, T+1), no copies; without np.asarray each index would make a memmap object, which is slow.
-        self._windows = [sliding_window_view(np.asarray(shard), block_size + 1) for shard in self.shards]
-        self._ends = np.cumsum([len(windows) for windows in self._windows])
-        super().__init__(int(self._ends[-1]), block_size, batch_size, seed, rank, world_size)
+        ends = np.cumsum([0] + [len(shard) - block_size for shard in self.shards])  # of the shards, in places
+        self._windows, rows = _windows_of_all(self.shards, block_size + 1)
+        self._firsts = self._windows[:, 0]
+        self._ends, self._rows = ends[1:], rows - ends[:-1]  # what is added to a place to find its row
+        super().__init__(int(ends[-1]), block_size, batch_size, seed, rank, world_size)
 
     @property
     def n_bytes(self) -> int:
@@ -122,13 +123,9 @@ class RandomChunkSampler(_RandomBatches):
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         places = self.places(step)[rows]
-        shard_of = np.searchsorted(self._ends, places, side="right")
-        chunks = np.empty((len(places), self.block_size + 1), np.result_type(*self.shards))
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            windows = self._windows[shard]
-            chunks[here] = windows[places[here] - (self._ends[shard] - len(windows))]
-        return chunks
+        chunks = places + self._rows[np.searchsorted(self._ends, places, side="right")]
+        self._firsts.take(chunks)  # asks for the memory of all of them at once: of a huge corpus none is in a cache
+        return self._windows[chunks]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RandomChunkSampler, **self._settings()), (self.shards,)
@@ -330,6 +327,24 @@ class ValidationWindows:
 
 
 Sampler = RandomChunkSampler | RandomTextSampler | MixedSampler
+
+
+def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One view of (rows, size) that slides over all shards, no copies, and the row at which each shard begins: (shards,) int64.
+
+    All shards are mapped into one address space, so a single array reaches from the first to the last of them, over memory in between
+    that is nobody's: only rows within a shard may be read. A chunk so costs the same from many shards as from one; reading from each
+    shard in turn took five times as long from forty.
+    """
+    assert len({(shard.dtype, shard.strides) for shard in shards}) == 1, "shards of one corpus are alike"
+    (stride,) = shards[0].strides
+    addresses = np.array([shard.__array_interface__["data"][0] for shard in shards])
+    first = int(addresses.argmin())
+    begins, rest = np.divmod(addresses - addresses[first], stride)
+    assert not rest.any(), "ids lie where their own size says"
+    rows = max(int(begin) + len(shard) for begin, shard in zip(begins, shards, strict=True)) - size + 1
+    # Not from the memmap object itself, whose kind each index would make again.
+    return as_strided(np.asarray(shards[first]), (rows, size), (stride, stride), writeable=False), begins
 
 
 class _Arrays(tuple[np.ndarray, ...]):
