@@ -96,7 +96,10 @@ def ours(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
     from llm_from_scratch.tokenizer import load_tokenizer
 
     learned = (Path(bpe) / "tokenizer.model").exists()
-    data = DataConfig(name="text", path=pages, dir=str(Path(folder) / "data"), val_fraction=0.01, keep_text=False)
+    # Each file is a task, as OpenWebText's are, which have more than data.shard_bytes.
+    data = DataConfig(
+        name="text", path=pages, dir=str(Path(folder) / "data"), val_fraction=0.01, keep_text=False, shard_bytes=1
+    )
     tokenizer = TokenizerConfig() if learned else TokenizerConfig(kind="gpt2", vocab_size=None, path=bpe)
     start, used = time.perf_counter(), cpu_seconds()
     reuse = load_tokenizer(Path(bpe)) if learned else None
