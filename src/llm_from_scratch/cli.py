@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f" implies --baselines --pairs --generate {PASSAGES}",
     )
     more.add_argument("--data", metavar="PATH|NAME", help="score another text, all of it: a file, a folder, oz, …")
+    more.add_argument("--ensemble", action="store_true", help="all runs together: the mean of their probabilities")
     more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
     more.add_argument(
         "--gpt2", type=Path, nargs="+", default=[], metavar="FOLDER", help="models of transformers, as baselines"
@@ -152,7 +153,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """The likelihood of the text that a run was trained on, or held out from; with further options a report on several."""
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
     if len(options.run) > 1 or any(
-        (*asked, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
+        (*asked, options.ensemble, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
     ):
         return report(options)
 
@@ -230,6 +231,7 @@ def report(options: argparse.Namespace) -> None:
     settings = Settings(
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
         **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
+        ensemble=options.ensemble,
         baselines=options.baselines or everything,
         pairs=options.pairs or everything,
         generate=generate,

@@ -23,7 +23,16 @@ from llm_from_scratch.evaluation.figures import _passages as draw_passages
 from llm_from_scratch.evaluation.figures import heat
 from llm_from_scratch.evaluation.huggingface import bertscore, causal_model, entailment
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
-from llm_from_scratch.evaluation.measure import Settings, encode, likelihood, measure, open_run, sentence_nats
+from llm_from_scratch.evaluation.measure import (
+    Opened,
+    Settings,
+    encode,
+    likelihood,
+    mean_probability,
+    measure,
+    open_run,
+    sentence_nats,
+)
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.report import print_tables, write_report
 from llm_from_scratch.evaluation.texts import Text, token_starts
@@ -545,6 +554,7 @@ def test_the_command_writes_pages_and_one_json_object(
         (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),
         (("run", "--generate", "2", "--seed", "-1"), "--generate and --seed must be 0 or more"),
         (("run", "--pairs", "--overlap", "1"), "--overlap 1.0: must be at least 0"),
+        (("run", "--ensemble"), "--ensemble: name several runs that have one tokenizer"),
     ],
 )
 def test_mistakes_cost_one_line(
@@ -556,6 +566,31 @@ def test_mistakes_cost_one_line(
     assert (stopped.value.code, out) == (2, "")
     assert err.startswith(f"error: {line}")
     assert err.count("\n") == 1
+
+
+def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [-np.log([0.5, 0.001]), -np.log([0.25, 0.003])]
+    np.testing.assert_allclose(mean_probability(given), -np.log([0.375, 0.002]))
+
+    def another(name: str, device: str) -> Opened:
+        one = open_run("run", device)
+        with torch.no_grad():
+            for weight in one.run.model.parameters():
+                weight.mul_(0.5 if name == "other" else 1)
+        return one
+
+    monkeypatch.setattr("llm_from_scratch.evaluation.measure.open_run", another)
+    report = measure(["run", "other"], Settings(ensemble=True, **CPU))
+    opened = [another(name, "cpu") for name in ("run", "other")]
+    text = Text("held out", tuple(opened[0].prepared.documents("val")), whole=False)
+    each = [likelihood(one.run, text, Settings(**CPU))["nats"] for one in opened]
+    bits = -np.log2((np.exp(-each[0]) + np.exp(-each[1])) / 2).sum() / len(text.joined.encode())
+    (row,), first = report["baselines"], report["runs"][0]
+    assert (row["name"], row["bits_per_byte"]) == ("2 runs together", pytest.approx(bits))
+    assert row["more"] == pytest.approx(bits - first["bits_per_byte"])
+    assert bits < np.mean([run["bits_per_byte"] for run in report["runs"]])
 
 
 def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: Path) -> None:

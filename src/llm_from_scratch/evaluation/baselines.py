@@ -1,6 +1,6 @@
 """What a model has to beat, on the same bytes: counting, compressing, and the figures that the article gives.
 
-A row is a dictionary: name, kind (characters, tokens, compressor, gpt2), the figures of `Text.figures` as far as there are any, note.
+A row is a dictionary: name, kind (a key of `figures.KINDS`), the figures of `Text.figures` as far as there are any, note.
 """
 
 from typing import Any

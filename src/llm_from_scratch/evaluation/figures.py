@@ -14,6 +14,7 @@ KINDS = {
     "tokens": ("#4292c6", "counting, the run's tokens"),
     "compressor": ("#a1d99b", "compressors"),
     "gpt2": ("#969696", "transformers"),
+    "ensemble": ("#fdae6b", "runs together"),
 }
 
 HOTTEST = 12.0  # bits of a token that is coloured the strongest

@@ -39,6 +39,7 @@ class Settings:
     overlap: float = 0.0
     batch_size: int = 32
     device: str = "auto"
+    ensemble: bool = False
     baselines: bool = False
     gpt2: Sequence[Path] = ()
     generate: int = 0  # passages to continue
@@ -103,6 +104,10 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             raise ValueError(
                 f"{other.folder} holds out another text than {opened[0].folder}: name one text for all with --data"
             )
+    if settings.ensemble and (len(opened) < 2 or len({one.run.tokenizer.fingerprint for one in opened}) > 1):
+        raise ValueError(
+            "--ensemble: name several runs that have one tokenizer, such as those of a sweep over seed=1,2,3"
+        )
     left_out: list[str] = []
     report: dict[str, Any] = {
         "text": text.facts() | {"split": None if settings.data else settings.split},
@@ -123,6 +128,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             "top_p": sampling.top_p,
         }
     counted: dict[str, tuple[str, Run]] = {}
+    nats = []
     for one in opened:
         log.info("measuring %s", one.folder)
         row: dict[str, Any] = {
@@ -132,6 +138,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             "tokenizer": f"{one.run.tokenizer.kind}, {one.run.tokenizer.vocab_size:,}",
         }
         row |= likelihood(one.run, text, settings)
+        nats.append(row.pop("nats"))
         counted.setdefault(one.run.tokenizer.fingerprint, (row["tokenizer"], one.run))
         if chosen:
             row |= _written(one, chosen, settings, against, left_out)
@@ -143,9 +150,14 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         report["bias_limits"] = pairs.BIAS_LIMITS
     if grammar:
         report["grammar_limits"] = pairs.GRAMMAR_LIMITS
+    if settings.ensemble:
+        lengths = _lengths(opened[0].run, encode(opened[0].run, text.documents, text.whole))
+        row = {"name": f"{len(nats)} runs together", "kind": "ensemble"}
+        row |= text.figures(mean_probability(nats), token_starts(lengths)) | {"note": "the mean of their probabilities"}
+        report["baselines"] = [row]
     if settings.baselines:
         log.info("measuring the baselines")
-        report["baselines"] = _baselines(text, training_text(opened[0]), list(counted.values()))
+        report.setdefault("baselines", []).extend(_baselines(text, training_text(opened[0]), list(counted.values())))
     for folder in settings.gpt2:
         log.info("measuring %s", folder)
         try:
@@ -163,7 +175,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
 
 
 def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
-    """The figures of one run over the whole text, by position in the context, and its worst and best passages."""
+    """The figures of one run over the whole text, by position in the context, its worst and best passages, `nats` (N,) of the tokens."""
     ids = encode(run, text.documents, text.whole)
     nats, places = _nats(run, ids, settings.overlap, settings.batch_size)
     lengths = _lengths(run, ids)
@@ -184,7 +196,15 @@ def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
             figures["positions"].append(row)
         first = last + 1
     pieces = list(_pieces(run, ids, nats))
-    return figures | {"passages": _extremes(pieces)}
+    return figures | {"passages": _extremes(pieces), "nats": nats}
+
+
+def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
+    """-ln of the mean of the probabilities that several models give each token: one (N,) of -ln p a model -> (N,).
+
+    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the models are on the whole.
+    """
+    return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats))
 
 
 def training_text(opened: Opened) -> list[str]:

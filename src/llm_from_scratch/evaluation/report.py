@@ -187,7 +187,7 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
                 " units of text. An interval that stays above 0 says that the row is worse, even where the intervals of the two overlap."
             )
         )
-    if "baselines" in report:
+    if any(row["kind"] == "compressor" for row in report.get("baselines", [])):
         parts.append(
             Paragraph(
                 "The n-grams are interpolated modified Kneser-Ney (Chen and Goodman 1999), learned from the training part of the"
