@@ -4,8 +4,8 @@ Both read the same parquet files, in the layout of the hub's OpenWebText, with t
 --gpt2 names its files, else one trained here), on one process and on two. MB are bytes of text, /s by the wall, "a CPU second" by what all
 processes together used, which another load on the machine changes less. This project's time runs from the files to verified shards with
 manifest and report; nanoGPT's from the loaded dataset to train.bin and val.bin, so that reading the files is not held against it. The
-counts of tokens must be equal. SentencePiece's rate is that of tokenizer=bpe. Then the largest anonymous memory of a process that
-prepares a small and a large corpus, and the time that all of OpenWebText would take in its 80 files, from the rates of one and two workers.
+counts of tokens must be equal. SentencePiece's rate is that of tokenizer=bpe. Then the time that all of OpenWebText would take in its 80
+files, from the rates of one and two workers; and once each, a small and a large corpus: the rate, and a worker's largest anonymous memory.
 Documents: files of Python's standard library, or of --text, cut and shuffled into pages of about 5,000 characters, as OpenWebText's are.
 
     python benchmarks/prepare.py --mb 200 --big-mb 1000     about 15 minutes; the peer needs: pip install datasets
@@ -192,7 +192,8 @@ def main() -> None:
         found = take_turns(
             {case: (lambda given=given: child(*given)) for case, given in cases.items()}, options.repeats
         )
-        memories = [child("ours", pages, bpe, 1)["anonymous"] for pages in ("small", "big")]
+        sizes = {"small": mb, "big": big_mb}
+        held = {(pages, workers): child("ours", pages, bpe, workers) for pages in sizes for workers in (1, 2)}
 
     counts = {one["tokens"] for (method, _), results in found.items() if method != "SentencePiece" for one in results}
     if len(counts) > 1:
@@ -222,7 +223,14 @@ def main() -> None:
     ]
     record("prepare", rows, options.results, shared)
     rows = [
-        {"corpus MB": size, "anonymous MB of a worker": held} for size, held in zip((mb, big_mb), memories, strict=True)
+        {
+            "corpus MB": sizes[pages],
+            "workers": workers,
+            "MB/s": sizes[pages] / one["seconds"],
+            "to one worker": held[pages, 1]["seconds"] / one["seconds"],
+            "anonymous MB of a worker": one["anonymous"] if workers == 1 else None,
+        }
+        for (pages, workers), one in held.items()
     ]
     record("prepare", rows, options.results, {"BPE": shared["BPE"]})
 

@@ -107,7 +107,13 @@ def test_prepare_measures_rates_and_memory(tmp_path: Path) -> None:
     ]
     assert all(row["MB/s"] > 0 and row["MB a CPU second"] > 0 for row in rates)
     assert [row["cores"] for row in rows if "cores" in row] == [2, 16, 256]
-    assert len([row for row in rows if "corpus MB" in row]) == 2
+    corpora = [row for row in rows if "corpus MB" in row]
+    assert [(row["corpus MB"] > 0.6, row["workers"]) for row in corpora] == [
+        (False, 1),
+        (False, 2),
+        (True, 1),
+        (True, 2),
+    ]
 
 
 def test_the_projection_counts_rounds_of_files() -> None:
