@@ -40,9 +40,7 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         lines = metrics.read_text(encoding="utf-8").split("\n")[:-1] if metrics.exists() else []
         for row in map(json.loads, lines):
             if row["split"] == "val":
-                loss = row["bits_per_byte"] * math.log(
-                    2
-                )  # the text is ASCII: a byte is a character, whatever a token is
+                loss = row["bits_per_byte"] * math.log(2)  # of a character: the text is ASCII
                 reached.update(loss=loss, seconds=time.perf_counter() - start)
                 if loss <= options.target:
                     return True
