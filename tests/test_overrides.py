@@ -57,6 +57,7 @@ def test_other_settings_keep_hydras_grammar() -> None:
         ("tiny", "tiny: settings are written as key=value"),
         ("+trainer.extra.nonsense=1", "trainer.extra.nonsense: lightning.Trainer has no such argument"),
         ("resume=nowhere", "nowhere is no run folder"),
+        ("-m optim.lr=1,2 --cfg job", "--cfg and -m: Hydra takes one of them"),
     ],
 )
 def test_fault_21_a_mistake_costs_one_line(

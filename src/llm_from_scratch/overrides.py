@@ -164,6 +164,11 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if flags & {"--help", "-h", "--hydra-help", "--version"}:
         return arguments
+    modes = sorted(
+        flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+    )
+    if len(modes) > 1:
+        raise ValueError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
     arguments = [literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
