@@ -8,6 +8,10 @@ windows of T. Without the text (CORPORA/shakespeare/input.txt below data/, $LLM_
 
     python benchmarks/time_to_loss.py                     at most two minutes on two cores
     python benchmarks/time_to_loss.py --nanogpt PATH      two more
+    python benchmarks/time_to_loss.py --device cuda       nanoGPT's command for a GPU: to its 1.4697, and on to the best loss
+
+Of ours, the seconds are also given in parts: training steps, the compiling (what the first ten steps and the first validation
+took beyond the pace of the others), validations, and the start, which is the rest.
 """
 
 import argparse
@@ -23,11 +27,21 @@ from _processes import REPO, run, shakespeare
 from _record import check_nanogpt, median, record, take_turns
 from _record import options as common_options
 
-# "I only have a macbook" in nanoGPT's README.
-README = (
-    "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
-    "--n_embd=128 --max_iters={0} --lr_decay_iters={0} --dropout=0.0"
-)
+from llm_from_scratch.checkpoint import read_rows
+
+# nanoGPT's README: "I only have a macbook", and "I have a GPU".
+README = {
+    "cpu": "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
+    "--n_embd=128 --max_iters={0} --lr_decay_iters={0} --dropout=0.0",
+    "cuda": "--max_iters={0} --lr_decay_iters={0}",
+}
+TRAINERS = {"cpu": "cpu", "cuda": "gpu"}
+PARTS = ("training", "compiling", "validations", "start")
+# What is measured on each: our recipe, the loss of nanoGPT's command, its iterations.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"experiment": "shakespeare_cpu", "target": 1.90, "nanogpt_iters": 2000},
+    "cuda": {"experiment": "shakespeare_char", "target": 1.4697, "nanogpt_iters": 5000},
+}
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -46,14 +60,27 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     return True
         return None
 
-    overrides = [f"experiment={options.experiment}", "data=shakespeare", "trainer=cpu"]
+    overrides = [f"experiment={options.experiment}", "data=shakespeare", f"trainer={TRAINERS[options.device]}"]
     overrides += [f"data.dir={folder / 'data'}", f"run_dir={folder / 'run'}", *options.overrides]
     if options.threads:
         overrides.append(f"trainer.threads={options.threads}")
     done = run([str(REPO / "train.py"), *overrides], folder, options.threads, look)
     if look() is None:
         reached["seconds"] = done.seconds
-    return reached
+    return reached | parts(read_rows(metrics.with_name("timing.jsonl")), reached["seconds"])
+
+
+def parts(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+    """Of a run's seconds: what its steps took, what compiling and warming up took beyond them, validations, and the start."""
+    steps = [row["seconds"] for row in rows if "seconds" in row]
+    validations = [row["validation_seconds"] for row in rows if "validation_seconds" in row]
+    compiling = [max(0.0, first - median(others)) for first, *others in (steps, validations) if others]
+    return {
+        "training": sum(steps) - sum(compiling[:1]),
+        "compiling": sum(compiling),
+        "validations": sum(validations) - sum(compiling[1:]),
+        "start": seconds - sum(steps) - sum(validations),
+    }
 
 
 def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -65,12 +92,13 @@ def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -
 
     data = folder / "data" / "shakespeare_char"
     known = write_characters(data, text)
-    settings = README.format(options.nanogpt_iters).split()
+    settings = README[options.device].format(options.nanogpt_iters).split()
     done = train(clone, folder, ["config/train_shakespeare_char.py", *settings], options.threads)
     state = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     module = load_module(clone)
     model = module.GPT(module.GPTConfig(**state["model_args"])).eval()
-    model.load_state_dict(state["model"])
+    # What it saves of a compiled model has another name for each weight.
+    model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in state["model"].items()})
     # nanoGPT has no end-of-text: a newline stands before the first character of the split.
     ids = np.fromfile(data / "val.bin", np.uint16)
     windows = ValidationWindows([ids], block_size=state["model_args"]["block_size"], eot_id=known.index("\n"))
@@ -82,18 +110,22 @@ def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -
             nats += torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
             ).item()
-    return {"seconds": done.seconds, "loss": nats / len(ids)}
+    return {"seconds": done.seconds, "loss": nats / len(ids), **dict.fromkeys(PARTS)}
 
 
 def main() -> None:
     """Measures in turns."""
     parser = common_options(__doc__, repeats=1)
-    parser.add_argument("--target", type=float, default=1.90, help="nats a character (default: 1.90)")
-    parser.add_argument("--experiment", default="shakespeare_cpu", metavar="NAME", help="default: shakespeare_cpu")
+    parser.add_argument("--device", choices=tuple(README), default="cpu", help="default: cpu")
+    parser.add_argument("--target", type=float, help="nats a character (default: nanoGPT's, 1.90, on a GPU 1.4697)")
+    parser.add_argument("--experiment", metavar="NAME", help="default: shakespeare_cpu, on a GPU shakespeare_char")
     parser.add_argument("--threads", type=int, help="of every process (default: torch's choice)")
-    parser.add_argument("--nanogpt-iters", type=int, default=2000, metavar="N", help="of its command (default: 2000)")
+    parser.add_argument("--nanogpt-iters", type=int, metavar="N", help="of its command (default: 2000, on a GPU 5000)")
     parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of train.py")
     options = parser.parse_args()
+    for name, value in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     path = shakespeare()
     if path is None:
         print(
@@ -120,11 +152,13 @@ def main() -> None:
             "loss": median([one["loss"] for one in ones]),
             "reached": all(one["loss"] <= options.target for one in ones),
             "seconds to nanoGPT's": seconds[who] / peer if peer else None,
+            **{part: median([one[part] for one in ones]) if ones[0][part] is not None else None for part in PARTS},
         }
         for who, ones in found.items()
     ]
     shared = {
         "target": options.target,
+        "device": options.device,
         "threads": options.threads,
         "repeats": options.repeats,
         "overrides": " ".join(options.overrides) or None,

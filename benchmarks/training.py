@@ -91,7 +91,9 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
         "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'ours'}", "tokenizer=char", "data.val_fraction=0.02",
         f"data.batch_size={options.batch_size}",
         "optim.lr=1e-3", "optim.warmup_steps=100", "optim.beta2=0.99", "optim.weight_decay=0.1",
-        f"trainer={'gpu' if options.device == 'cuda' else 'cpu'}", *([f"trainer.threads={options.threads}"] if options.threads else []),
+        # A training worth a GPU is compiled, which `auto` does not find worth its time in a run as short as this.
+        *(["trainer=gpu", "trainer.compile=true"] if options.device == "cuda" else ["trainer=cpu"]),
+        *([f"trainer.threads={options.threads}"] if options.threads else []),
         *options.overrides,
     ]  # fmt: skip
 

@@ -1,7 +1,9 @@
 """The model against its twins: the plain attention, Hugging Face's models, numbers worked out by hand."""
 
 import math
+import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -544,3 +546,13 @@ def test_another_documents_tokens_change_nothing(settings: dict[str, Any], recom
     model.eot_id = None
     torch.manual_seed(1)
     assert not torch.allclose(model(other)[0, 3:11], logits[0])  # without the mask they do
+
+
+def test_norms_keep_to_the_fused_kernel_in_mixed_precision(request: pytest.FixtureRequest) -> None:
+    """torch falls back to many small kernels, and says so, where an input in bfloat16 meets a gain in float32."""
+    request.addfinalizer(partial(torch.set_warn_always, torch.is_warn_always_enabled()))
+    torch.set_warn_always(True)  # not once a process, which another test may have been
+    model = GPT(GPTConfig(vocab_size=16, block_size=8, n_layer=1, n_head=2, n_embd=16))
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error")
+        model.loss(*torch.zeros(2, 1, 8, dtype=torch.int64)).backward()
