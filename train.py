@@ -56,6 +56,7 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
     from llm_from_scratch.data.prepare import document_start, has_company, is_first_rank, prepare
+    from llm_from_scratch.data.sampler import sequences_before
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.training.averaging import WeightAverage
@@ -103,11 +104,12 @@ def main(composed: DictConfig) -> float:
     if config.data.doc_mask:
         model.eot_id = document_start(prepared)
     model.recompute = config.trainer.activation_checkpointing
+    sequences = sequences_before(config.trainer.max_steps, config.data.batch_size, config.data.batch_schedule)
     module = LanguageModel(
         model,
         config.optim,
         max_steps=config.trainer.max_steps,
-        tokens_a_step=config.data.batch_size * config.model.block_size,
+        run_tokens=sequences * config.model.block_size,
         seed=config.seed,
         val_bytes=prepared.text_bytes("val"),
         compiles=config.trainer.compile,
@@ -122,7 +124,7 @@ def main(composed: DictConfig) -> float:
             f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
         )
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
-    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, module.tokens_a_step)
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
     background = Background()
     saver = Checkpoints(run_dir, prepared.tokenizer, background)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
@@ -148,6 +150,7 @@ def main(composed: DictConfig) -> float:
         prepared,
         block_size=config.model.block_size,
         batch_size=config.data.batch_size,
+        batch_schedule=config.data.batch_schedule,
         micro_batch_size=micro,
         seed=config.seed,
         stream=config.data.stream,

@@ -51,6 +51,13 @@ def test_other_settings_keep_hydras_grammar() -> None:
         ("model.n_head=5", "model.n_head=5 does not divide model.n_embd=128"),
         ("data.file=../../elsewhere", "data.file=../../elsewhere: must be a path below data.dir"),
         ("trainer.max_steps=0", "trainer.max_steps=0: must be above 0"),
+        ("data.batch_schedule=[[0,4]]", "data.batch_schedule=[[0, 4]]: must be [[step, sequences], …], all above 0"),
+        ("data.batch_schedule=[4]", "data.batch_schedule"),
+        (
+            "data.batch_schedule=[[9,64]]",
+            "data.batch_schedule has 64 sequences, more than data.batch_size=32: change it too",
+        ),
+        ("debug=overfit data.batch_schedule=[[9,2]]", "data.overfit=true learns one batch of one size"),
         ("data.val_fraction=1", "data.val_fraction=1.0: must be above 0 and below 1"),
         ("optim.lr=1 optim.lr=2", "optim.lr: given twice"),
         ("optim.lr={", "optim.lr={: not a value that Hydra can read"),

@@ -83,6 +83,17 @@ def test_gpt2_on_openwebtext_as_nanogpt_trains_it() -> None:
     assert "time" not in result
 
 
+def test_a_schedule_of_batches_by_hand() -> None:
+    run = config()
+    run.data.batch_schedule = [[100, 8], [300, 16]]
+    result = plan(run, OZ, MEASURED, hours=None, presets=PRESETS)
+    sequences = 100 * 8 + 200 * 16 + 700 * 32
+    assert (result["data"]["tokens_a_first_step"], result["data"]["tokens_a_step"]) == (8 * 128, 32 * 128)
+    assert result["data"]["tokens"] == sequences * 128
+    assert result["time"]["seconds_a_step"] == pytest.approx(32 * 0.01 + 0.08)  # in the end
+    assert result["time"]["seconds"] == pytest.approx(sequences * 0.01 + 1000 * 0.08 + 2 * 7_000 / 128 * 0.01 / 3)
+
+
 def test_times_by_hand() -> None:
     result = plan(config(), OZ, MEASURED, hours=None, presets=PRESETS)
     spent = result["time"]

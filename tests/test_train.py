@@ -148,6 +148,43 @@ def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp
     assert resumed.returncode == 0, resumed.stderr
 
 
+def test_a_batch_that_grows(train: Process, text: Path, tmp_path: Path) -> None:
+    """2 sequences a step up to step 4, 4 up to step 8, then 8, in micro-batches of 2."""
+    shared = (
+        *SMALL,
+        "model.dropout=0.1",
+        "data.micro_batch_size=2",
+        "trainer.val_check_interval=3",
+        "optim.warmup_steps=25",
+    )
+    shared += ("trainer.log_every_n_steps=1", "optim.ema_decay=0.9")
+    grows = (*shared, "data.batch_schedule=[[4, 2], [8, 4]]")
+    for name, overrides in (
+        ("whole", (*grows, "trainer.max_steps=11")),
+        ("part", (*grows, "trainer.max_steps=6")),
+        (
+            "two",
+            (*(word for word in shared if word != "data.batch_size=8"), "data.batch_size=2", "trainer.max_steps=4"),
+        ),
+    ):
+        done = train(*overrides, f"run_dir={name}")
+        assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "whole/metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 12))
+    assert [row["step"] for row in rows if row["split"] == "val"] == [3, 6, 9, 11]
+    # The steps of a batch are those of a run that always has this one.
+    assert [row for row in read_rows(tmp_path / "two/metrics.jsonl") if row["step"] <= 3] == rows[:5]
+    timing = [row for row in read_rows(tmp_path / "whole/timing.jsonl") if "tokens_per_second" in row]
+    tokens = [row["tokens_per_second"] * row["seconds"] for row in timing]  # seconds are rounded to a thousandth
+    assert tokens == pytest.approx([32 * size for size in (2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8)], rel=0.2)
+    resumed = train("resume=part", "trainer.max_steps=11")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("metrics.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    refused = train("resume=part", "data.batch_schedule=[[4, 4]]")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+
+
 def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, tmp_path: Path) -> None:
     done = train("-m", *SMALL, "trainer.max_steps=2", "optim.lr=1e-3,3e-3", "run_dir=sweep")
     assert done.returncode == 0, done.stderr
@@ -164,6 +201,7 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
     [
         ("ddp_cpu", ()),
         ("fsdp_cpu", ()),
+        ("ddp_cpu", ("data.batch_schedule=[[2, 2], [4, 4]]", "data.micro_batch_size=1")),
         ("ddp_cpu", ("optim=muon", "model.n_unique_layer=1")),  # three matrices of a shape for two processes
     ],
 )

@@ -52,6 +52,7 @@ class DataConfig:
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
+    batch_schedule: list[list[int]] | None = None  # [[N, size], …]: up to optimizer step N, size sequences
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
     subword_dropout: float = (
@@ -170,6 +171,14 @@ class Config:
             raise ValueError(
                 "data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out"
             )
+        largest = max((size for pair in self.data.batch_schedule or [] for size in pair[1:]), default=0)
+        if largest > self.data.batch_size:
+            raise ValueError(
+                f"data.batch_schedule has {largest} sequences, more than data.batch_size={self.data.batch_size}: change it too, or"
+                " use data.batch_schedule=null"
+            )
+        if self.data.overfit and self.data.batch_schedule:
+            raise ValueError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
             if self.trainer.strategy == "fsdp" and not without:
                 raise ValueError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
@@ -205,6 +214,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.batch_size": _POSITIVE,
+    "data.batch_schedule": (
+        lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value),
+        "[[step, sequences], …], all above 0",
+    ),
     "data.micro_batch_size": _POSITIVE,
     "data.stream": _choice("tokens", "text"),
     "data.subword_dropout": _SHARE,
@@ -294,8 +307,9 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         OmegaConfBaseException,
         TypeError,
     ) as error:  # a setting of several types makes OmegaConf hash what it is given
-        full_key = getattr(error, "full_key", None)
-        where = f"{full_key}: " if full_key else ""
+        # Of a list's items OmegaConf names the place in the list alone.
+        key = getattr(error, "full_key", None) or _refused(typed, values)
+        where = f"{key}: " if key else ""
         raise ValueError(
             where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None
@@ -314,6 +328,17 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         if not right:
             raise ValueError(f"{key}={value}: must be {words}")
     return config
+
+
+def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
+    """The setting that its type refuses, found by trying them one by one; "" where it is none alone."""
+    for group, value in values.items():
+        for name, one in value.items() if isinstance(value, Mapping) else ():
+            try:
+                OmegaConf.merge(typed, as_config({group: {name: one}}))
+            except (OmegaConfBaseException, TypeError):
+                return f"{group}.{name}"
+    return ""
 
 
 def as_config(values: Any) -> DictConfig:

@@ -20,6 +20,7 @@ from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.parts import estimated_tokens
 from llm_from_scratch.data.prepare import open_prepared, prepare
 from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.training.compilation import PAYS, wanted
@@ -196,8 +197,9 @@ def plan(
     N, shape, settings = model.num_parameters(), model.config, config.trainer
     world, gpu = devices(settings), on_gpu(settings)
     micro = micro_batch_size(config, world)
-    a_step = config.data.batch_size * shape.block_size
-    D = a_step * settings.max_steps
+    batches = config.data.batch_size, config.data.batch_schedule
+    a_step, at_first = batches[0] * shape.block_size, batch_size_at(0, *batches) * shape.block_size
+    D = sequences_before(settings.max_steps, *batches) * shape.block_size
     flops = training_flops(model)
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
 
@@ -216,7 +218,9 @@ def plan(
             "parameters_without_embeddings": N - embeddings,
             "vocab_size": text.vocab_size,
         },
-        "data": asdict(text) | {"tokens_a_step": a_step, "tokens": D, "passes": D / max(text.train_tokens, 1)},
+        "data": asdict(text)
+        | {"tokens_a_first_step": at_first, "tokens_a_step": a_step}
+        | {"tokens": D, "passes": D / max(text.train_tokens, 1)},
         "memory": memory
         | {"total": sum(memory.values()), "free": free_bytes(settings) * (2 - gpu), "micro_batch_size": micro},
         "compute": {
@@ -262,8 +266,9 @@ def times(config: Config, text: TextSize, measured: Measured, parameters: int) -
     world = devices(settings)
     step = config.data.batch_size / world * measured.seconds_a_sequence + measured.seconds_an_update
     compiled, saved, cost = False, 0.0, 0.0
-    tokens = config.data.batch_size * T * settings.max_steps // world
-    if wanted(settings.compile, measured.device, parameters, tokens):
+    sequences = sequences_before(settings.max_steps, config.data.batch_size, config.data.batch_schedule) / world
+    training = sequences * measured.seconds_a_sequence + settings.max_steps * measured.seconds_an_update
+    if wanted(settings.compile, measured.device, parameters, int(sequences * T)):
         compiled = True
         _, saved, cost = PAYS.get(measured.device, (0, 0.0, 0.0))
     step *= 1 - saved
@@ -271,7 +276,7 @@ def times(config: Config, text: TextSize, measured: Measured, parameters: int) -
     validations = -(-settings.max_steps // settings.val_check_interval)
     validation = text.val_tokens / T * measured.seconds_a_sequence / 3 / world
     return {
-        "seconds": settings.max_steps * step + validations * validation + cost,
+        "seconds": training * (1 - saved) + validations * validation + cost,
         "seconds_a_step": step,
         "seconds_a_validation": validation,
         "tokens_per_second": config.data.batch_size * T / step,
@@ -385,10 +390,12 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     table = Table(title="Plan", title_justify="left", show_header=False)
     model, data, memory, compute, disk = (result[name] for name in ("model", "data", "memory", "compute", "disk"))
     about = "about " if data["estimated"] else ""
+    scheduled = data["tokens_a_first_step"] != data["tokens_a_step"]
+    at_first = f", {data['tokens_a_first_step']:,} at first" if scheduled else ""
     rows = [
         ("parameters", f"{model['parameters']:,}", f"{model['embeddings']:,} of them embeddings"),
         ("text", f"{about}{count(data['train_tokens'], ' tokens')}", f"{count(data['train_bytes'], 'B')} to train on"),
-        ("a step", f"{data['tokens_a_step']:,} tokens", count(compute["flops_a_step"], "FLOP")),
+        ("a step", f"{data['tokens_a_step']:,} tokens{at_first}", count(compute["flops_a_step"], "FLOP")),
         ("the run", f"{count(data['tokens'], ' tokens')}", f"{about}{data['passes']:.3g} passes over the text"),
         ("", count(compute["flops"], "FLOP"), f"{compute['tokens_a_parameter']:.3g} tokens a parameter"),
     ]

@@ -23,7 +23,7 @@ from llm_from_scratch.data.work import plan_work
 ARRAYS = {"a": np.arange(0, 500), "b": np.arange(1000, 1040), "c": np.arange(2000, 4000)}
 
 
-def mixed(weights: dict[str, float], **changes: int) -> MixedSampler:
+def mixed(weights: dict[str, float], **changes: Any) -> MixedSampler:
     shared: dict[str, Any] = {"block_size": 8, "batch_size": 48, "seed": 5} | changes
     return MixedSampler({name: RandomChunkSampler([ARRAYS[name].astype("<u2")], **shared) for name in weights}, weights)
 
@@ -51,6 +51,14 @@ def test_ranks_and_micro_batches_divide_one_global_batch(world_size: int, n_micr
     for side in (0, 1):
         np.testing.assert_array_equal(np.concatenate([part[side] for part in parts]), whole[side])
     np.testing.assert_array_equal(whole[0] + 1, whole[1])  # chunks of one corpus, none across two
+
+
+def test_a_smaller_batch_is_the_first_sequences_of_a_larger_one() -> None:
+    whole, some = mixed({"a": 0.5, "b": 0.5}), mixed({"a": 0.5, "b": 0.5}, batch_schedule=[[5, 8]])
+    for step in (4, 5):
+        size = 8 if step < 5 else len(whole.places(step))
+        np.testing.assert_array_equal(some.batch(step)[0], whole.batch(step)[0][:size])
+        np.testing.assert_array_equal(some.corpora(step), whole.corpora(step)[:size])
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**9), st.floats(0.01, 100))

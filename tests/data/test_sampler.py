@@ -16,7 +16,9 @@ from llm_from_scratch.data.sampler import (
     RandomChunkSampler,
     RandomTextSampler,
     ValidationWindows,
+    batch_size_at,
     get_random_chunk,
+    sequences_before,
 )
 from llm_from_scratch.data.shards import open_shard, write_shard
 
@@ -102,6 +104,35 @@ def test_ranks_and_micro_batches_divide_one_global_batch(world_size, n_micro, se
         np.testing.assert_array_equal(np.concatenate([part[side] for part in parts]), whole[side])
 
 
+def test_a_schedule_of_batches_by_hand():
+    schedule = [[5, 4], [2, 1]]  # as a command line may give it: 1 up to step 2, 4 up to step 5, then 8
+    assert [batch_size_at(step, 8, schedule) for step in range(7)] == [1, 1, 4, 4, 4, 8, 8]
+    assert [sequences_before(step, 8, schedule) for step in (0, 1, 2, 4, 5, 7)] == [0, 1, 2, 10, 14, 30]
+    assert (batch_size_at(0, 8, None), sequences_before(3, 8, [])) == (8, 24)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.sampled_from([8, 16, 24])), min_size=1, unique_by=lambda pair: pair[0]),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 40),
+)
+@settings(deadline=None)
+def test_a_smaller_batch_is_the_first_sequences_of_a_larger_one(schedule, world_size, step):
+    shards, common = pieces(500, 7, 300), {"block_size": 10, "batch_size": 48, "seed": 3}
+    size = batch_size_at(step, 48, schedule)
+    parts = [
+        RandomChunkSampler(shards, **common, batch_schedule=schedule, rank=rank, world_size=world_size).batch(
+            step, micro, 2
+        )
+        for rank in range(world_size)
+        for micro in range(2)
+    ]
+    whole = RandomChunkSampler(shards, **common).batch(step)
+    for side in (0, 1):
+        np.testing.assert_array_equal(np.concatenate([part[side] for part in parts]), whole[side][:size])
+    assert sequences_before(step, 48, schedule) == sum(batch_size_at(i, 48, schedule) for i in range(step))
+
+
 def test_steps_and_seeds_differ():
     def starts(seed, step):
         return RandomChunkSampler(pieces(60_000), block_size=8, batch_size=16, seed=seed).batch(step)[0][:, 0].tolist()
@@ -170,6 +201,13 @@ def test_batch_that_cannot_be_divided(batch_size, world_size, n_micro):
     with pytest.raises(ValueError, match=rf"^data\.batch_size={batch_size} .* multiple of {world_size * n_micro}$"):
         RandomChunkSampler(pieces(99), block_size=4, batch_size=batch_size, seed=0, world_size=world_size).batch(
             0, n_micro=n_micro
+        )
+
+
+def test_a_schedule_that_cannot_be_divided():
+    with pytest.raises(ValueError, match=r"^data\.batch_schedule=6 sequences cannot be divided among 4 devices"):
+        RandomChunkSampler(
+            pieces(99), block_size=4, batch_size=8, seed=0, world_size=4, batch_schedule=[[3, 4], [9, 6]]
         )
 
 
@@ -293,6 +331,17 @@ def test_text_reads_more_where_pieces_are_long(text, texts):
     slices = {tuple((whole * 2)[i : i + 31]) for i in range(len(whole))}
     x, y = sampler.batch(0)
     assert {tuple(row) for row in np.hstack([x, y[:, -1:]]).tolist()} <= slices
+
+
+def test_a_schedule_of_batches_from_a_text(text):
+    path, ends = text()
+    common = {"block_size": 9, "batch_size": 24, "seed": 8}
+    sampler = RandomTextSampler(path, ends, ByteTokenizer(), **common, batch_schedule=[[10, 6]])
+    sampler = pickle.loads(pickle.dumps(sampler))
+    whole = RandomTextSampler(path, ends, ByteTokenizer(), **common)
+    assert (len(sampler.places(9)), len(sampler.places(10))) == (6, 24)
+    np.testing.assert_array_equal(sampler.batch(9)[0], whole.batch(9)[0][:6])
+    np.testing.assert_array_equal(sampler.batch(10)[0], whole.batch(10)[0])
 
 
 def test_text_ranks_micro_batches_and_pickles(text):

@@ -79,6 +79,13 @@ def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPat
     for room, devices, expected in ((100, 1, 48), (47, 1, 24), (11, 2, 8), (11, 1, 8), (0, 1, 1)):
         monkeypatch.setattr(memory, "free_bytes", lambda settings, room=room: room * a_sequence + 1)
         assert micro_batch_size(config, devices) == expected
+    config.data.batch_schedule = [[10, 12], [20, 30]]  # 6 and 15 a device, and 24 in the end: 3 divide them all
+    for room, devices, expected in ((100, 2, 3), (2, 2, 1), (100, 1, 6)):
+        monkeypatch.setattr(memory, "free_bytes", lambda settings, room=room: room * a_sequence + 1)
+        assert micro_batch_size(config, devices) == expected
+    with pytest.raises(ValueError, match=r"data\.batch_schedule=30 cannot be shared by 4 devices"):
+        micro_batch_size(config, 4)
+    config.data.batch_schedule = None
     with pytest.raises(ValueError, match=r"data\.batch_size=48 cannot be shared by 5 devices"):
         micro_batch_size(config, 5)
     config.data.micro_batch_size = 7

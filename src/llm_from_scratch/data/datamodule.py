@@ -1,6 +1,6 @@
 """The end of the data's way: samplers as the plain iterables that Lightning's loop reads. Glue and nothing more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llm_from_scratch.data.prepare import Prepared
-from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows
+from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, Schedule, ValidationWindows, batch_size_at
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
 SHARE_OF_GPU = 0.25  # of a GPU's free memory, which a corpus that is kept there may take
@@ -21,6 +21,7 @@ class TextDataModule(lightning.LightningDataModule):
         prepared: the text.
         block_size: T, tokens.
         batch_size: sequences of one optimizer step, over all ranks.
+        batch_schedule: as in the settings: the steps that have fewer.
         micro_batch_size: sequences that one rank takes at a time.
         stream: "tokens" or "text", as in the settings.
         overfit: every step sees the batch of step 0.
@@ -41,6 +42,7 @@ class TextDataModule(lightning.LightningDataModule):
         stream: str = "tokens",
         overfit: bool = False,
         subword_dropout: float = 0.0,
+        batch_schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.subword_dropout = subword_dropout
@@ -50,7 +52,7 @@ class TextDataModule(lightning.LightningDataModule):
             batch_size,
             micro_batch_size,
         )
-        self.seed, self.stream, self.overfit = seed, stream, overfit
+        self.seed, self.stream, self.overfit, self.batch_schedule = seed, stream, overfit, batch_schedule
         self.first_step = 0
         self.sampler: Sampler
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
@@ -59,6 +61,12 @@ class TextDataModule(lightning.LightningDataModule):
                 f"the validation split has {val_tokens} tokens, and one block needs {block_size}: use a longer text,"
                 f" a larger data.val_fraction, or model.block_size={val_tokens} or less"
             )
+
+    def micro_batches(self, step: int) -> int:
+        """How many a rank has of an optimizer step."""
+        assert self.trainer is not None
+        sequences = batch_size_at(step, self.batch_size, self.batch_schedule)
+        return sequences // self.trainer.world_size // self.micro_batch_size
 
     def state_dict(self) -> dict[str, Any]:
         """The step that comes next: all that the position in the data is."""
@@ -80,16 +88,17 @@ class TextDataModule(lightning.LightningDataModule):
         shared = {
             "block_size": self.block_size,
             "batch_size": self.batch_size,
+            "batch_schedule": self.batch_schedule,
             "seed": self.seed,
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
         self.sampler = self.prepared.sampler(self.stream, self.subword_dropout, **shared)
-        n_micro, device, chunks = self.trainer.accumulate_grad_batches, self.trainer.strategy.root_device, None
+        device, chunks = self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
             chunks = DeviceChunks(self.sampler, device) if self.sampler.n_bytes < room else None
-        return TrainingBatches(self.sampler, n_micro, self.first_step, self.overfit, chunks)
+        return TrainingBatches(self.sampler, self.micro_batches, self.first_step, self.overfit, chunks)
 
     def val_dataloader(self) -> "ValidationBatches":
         """Every token of the validation split once, over all ranks."""
@@ -134,19 +143,21 @@ class TrainingBatches:
     def __init__(
         self,
         sampler: Sampler,
-        n_micro: int,
+        micro_batches: Callable[[int], int],
         first_step: int,
         overfit: bool,
         chunks: DeviceChunks | None = None,
     ) -> None:
-        self.sampler, self.n_micro, self.first_step, self.overfit = sampler, n_micro, first_step, overfit
+        self.sampler, self.micro_batches, self.first_step, self.overfit = sampler, micro_batches, first_step, overfit
         self.chunks = chunks
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
         while True:
-            for micro in range(self.n_micro):
-                place = (0 if self.overfit else step, micro, self.n_micro)
+            seen = 0 if self.overfit else step
+            n_micro = self.micro_batches(seen)
+            for micro in range(n_micro):
+                place = (seen, micro, n_micro)
                 if self.chunks:
                     yield self.chunks.batch(*place)
                 else:

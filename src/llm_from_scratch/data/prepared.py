@@ -49,8 +49,8 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: int) -> Sampler:
-        """Training batches; `settings` as of the samplers: block_size, batch_size, seed, rank, world_size."""
+    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
+        """Training batches; `settings` as of the samplers: block_size, batch_size, batch_schedule, seed, rank, world_size."""
         if stream == "text":
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
             path = self.folder / "train.txt"
@@ -74,7 +74,7 @@ class Mixture(Prepared):
         for part in self.parts:
             yield from part.documents(split)
 
-    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: int) -> Sampler:
+    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
         corpora = self.manifest["corpora"]
         parts = zip(corpora, self.parts, strict=True)
         samplers = {name: part.sampler(stream, subword_dropout, **settings) for name, part in parts}

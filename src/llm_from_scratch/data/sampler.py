@@ -21,8 +21,25 @@ if TYPE_CHECKING:
     from llm_from_scratch.tokenizer import Tokenizer
 
 IGNORE = -1  # a target that no loss counts
+Schedule = Sequence[Sequence[int]]  # of batches: pairs of a step and a size
 
 logger = logging.getLogger(__name__)
+
+
+def batch_size_at(step: int, batch_size: int, schedule: Schedule | None) -> int:
+    """Sequences of optimizer step `step` (from 0): a schedule of [N, size] has `size` up to step N, and `batch_size` behind its last one.
+
+    Early gradients agree with each other: small batches then learn as much from fewer tokens (McCandlish et al. 2018).
+    """
+    return next((size for end, size in sorted(schedule or [], key=tuple) if step < end), batch_size)
+
+
+def sequences_before(step: int, batch_size: int, schedule: Schedule | None) -> int:
+    """Sequences of all optimizer steps before `step`."""
+    total, start = 0, 0
+    for end, size in sorted(schedule or [], key=tuple):
+        total, start = total + size * max(0, min(end, step) - start), min(end, step)
+    return total + batch_size * (step - start)
 
 
 def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -35,11 +52,21 @@ def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generat
 class _RandomBatches:
     """Says which of `n_places` belong to a step, a rank and a micro-batch; a subclass reads the chunks there."""
 
-    def __init__(self, n_places: int, block_size: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        n_places: int,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        batch_schedule: Schedule | None = None,
+    ) -> None:
         assert 0 <= rank < world_size
         self.n_places, self.block_size, self.batch_size, self.seed = n_places, block_size, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.rows(0, 1)
+        self.rank, self.world_size, self.batch_schedule = rank, world_size, batch_schedule
+        for step in (0, *(end for end, _ in batch_schedule or [])):
+            self.rows(step, 0, 1)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets, int64, each (B // world_size // n_micro, T): this rank's micro-batch of a step.
@@ -47,7 +74,7 @@ class _RandomBatches:
         Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
         ValueError where B cannot be divided so.
         """
-        chunks = self._read(step, self.rows(micro, n_micro))
+        chunks = self._read(step, self.rows(step, micro, n_micro))
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
 
     def places(self, step: int) -> np.ndarray:
@@ -59,18 +86,23 @@ class _RandomBatches:
 
     def _draw(self, step: int, purpose: int) -> np.ndarray:
         """A number for each of a step's sequences: (B,) uint64."""
-        return np.random.Philox(key=self.seed, counter=[0, 0, purpose, step]).random_raw(self.batch_size)
+        return np.random.Philox(key=self.seed, counter=[0, 0, purpose, step]).random_raw(self.size(step))
 
-    def rows(self, micro: int, n_micro: int) -> slice:
+    def size(self, step: int) -> int:
+        """B of a step. A smaller batch is the first sequences of a larger one."""
+        return batch_size_at(step, self.batch_size, self.batch_schedule) if self.batch_schedule else self.batch_size
+
+    def rows(self, step: int, micro: int, n_micro: int) -> slice:
         """Which of a step's B sequences are this rank's in a micro-batch."""
         assert 0 <= micro < n_micro
-        parts = self.world_size * n_micro
-        if self.batch_size < 1 or self.batch_size % parts:
+        batch_size, parts = self.size(step), self.world_size * n_micro
+        if batch_size < 1 or batch_size % parts:
+            name = "batch_size" if batch_size == self.batch_size else "batch_schedule"
             raise ValueError(
-                f"data.batch_size={self.batch_size} sequences cannot be divided among {self.world_size} devices with "
+                f"data.{name}={batch_size} sequences cannot be divided among {self.world_size} devices with "
                 f"{n_micro} micro-batches each: use a multiple of {parts}"
             )
-        size = self.batch_size // parts
+        size = batch_size // parts
         first = (self.rank * n_micro + micro) * size
         return slice(first, first + size)
 
@@ -79,7 +111,10 @@ class _RandomBatches:
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("block_size", "batch_size", "seed", "rank", "world_size")}
+        return {
+            name: getattr(self, name)
+            for name in ("block_size", "batch_size", "seed", "rank", "world_size", "batch_schedule")
+        }
 
 
 class RandomChunkSampler(_RandomBatches):
@@ -97,6 +132,7 @@ class RandomChunkSampler(_RandomBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        batch_schedule: Schedule | None = None,
     ) -> None:
         self.shards = _Arrays(shard for shard in shards if len(shard) > block_size)
         if not self.shards:
@@ -108,7 +144,7 @@ class RandomChunkSampler(_RandomBatches):
         self._windows, rows = _windows_of_all(self.shards, block_size + 1)
         self._firsts = self._windows[:, 0]
         self._ends, self._rows = ends[1:], rows - ends[:-1]  # what is added to a place to find its row
-        super().__init__(int(ends[-1]), block_size, batch_size, seed, rank, world_size)
+        super().__init__(int(ends[-1]), block_size, batch_size, seed, rank, world_size, batch_schedule)
 
     @property
     def n_bytes(self) -> int:
@@ -117,7 +153,7 @@ class RandomChunkSampler(_RandomBatches):
 
     def starts(self, step: int, micro: int = 0, n_micro: int = 1) -> np.ndarray:
         """Where the chunks of `batch` begin, in tokens of `shards` one behind the other: (B // world_size // n_micro,) int64."""
-        places = self.places(step)[self.rows(micro, n_micro)]
+        places = self.places(step)[self.rows(step, micro, n_micro)]
         # A shard's last T tokens begin no chunk: so many places are left out before each later shard.
         return places + self.block_size * np.searchsorted(self._ends, places, side="right")
 
@@ -151,7 +187,7 @@ class MixedSampler(_RandomBatches):
         waits = []
         for name in self.samplers:
             stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1  # 0 draws the places
-            raw = np.random.Philox(key=self.seed, counter=[0, 0, stream, step]).random_raw(self.batch_size)
+            raw = self._draw(step, stream)
             waits.append(-np.log(((raw >> np.uint64(11)) + 0.5) * 2.0**-53) / self.weights[name])
         return np.argmin(waits, axis=0)
 
@@ -160,7 +196,7 @@ class MixedSampler(_RandomBatches):
         return np.choose(which, [sampler.places(step) for sampler in self.samplers.values()])
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
-        numbers, which = np.arange(self.batch_size)[rows], self.corpora(step)[rows]
+        numbers, which = np.arange(self.size(step))[rows], self.corpora(step)[rows]
         chunks = np.empty((len(which), self.block_size + 1), dtype=np.int64)
         for index, sampler in enumerate(self.samplers.values()):
             if (mine := which == index).any():
@@ -192,6 +228,7 @@ class RandomTextSampler(_RandomBatches):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        batch_schedule: Schedule | None = None,
         subword_dropout: float = 0.0,
     ) -> None:
         self.subword_dropout = subword_dropout
@@ -208,7 +245,7 @@ class RandomTextSampler(_RandomBatches):
         if len(ids) <= block_size:
             raise _too_short(str(path), len(ids), block_size)
         self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1  # enough for most chunks, to judge by the first
-        super().__init__(size, block_size, batch_size, seed, rank, world_size)
+        super().__init__(size, block_size, batch_size, seed, rank, world_size, batch_schedule)
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         seeds = (self._draw(step, 1) % 2**32)[rows].tolist()

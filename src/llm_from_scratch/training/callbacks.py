@@ -50,9 +50,9 @@ class Metrics(Callback):
     A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
     """
 
-    def __init__(self, run_dir: Path, every_n_steps: int, tokens_a_step: int) -> None:
+    def __init__(self, run_dir: Path, every_n_steps: int) -> None:
         self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
-        self.every_n_steps, self.tokens_a_step = every_n_steps, tokens_a_step
+        self.every_n_steps, self.tokens = every_n_steps, 0  # of this process, since the last row
         self.latest: dict[str, Any] = {}  # for the progress callback
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
@@ -61,13 +61,14 @@ class Metrics(Callback):
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
                 replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self.since, self.since_step = time.perf_counter(), trainer.global_step
+        self.since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Every few optimizer steps: the one moment at which the host waits for the device."""
         step = trainer.global_step
+        self.tokens += batch[0].numel()
         if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
             return
         loss = trainer.strategy.reduce(sum(pl_module.losses) / len(pl_module.losses), reduce_op="mean").item()
@@ -78,12 +79,12 @@ class Metrics(Callback):
         seconds = time.perf_counter() - self.since
         timing = {
             "step": step,
-            "tokens_per_second": round((step - self.since_step) * self.tokens_a_step / seconds),
+            "tokens_per_second": round(self.tokens * trainer.world_size / seconds),
             "seconds": round(seconds, 3),
         }
         self.latest = row | timing
         self._write(trainer, row, timing)
-        self.since, self.since_step = time.perf_counter(), step
+        self.since, self.tokens = time.perf_counter(), 0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The time of a validation is not that of training steps."""

@@ -3,6 +3,7 @@
 Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner width, V vocabulary.
 """
 
+import math
 import os
 
 import torch
@@ -68,16 +69,18 @@ def micro_batch_size(config: Config, devices: int) -> int:
     """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the free memory has room for.
 
     Raises:
-        ValueError: where the batch cannot be shared out evenly.
+        ValueError: where a batch cannot be shared out evenly.
     """
-    total, asked = config.data.batch_size, config.data.micro_batch_size
-    if total % devices:
-        raise ValueError(f"data.batch_size={total} cannot be shared by {devices} devices: use a multiple of {devices}")
-    sequences = total // devices
-    if asked is not None and sequences % asked:
-        raise ValueError(
-            f"data.micro_batch_size={asked} does not divide the {sequences} sequences that each device has of a step"
-        )
+    asked, batches = config.data.micro_batch_size, [("data.batch_size", config.data.batch_size)]
+    batches += [("data.batch_schedule", size) for _, size in config.data.batch_schedule or []]
+    for name, total in batches:
+        if total % devices:
+            raise ValueError(f"{name}={total} cannot be shared by {devices} devices: use a multiple of {devices}")
+        if asked is not None and total // devices % asked:
+            raise ValueError(
+                f"data.micro_batch_size={asked} does not divide the {total // devices} sequences that each device has of a step"
+            )
+    sequences = math.gcd(*(total // devices for _, total in batches))
     gpu, recompute = on_gpu(config.trainer), config.trainer.activation_checkpointing
     a_sequence = activation_bytes(config.model, recompute=recompute, cpu=not gpu) * config.model.block_size
     fitting = free_bytes(config.trainer) // a_sequence

@@ -33,7 +33,7 @@ class LanguageModel(lightning.LightningModule):
     Args:
         model: the network.
         optim: the optimizer's settings.
-        tokens_a_step: of an optimizer step, over all processes.
+        run_tokens: of the whole run, over all processes.
         compiles: `trainer.compile`.
         max_steps: optimizer steps of the whole run, which the schedule spans.
         seed: of dropout.
@@ -46,7 +46,7 @@ class LanguageModel(lightning.LightningModule):
         optim: OptimConfig,
         *,
         max_steps: int,
-        tokens_a_step: int,
+        run_tokens: int,
         seed: int,
         val_bytes: int,
         compiles: bool | str = False,
@@ -55,7 +55,7 @@ class LanguageModel(lightning.LightningModule):
         self.model = model
         self.loss: Callable[..., Tensor] = model.loss
         self.optim = optim
-        self.tokens_a_step, self.compiles = tokens_a_step, compiles
+        self.run_tokens, self.compiles = run_tokens, compiles
         self.compiled = False
         self.max_steps = max_steps
         self.seed = seed
@@ -84,7 +84,7 @@ class LanguageModel(lightning.LightningModule):
         trainer = self.trainer
         if self.compiles:
             setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
-            tokens = self.tokens_a_step * self.max_steps // trainer.world_size
+            tokens = self.run_tokens // trainer.world_size
             device, alone = trainer.strategy.root_device, trainer.world_size == 1
             self.compiled, self.loss = compile_model(self.model, setting, device=device, alone=alone, tokens=tokens)
         if isinstance(trainer.strategy, Sharded):
@@ -105,6 +105,23 @@ class LanguageModel(lightning.LightningModule):
         loss = self.loss(*batch)
         self.losses.append(loss.detach())
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Where `data.batch_schedule` goes on to a larger batch; the callbacks have been told of the step's end before."""
+        trainer = self.trainer
+        if trainer.datamodule.batch_schedule and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # type: ignore[attr-defined]
+            self._count_micro_batches(trainer.global_step)
+
+    def _count_micro_batches(self, step: int) -> None:
+        """Gives Lightning, which counts micro-batches, the counts that it had if every step had as many as step number `step`.
+
+        So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer steps.
+        """
+        trainer, progress = self.trainer, self.trainer.fit_loop.epoch_loop.batch_progress
+        interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
+        trainer.accumulate_grad_batches = count = trainer.datamodule.micro_batches(step)  # type: ignore[attr-defined]
+        trainer.val_check_interval = trainer.val_check_batch = interval * count
+        progress.total.ready = progress.current.ready = step * count
 
     def configure_gradient_clipping(
         self,
@@ -206,7 +223,7 @@ class LanguageModel(lightning.LightningModule):
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
         step, loop = int(checkpoint["global_step"]), self.trainer.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
-        loop.batch_progress.total.ready = step * self.trainer.accumulate_grad_batches
+        self._count_micro_batches(step)
         loop._batches_that_stepped = step
         self.skipped = checkpoint["skipped"].to(self.device)
         if checkpoint["layout"] != self._layout() and self.trainer.is_global_zero:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
+from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 
@@ -255,6 +256,7 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
 def micro_batches(trainer: lightning.Trainer, config: Config) -> int:
     """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches."""
     size = micro_batch_size(config, trainer.world_size)
-    trainer.accumulate_grad_batches = config.data.batch_size // trainer.world_size // size
+    sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
+    trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
     return size
