@@ -74,11 +74,14 @@ def parts(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
     """Of a run's seconds: what its steps took, what compiling and warming up took beyond them, validations, and the start."""
     steps = [row["seconds"] for row in rows if "seconds" in row]
     validations = [row["validation_seconds"] for row in rows if "validation_seconds" in row]
-    compiling = [max(0.0, first - median(others)) for first, *others in (steps, validations) if others]
+    compiling = {
+        "steps": max(0.0, steps[0] - median(steps[1:])) if steps[1:] else 0.0,
+        "validations": max(0.0, validations[0] - median(validations[1:])) if validations[1:] else 0.0,
+    }
     return {
-        "training": sum(steps) - sum(compiling[:1]),
-        "compiling": sum(compiling),
-        "validations": sum(validations) - sum(compiling[1:]),
+        "training": sum(steps) - compiling["steps"],
+        "compiling": sum(compiling.values()),
+        "validations": sum(validations) - compiling["validations"],
         "start": seconds - sum(steps) - sum(validations),
     }
 

@@ -153,6 +153,23 @@ def test_time_to_loss_stops_the_run_at_the_target(tmp_path: Path, corpora: Path)
     row, *_ = rows_of("time_to_loss", tmp_path, *sizes, "--overrides", *overrides.split())
     assert row["reached"]
     assert row["loss"] < 9
+    assert sum(row[part] for part in ("training", "compiling", "validations", "start")) == pytest.approx(row["seconds"])
+
+
+def test_the_parts_of_a_time_to_loss_by_hand() -> None:
+    from time_to_loss import parts
+
+    rows = [
+        {"seconds": 7.0},
+        {"seconds": 1.0},
+        {"validation_seconds": 3.0},
+        {"seconds": 1.5},
+        {"validation_seconds": 0.5},
+    ]
+    found = parts([*rows, {"seconds": 1.0}, {"validation_seconds": 0.5}], 30.0)
+    # The others' medians are 1 and 0.5: compiling took 6 of the first steps' seconds, 2.5 of the first validation's.
+    assert found == {"training": 4.5, "compiling": 8.5, "validations": 1.5, "start": 15.5}
+    assert parts([{"seconds": 2.0}], 5.0) == {"training": 2.0, "compiling": 0, "validations": 0, "start": 3.0}
 
 
 def test_time_to_loss_says_that_it_is_skipped_without_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
