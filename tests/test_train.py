@@ -191,6 +191,8 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
     assert done.stdout.split() == ["run:", str(Path("sweep/0")), "run:", str(Path("sweep/1"))]
     assert "All runs of sweep" in done.stderr
     assert "optim.lr=0.003" in done.stderr
+    table = done.stderr.split("All runs of sweep")[1]
+    assert {row.split("│")[1].strip() for row in table.splitlines() if row.startswith("│")} == {"0", "1"}
     for job, rate in (("0", 1e-3), ("1", 3e-3)):
         assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
 

@@ -114,5 +114,5 @@ def print_sweep(root: Path) -> None:
         table.add_column(name, overflow="fold")
     for row, run in sorted(((best_row(run), run) for run in runs), key=lambda item: item[0]["bits_per_byte"]):
         own = " ".join(sorted(runs[run] - shared))
-        table.add_row(str(run), own, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+        table.add_row(run.name, own, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
     Console(stderr=True, highlight=False).print(table)
