@@ -104,12 +104,13 @@ def main(composed: DictConfig) -> float:
     if config.data.doc_mask:
         model.eot_id = document_start(prepared)
     model.recompute = config.trainer.activation_checkpointing
-    sequences = sequences_before(config.trainer.max_steps, config.data.batch_size, config.data.batch_schedule)
+    batch_size = config.data.batch_size
     module = LanguageModel(
         model,
         config.optim,
         max_steps=config.trainer.max_steps,
-        run_tokens=sequences * config.model.block_size,
+        batches=lambda step: sequences_before(step, batch_size, config.data.batch_schedule) / batch_size,
+        batch_tokens=batch_size * config.model.block_size,
         seed=config.seed,
         val_bytes=prepared.text_bytes("val"),
         compiles=config.trainer.compile,
@@ -149,7 +150,7 @@ def main(composed: DictConfig) -> float:
     data = TextDataModule(
         prepared,
         block_size=config.model.block_size,
-        batch_size=config.data.batch_size,
+        batch_size=batch_size,
         batch_schedule=config.data.batch_schedule,
         micro_batch_size=micro,
         seed=config.seed,

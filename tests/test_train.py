@@ -155,7 +155,8 @@ def test_a_batch_that_grows(train: Process, text: Path, tmp_path: Path) -> None:
         "model.dropout=0.1",
         "data.micro_batch_size=2",
         "trainer.val_check_interval=3",
-        "optim.warmup_steps=25",
+        "optim.schedule=constant",
+        "optim.warmup_steps=0",
     )
     shared += ("trainer.log_every_n_steps=1", "optim.ema_decay=0.9")
     grows = (*shared, "data.batch_schedule=[[4, 2], [8, 4]]")
@@ -183,6 +184,24 @@ def test_a_batch_that_grows(train: Process, text: Path, tmp_path: Path) -> None:
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     refused = train("resume=part", "data.batch_schedule=[[4, 4]]")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+
+
+def test_the_learning_rate_counts_what_a_step_has_of_a_whole_batch(train: Process, text: Path, tmp_path: Path) -> None:
+    done = train(
+        *SMALL,
+        "data.batch_schedule=[[4, 2], [8, 4]]",
+        "trainer.max_steps=11",
+        "trainer.log_every_n_steps=1",
+        "optim.schedule=linear",
+        "optim.min_lr_ratio=0",
+        "optim.warmup_steps=2",
+        "optim.lr=6e-3",
+        "run_dir=run",
+    )
+    assert done.returncode == 0, done.stderr
+    rates = [row["lr"] / 1e-3 for row in read_rows(tmp_path / "run/metrics.jsonl") if row["split"] == "train"]
+    # Whole batches before the steps: 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5, and 6 in all. Two of warm-up, then down to the last.
+    assert rates == pytest.approx([3, 3.75, 4.5, 5.25, 6, 6, 6, 5, 4, 2, 0])
 
 
 def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, tmp_path: Path) -> None:

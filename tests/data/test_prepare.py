@@ -1,5 +1,6 @@
 """From files to shards: what is reused, what is prepared anew, what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,11 @@ def test_fault_13_what_a_killed_preparation_left_is_no_hindrance(tmp_path: Path)
 def test_fault_14_a_second_preparation_stops_at_once(tmp_path: Path) -> None:
     settings = corpus(tmp_path, {"a.txt": "some text " * 50})
     folder = prepare(settings, CHARS).folder
-    with FileLock(f"{folder}.lock"), pytest.raises(ValueError, match="is being prepared by another process"):
-        prepare(settings, CHARS)
+    with FileLock(f"{folder}.lock"):
+        assert prepare(settings, CHARS).folder == folder  # what is done there is open to all
+        shutil.rmtree(folder)
+        with pytest.raises(ValueError, match="is being prepared by another process"):
+            prepare(settings, CHARS)
 
 
 def test_fault_11_broken_texts_name_file_and_byte(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def prepare(
     if data.mix is not None or data.corpora:
         return _prepare_mixture(data, tokenizer, reuse, wait, how)
     work = plan_work(data, tokenizer, reuse)
+    if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
+        return open_prepared(work.folder)
     try:
         with FileLock(f"{work.folder}.lock", timeout=-1 if wait else 0):
             if not work.folder.exists():
@@ -165,6 +167,8 @@ def _prepare_mixture(
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = Path(data.dir) / data.name / f"prepared-{identity}"
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        return open_prepared(folder)
     try:
         with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
             if not folder.exists():

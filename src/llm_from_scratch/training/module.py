@@ -33,7 +33,8 @@ class LanguageModel(lightning.LightningModule):
     Args:
         model: the network.
         optim: the optimizer's settings.
-        run_tokens: of the whole run, over all processes.
+        batches: how many whole batches the optimizer steps before a step have had, of `batch_tokens` each: what the learning rate follows.
+        batch_tokens: over all processes.
         compiles: `trainer.compile`.
         max_steps: optimizer steps of the whole run, which the schedule spans.
         seed: of dropout.
@@ -46,7 +47,8 @@ class LanguageModel(lightning.LightningModule):
         optim: OptimConfig,
         *,
         max_steps: int,
-        run_tokens: int,
+        batches: Callable[[int], float],
+        batch_tokens: int,
         seed: int,
         val_bytes: int,
         compiles: bool | str = False,
@@ -55,7 +57,7 @@ class LanguageModel(lightning.LightningModule):
         self.model = model
         self.loss: Callable[..., Tensor] = model.loss
         self.optim = optim
-        self.run_tokens, self.compiles = run_tokens, compiles
+        self.batches, self.batch_tokens, self.compiles = batches, batch_tokens, compiles
         self.compiled = False
         self.max_steps = max_steps
         self.seed = seed
@@ -84,7 +86,7 @@ class LanguageModel(lightning.LightningModule):
         trainer = self.trainer
         if self.compiles:
             setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
-            tokens = self.run_tokens // trainer.world_size
+            tokens = int(self.batches(self.max_steps) * self.batch_tokens) // trainer.world_size
             device, alone = trainer.strategy.root_device, trainer.world_size == 1
             self.compiled, self.loss = compile_model(self.model, setting, device=device, alone=alone, tokens=tokens)
         if isinstance(trainer.strategy, Sharded):
@@ -202,7 +204,7 @@ class LanguageModel(lightning.LightningModule):
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
 
         def schedule(step: int) -> float:
-            return lr_share(step, self.optim, self.max_steps) * self.lr_scale
+            return lr_share(self.batches(step), self.optim, self.batches(self.max_steps)) * self.lr_scale
 
         return {
             "optimizer": optimizer,

@@ -12,18 +12,18 @@ from llm_from_scratch.model import GPT
 from llm_from_scratch.training.muon import Muon
 
 
-def lr_share(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0), as a share of its peak.
+def lr_share(step: float, config: OptimConfig, max_steps: float) -> float:
+    """The learning rate of optimizer step `step` (from 0), as a share of its peak; steps with a smaller batch count for their part of one.
 
     Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then `cosine`: half a cosine down to
     `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a straight line there; `wsd`: the peak, and a straight line over
     the last `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `Patience` lowers: the peak.
     """
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return min(1.0, (step + 1) / config.warmup_steps)
     if config.schedule in ("constant", "plateau"):
         return 1.0
-    last, start = max_steps - 1, config.warmup_steps
+    last, start = max_steps - 1, float(config.warmup_steps)
     if config.schedule == "wsd":
         start = max(start, last - round(config.decay_fraction * max_steps))
     progress = min(1.0, max(0, step - start) / max(1, last - start))
