@@ -312,6 +312,7 @@ def test_the_first_of_several_processes_waits_where_another_prepares(
     command = [str(REPO / "train.py"), *small, "trainer=ddp_cpu"]
     with ThreadPoolExecutor(2) as pool:
         with FileLock(f"{prepared}.lock"):  # as the second task holds it, when it is faster
+            shutil.rmtree(prepared)  # what is finished is open to all
             running = [pool.submit(run, command, tmp_path, task) for task in slurm_tasks()]
             with pytest.raises(TimeoutError):
                 running[0].result(timeout=12)
