@@ -44,7 +44,7 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     )
     assert config.trainer.gradient_clip_val is not None
     since = 0.0
-    for step, (x, y) in zip(range(steps), TrainingBatches(sampler, 1, 0, False), strict=False):
+    for step, (x, y) in zip(range(steps), TrainingBatches(sampler, config.data.batch_size, 0, False), strict=False):
         if step == warmup:
             since = time.perf_counter()
         share = lr_share(step, config.optim, steps)

@@ -90,7 +90,7 @@ def main() -> None:
         for shard in huge:
             write_sparse(shard, int(options.huge_gb * 1e9) // 2 // len(huge))
         sampler = RandomChunkSampler([open_shard(small).tokens], block_size=T, batch_size=B, seed=0)
-        ours = iter(TrainingBatches(sampler, 1, 0, False))
+        ours = iter(TrainingBatches(sampler, B, 0, False))
         readers = {"this sampler": lambda: next(ours)}
         if clone:
             names = {

@@ -1,6 +1,6 @@
 """The end of the data's way: samplers as the plain iterables that Lightning's loop reads. Glue and nothing more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -98,7 +98,7 @@ class TextDataModule(lightning.LightningDataModule):
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
             chunks = DeviceChunks(self.sampler, device) if self.sampler.n_bytes < room else None
-        return TrainingBatches(self.sampler, self.micro_batches, self.first_step, self.overfit, chunks)
+        return TrainingBatches(self.sampler, self.micro_batch_size, self.first_step, self.overfit, chunks)
 
     def val_dataloader(self) -> "ValidationBatches":
         """Every token of the validation split once, over all ranks."""
@@ -143,19 +143,20 @@ class TrainingBatches:
     def __init__(
         self,
         sampler: Sampler,
-        micro_batches: Callable[[int], int],
+        micro_batch_size: int,
         first_step: int,
         overfit: bool,
         chunks: DeviceChunks | None = None,
     ) -> None:
-        self.sampler, self.micro_batches, self.first_step, self.overfit = sampler, micro_batches, first_step, overfit
+        self.sampler, self.micro_batch_size = sampler, micro_batch_size
+        self.first_step, self.overfit = first_step, overfit
         self.chunks = chunks
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
         while True:
             seen = 0 if self.overfit else step
-            n_micro = self.micro_batches(seen)
+            n_micro = self.sampler.size(seen) // self.sampler.world_size // self.micro_batch_size
             for micro in range(n_micro):
                 place = (seen, micro, n_micro)
                 if self.chunks:
