@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ def check(composed: DictConfig) -> None:
         folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
     )
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
+        raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
     held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
-        raise ValueError(
+        raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
         )
 
@@ -121,7 +122,7 @@ def main(composed: DictConfig) -> float:
     if config.resume and not state:
         log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
     if first_step >= config.trainer.max_steps and (run_dir / "curves.png").exists():  # else its last words are missing
-        raise ValueError(
+        raise UserError(
             f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
         )
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}

@@ -636,7 +636,7 @@ def program(kind: str, folder: Path, only: int | None = None) -> Iterator[str]:
     """Runs the inputs of one kind; yields what went wrong, and in the end how many of them were read."""
     import resource
 
-    from llm_from_scratch.overrides import is_users
+    from llm_from_scratch.errors import UserError
 
     good = folder / "good"
     good.mkdir()
@@ -663,7 +663,7 @@ def program(kind: str, folder: Path, only: int | None = None) -> Iterator[str]:
             read(bad)
             accepted += 1
         except ValueError as error:
-            if not is_users(error) or "\n" in str(error) or len(str(error)) > 2000:
+            if not isinstance(error, UserError) or "\n" in str(error) or len(str(error)) > 2000:
                 yield f"input {number} ({name}): no message for a user: {str(error)[:500]!r}"
         except BaseException as error:
             yield f"input {number} ({name}): {type(error).__name__}: {str(error)[:300]!r}"

@@ -7,10 +7,8 @@ No pickle anywhere: a file from a stranger can be wrong, and cannot run anything
 """
 
 import errno
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import BUILDING, building_folder, publish, sha256
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
@@ -71,7 +71,7 @@ def _read_json(path: Path) -> Any:
     with path.open("rb") as file:
         content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
-        raise ValueError(f"larger than {MAX_JSON} bytes")
+        raise UserError(f"larger than {MAX_JSON} bytes")
     return json.loads(content)
 
 
@@ -122,45 +122,6 @@ class Background:
                 self._spare.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
 
 
-def sha256(path: Path) -> str:
-    """The checksum of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, survive a loss of power."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle of a folder to flush
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def publish(building: Path, folder: Path) -> None:
-    """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then."""
-    for path in sorted(building.rglob("*")):
-        sync(path)
-    sync(building)
-    old = folder.with_name(f".old-{folder.name}")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    building.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def building_folder(folder: Path) -> Path:
-    """An empty folder beside `folder`, to be filled and then published in its place."""
-    building = folder.with_name(f".building-{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    return building
-
-
 def save_state(state: dict[str, Any], folder: Path, facts: dict[str, str] | None = None) -> None:
     """Writes a nested state of tensors and plain values as a verified folder; what `folder` held stays until the new one is whole.
 
@@ -194,7 +155,7 @@ def verify_state(folder: Path) -> dict[str, str]:
     """Checks every byte of what `save_state` wrote; returns the fingerprints that it was given.
 
     Raises:
-        ValueError: naming the file that is missing, cut short or changed.
+        UserError: naming the file that is missing, cut short or changed.
     """
     try:
         manifest = _read_json(folder / MANIFEST)
@@ -203,13 +164,13 @@ def verify_state(folder: Path) -> dict[str, str]:
             raise KeyError("files")
         named = {str(name): str(fingerprint) for name, fingerprint in manifest["facts"].items()}
     except MALFORMED:
-        raise ValueError(f"{folder / MANIFEST}: missing or damaged") from None
+        raise UserError(f"{folder / MANIFEST}: missing or damaged") from None
     for name, (size, checksum) in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise ValueError(f"{path}: missing or cut short")
+            raise UserError(f"{path}: missing or cut short")
         if sha256(path) != checksum:
-            raise ValueError(f"{path}: its bytes have changed since they were written")
+            raise UserError(f"{path}: its bytes have changed since they were written")
     return named
 
 
@@ -218,16 +179,14 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Reads what `save_state` wrote, after checking every byte; a ValueError names the file that does not hold."""
+    """Reads what `save_state` wrote, after checking every byte; a UserError names the file that does not hold."""
     verify_state(folder)
     try:
         state = _join(_read_json(folder / "state.json"), load_file(folder / "tensors.safetensors"))
         if not isinstance(state, dict):
             raise TypeError("not a dictionary")
     except MALFORMED as error:
-        raise ValueError(
-            f"{folder}: state.json and tensors.safetensors are no state of a run ({_why(error)})"
-        ) from None
+        raise UserError(f"{folder}: state.json and tensors.safetensors are no state of a run ({_why(error)})") from None
     return state
 
 
@@ -241,8 +200,11 @@ def prune_states(run: Path, kept: int) -> None:
 
 def remove_leftovers(run: Path) -> None:
     """Removes checkpoints that a kill left half built or half removed: with other intervals no save comes to their names again."""
-    for left in (run / "checkpoints").glob(".*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (*(run / "checkpoints").glob(".*"), *run.glob(f"{BUILDING}*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -254,7 +216,7 @@ def newest_state(run: Path) -> Path | None:
     """The newest checkpoint that holds, with a warning for each that does not; None where the run stopped before its first.
 
     Raises:
-        ValueError: when there are checkpoints and every one is damaged.
+        UserError: when there are checkpoints and every one is damaged.
     """
     found = checkpoints(run)
     for folder in found:
@@ -264,7 +226,7 @@ def newest_state(run: Path) -> Path | None:
         except ValueError as error:
             log.warning("checkpoint refused: %s", error)
     if found:
-        raise ValueError(
+        raise UserError(
             f"{run / 'checkpoints'}: every checkpoint is damaged; start a new run (init_from={run} takes over the weights in model/)"
         )
     return None
@@ -304,11 +266,11 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
     """The model of a run folder, in evaluation mode on `device`.
 
     Raises:
-        ValueError: in one line, naming what is missing or damaged.
+        UserError: in one line, naming what is missing or damaged.
     """
     folder = model_folder(run)
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"{run}: has no model yet (its first validation writes one)"
             if (run / "config.yaml").exists()
             else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
@@ -318,16 +280,16 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         settings = {name: facts["model"][name] for name in (item.name for item in fields(GPTConfig))}
         step, loss, checksum = int(facts["step"]), float(facts["loss"]), str(facts["sha256"])
     except MALFORMED as error:
-        raise ValueError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
+        raise UserError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
     path = folder / "model.safetensors"
     if not path.is_file() or sha256(path) != checksum:
-        raise ValueError(f"{path}: missing, or its bytes have changed since they were written")
+        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
     weights = _read_weights(path)
     model = _build(settings, weights, folder)
     fill(model, weights, path)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {model.config.vocab_size}"
         )
     return Run(model.to(device).eval(), tokenizer, step, loss)
@@ -339,16 +301,16 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
     try:
         for name, value in settings.items():
             if isinstance(value, int) and value > max(total, 2**24):
-                raise ValueError(f"{name} exceeds the {total} numbers in model.safetensors")
+                raise UserError(f"{name} exceeds the {total} numbers in model.safetensors")
         config = GPTConfig(**settings)
         if config.unique_layers > len(weights) or config.block_size * config.head_size > max(total, 2**26):
-            raise ValueError("more layers or positions than model.safetensors accounts for")
+            raise UserError("more layers or positions than model.safetensors accounts for")
         heads = (config.n_head + 2 * config.kv_heads) * config.head_size + config.n_embd
         inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
         if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
-            raise ValueError(f"larger matrices than the {total} numbers in model.safetensors")
+            raise UserError(f"larger matrices than the {total} numbers in model.safetensors")
     except MALFORMED as error:
-        raise ValueError(f"{folder / 'config.json'}: damaged ({_why(error)})") from None
+        raise UserError(f"{folder / 'config.json'}: damaged ({_why(error)})") from None
     return GPT(config)
 
 
@@ -356,7 +318,7 @@ def load_weights(model: GPT, path: Path) -> None:
     """Fills a model with the weights of a `model.safetensors`, or of a `.pt`, `.pth` or `.ckpt` of torch's or Lightning's.
 
     Raises:
-        ValueError: when the file is damaged or refused, or its names or shapes are another model's.
+        UserError: when the file is damaged or refused, or its names or shapes are another model's.
     """
     fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
 
@@ -369,14 +331,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         # Lightning's module holds the model as `model`, and a compiled one is wrapped once more.
         return {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
     except Exception as error:  # a hostile pickle makes its reader raise anything
-        raise ValueError(f"{path}: cannot be read as weights: {_why(error)}") from None
+        raise UserError(f"{path}: cannot be read as weights: {_why(error)}") from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except MALFORMED as error:
-        raise ValueError(f"{path}: cannot be read ({_why(error)})") from None
+        raise UserError(f"{path}: cannot be read ({_why(error)})") from None
 
 
 def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
@@ -385,23 +347,15 @@ def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
         name for name in own if own[name].shape != weights[name].shape or not weights[name].is_floating_point()
     )
     if wrong:
-        raise ValueError(f"{path}: the weights of another model ({wrong[0]!r:.100} and {len(wrong) - 1} more differ)")
+        raise UserError(f"{path}: the weights of another model ({wrong[0]!r:.100} and {len(wrong) - 1} more differ)")
 
 
 def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
-    """Copies weights by name into a model; a ValueError names `path` where names or shapes are another model's."""
+    """Copies weights by name into a model; a UserError names `path` where names or shapes are another model's."""
     _compare(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file beside its place, then takes its place: a kill leaves the old one or the new one."""
-    building = path.with_name(f".building-{path.name}")
-    building.write_text(text, encoding="utf-8")
-    sync(building)
-    building.replace(path)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -419,14 +373,14 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
     """The newest run below `root` that has got as far as `holding`.
 
     Raises:
-        ValueError: when there is none.
+        UserError: when there is none.
     """
     # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
     found = [
         path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/{holding}") if ".hydra" not in path.parts
     ]
     if not found:
-        raise ValueError(f"there is no run below {root}/: train one with train.py, or name its folder (run=PATH)")
+        raise UserError(f"there is no run below {root}/: train one with train.py, or name its folder (run=PATH)")
     return max(found, key=lambda path: path.stat().st_mtime_ns).parents[len(Path(holding).parts) - 1]
 
 
@@ -439,11 +393,11 @@ def pick_device(name: str) -> torch.device:
     """`auto` -> the best device of this machine.
 
     Raises:
-        ValueError: for one that this machine lacks.
+        UserError: for one that this machine lacks.
     """
     there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name == "auto":
         return torch.device(there[0])
     if name not in there:
-        raise ValueError(f"device={name}: this machine has {', '.join(there)}")
+        raise UserError(f"device={name}: this machine has {', '.join(there)}")
     return torch.device(name)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 
 PASSAGES = 20  # continued in a report
@@ -163,7 +164,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from llm_from_scratch.evaluation.measure import open_run
 
     if not 0 <= options.overlap < 1:
-        raise ValueError(f"--overlap {options.overlap}: must be at least 0 and below 1")
+        raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
     opened = open_run(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
 
@@ -223,7 +224,7 @@ def report(options: argparse.Namespace) -> None:
             folder = options.report.with_suffix("") if options.report.suffix == ".md" else options.report
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
+            raise UserError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
     everything = options.report is not None
     generate = options.generate if options.generate is not None else PASSAGES * everything
     logging.basicConfig(format="%(message)s")
@@ -262,7 +263,7 @@ def lm_eval(options: argparse.Namespace) -> None:
     for name, least in (("batch_size", 1), ("limit", 1), ("num_fewshot", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     folder = find_run(options.run, holding="model/config.json")
     logging.basicConfig(format="%(message)s")
     tasks = [task for task in options.tasks.split(",") if task]
@@ -333,7 +334,7 @@ def inspect(options: argparse.Namespace) -> None:
     from llm_from_scratch.overrides import composed
 
     if min(options.chunks, options.pieces) < 0:
-        raise ValueError("--chunks and --pieces must be 0 or more")
+        raise UserError("--chunks and --pieces must be 0 or more")
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
     prepared = prepare(config.data, config.tokenizer, how=config.prepare)
@@ -367,7 +368,7 @@ def plan(options: argparse.Namespace) -> None:
 
     for option, value in (("--hours", options.hours), ("--tokens", options.tokens)):
         if value is not None and not 0 < value < 1e18:
-            raise ValueError(f"{option} {value}: must be above 0")
+            raise UserError(f"{option} {value}: must be above 0")
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     configs = Path("configs").absolute()
     config = check(composed(configs, "train", options.overrides), Config)
@@ -423,7 +424,7 @@ def demo(options: argparse.Namespace) -> None:
 
     for script in ("train.py", "generate.py", "configs/data/oz.yaml"):
         if not Path(script).exists():
-            raise ValueError(f"{script} is not here: run this command in the project's folder")
+            raise UserError(f"{script} is not here: run this command in the project's folder")
     oz = DictConfig(OmegaConf.load("configs/data/oz.yaml"))
     data, prompt, settings = "oz", "Dorothy", []
     try:

@@ -17,6 +17,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import write_file
 from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
 
@@ -164,24 +166,22 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.optim.schedule == "plateau" and not (self.optim.patience and self.optim.min_lr_ratio):
-            raise ValueError(
+            raise UserError(
                 "optim.schedule=plateau needs optim.patience=N, validations, and an optim.min_lr_ratio above 0 to end at"
             )
         if self.data.subword_dropout and (self.data.stream, self.tokenizer.kind) != ("text", "bpe"):
-            raise ValueError(
-                "data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out"
-            )
+            raise UserError("data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out")
         largest = max((size for pair in self.data.batch_schedule or [] for size in pair[1:]), default=0)
         if largest > self.data.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"data.batch_schedule has {largest} sequences, more than data.batch_size={self.data.batch_size}: change it too, or"
                 " use data.batch_schedule=null"
             )
         if self.data.overfit and self.data.batch_schedule:
-            raise ValueError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
+            raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
             if self.trainer.strategy == "fsdp" and not without:
-                raise ValueError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+                raise UserError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
 
 
 @dataclass(kw_only=True)
@@ -291,7 +291,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     """Plain values -> an instance of `schema`.
 
     Raises:
-        ValueError: in one line, for an unknown key, a wrong type or an impossible value.
+        UserError: in one line, for an unknown key, a wrong type or an impossible value.
     """
     if isinstance(values, DictConfig):
         values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
@@ -302,7 +302,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     try:
         config: T = OmegaConf.to_object(OmegaConf.merge(typed, as_config(values)))  # type: ignore[assignment]
     except ConfigKeyError as error:
-        raise ValueError(unknown(error.full_key or str(error.key), keys(schema))) from None
+        raise UserError(unknown(error.full_key or str(error.key), keys(schema))) from None
     except (
         OmegaConfBaseException,
         TypeError,
@@ -310,14 +310,14 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         # Of a list's items OmegaConf names the place in the list alone.
         key = getattr(error, "full_key", None) or _refused(typed, values)
         where = f"{key}: " if key else ""
-        raise ValueError(
+        raise UserError(
             where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key}={value}: must be a finite number")
+            raise UserError(f"{key}={value}: must be a finite number")
         if isinstance(value, str) and not value.strip() and key != "prompt":
-            raise ValueError(
+            raise UserError(
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         valid, words = RANGES.get(key, (None, ""))
@@ -326,7 +326,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         except TypeError:  # what stands in a list may be anything
             right = False
         if not right:
-            raise ValueError(f"{key}={value}: must be {words}")
+            raise UserError(f"{key}={value}: must be {words}")
     return config
 
 
@@ -370,29 +370,29 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes plain values as YAML: no interpolation, no objects."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_file(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The plain values of a `config.yaml`; a ValueError in one line where it cannot be read."""
+    """The plain values of a `config.yaml`; a UserError in one line where it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_CONFIG + 1)
         if len(text) > MAX_CONFIG:
-            raise ValueError(f"longer than {MAX_CONFIG} characters")
+            raise UserError(f"longer than {MAX_CONFIG} characters")
         # `save_config` writes no aliases, and twelve lines of them can stand for terabytes; nesting takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it holds an alias")
+                raise UserError("it holds an alias")
             if depth > 20 or (isinstance(event, yaml.ScalarEvent) and event.value.count("${") > 100):
-                raise ValueError("nested too deep")
+                raise UserError("nested too deep")
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
-        raise ValueError(f"{path.parent} is no run folder: it has no {path.name}") from None
+        raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from None
     except Exception as error:  # YAML parsers raise a whole family of errors
-        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds no settings")
+        raise UserError(f"{path}: holds no settings")
     return values  # type: ignore[return-value]

@@ -31,6 +31,7 @@ from llm_from_scratch.config import Config, check, read_config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import load_tokenizer
 
 PACKAGE = "llm-from-scratch"
@@ -67,10 +68,10 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
     """Every finding on this machine, and on a run where one is named.
 
     Raises:
-        ValueError: when `run` is no folder.
+        UserError: when `run` is no folder.
     """
     if run is not None and not run.is_dir():
-        raise ValueError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
+        raise UserError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", versions),
         ("devices", devices),
@@ -254,25 +255,25 @@ class RunFolder:
         self.resume = f"python train.py {shlex.quote(f'resume={path}')}"
 
     @cached_property
-    def settings(self) -> Config | ValueError:
+    def settings(self) -> Config | UserError:
         """config.yaml, or what is wrong with it."""
         try:
             return check(read_config(self.path / "config.yaml"), Config)
-        except ValueError as error:
+        except UserError as error:
             return error
 
     @cached_property
-    def states(self) -> list[tuple[Path, dict[str, str] | ValueError]]:
+    def states(self) -> list[tuple[Path, dict[str, str] | UserError]]:
         """Each checkpoint, newest first, with the fingerprints of what it belongs to, or with what is wrong."""
-        found: list[tuple[Path, dict[str, str] | ValueError]] = []
+        found: list[tuple[Path, dict[str, str] | UserError]] = []
         for folder in checkpoints(self.path):
             try:
                 facts = verify_state(folder)
                 step = json.loads((folder / "state.json").read_text(encoding="utf-8"))["global_step"]
                 if folder.name != f"step_{step:08d}":
-                    raise ValueError(f"{folder}: holds step {step}: it has been renamed")
+                    raise UserError(f"{folder}: holds step {step}: it has been renamed")
                 found.append((folder, facts))
-            except ValueError as error:
+            except UserError as error:
                 found.append((folder, error))
         return found
 
@@ -419,7 +420,7 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
 
 
 def _verify(prepared: Prepared) -> int:
-    """The number of tokens; a ValueError names the file that does not hold."""
+    """The number of tokens; a UserError names the file that does not hold."""
     count = sum(map(_verify, prepared.parts))
     for split in SPLITS:
         facts, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
@@ -435,12 +436,12 @@ def _verify(prepared: Prepared) -> int:
             continue
         ends = text.with_suffix(".ends")
         if not text.is_file() or text.stat().st_size != facts["text_bytes"]:
-            raise ValueError(f"{text}: missing, or not of {facts['text_bytes']} bytes")
+            raise UserError(f"{text}: missing, or not of {facts['text_bytes']} bytes")
         if not ends.is_file() or ends.stat().st_size != 8 * facts["documents"]:
-            raise ValueError(f"{ends}: missing, or not of {facts['documents']} documents")
+            raise UserError(f"{ends}: missing, or not of {facts['documents']} documents")
         places = np.fromfile(ends, dtype="<u8")
         if places[-1] != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
-            raise ValueError(f"{ends}: its documents do not rise to the end of the text")
+            raise UserError(f"{ends}: its documents do not rise to the end of the text")
         small = facts["text_bytes"] < DECODE_BELOW
         decoded = hashlib.sha256()
         for name, checksum in facts["shards"].items():
@@ -451,7 +452,7 @@ def _verify(prepared: Prepared) -> int:
                 decoded.update(prepared.tokenizer.decode_bytes(shard.tokens.tolist()))
         # The text has no checksum of its own, but its tokens know what it was.
         if small and facts["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
-            raise ValueError(f"{text}: other bytes than its tokens stand for")
+            raise UserError(f"{text}: other bytes than its tokens stand for")
     return count
 
 

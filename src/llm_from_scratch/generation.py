@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
 from llm_from_scratch.tokenizer import Tokenizer
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen. Raises ValueError in one line for a value that cannot work, naming the key."""
+    """How the next token is chosen. Raises UserError in one line for a value that cannot work, naming the key."""
 
     max_new_tokens: int = 256  # tokens a sample, at most
     temperature: float = 0.8  # 0: always the likeliest token
@@ -52,7 +53,7 @@ class SamplingConfig:
             ("stop", "" not in self.stop, "a list of strings that are not empty"),
         ):
             if not right:
-                raise ValueError(f"{key}={getattr(self, key)} must be {need}")
+                raise UserError(f"{key}={getattr(self, key)} must be {need}")
 
 
 # ------------------------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
@@ -229,10 +230,10 @@ def compiled_step(model: GPT, cache: KVCache, config: SamplingConfig) -> Callabl
     All shapes are fixed and the position is on the device. Its plain twin, whose results it has, is the rest of `generate_tokens`.
 
     Raises:
-        ValueError: with a repetition penalty, which reads a text that grows.
+        UserError: with a repetition penalty, which reads a text that grows.
     """
     if config.repetition_penalty != 1:
-        raise ValueError("compile=true: leave repetition_penalty at 1, it reads the whole text again for each token")
+        raise UserError("compile=true: leave repetition_penalty at 1, it reads the whole text again for each token")
     position = torch.zeros(1, dtype=torch.int64, device=cache.keys[0].device)
     for buffer in (*cache.keys, *cache.values, position):
         torch._dynamo.mark_static_address(buffer)  # what a CUDA graph may write to
@@ -331,7 +332,7 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
     A sample ends at the end-of-text piece, before a stop string, or after max_new_tokens. An empty prompt starts from
     the end-of-text piece, which is what stands before every document. The same seed gives the same text on a CPU.
 
-    Raises ValueError at once when the tokenizer does not know a character of the prompt.
+    Raises UserError at once when the tokenizer does not know a character of the prompt.
     """
     prompt_ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device).repeat(config.num_samples, 1)

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llm_from_scratch.errors import UserError
+
 IGNORE = -1  # a target with this value is not counted in the loss
 
 _CHOICES = {
@@ -34,7 +36,7 @@ _CHOICES = {
 class ModelConfig:
     """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
 
-    Raises ValueError in one line for a value that cannot work, naming the key.
+    Raises UserError in one line for a value that cannot work, naming the key.
     """
 
     block_size: int = 128  # the longest context, tokens
@@ -61,40 +63,40 @@ class ModelConfig:
             value = getattr(self, key)
             optional = key in ("n_unique_layer", "n_kv_head", "n_inner")
             if not ((isinstance(value, int) and value >= 1) or (value is None and optional)):
-                raise ValueError(f"model.{key}={value} must be a whole number of 1 or more" + " or null" * optional)
+                raise UserError(f"model.{key}={value} must be a whole number of 1 or more" + " or null" * optional)
         for key, choices in _CHOICES.items():
             value = str(getattr(self, key))
             if value not in choices:
                 nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
-                raise ValueError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
+                raise UserError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
         if self.n_embd % self.n_head:
             divisors = [str(n) for n in range(1, min(self.n_embd, 1000) + 1) if self.n_embd % n == 0]
-            raise ValueError(
+            raise UserError(
                 f"model.n_head={self.n_head} does not divide model.n_embd={self.n_embd}: use one of {', '.join(divisors)}"
             )
         if self.n_head % self.kv_heads:
             divisors = [str(n) for n in range(1, min(self.n_head, 1000) + 1) if self.n_head % n == 0]
-            raise ValueError(
+            raise UserError(
                 f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
                 f"use one of {', '.join(divisors)}"
             )
         if self.unique_layers > self.n_layer:
-            raise ValueError(
+            raise UserError(
                 f"model.n_unique_layer={self.n_unique_layer} exceeds model.n_layer={self.n_layer}: use at most that, or null"
             )
         if self.position == "rotary" and self.head_size % 2:
-            raise ValueError(
+            raise UserError(
                 f"model.n_embd={self.n_embd} / model.n_head={self.n_head} makes heads of odd size {self.head_size}: "
                 "rotary positions need an even one, change either or use model.position=learned"
             )
         if self.position == "sinusoidal" and self.n_embd % 2:
-            raise ValueError(f"model.n_embd={self.n_embd} is odd: sinusoidal positions need an even width")
+            raise UserError(f"model.n_embd={self.n_embd} is odd: sinusoidal positions need an even width")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout} must be a probability from 0 to below 1")
+            raise UserError(f"model.dropout={self.dropout} must be a probability from 0 to below 1")
         for key in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"model.{key}={value} must be a finite number above 0")
+                raise UserError(f"model.{key}={value} must be a finite number above 0")
 
     @property
     def head_size(self) -> int:
@@ -125,7 +127,7 @@ class GPTConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (isinstance(self.vocab_size, int) and self.vocab_size >= 1):
-            raise ValueError(f"vocab_size={self.vocab_size} must be a whole number of 1 or more")
+            raise UserError(f"vocab_size={self.vocab_size} must be a whole number of 1 or more")
 
 
 # ---------------------------------------------------------------------------------------------------- attention
@@ -445,7 +447,7 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V). With a cache, ids follow the positions it holds, which it then holds too.
 
-        Raises ValueError when there are more positions than block_size.
+        Raises UserError when there are more positions than block_size.
         """
         return self.logits(self.hidden_states(ids, cache))
 
@@ -460,7 +462,7 @@ class GPT(nn.Module):
             places = cache.position
             mask = (torch.arange(self.config.block_size, device=ids.device) <= places)[None]  # (1, S)
         elif end > self.config.block_size:
-            raise ValueError(
+            raise UserError(
                 f"a sequence of {end} tokens exceeds model.block_size={self.config.block_size}: shorten it to its last block"
             )
         x = self.token_embedding(ids)  # (B, T, C)

@@ -26,6 +26,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm_from_scratch.errors import UserError, first_line
+
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
     "prompt",
@@ -81,22 +83,6 @@ def literal(argument: str) -> str:
     return f"{key}={QuotedString(escape(value), Quote.single).with_quotes()}"
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of what went wrong, without the type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def is_users(error: BaseException) -> bool:
-    """Whether an error is a message for the user: this package raises ValueError for nothing else, other libraries for anything."""
-    if not isinstance(error, ValueError) or isinstance(error, UnicodeError):
-        return False
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    raised_in = traceback.tb_frame.f_globals["__name__"].split(".")[0] if traceback else ""
-    return raised_in in ("llm_from_scratch", "__main__", "train", "generate")
-
-
 def stop(error: BaseException) -> None:
     """Ends the process as the user expects: one line, status 2 for a mistake of the user's and 1 for a failure.
 
@@ -106,9 +92,9 @@ def stop(error: BaseException) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     memory = out_of_memory(error)
-    users = memory is not None or is_users(error)
+    users = memory is not None or isinstance(error, UserError)
     line = memory or (
-        one_line(error) if users else f"{type(error).__name__}: {one_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
+        first_line(error) if users else f"{type(error).__name__}: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
     )
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2 if users else 1)
@@ -134,7 +120,7 @@ def command(
     Args:
         config_dir: the folder of the YAML files.
         config_name: the main one, without `.yaml`.
-        check: raises ValueError for a configuration that cannot run; called for every job before the first one starts.
+        check: raises UserError for a configuration that cannot run; called for every job before the first one starts.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -168,17 +154,17 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
         flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
     )
     if len(modes) > 1:
-        raise ValueError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
+        raise UserError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
     arguments = [literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
     for before, word in zip(["", *others], others, strict=False):
         if not word.startswith("-") and not before.startswith("-"):
-            raise ValueError(f"{word}: settings are written as key=value; see --help")
+            raise UserError(f"{word}: settings are written as key=value; see --help")
     given = {override.key_or_group: override.value() for override in _parse(words)}
     if given.get("resume"):
         if "run_dir" in given:
-            raise ValueError(
+            raise UserError(
                 "run_dir: a resumed run goes on in its own folder; leave it out, or start a new run with init_from=RUN"
             )
         if given["resume"] == "last":
@@ -200,13 +186,13 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
 
 
 def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
-    """The configuration of one job, for a command that needs no more of Hydra. ValueError: as for the scripts, in one line."""
+    """The configuration of one job, for a command that needs no more of Hydra. UserError: as for the scripts, in one line."""
     words = [literal(word) for word in words]
     for word in words:
         if "=" not in word and not word.startswith("~"):
-            raise ValueError(f"{word}: settings are written as key=value; see --help")
+            raise UserError(f"{word}: settings are written as key=value; see --help")
     if any(override.is_sweep_override() for override in _parse(words)):
-        raise ValueError("several values of a setting: this command takes one; sweeps are for train.py")
+        raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         return final_config(_compose(config_name, list(words)), words)
 
@@ -222,18 +208,18 @@ def _parse(words: Sequence[str]) -> list[Override]:
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if not key:
-            raise ValueError(f"{word}: the name of the setting is missing before '='")
+            raise UserError(f"{word}: the name of the setting is missing before '='")
         if key in seen:
-            raise ValueError(f"{key}: given twice; keep one of them")
+            raise UserError(f"{key}: given twice; keep one of them")
         seen.add(key)
         if word.endswith("="):
-            raise ValueError(
+            raise UserError(
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         try:
             parsed.append(OverridesParser.create().parse_override(word))
         except HydraException:
-            raise ValueError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
+            raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
     return parsed
 
 
@@ -259,14 +245,14 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         options = list(error.options or [])
         nearest = difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
-        raise ValueError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
+        raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         from llm_from_scratch.config import unknown
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
         if key:
-            raise ValueError(unknown(key[1], _flat(hydra.compose(config_name)))) from None
-        raise ValueError(one_line(error)) from None
+            raise UserError(unknown(key[1], _flat(hydra.compose(config_name)))) from None
+        raise UserError(first_line(error)) from None
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
@@ -288,7 +274,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as it was saved.
 
     Raises:
-        ValueError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
+        UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
     if not config.get("resume"):
         return config
@@ -316,7 +302,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
             advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
-            raise ValueError(f"{key}={now}: the resumed run has {before}; {advice}")
+            raise UserError(f"{key}={now}: the resumed run has {before}; {advice}")
     return result
 
 

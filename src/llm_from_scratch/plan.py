@@ -80,7 +80,7 @@ class TextSize:
 def text_size(config: Config) -> TextSize:
     """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
 
-    ValueError: as `prepare`.
+    UserError: as `prepare`.
     """
     if config.data.mix is not None:
         return counted(prepare(config.data, config.tokenizer))

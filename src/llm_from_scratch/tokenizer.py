@@ -24,6 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 import sentencepiece as spm
 
+from llm_from_scratch.errors import UserError
+
 log = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
@@ -45,7 +47,7 @@ class Tokenizer(Protocol):
     fingerprint: str  # sha256, in hex, of what defines the mapping
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without an end-of-text. ValueError: a lone surrogate, or a character that has no id."""
+        """Ids of `text`, without an end-of-text. UserError: a lone surrogate, or a character that has no id."""
         ...
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -73,7 +75,7 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, characters: str) -> None:
         if not characters or list(characters) != sorted(set(characters)):
-            raise ValueError("a character tokenizer needs at least one character, sorted and each once")
+            raise UserError("a character tokenizer needs at least one character, sorted and each once")
         self.characters = characters
         self.vocab_size = 1 + len(characters)
         self.fingerprint = hashlib.sha256(_utf8(characters)).hexdigest()
@@ -82,10 +84,10 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """Learn the characters of `texts`. ValueError: no text, or a lone surrogate."""
+        """Learn the characters of `texts`. UserError: no text, or a lone surrogate."""
         characters = "".join(sorted(set().union(*texts)))
         if not characters:
-            raise ValueError("the training text is empty: there is no character to learn")
+            raise UserError("the training text is empty: there is no character to learn")
         return cls(characters)
 
     def encode(self, text: str) -> list[int]:
@@ -94,7 +96,7 @@ class CharTokenizer(Tokenizer):
         except KeyError as error:
             unknown = error.args[0]
             _utf8(text)
-            raise ValueError(
+            raise UserError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) at index {text.index(unknown)} of the text is none "
                 f"of the training text's {len(self.characters)}: leave it out, or train with tokenizer=bpe, which can "
                 "write every character"
@@ -117,7 +119,7 @@ class BPETokenizer(Tokenizer):
             self._processor = processor = spm.SentencePieceProcessor(model_proto=model)
             pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
         except RuntimeError as error:
-            raise ValueError(f"this is no SentencePiece model ({' '.join(str(error).split())})") from None
+            raise UserError(f"this is no SentencePiece model ({' '.join(str(error).split())})") from None
         self.model = model
         self.vocab_size = len(pieces)
         self.eot_id = processor.eos_id()
@@ -132,7 +134,7 @@ class BPETokenizer(Tokenizer):
         ]
         byte_pieces = sum(map(processor.is_byte, range(self.vocab_size)))
         if byte_pieces != 256 or self.eot_id < 0 or pieces[self.eot_id] != END_OF_TEXT:
-            raise ValueError(
+            raise UserError(
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
         # SentencePiece writes a space as U+2581, so that a U+2581 of the text would come back as a space.
@@ -145,11 +147,11 @@ class BPETokenizer(Tokenizer):
         A text too small for so many pieces gets fewer, with a warning. The most frequent characters take at most half
         of the room beside the bytes, so that merges find room too; rarer ones are written as bytes, with a warning.
         The same texts give the same model, byte for byte.
-        ValueError: no room for a single character, nothing to learn, a lone surrogate.
+        UserError: no room for a single character, nothing to learn, a lone surrogate.
         """
         fixed = 256 + 4  # bytes; end-of-text, SentencePiece's unknown, newline, space
         if vocab_size < fixed + 2:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer.vocab_size={vocab_size} leaves no piece to learn beside {fixed} for bytes, white space and "
                 f"control: use at least {fixed + 2}"
             )
@@ -163,7 +165,7 @@ class BPETokenizer(Tokenizer):
         for character in reserved + " ":
             del counts[character]
         if not counts:
-            raise ValueError("the training text holds nothing but white space: there is no piece to learn")
+            raise UserError("the training text holds nothing but white space: there is no piece to learn")
 
         by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
         rare = by_frequency[(vocab_size - fixed) // 2 :]
@@ -217,7 +219,7 @@ class BPETokenizer(Tokenizer):
 
         BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments alone, which SentencePiece's own
         sampling is not: its generator begins elsewhere in every process, whatever the seed. A word of more than 100 characters is cut
-        there. ValueError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
+        there. UserError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
         """
         chance = random.Random(seed).random
 
@@ -258,7 +260,7 @@ class BPETokenizer(Tokenizer):
                 found[processor.id_to_piece(i)] = (-processor.get_score(i), i)
         across = next((piece for piece in found if re.search("[^▁]▁", piece)), None)
         if across:
-            raise ValueError(
+            raise UserError(
                 f"data.subword_dropout: the piece {across!r} reaches from one word into the next; set it to 0"
             )
         return found
@@ -281,7 +283,7 @@ class GPT2Tokenizer(Tokenizer):
     """GPT-2's byte-level BPE: `vocab` is the content of a vocab.json, `merges` that of the merges.txt that belongs to it.
 
     A piece of a lower id is merged first, so the ids alone say how a text is cut; `open_gpt2` has held the merges against them.
-    ValueError: no such vocabulary, or tiktoken is not installed.
+    UserError: no such vocabulary, or tiktoken is not installed.
     """
 
     kind = "gpt2"
@@ -341,7 +343,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
     """GPT-2's BPE from vocab.json and merges.txt (or encoder.json and vocab.bpe) in `path`, else in the first of `places` that has them.
 
     Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked.
-    ValueError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
+    UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
     """
     places = [Path(path).expanduser()] if path is not None else list(places)
     for folder in places:
@@ -351,7 +353,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
                 return _open_pair(vocab, merges)
     by_hand = f"put {VOCAB_FILE} and {MERGES_FILE} into {places[0] if places else 'a folder'}, or name their folder with tokenizer.path"
     if path is not None:
-        raise ValueError(
+        raise UserError(
             f"tokenizer.path={path}: there is no {VOCAB_FILE} with {MERGES_FILE}: {by_hand.partition(', or')[0]}"
         )
     tiktoken, _ = _tiktoken()
@@ -360,7 +362,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
         encoding = tiktoken.get_encoding("gpt2")
     except Exception as error:  # requests', ssl's, the cache's
         reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise ValueError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
+        raise UserError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
     ranks = encoding._mergeable_ranks
     return GPT2Tokenizer(*_files(ranks | {END_OF_TEXT.encode(): encoding.eot_token}, _merges(ranks)))
 
@@ -369,7 +371,7 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
     try:
         ranks = _ranks(_read(vocab))
     except ValueError as error:
-        raise ValueError(f"{vocab}: {error}") from None
+        raise UserError(f"{vocab}: {error}") from None
     try:
         lines = _read(merges).decode().splitlines()
         lines = lines[1:] if lines[:1] and lines[0].startswith("#version") else lines
@@ -377,32 +379,32 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
         pieces = {piece: i for piece, i in ranks.items() if piece != END_OF_TEXT.encode()}
         if pairs != (found := _merges(pieces)):
             number = next((i for i, two in enumerate(zip(pairs, found, strict=False)) if two[0] != two[1]), len(found))
-            raise ValueError(
+            raise UserError(
                 f"its merge {number} is not the one that the ids of {vocab.name} give: the two do not belong together"
             )
     except ValueError as error:
-        raise ValueError(f"{merges}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{merges}: {' '.join(str(error).split())[:300]}") from None
     return GPT2Tokenizer(*_files(ranks, found))
 
 
 def _ranks(vocab: bytes) -> dict[bytes, int]:
-    """The pieces of a vocab.json and their ids. ValueError: it is none of a byte-level BPE."""
+    """The pieces of a vocab.json and their ids. UserError: it is none of a byte-level BPE."""
     try:
         found = json.loads(vocab)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"damaged: {str(error)[:200]}") from None
+        raise UserError(f"damaged: {str(error)[:200]}") from None
     if (
         not isinstance(found, dict)
         or {*map(type, found.values())} - {int}
         or sorted(found.values()) != [*range(len(found))]
     ):
-        raise ValueError("damaged: no object of pieces with the ids 0, 1, 2, …, each once")
+        raise UserError("damaged: no object of pieces with the ids 0, 1, 2, …, each once")
     ends = found.pop(END_OF_TEXT, None)
     ranks = {_piece(piece): i for piece, i in found.items()}
     if ends is None or not all(bytes([byte]) in ranks for byte in range(256)):
-        raise ValueError(f"no vocabulary of GPT-2's kind: it lacks {END_OF_TEXT} or some of the 256 bytes")
+        raise UserError(f"no vocabulary of GPT-2's kind: it lacks {END_OF_TEXT} or some of the 256 bytes")
     if END_OF_TEXT.encode() in ranks:
-        raise ValueError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a piece of text in it")
+        raise UserError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a piece of text in it")
     return ranks | {END_OF_TEXT.encode(): ends}
 
 
@@ -413,7 +415,7 @@ def _piece(written: str) -> bytes:
     except UnicodeEncodeError:
         piece = b""
     if not 0 < len(piece) <= MAX_PIECE:
-        raise ValueError(
+        raise UserError(
             f"damaged: {ascii(written)[:100]} are not the bytes of a piece, 1 to {MAX_PIECE}, as GPT-2 writes them"
         )
     return piece
@@ -424,7 +426,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
 
     They are what the pieces of lower ids make of its bytes. Where these are two, for every piece, merging by the ids (as tiktoken
     does) and by the list of merges (as others do) give the same on every text: before a pair that is not in the list could be
-    merged, its own bytes would have been merged otherwise. ValueError: they are more.
+    merged, its own bytes would have been merged otherwise. UserError: they are more.
     """
     found = []
     for piece in sorted(ranks, key=ranks.__getitem__):
@@ -432,7 +434,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
         while len(parts) > 2:
             best, at = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
             if best >= ranks[piece]:
-                raise ValueError(
+                raise UserError(
                     f"the piece {ascii(piece.decode(errors='replace'))[:100]} is not merged from two others"
                 )
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -465,69 +467,69 @@ def _tiktoken() -> tuple[Any, str]:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError:
-        raise ValueError("tokenizer=gpt2 needs tiktoken: pip install 'llm-from-scratch[openwebtext]'") from None
+        raise UserError("tokenizer=gpt2 needs tiktoken: pip install 'llm-from-scratch[openwebtext]'") from None
     return tiktoken, r50k_pat_str
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     """Learn a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
 
-    ValueError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
+    UserError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
     """
     assert not isinstance(texts, str), "texts are documents, not the characters of one"
     if kind == "char":
         if vocab_size is not None:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer.vocab_size={vocab_size}: with tokenizer=char the text decides it, leave it null"
             )
         return CharTokenizer.train(texts)
     if kind == "bpe":
         if vocab_size is None:
-            raise ValueError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+            raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
         return BPETokenizer.train(texts, vocab_size)
-    raise ValueError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
+    raise UserError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`. ValueError naming the file: missing, damaged, not what it says."""
+    """The tokenizer that `save` wrote into `folder`. UserError naming the file: missing, damaged, not what it says."""
     path, model_path = folder / JSON_FILE, folder / MODEL_FILE
     content = _read(path)
     try:
         saved = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+        raise UserError(f"{path}: damaged: {error}") from None
     if not isinstance(saved, dict):
-        raise ValueError(f"{path}: damaged: no JSON object")
+        raise UserError(f"{path}: damaged: no JSON object")
     tokenizer: Tokenizer
     if saved.get("kind") == "char" and isinstance(saved.get("characters"), str):
         try:
             tokenizer = CharTokenizer(saved["characters"])
         except ValueError as error:
-            raise ValueError(f"{path}: damaged: {error}") from None
+            raise UserError(f"{path}: damaged: {error}") from None
     elif saved.get("kind") == "bpe":
         model = _read(model_path)
         if hashlib.sha256(model).hexdigest() != saved.get("fingerprint"):
-            raise ValueError(f"{model_path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
+            raise UserError(f"{model_path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
         try:
             _try_parser(model)
             tokenizer = BPETokenizer(model)
         except ValueError as error:
-            raise ValueError(f"{model_path}: damaged: {error}") from None
+            raise UserError(f"{model_path}: damaged: {error}") from None
     elif saved.get("kind") == "gpt2":
         vocab, merges = _read(folder / VOCAB_FILE), _read(folder / MERGES_FILE)
         if _fingerprint(vocab, merges) != saved.get("fingerprint"):
-            raise ValueError(
+            raise UserError(
                 f"{folder / VOCAB_FILE}: damaged: its sha256, with {MERGES_FILE}, is not the fingerprint in {JSON_FILE}"
             )
         try:
             tokenizer = GPT2Tokenizer(vocab, merges)
         except ValueError as error:
-            raise ValueError(f"{folder / VOCAB_FILE}: {error}") from None
+            raise UserError(f"{folder / VOCAB_FILE}: {error}") from None
     else:
-        raise ValueError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
+        raise UserError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
     for key, value in _description(tokenizer).items():
         if saved.get(key) != value:
-            raise ValueError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")
+            raise UserError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")
     return tokenizer
 
 
@@ -543,26 +545,26 @@ def _try_parser(model: bytes) -> None:
     """Lets a process of its own read a model first: a stranger can have made one, checksum and all, on which the native parser crashes.
 
     Raises:
-        ValueError: where that process fails, crashes or takes too long.
+        UserError: where that process fails, crashes or takes too long.
     """
     try:
         tried = subprocess.run(
             [sys.executable, "-P", "-c", _PARSE], input=model, capture_output=True, timeout=60, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ValueError("SentencePiece does not get through this model") from None
+        raise UserError("SentencePiece does not get through this model") from None
     if tried.returncode:
         last = (
             tried.stderr.decode(errors="replace").strip().splitlines() or [f"it crashed, status {tried.returncode}"]
         )[-1]
-        raise ValueError(f"this is no SentencePiece model ({last})")
+        raise UserError(f"this is no SentencePiece model ({last})")
 
 
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise UserError(
             f"the text holds a lone surrogate, U+{ord(text[error.start]):04X} at index {error.start}, which is no "
             "character and has no UTF-8: leave it out"
         ) from None
@@ -618,7 +620,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{path}: {error.strerror}") from None
     if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: damaged: larger than {MAX_FILE_BYTES} bytes")
+        raise UserError(f"{path}: damaged: larger than {MAX_FILE_BYTES} bytes")
     return content

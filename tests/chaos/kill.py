@@ -9,6 +9,7 @@ before and after the call, `amid` is when half of a file's bytes are written, or
 """
 
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -51,7 +52,8 @@ class Calls:
         path = Path(os.path.abspath(path))  # noqa: PTH100 -- links stay as they are
         if not path.is_relative_to(self.run) or path == self.run:
             return None
-        return SCOPES.get(path.relative_to(self.run).parts[0].removeprefix(".building-").removeprefix(".old-"))
+        name = re.sub(r"^\.(?:building|old)-(.*?)(?:-[0-9a-f]{8})?$", r"\1", path.relative_to(self.run).parts[0])
+        return SCOPES.get(name)
 
     def hit(self, scope: str | None, call: str, path: Any = "") -> bool:
         """Counts a call; whether it is the one."""

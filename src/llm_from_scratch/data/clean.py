@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections import Counter
 
+from llm_from_scratch.errors import UserError
+
 CLEANING_VERSION = 1  # raised whenever the same bytes give another text: what was prepared before is then prepared anew
 
 # Project Gutenberg's boilerplate as it was written from 1991 to today: the line after which the book stands, …
@@ -56,7 +58,7 @@ def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
     """The clean text of the document `name`, and what each cleaner removed or replaced; a second time it is nothing.
 
     The report has one key a cleaner, in the order they run: byte_order_mark counts bytes, the others characters.
-    ValueError naming the document and the byte offset: it is not UTF-8, or no text.
+    UserError naming the document and the byte offset: it is not UTF-8, or no text.
     """
     text, report = decode(raw, name), dict.fromkeys(CLEANERS, 0)
     before = None
@@ -69,7 +71,7 @@ def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
 
 
 def decode(raw: bytes, name: str) -> str:
-    """UTF-8, strictly. ValueError naming the document `name` and the offset of the byte that cannot be read."""
+    """UTF-8, strictly. UserError naming the document `name` and the offset of the byte that cannot be read."""
     for encoding, mark in (
         ("UTF-32", codecs.BOM_UTF32_LE),  # before UTF-16, whose mark it begins with
         ("UTF-32", codecs.BOM_UTF32_BE),
@@ -77,15 +79,15 @@ def decode(raw: bytes, name: str) -> str:
         ("UTF-16", codecs.BOM_UTF16_BE),
     ):
         if raw.startswith(mark):
-            raise ValueError(f"{name}: byte 0: a {encoding} byte order mark: save the file as UTF-8")
+            raise UserError(f"{name}: byte 0: a {encoding} byte order mark: save the file as UTF-8")
     if (offset := raw.find(b"\0")) >= 0:
-        raise ValueError(
+        raise UserError(
             f"{name}: byte {offset}: a NUL byte, which no text holds: save the file as UTF-8 or leave it out"
         )
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{name}: byte {error.start}: 0x{raw[error.start]:02X} is not UTF-8 here: save the file as UTF-8 "
             "or leave it out"
         ) from None

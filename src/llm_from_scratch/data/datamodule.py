@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llm_from_scratch.data.prepare import Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, Schedule, ValidationWindows, batch_size_at
+from llm_from_scratch.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
 SHARE_OF_GPU = 0.25  # of a GPU's free memory, which a corpus that is kept there may take
@@ -28,7 +29,7 @@ class TextDataModule(lightning.LightningDataModule):
         subword_dropout: with "text", the probability with which a merge is left out.
 
     Raises:
-        ValueError: when the validation split is shorter than one block.
+        UserError: when the validation split is shorter than one block.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.sampler: Sampler
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
         if val_tokens < block_size:
-            raise ValueError(
+            raise UserError(
                 f"the validation split has {val_tokens} tokens, and one block needs {block_size}: use a longer text,"
                 f" a larger data.val_fraction, or model.block_size={val_tokens} or less"
             )

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
+
 BANDS, ROWS = 16, 8
 MINIMA = BANDS * ROWS
 THRESHOLD = 0.8  # the share of equal minima, which estimates the share of common runs of words
@@ -24,7 +26,7 @@ MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 for i in range(ROWS)], 
 
 
 def signer(kind: str) -> Callable[[str], np.ndarray]:
-    """text -> signature: (2,) uint64 for exact, (MINIMA,) uint32 for near. ValueError: near needs a library that is absent."""
+    """text -> signature: (2,) uint64 for exact, (MINIMA,) uint32 for near. UserError: near needs a library that is absent."""
     return _digest if kind == "exact" else _minima()
 
 
@@ -41,7 +43,7 @@ def _minima() -> Callable[[str], np.ndarray]:
     try:
         from rensa import RMinHash
     except ImportError:
-        raise ValueError("data.dedup=near needs rensa: pip install 'llm-from-scratch[openwebtext]'") from None
+        raise UserError("data.dedup=near needs rensa: pip install 'llm-from-scratch[openwebtext]'") from None
 
     def minima(text: str) -> np.ndarray:
         words = text.lower().split()

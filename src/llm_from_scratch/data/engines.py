@@ -27,6 +27,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from llm_from_scratch.errors import UserError
+
 log = logging.getLogger(__name__)
 Function = Callable[..., Any]
 POLL = 0.5  # seconds between two looks at the progress
@@ -57,7 +59,7 @@ def run_tasks(
         what: how the progress calls it.
 
     Raises:
-        ValueError: in one line, for a worker that was killed, a disk that is full, a missing library; what a job raises.
+        UserError: in one line, for a worker that was killed, a disk that is full, a missing library; what a job raises.
     """
     if not jobs:
         return
@@ -79,7 +81,7 @@ def _full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise ValueError(
+        raise UserError(
             f"the disk is full ({error.strerror}): free some space, or set data.dir=FOLDER on another disk, and start "
             "again: finished shards are kept"
         ) from None
@@ -128,7 +130,7 @@ def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what
                 for future in done:
                     yield future.result()
     except BrokenProcessPool:
-        raise ValueError(
+        raise UserError(
             f"a worker was killed, most often for want of memory: lower prepare.workers={workers}, and start again: "
             "finished shards are kept"
         ) from None
@@ -147,7 +149,7 @@ def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise ValueError("prepare.engine=ray needs Ray: pip install 'llm-from-scratch[cluster]'") from None
+        raise UserError("prepare.engine=ray needs Ray: pip install 'llm-from-scratch[cluster]'") from None
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
     remote = ray.remote(function)
     waiting = [remote.remote(job) for job in jobs]
@@ -160,7 +162,7 @@ def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
             cause = error.cause
             raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
         except ray.exceptions.RayError as error:
-            raise ValueError(
+            raise UserError(
                 f"Ray gave up ({str(error).splitlines()[0][:200]}): start again: finished shards are kept"
             ) from None
 

@@ -11,6 +11,7 @@ from llm_from_scratch.config import DataConfig, check
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.tasks import SPLITS, Tally, documents, is_validation, split_document
 from llm_from_scratch.data.work import MANY_DOCUMENTS, Work
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import SAMPLE_BYTES
 
 
@@ -18,23 +19,23 @@ def corpora(data: DataConfig) -> dict[str, DataConfig]:
     """The settings of each corpus whose weight is above 0, in the order of `data.mix`.
 
     Raises:
-        ValueError: none is named, or one has no settings or wrong ones.
+        UserError: none is named, or one has no settings or wrong ones.
     """
     chosen = {}
     for name, weight in (data.mix or {}).items():
         if name not in data.corpora:
             known = ", ".join(data.corpora)
-            raise ValueError(
+            raise UserError(
                 f"data.mix.{name}: there is no such corpus: use one of {known}, or add +data.corpora.{name}={{path: FILE}}"
             )
         if weight:
             try:
                 settings = check({"name": name} | dict(data.corpora[name]), DataConfig)
             except ValueError as error:
-                raise ValueError(f"data.corpora.{name}: {error}") from None
+                raise UserError(f"data.corpora.{name}: {error}") from None
             chosen[name] = replace(settings, dir=data.dir, stream=data.stream)
     if not chosen:
-        raise ValueError("data=mix: say what of, and how much of each: data.mix='{oz: 0.7, shakespeare: 0.3}'")
+        raise UserError("data=mix: say what of, and how much of each: data.mix='{oz: 0.7, shakespeare: 0.3}'")
     return chosen
 
 

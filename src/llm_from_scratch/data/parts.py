@@ -40,6 +40,7 @@ from llm_from_scratch.data.tasks import (
     write_whole,
 )
 from llm_from_scratch.data.work import Work, empty_split, publish
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import SAMPLE_BYTES, Tokenizer, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -170,14 +171,14 @@ def estimated_tokens(work: Work, tasks: list[Task], kind: str, vocab_size: int) 
 
 
 def check_space(work: Work, tasks: list[Task], tokenizer: Tokenizer) -> None:
-    """ValueError where the shards will not fit, by an estimate that is rather too low."""
+    """UserError where the shards will not fit, by an estimate that is rather too low."""
     if work.max_docs is not None:
         return
     size = 2 if tokenizer.vocab_size <= 65_536 else 4
     needed = size * estimated_tokens(work, tasks, tokenizer.kind, tokenizer.vocab_size)
     free = shutil.disk_usage(work.building).free
     if needed > free:
-        raise ValueError(
+        raise UserError(
             f"{work.folder.parent}: about {needed / 1e9:.3g} GB of token shards are to be written, and {free / 1e9:.3g} GB are free: "
             "free some, set data.dir=FOLDER on another disk, or take less with data.fraction"
         )
@@ -195,7 +196,7 @@ def finish(
     for task, _, _, key in jobs_of(work, tasks, tokenizer):
         record = records.get(key) or sound_record(work.building, task, key)
         if record is None:
-            raise ValueError(f"{work.building}: part {task.number} is missing or damaged: start the preparation again")
+            raise UserError(f"{work.building}: part {task.number} is missing or damaged: start the preparation again")
         tallies.append(Tally(**record["tally"]))
         for split, facts in record["shards"].items():
             for count in ("documents", "text_bytes", "tokens"):

@@ -56,6 +56,7 @@ from llm_from_scratch.data.tasks import (
     unique,
 )
 from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = [
@@ -91,12 +92,12 @@ def prepare(
         how: who does the work. The bytes do not depend on it.
 
     Raises:
-        ValueError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
+        UserError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
             killed, and while another process prepares the same.
     """
     how = how or PrepareConfig()
     if how.task is not None:
-        raise ValueError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
+        raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
     if data.mix is not None or data.corpora:
         return _prepare_mixture(data, tokenizer, reuse, wait, how)
     work = plan_work(data, tokenizer, reuse)
@@ -124,16 +125,16 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
         The prepared text, or None while other parts are missing.
 
     Raises:
-        ValueError: as `prepare`; there is no such part.
+        UserError: as `prepare`; there is no such part.
     """
     assert how.task is not None
     if data.mix is not None or data.corpora:
-        raise ValueError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
+        raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
     work = plan_work(data, tokenizer, None)
     if work.keep_text:
-        raise ValueError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
+        raise UserError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
     if how.task >= len(work.tasks):
-        raise ValueError(f"prepare.task={how.task}: the corpus has {len(work.tasks)} parts, 0 to {len(work.tasks) - 1}")
+        raise UserError(f"prepare.task={how.task}: the corpus has {len(work.tasks)} parts, 0 to {len(work.tasks) - 1}")
     if work.folder.exists():
         return open_prepared(work.folder)
     try:
@@ -193,8 +194,8 @@ def _prepare_mixture(
         raise _busy(folder) from None
 
 
-def _busy(folder: Path) -> ValueError:
-    return ValueError(f"{folder} is being prepared by another process; start again when it is done")
+def _busy(folder: Path) -> UserError:
+    return UserError(f"{folder} is being prepared by another process; start again when it is done")
 
 
 def _build(work: Work) -> None:
@@ -275,7 +276,7 @@ def _encode(
         try:
             ids = tokenizer.encode_array(text)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
         # A document that the split has cut in two has no end to be learned.
         yield (np.append(ids, tokenizer.eot_id) if whole else ids), len(text.encode())
 
@@ -284,11 +285,11 @@ def document_start(prepared: Prepared) -> int:
     """The id that parts documents, for data.doc_mask.
 
     Raises:
-        ValueError: where several documents lie one behind the other without it: of few, each is cut in two and has no end.
+        UserError: where several documents lie one behind the other without it: of few, each is cut in two and has no end.
     """
     several = [shard for shard in prepared.shards("val") if len(shard.document_ends) > 1]
     if any(shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id for shard in several):
-        raise ValueError(
+        raise UserError(
             f"data.doc_mask=true: each of fewer than {MANY_DOCUMENTS} documents is cut in two, with no end that could part them:"
             " use more documents, or leave it out"
         )

@@ -13,6 +13,7 @@ import numpy as np
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
 from llm_from_scratch.data.tasks import SPLITS
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -82,12 +83,12 @@ class Mixture(Prepared):
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """A prepared text as it lies there; a ValueError in one line where its manifest or tokenizer does not hold."""
+    """A prepared text as it lies there; a UserError in one line where its manifest or tokenizer does not hold."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["sha256"] != manifest_sha256(manifest):
-            raise ValueError("checksum")
+            raise UserError("checksum")
         for split in SPLITS:  # whoever made the checksum may have made up the rest
             facts = manifest["splits"][split]
             counts = [
@@ -96,25 +97,25 @@ def open_prepared(folder: Path) -> Prepared:
                 facts.get("tokens", 0) if split == "train" else facts["tokens"],
             ]
             if any(type(count) is not int or count < 0 for count in counts):
-                raise ValueError("counts")
+                raise UserError("counts")
             if not all(re.fullmatch(r"[\w.-]{1,100}", name) for name in facts["shards"]):
-                raise ValueError("names")
+                raise UserError("names")
             if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
-                raise ValueError("shards")
+                raise UserError("shards")
         for name, one in manifest.get("corpora", {}).items():
             if not all(re.fullmatch(r"[\w.-]{1,100}(/prepared-[\w]{1,100})?", each) for each in (name, one["folder"])):
-                raise ValueError("corpora")
+                raise UserError("corpora")
             if not (isinstance(one["sha256"], str) and 0 < one["weight"] < float("inf")):
-                raise ValueError("corpora")
+                raise UserError("corpora")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
+        raise UserError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
     tokenizer = load_tokenizer(folder / "tokenizer")
     if "corpora" not in manifest:
         return Prepared(folder, manifest, tokenizer)
     parts = tuple(open_prepared(folder.parents[1] / one["folder"]) for one in manifest["corpora"].values())
     for part, one in zip(parts, manifest["corpora"].values(), strict=True):
         if part.manifest["sha256"] != one["sha256"]:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {part.folder} is another text than it was: delete {folder} and it is prepared anew"
             )
     return Mixture(folder, manifest, tokenizer, parts)

@@ -15,6 +15,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from llm_from_scratch.errors import UserError
+
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}  # n -> largest share of the characters
 REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
@@ -161,11 +163,11 @@ RULES: dict[str, Callable[[str], bool]] = {
 
 
 def chosen(names: Iterable[str]) -> tuple[str, ...]:
-    """The rules that a list of rules and of papers (gopher, c4) asks for, in the order of RULES. ValueError: no such rule."""
+    """The rules that a list of rules and of papers (gopher, c4) asks for, in the order of RULES. UserError: no such rule."""
     wanted = set(names)
     for name in wanted:
         if name not in RULES and name not in ("gopher", "c4"):
-            raise ValueError(f"data.quality: there is no rule {name!r}; there are: gopher, c4, {', '.join(RULES)}")
+            raise UserError(f"data.quality: there is no rule {name!r}; there are: gopher, c4, {', '.join(RULES)}")
     return tuple(rule for rule in RULES if rule in wanted or rule.partition("_")[0] in wanted)
 
 

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm_from_scratch.errors import UserError
+
 TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
 COMPRESSED_SUFFIXES = {".gz", ".xz", ".bz2", ".zst"}
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
@@ -68,7 +70,7 @@ class _Budget:
     def spend(self, count: int, name: str) -> None:
         self.expanded += count
         if self.expanded > ALLOWANCE + MAX_RATIO * self.read:
-            raise ValueError(
+            raise UserError(
                 f"{name}: a decompression bomb: {self.expanded:,} bytes came out of {self.read:,}; if you trust it, unpack it"
             )
 
@@ -91,7 +93,7 @@ def read_documents(
         told: hears how many more bytes of the file have been passed, for showing progress.
 
     Raises:
-        ValueError: in one line that names the file and the member, line or row: the file cannot be read, is cut off or
+        UserError: in one line that names the file and the member, line or row: the file cannot be read, is cut off or
             damaged, would do harm, lacks the column, or needs a library that is not installed.
     """
     if is_plain(name):
@@ -109,15 +111,15 @@ def read_documents(
         found = True
         yield document
     if not found and kind != "jsonl":
-        raise ValueError(f"{name}: an archive without texts ({', '.join(sorted(TEXT_SUFFIXES | OTHER_SUFFIXES))})")
+        raise UserError(f"{name}: an archive without texts ({', '.join(sorted(TEXT_SUFFIXES | OTHER_SUFFIXES))})")
 
 
 def read_file(path: Path) -> bytes:
-    """All bytes of a file. ValueError: it cannot be read."""
+    """All bytes of a file. UserError: it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _kind(name: str) -> tuple[str | None, str]:
@@ -129,7 +131,7 @@ def _kind(name: str) -> tuple[str | None, str]:
     compression = next((suffix for suffix in COMPRESSED_SUFFIXES if left.endswith(suffix)), "")
     left = left.removesuffix(compression)
     if compression and left.endswith(tuple(COMPRESSED_SUFFIXES)):
-        raise ValueError(f"{name}: compressed twice: expand it once")
+        raise UserError(f"{name}: compressed twice: expand it once")
     kind = next((kind for kind in ("jsonl", "parquet", "tar") if left.endswith(f".{kind}")), "text")
     return compression[1:] or None, kind
 
@@ -167,7 +169,7 @@ def _from_disk(path: Path, budget: _Budget) -> Iterator[bytes]:
                 budget.told(len(chunk))
                 yield chunk
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _part(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
@@ -175,7 +177,7 @@ def _part(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
     while size:
         chunk = file.read(min(size, CHUNK))
         if not chunk:
-            raise ValueError(f"{name}: cut off: {size:,} bytes are missing; get the file anew")
+            raise UserError(f"{name}: cut off: {size:,} bytes are missing; get the file anew")
         size -= len(chunk)
         yield chunk
 
@@ -247,8 +249,8 @@ DECODERS: dict[str, Callable[[], _Decoder]] = {
 }
 
 
-def _absent(name: str, library: str) -> ValueError:
-    return ValueError(f"{name}: reading it needs {library}: pip install 'llm-from-scratch[openwebtext]'")
+def _absent(name: str, library: str) -> UserError:
+    return UserError(f"{name}: reading it needs {library}: pip install 'llm-from-scratch[openwebtext]'")
 
 
 @contextmanager
@@ -257,7 +259,7 @@ def _damaged(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{name}: damaged ({' '.join(str(error).split())[:200]}); get the file anew") from None
+        raise UserError(f"{name}: damaged ({' '.join(str(error).split())[:200]}); get the file anew") from None
 
 
 def _expanded(chunks: Iterator[bytes], compression: str, name: str, budget: _Budget) -> Iterator[bytes]:
@@ -290,7 +292,7 @@ def _expanded(chunks: Iterator[bytes], compression: str, name: str, budget: _Bud
             if decoder.eof:
                 data, decoder, ended = decoder.unused_data, None, True
     if decoder is not None or not ended:
-        raise ValueError(f"{name}: cut off: its {compression} data have no end; get the file anew")
+        raise UserError(f"{name}: cut off: its {compression} data have no end; get the file anew")
 
 
 # ------------------------------------------------------------------------------------------------------------- tar
@@ -335,18 +337,16 @@ def _members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Itera
     while True:
         block = file.read(BLOCK)
         if len(block) < BLOCK:
-            raise ValueError(
-                f"{archive}: cut off: a tar ends with a block of zeros, and this one does not; get it anew"
-            )
+            raise UserError(f"{archive}: cut off: a tar ends with a block of zeros, and this one does not; get it anew")
         with _damaged(archive):
             header = _header(block)
         if header is None:
             break
         if header.size < 0:
-            raise ValueError(f"{archive}: damaged (a member of negative size); get the file anew")
+            raise UserError(f"{archive}: damaged (a member of negative size); get the file anew")
         if header.type in EXTENSIONS:
             if header.size > MAX_EXTENSION:
-                raise ValueError(f"{archive}: a header of {header.size:,} bytes; {MAX_EXTENSION:,} are allowed")
+                raise UserError(f"{archive}: a header of {header.size:,} bytes; {MAX_EXTENSION:,} are allowed")
             data = b"".join(_part(file, header.size, archive))
             _pass_over(_part(file, -header.size % BLOCK, archive))
             if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -356,21 +356,21 @@ def _members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Itera
                 sparse = any(key.startswith("GNU.sparse") for key in records)
                 if sparse or (header.type == tarfile.XGLTYPE and {"path", "size"} & records.keys()):
                     kind = "a sparse file" if sparse else "a name or size for all members"
-                    raise ValueError(f"{archive}: {kind} in a pax header, which is not read; pack the archive anew")
+                    raise UserError(f"{archive}: {kind} in a pax header, which is not read; pack the archive anew")
                 path = records.get("path", path)
                 if "size" in records:
                     if not re.fullmatch("[0-9]{1,20}", records["size"]):
-                        raise ValueError(f"{archive}: damaged (a pax header's size); get the file anew")
+                        raise UserError(f"{archive}: damaged (a pax header's size); get the file anew")
                     size = int(records["size"])
             continue
         name = _safe(header.name if path is None else path, archive)
         regular = header.type in REGULAR
         if not regular and not header.isdir():
             kind = REFUSED.get(header.type, "of an unknown kind")
-            raise ValueError(f"{archive}: the member {ascii(name)[:200]} is {kind}: pack the archive anew without it")
+            raise UserError(f"{archive}: the member {ascii(name)[:200]} is {kind}: pack the archive anew without it")
         if regular:
             if not name:
-                raise ValueError(f"{archive}: a member without a name: pack the archive anew without it")
+                raise UserError(f"{archive}: a member without a name: pack the archive anew without it")
             length = header.size if size is None else size
             content = _part(file, length, f"{archive}/{name}")
             yield name, content
@@ -378,7 +378,7 @@ def _members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Itera
             _pass_over(_part(file, -length % BLOCK, f"{archive}/{name}"))
         path = size = None
     if any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(CHUNK), b"")):
-        raise ValueError(f"{archive}: bytes behind the end of the archive: unpack it and pack it anew")
+        raise UserError(f"{archive}: bytes behind the end of the archive: unpack it and pack it anew")
 
 
 def _pass_over(chunks: Iterator[bytes]) -> None:
@@ -393,20 +393,20 @@ def _pax(data: bytes, archive: str) -> dict[str, str]:
         match = PAX_RECORD.match(data, start)
         end = start + int(match[1]) if match else 0
         if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
-            raise ValueError(f"{archive}: damaged (a pax header); get the file anew")
+            raise UserError(f"{archive}: damaged (a pax header); get the file anew")
         records[match[2].decode(errors="replace")] = data[match.end() : end - 1].decode(errors="replace")
         start = end
     return records
 
 
 def _safe(name: str, archive: str) -> str:
-    """The name of a member as a path below the archive, `./` left out. ValueError: it leads elsewhere, or is no name."""
+    """The name of a member as a path below the archive, `./` left out. UserError: it leads elsewhere, or is no name."""
     what = f"{archive}: the member {ascii(name)[:200]}"
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in parts:
-        raise ValueError(f"{what} leads out of the archive: pack the archive anew without it")
+        raise UserError(f"{what} leads out of the archive: pack the archive anew without it")
     if len(name) > MAX_NAME or any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-        raise ValueError(f"{what} has a name with control characters, or too long a one: pack the archive anew")
+        raise UserError(f"{what} has a name with control characters, or too long a one: pack the archive anew")
     return "/".join(parts)
 
 
@@ -433,7 +433,7 @@ class _Reader:
                 kind = "tar" if _is_tar(head) else "text"
         if kind == "tar":
             if depth == MAX_DEPTH:
-                raise ValueError(f"{name}: archives more than {MAX_DEPTH} deep within each other: unpack the first")
+                raise UserError(f"{name}: archives more than {MAX_DEPTH} deep within each other: unpack the first")
             for member, content in _members(_file(chunks), name):
                 hidden = any(part.startswith(".") for part in member.split("/"))
                 if not hidden and member.lower().endswith(tuple(TEXT_SUFFIXES | OTHER_SUFFIXES)):
@@ -441,11 +441,11 @@ class _Reader:
         elif kind == "jsonl":
             yield from self.lines(_file(chunks), name)
         elif kind == "parquet":
-            raise ValueError(f"{name}: a parquet file cannot be read within another file: unpack it")
+            raise UserError(f"{name}: a parquet file cannot be read within another file: unpack it")
         else:
             raw = _file(chunks).read(MAX_DOCUMENT + 1)
             if len(raw) > MAX_DOCUMENT:
-                raise ValueError(f"{name}: a document above {MAX_DOCUMENT:,} bytes: unpack it, and it is read whole")
+                raise UserError(f"{name}: a document above {MAX_DOCUMENT:,} bytes: unpack it, and it is read whole")
             yield Document(name, raw)
 
     def lines(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
@@ -455,7 +455,7 @@ class _Reader:
             if not line:
                 return
             if len(line) > MAX_DOCUMENT:
-                raise ValueError(f"{where}: a line above {MAX_DOCUMENT:,} bytes: split it")
+                raise UserError(f"{where}: a line above {MAX_DOCUMENT:,} bytes: split it")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
@@ -463,24 +463,24 @@ class _Reader:
             try:
                 row = json.loads(line.decode())
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: no JSON ({error}): one object a line is expected") from None
+                raise UserError(f"{where}: no JSON ({error}): one object a line is expected") from None
             if not isinstance(row, dict):
-                raise ValueError(f'{where}: no object: a line such as {{"{self.column}": "…"}} is expected')
+                raise UserError(f'{where}: no object: a line such as {{"{self.column}": "…"}} is expected')
             yield _row(row.get(self.column), where, self.column, list(row))
 
 
 def _row(text: Any, where: str, column: str, columns: list[str]) -> Document:
     if not isinstance(text, str):
         found = "nothing" if text is None else type(text).__name__
-        raise ValueError(
+        raise UserError(
             f"{where}: no text but {found} under {column!r}: data.column names the text, of {ascii(columns)[:200]}"
         )
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: character {error.start}: half a surrogate pair, which is no text") from None
+        raise UserError(f"{where}: character {error.start}: half a surrogate pair, which is no text") from None
     if len(raw) > MAX_DOCUMENT:
-        raise ValueError(f"{where}: a document above {MAX_DOCUMENT:,} bytes: split it")
+        raise UserError(f"{where}: a document above {MAX_DOCUMENT:,} bytes: split it")
     return Document(where, raw)
 
 
@@ -494,7 +494,7 @@ def _parquet(path: Path, name: str, column: str, budget: _Budget) -> Iterator[Do
         opened = path.open("rb")
         budget.read = path.stat().st_size
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     with opened:
         with _damaged(name):
             file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
@@ -503,7 +503,7 @@ def _parquet(path: Path, name: str, column: str, budget: _Budget) -> Iterator[Do
             chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
             expected = sum(max(0, part.total_uncompressed_size) for part in chunks if part.path_in_schema == column)
         if column not in columns:
-            raise ValueError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
+            raise UserError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
         budget.spend(expected, name)
         rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
         number = 0

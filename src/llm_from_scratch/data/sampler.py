@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
+from llm_from_scratch.errors import UserError
+
 if TYPE_CHECKING:
     from llm_from_scratch.tokenizer import Tokenizer
 
@@ -72,7 +74,7 @@ class _RandomBatches:
         """Inputs and targets, int64, each (B // world_size // n_micro, T): this rank's micro-batch of a step.
 
         Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
-        ValueError where B cannot be divided so.
+        UserError where B cannot be divided so.
         """
         chunks = self._read(step, self.rows(step, micro, n_micro))
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
@@ -98,7 +100,7 @@ class _RandomBatches:
         batch_size, parts = self.size(step), self.world_size * n_micro
         if batch_size < 1 or batch_size % parts:
             name = "batch_size" if batch_size == self.batch_size else "batch_schedule"
-            raise ValueError(
+            raise UserError(
                 f"data.{name}={batch_size} sequences cannot be divided among {self.world_size} devices with "
                 f"{n_micro} micro-batches each: use a multiple of {parts}"
             )
@@ -120,7 +122,7 @@ class _RandomBatches:
 class RandomChunkSampler(_RandomBatches):
     """Random chunks of token shards: every place with T+1 tokens from there to its shard's end is equally likely.
 
-    Memory does not grow with the corpus: an array header a shard. Raises ValueError where no shard has T+1 tokens.
+    Memory does not grow with the corpus: an array header a shard. Raises UserError where no shard has T+1 tokens.
     """
 
     def __init__(
@@ -213,7 +215,7 @@ class RandomTextSampler(_RandomBatches):
     always dropped, the first unless a document starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then
     what the whole text would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
     tokenizer, T, place) alone; with a `subword_dropout`, the probability with which `BPETokenizer.sample` leaves out a
-    merge, also on the seed, the step and the sequence's number in it. Raises ValueError for a text with fewer than T+1
+    merge, also on the seed, the step and the sequence's number in it. Raises UserError for a text with fewer than T+1
     tokens and for one that does not end where its documents do.
     """
 
@@ -235,7 +237,7 @@ class RandomTextSampler(_RandomBatches):
         self._path, self._document_ends, self._tokenizer = Path(path), document_ends, tokenizer
         size = self._path.stat().st_size
         if size != (covered := int(document_ends[-1]) if len(document_ends) else 0):
-            raise ValueError(f"{path} has {size} bytes and its documents end at {covered}: prepare the data again")
+            raise UserError(f"{path} has {size} bytes and its documents end at {covered}: prepare the data again")
         self._text = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
 
         wanted = block_size + 3  # with the two that a cut may spoil
@@ -307,18 +309,18 @@ class ValidationWindows:
     from `eot_id`. The stride S is T less the `overlap` (a part of T, 0 <= overlap < 1), which serves as context:
     targets that an earlier window has scored are IGNORE. Behind the last token inputs are `eot_id` and targets IGNORE.
 
-    `tokens` is the number of targets that count, `len()` the number of windows. Raises ValueError for a split shorter
+    `tokens` is the number of targets that count, `len()` the number of windows. Raises UserError for a split shorter
     than T tokens.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], *, block_size: int, eot_id: int, overlap: float = 0.0) -> None:
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap={overlap} is not a part of the window: use 0 for none, or a number below 1")
+            raise UserError(f"overlap={overlap} is not a part of the window: use 0 for none, or a number below 1")
         self.block_size, self.eot_id = block_size, eot_id
         self.stride = block_size - int(overlap * block_size)
         self.tokens = sum(map(len, shards))
         if self.tokens < block_size:
-            raise ValueError(
+            raise UserError(
                 f"the validation split has {self.tokens} tokens and needs {block_size}: "
                 f"use a longer text, more data.val_fraction, or a model.block_size of at most {self.tokens}"
             )
@@ -407,8 +409,8 @@ def _text_sampler(path: Path, ends: _Arrays, tokenizer: "Tokenizer", **settings:
     return RandomTextSampler(path, ends[0], tokenizer, **settings)
 
 
-def _too_short(what: str, tokens: int, block_size: int) -> ValueError:
-    return ValueError(
+def _too_short(what: str, tokens: int, block_size: int) -> UserError:
+    return UserError(
         f"{what} has {tokens} tokens in one piece and a chunk needs {block_size + 1}: "
         f"use a longer text, or a model.block_size below {tokens}"
     )

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
+
 MAGIC = "llm-from-scratch token shard"
 VERSION = 1
 VERIFY_BELOW = 256 * 2**20  # bytes of a .bin; hashing that much takes about a second at worst
@@ -69,7 +71,7 @@ def write_shard(
 ) -> ShardInfo:
     """Write `path`.bin and `path`.idx from (ids with their end-of-text piece, UTF-8 bytes of the text) a document.
 
-    Holds one document in memory at a time, and 8 bytes for each document so far. Raises ValueError for an id outside
+    Holds one document in memory at a time, and 8 bytes for each document so far. Raises UserError for an id outside
     the vocabulary; whatever is raised, nothing is published.
     """
     bin_path, index_path = _paths(path)
@@ -82,7 +84,7 @@ def write_shard(
                 ids = np.asarray(ids)
                 within = not ids.size or (ids.max() < vocab_size and ids.min() >= 0)  # a tenth of the time of a mask
                 for place in [] if within else np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
-                    raise ValueError(
+                    raise UserError(
                         f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
                         f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"
                     )
@@ -129,7 +131,7 @@ def open_shard(
 
     The index is always checked whole, and against `index_sha256` (from a manifest) where given: without that, a
     flipped bit in one of its counts can go unseen. The checksum of the .bin is compared when `verify` says so, by
-    default when the file is below 256 MiB. Raises ValueError in one line that names the file for a missing, cut,
+    default when the file is below 256 MiB. Raises UserError in one line that names the file for a missing, cut,
     damaged or hostile one, and for a shard made with another tokenizer than the fingerprint given.
     """
     bin_path, index_path = _paths(path)
@@ -155,7 +157,7 @@ def open_shard(
     if (ends[-1] if ends.size else 0) != info.tokens or np.any(ends[1:] < ends[:-1]):
         raise _damaged(index_path, f"has document ends that do not rise to its {info.tokens} tokens")
     if tokenizer not in (None, info.tokenizer):
-        raise ValueError(
+        raise UserError(
             f"{bin_path} was made with the tokenizer {info.tokenizer!r} and this run has {tokenizer!r}: "
             "prepare the data again with this tokenizer, or use the other one"
         )
@@ -208,5 +210,5 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} {what}: delete {path.parent} and prepare the data again")
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} {what}: delete {path.parent} and prepare the data again")

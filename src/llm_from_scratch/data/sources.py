@@ -33,6 +33,7 @@ from rich.progress import (
 )
 
 from llm_from_scratch.data.readers import OTHER_SUFFIXES, TEXT_SUFFIXES, Document, is_plain, read_documents, read_file
+from llm_from_scratch.errors import UserError
 
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without an answer or a byte
@@ -55,7 +56,7 @@ class Source:
         return all(is_plain(name) for name, _ in self.paths)
 
     def documents(self) -> Iterator[Document]:
-        """The documents, one in memory at a time. ValueError: a file cannot be read (`readers.read_documents`)."""
+        """The documents, one in memory at a time. UserError: a file cannot be read (`readers.read_documents`)."""
         for name, path in self.paths:
             yield from read_documents(path, name, self.column)
 
@@ -75,14 +76,14 @@ class Download:
     sha256: str | None = None  # of a single file
 
     def names(self) -> list[str]:
-        """The files, their range of numbers written out. ValueError: one would lie elsewhere."""
+        """The files, their range of numbers written out. UserError: one would lie elsewhere."""
         span = re.search(r"\{(\d+)\.\.(\d+)\}", self.files)
         names = [self.files]
         if span:
             numbers = range(int(span[1]), int(span[2]) + 1)
             names = [self.files.replace(span[0], f"{number:0{len(span[1])}}") for number in numbers]
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or not names:
-            raise ValueError(f"data.downloads: {self.files!r} must be files below data.dir")
+            raise UserError(f"data.downloads: {self.files!r} must be files below data.dir")
         return names
 
 
@@ -111,7 +112,7 @@ def open_source(
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
     and contain the text `must_contain`. `column` is the text of a row of a table.
-    ValueError: nothing to read, the wrong file, or no network.
+    UserError: nothing to read, the wrong file, or no network.
     """
     if path is not None:
         return Source(name, _own_files(path), column)
@@ -119,7 +120,7 @@ def open_source(
         return Source(name, _standard_library())
     if download is not None:
         if download not in (downloads or {}):
-            raise ValueError(
+            raise UserError(
                 f"data.download={download}: data={name} is published as {', '.join(downloads or {}) or 'nothing'}"
             )
         return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections), column)
@@ -129,11 +130,11 @@ def open_source(
             return Source(name, found, column)
     if layouts and url is None:
         places = ", ".join(str(data_dir / glob) for glob in layouts)
-        raise ValueError(
+        raise UserError(
             f"data={name}: there is none of {places}: put {published or 'the published files'} there, or give data.path"
         )
     if file is None:
-        raise ValueError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
+        raise UserError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
     return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))], column)
 
 
@@ -150,7 +151,7 @@ def _own_files(path: str) -> list[tuple[str, Path]]:
     else:
         fixed = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
         if fixed == len(given.parts):
-            raise ValueError(f"data.path={path}: there is no such file or folder")
+            raise UserError(f"data.path={path}: there is no such file or folder")
         root, pattern = Path(*given.parts[:fixed]), "/".join(given.parts[fixed:])
         found = list(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
     named = sorted((file.relative_to(root).as_posix(), file) for file in found if file.is_file())
@@ -160,7 +161,7 @@ def _own_files(path: str) -> list[tuple[str, Path]]:
         known = sorted(TEXT_SUFFIXES) + sorted(OTHER_SUFFIXES)
         kinds = f" ({', '.join(known)}; a glob such as {path}/**/*.py finds others)"
         problem = "all files are empty" if named else f"there is no text file{kinds if given.is_dir() else ''}"
-        raise ValueError(f"data.path={path}: {problem}")
+        raise UserError(f"data.path={path}: {problem}")
     return named
 
 
@@ -174,7 +175,7 @@ def _standard_library() -> list[tuple[str, Path]]:
         if NOT_LIBRARY.isdisjoint(name.split("/")) and not name.startswith("_sysconfigdata")
     ]
     if not named:
-        raise ValueError(f"data=stdlib: this Python has no library source in {root}: use data=text data.path=FILE")
+        raise UserError(f"data=stdlib: this Python has no library source in {root}: use data=text data.path=FILE")
     return named
 
 
@@ -193,7 +194,7 @@ def _corpus_file(
             return candidate
     by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
     if url is None:
-        raise ValueError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
+        raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
     # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
     with _progress() as progress:
@@ -209,7 +210,7 @@ def _bring_all(name: str, download: Download, data_dir: Path, connections: int) 
     }
     missing = [file for file, path in files.items() if path is None]
     if missing and not download.mirrors:
-        raise ValueError(
+        raise UserError(
             f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
         )
     stop = threading.Event()
@@ -268,9 +269,9 @@ def _bring(
                     log.warning("%s: %s: trying the next mirror", url, " ".join(str(error).split())[:200])
     except NETWORK_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
+        raise UserError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
     except OSError as error:
-        raise ValueError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
+        raise UserError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
 
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
@@ -278,13 +279,13 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
-            raise ValueError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
+            raise UserError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
     if not any(must_contain):
         return  # a corpus can be larger than the memory
     raw = read_file(path)
     for text in must_contain:
         if text is not None and text.encode() not in raw:
-            raise ValueError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")
+            raise UserError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")
 
 
 def _progress() -> Progress:

@@ -22,6 +22,7 @@ from llm_from_scratch.data.duplicates import signer, width
 from llm_from_scratch.data.quality import failed, language
 from llm_from_scratch.data.readers import read_documents
 from llm_from_scratch.data.shards import open_shard, write_shard
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "val")
@@ -100,7 +101,7 @@ def documents(
     """Name and clean text of the documents that stay, as far as each by itself decides; duplicates are not removed here.
 
     With `strict`, a document that is no text is an error, as befits a book; of millions, it is removed and counted.
-    ValueError: a file cannot be read, is damaged or would do harm.
+    UserError: a file cannot be read, is damaged or would do harm.
     """
     kept = 0
     for name, path, _ in task.files:
@@ -184,7 +185,7 @@ def repeats(folder: Path, task: Task) -> np.ndarray:
 def make_shards(job: tuple[Task, Recipe, str, str], told: Told = lambda count: None) -> dict[str, Any]:
     """The task itself: (task, recipe, folder, the task's key) -> train_… and val_… shards in the folder, and their record.
 
-    The tokenizer lies in the folder. ValueError: as `documents`; an id outside the vocabulary; no room on the disk.
+    The tokenizer lies in the folder. UserError: as `documents`; an id outside the vocabulary; no room on the disk.
     """
     task, recipe, place, key = job
     folder = Path(place)
@@ -278,11 +279,11 @@ def _ids(text: str, tokenizer: Tokenizer, where: str) -> np.ndarray:
     try:
         return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 class _own:  # noqa: N801
-    """Nobody else makes this task meanwhile. ValueError: somebody does."""
+    """Nobody else makes this task meanwhile. UserError: somebody does."""
 
     def __init__(self, folder: Path, task: Task) -> None:
         locks = locks_of(folder)
@@ -294,7 +295,7 @@ class _own:  # noqa: N801
         try:
             self.lock.acquire()
         except Timeout:
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: part {self.task.number} is being prepared by another process; start again when it is done"
             ) from None
 

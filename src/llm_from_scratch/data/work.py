@@ -14,6 +14,7 @@ from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.sources import Download, Source, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Work:
 
 
 def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None) -> Work:
-    """ValueError: the corpus is not there, is another one, or cannot be prepared so."""
+    """UserError: the corpus is not there, is another one, or cannot be prepared so."""
     data_dir = Path(data.dir)
     reuse = reuse or _given(tokenizer, data_dir)
     source = open_source(
@@ -117,12 +118,12 @@ def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
     """A tokenizer that is not learned but comes from files."""
     if tokenizer.kind != "gpt2":
         if tokenizer.path is not None:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer.path={tokenizer.path}: tokenizer={tokenizer.kind} is learned from the text; leave it out"
             )
         return None
     if tokenizer.vocab_size is not None:
-        raise ValueError(
+        raise UserError(
             f"tokenizer.vocab_size={tokenizer.vocab_size}: with tokenizer=gpt2 its files decide it, leave it null"
         )
     return open_gpt2(tokenizer.path, [root / "gpt2" for root in roots(data_dir)])
@@ -131,7 +132,7 @@ def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
 def _keeps_text(data: DataConfig, source: Source) -> bool:
     if data.stream == "text" or data.keep_text:
         if data.keep_text is False:
-            raise ValueError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
+            raise UserError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
         return True
     if data.keep_text is None and sum(path.stat().st_size for _, path in source.paths) < KEEP_TEXT_BELOW:
         return True
@@ -209,8 +210,8 @@ def publish(work: Work, manifest: dict[str, Any]) -> None:
     )
 
 
-def empty_split(source: Source, split: str, val_fraction: float) -> ValueError:
+def empty_split(source: Source, split: str, val_fraction: float) -> UserError:
     """For a split that nothing came to."""
-    return ValueError(
+    return UserError(
         f"{source.name}: the {split} split is empty; use a longer text or change data.val_fraction={val_fraction}"
     )

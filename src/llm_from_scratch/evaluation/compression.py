@@ -10,6 +10,8 @@ import math
 import zlib
 from collections.abc import Callable
 
+from llm_from_scratch.errors import UserError
+
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zlib": lambda data: zlib.compress(data, 9),
     "bz2": lambda data: bz2.compress(data, 9),
@@ -27,11 +29,11 @@ def compressor_bits(train: str, test: str, kind: str, order: int = 5) -> float:
     """
     before, after = train.encode(), test.encode()
     if not after:
-        raise ValueError("the text to compress is empty: give one of at least a character")
+        raise UserError("the text to compress is empty: give one of at least a character")
     if kind == "ppm":
         return ppm_bits(before, after, order) / len(after)
     if kind not in COMPRESSORS:
-        raise ValueError(f"kind={kind}: choose one of {', '.join(COMPRESSORS)}, ppm")
+        raise UserError(f"kind={kind}: choose one of {', '.join(COMPRESSORS)}, ppm")
     compress = COMPRESSORS[kind]
     return 8 * (len(compress(before + after)) - len(compress(before))) / len(after)
 

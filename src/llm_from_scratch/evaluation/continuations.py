@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.faithfulness import faithfulness
 from llm_from_scratch.evaluation.huggingface import bertscore, entailment
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
@@ -38,12 +39,12 @@ class Passage:
 def passages(text: str, count: int, seed: int) -> list[Passage]:
     """Up to `count` passages that do not overlap, drawn by the seed, in the order of the text; fewer of a short text.
 
-    ValueError: the text is too short for one.
+    UserError: the text is too short for one.
     """
     slot = PROMPT + CONTINUATION + 100  # room to begin and to cut behind a word
     starts = range(0, len(text) - slot + 1, slot)
     if not starts:
-        raise ValueError(f"generated text needs held-out text of at least {slot} characters, here are {len(text)}")
+        raise UserError(f"generated text needs held-out text of at least {slot} characters, here are {len(text)}")
     found = []
     for start in sorted(random.Random(seed).sample(starts, min(count, len(starts)))):
         begin = text.find(" ", start, start + 50) + 1 or start

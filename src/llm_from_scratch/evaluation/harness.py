@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.model import IGNORE
 
@@ -23,7 +24,7 @@ try:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise ValueError(f"lm-eval needs: pip install 'llm-from-scratch[harness]' ({error})") from None
+    raise UserError(f"lm-eval needs: pip install 'llm-from-scratch[harness]' ({error})") from None
 
 BOOTSTRAP = 1000  # samples of the standard errors that have no formula
 NEW_TOKENS = 256  # of a generated answer, where the task does not say
@@ -126,14 +127,14 @@ def harness(
         tasks: lm-eval's names of tasks and groups, or YAML files. Those of its own fetch their data from the hub.
         include: a folder of further tasks. limit: examples of a task, the first ones.
 
-    ValueError in one line: no such task, or its data are not at hand.
+    UserError in one line: no such task, or its data are not at hand.
     """
     model = HarnessModel(run, batch_size)
     with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
         manager = TaskManager(include_path=str(include) if include else None)
         unknown = [task for task in tasks if task not in manager.all_tasks and not Path(task).is_file()]
         if unknown or not tasks:
-            raise ValueError(
+            raise UserError(
                 f"--tasks {','.join(unknown)}: lm-eval has no such task; name one of its own, a YAML file, or --include a folder"
             )
         try:
@@ -150,7 +151,7 @@ def harness(
             if model.asked:
                 raise
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ValueError(
+            raise UserError(
                 f"--tasks {','.join(tasks)}: lm-eval cannot make the task, its data may need the network ({line})"
             ) from None
     return {key: found[key] for key in ("results", "versions", "n-shot", "n-samples")}

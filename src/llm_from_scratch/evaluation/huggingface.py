@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.likelihood import token_nats
 from llm_from_scratch.evaluation.texts import Text
 
@@ -22,7 +23,7 @@ MAX_WINDOW = 1024  # tokens, as GPT-2
 def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> dict[str, Any]:
     """A baseline row of a causal model, every byte of the text scored once, documents ended as ours are.
 
-    ValueError in one line: no transformers, no such model, or a tokenizer that does not give the text back, whose bits
+    UserError in one line: no transformers, no such model, or a tokenizer that does not give the text back, whose bits
     would be those of another text.
     """
     transformers = _transformers(f"--gpt2 {folder}")
@@ -30,14 +31,14 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a stranger's folder makes the library raise anything
-        raise ValueError(f"--gpt2 {folder}: cannot be read as a model ({_first_line(error)})") from None
+        raise UserError(f"--gpt2 {folder}: cannot be read as a model ({_first_line(error)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise ValueError(f"--gpt2 {folder}: its tokenizer needs an end-of-text piece and a tokenizer.json")
+        raise UserError(f"--gpt2 {folder}: its tokenizer needs an end-of-text piece and a tokenizer.json")
     ids, starts, before = [], [], 0
     for document in text.documents:
         encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         if tokenizer.decode(encoded["input_ids"], clean_up_tokenization_spaces=False) != document:
-            raise ValueError(
+            raise UserError(
                 f"--gpt2 {folder}: its tokenizer does not give the text back, so that bytes cannot be compared"
             )
         size = np.cumsum([0, *(len(character.encode()) for character in document)])
@@ -72,7 +73,7 @@ def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path)
             list(generated), list(references), model_name_or_path=str(folder), truncation=True, max_length=512
         )
     except Exception as error:
-        raise ValueError(f"--bertscore {folder}: cannot be used ({_first_line(error)})") from None
+        raise UserError(f"--bertscore {folder}: cannot be used ({_first_line(error)})") from None
     return float(torch.as_tensor(scores["f1"]).mean())
 
 
@@ -84,23 +85,23 @@ def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: P
         prompts: the premises, one a text. texts: the sentences of each text, the hypotheses.
         folder: a sequence classifier whose labels name entailment and contradiction; the likeliest label counts.
 
-    ValueError in one line: no transformers, no such model, or no sentence.
+    UserError in one line: no transformers, no such model, or no sentence.
     """
     transformers = _transformers("entailment")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:  # a stranger's folder makes the library raise anything
-        raise ValueError(f"--entailment {folder}: cannot be read as a model ({_first_line(error)})") from None
+        raise UserError(f"--entailment {folder}: cannot be read as a model ({_first_line(error)})") from None
     labels = [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
     kinds = [next((i for i, label in enumerate(labels) if label.startswith(name)), -1) for name in ("entail", "contra")]
     if -1 in kinds:
-        raise ValueError(
+        raise UserError(
             f"--entailment {folder}: its labels are {', '.join(labels)}: name a model that tells entailment from contradiction"
         )
     pairs = [(prompt, sentence) for prompt, own in zip(prompts, texts, strict=True) for sentence in own]
     if not pairs:
-        raise ValueError("entailment is told of sentences, and the texts hold none")
+        raise UserError("entailment is told of sentences, and the texts hold none")
     longest = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW)
     found = [
         int(model(**tokenizer(*pair, truncation=True, max_length=longest, return_tensors="pt")).logits.argmax())
@@ -114,7 +115,7 @@ def _transformers(what: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise ValueError(f"{what} needs: {EXTRA}") from None
+        raise UserError(f"{what} needs: {EXTRA}") from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

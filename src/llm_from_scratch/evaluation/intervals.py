@@ -5,6 +5,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
+
 CHUNK = 4_000_000  # numbers drawn at a time
 
 
@@ -22,13 +24,13 @@ def bootstrap_ratio(
         numerators: (N,) such as the bits of each unit. denominators: (N,) such as its bytes, positive.
         level: between 0 and 1.
 
-    ValueError: no units, different numbers of them, or a denominator that is not positive.
+    UserError: no units, different numbers of them, or a denominator that is not positive.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if above.ndim != 1 or above.shape != below.shape or not len(above):
-        raise ValueError(f"numerators {above.shape} and denominators {below.shape}: give one of each for every unit")
+        raise UserError(f"numerators {above.shape} and denominators {below.shape}: give one of each for every unit")
     if not (below > 0).all() or not 0 < level < 1:
-        raise ValueError(f"level={level}: it is between 0 and 1, and every denominator is positive")
+        raise UserError(f"level={level}: it is between 0 and 1, and every denominator is positive")
     N = len(above)
     rng = np.random.default_rng(seed)
     ratios = []
@@ -51,7 +53,7 @@ def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, fl
     A tie may count as half a success.
     """
     if not 0 <= successes <= total or total < 1:
-        raise ValueError(f"{successes} of {total} is no share: count at least one, and no more than all")
+        raise UserError(f"{successes} of {total} is no share: count at least one, and no more than all")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, z2 = successes / total, z * z / total
     middle = (share + z2 / 2) / (1 + z2)

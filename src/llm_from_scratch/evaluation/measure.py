@@ -20,6 +20,7 @@ from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
 from llm_from_scratch.config import Config, check, read_config
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.likelihood import token_nats
@@ -62,14 +63,14 @@ class Opened:
 
 
 def open_run(name: str, device: str) -> Opened:
-    """A run folder (or `last`), its model and the prepared text it was trained on; a ValueError where the two do not fit."""
+    """A run folder (or `last`), its model and the prepared text it was trained on; a UserError where the two do not fit."""
     folder = find_run(name, holding="model/config.json")
     run = load_model(folder, pick_device(device))
     config = check(read_config(folder / "config.yaml"), Config)
     given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
     prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if given else None)
     if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
-        raise ValueError(
+        raise UserError(
             f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
             f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
         )
@@ -81,18 +82,18 @@ def open_run(name: str, device: str) -> Opened:
 def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Everything that `settings` ask of the runs, in JSON's types.
 
-    ValueError in one line for what the user can mend, before anything slow is begun.
+    UserError in one line for what the user can mend, before anything slow is begun.
     """
     if not 0 <= settings.overlap < 1:
-        raise ValueError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
+        raise UserError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
     if min(settings.generate, settings.seed) < 0 or settings.batch_size < 1:
-        raise ValueError("--generate and --seed must be 0 or more, --batch-size 1 or more")
+        raise UserError("--generate and --seed must be 0 or more, --batch-size 1 or more")
     if settings.split == "train" and not settings.data and (settings.baselines or settings.generate):
-        raise ValueError("--split train: baselines and generated text are measured on text held out; use --split val")
+        raise UserError("--split train: baselines and generated text are measured on text held out; use --split val")
     folders = [("--bertscore", settings.bertscore), ("--entailment", settings.entailment)]
     for option, path in [("--gpt2", path) for path in settings.gpt2] + folders:
         if path and not path.is_dir():
-            raise ValueError(f"{option} {path}: there is no such folder (models are read from the disk alone)")
+            raise UserError(f"{option} {path}: there is no such folder (models are read from the disk alone)")
     bias = pairs.read_crows(settings.crows or pairs.BIAS) if settings.pairs or settings.crows else []
     grammar = pairs.read_blimp(settings.blimp or pairs.GRAMMAR) if settings.pairs or settings.blimp else []
     against = _read_against(settings.against) if settings.against else None
@@ -101,11 +102,11 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
     for other in opened[1:]:
         if not settings.data and _held_out(other, settings.split).documents != text.documents:
-            raise ValueError(
+            raise UserError(
                 f"{other.folder} holds out another text than {opened[0].folder}: name one text for all with --data"
             )
     if settings.ensemble and (len(opened) < 2 or len({one.run.tokenizer.fingerprint for one in opened}) > 1):
-        raise ValueError(
+        raise UserError(
             "--ensemble: name several runs that have one tokenizer, such as those of a sweep over seed=1,2,3"
         )
     left_out: list[str] = []
@@ -238,9 +239,7 @@ def sentence_nats(run: Run) -> Callable[[str], float]:
 def _held_out(opened: Opened, split: str) -> Text:
     documents = tuple(opened.prepared.documents(split))
     if not (ids := opened.prepared.shards(split)):
-        raise ValueError(
-            f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val"
-        )
+        raise UserError(f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val")
     # Whole documents end with the end-of-text piece; those that the split has cut have no end.
     whole = bool(len(ids[-1].tokens)) and int(ids[-1].tokens[-1]) == opened.run.tokenizer.eot_id
     return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)

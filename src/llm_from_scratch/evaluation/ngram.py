@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
+
 FALLBACK = (0.5, 1.0, 1.5)  # where the counts of counts are too few to estimate the three discounts
 
 
@@ -80,9 +82,9 @@ def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | N
     """
     ids = _checked(ids, vocab_size)
     if order < 0 or (discount is not None and not 0 <= discount <= 1):
-        raise ValueError(f"order={order}, discount={discount}: the order is 0 or more, the discount from 0 to 1")
+        raise UserError(f"order={order}, discount={discount}: the order is 0 or more, the discount from 0 to 1")
     if len(ids) < order:
-        raise ValueError(f"{len(ids)} tokens of training text are too few for order {order}: give more text")
+        raise UserError(f"{len(ids)} tokens of training text are too few for order {order}: give more text")
     grams = []
     at = np.zeros(len(ids) + 1, dtype=np.int64)  # index of the n-gram that starts there; of order 0 there is one
     for n in range(1, order + 1):
@@ -153,5 +155,5 @@ def distribution(model: KneserNey, context: np.ndarray) -> np.ndarray:
 def _checked(ids: np.ndarray, vocab_size: int) -> np.ndarray:
     ids = np.asarray(ids, dtype=np.int64)
     if len(ids) and not (ids.min() >= 0 and ids.max() < vocab_size):
-        raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {vocab_size}: give its size")
+        raise UserError(f"ids from {ids.min()} to {ids.max()} do not fit a vocabulary of {vocab_size}: give its size")
     return ids

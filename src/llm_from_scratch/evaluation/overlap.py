@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.style import words
 
 METRICS = "pip install 'llm-from-scratch[metrics]'"
@@ -36,7 +37,7 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise ValueError(f"ROUGE needs: {METRICS}") from None
+        raise UserError(f"ROUGE needs: {METRICS}") from None
     scorer = RougeScorer(list(ROUGE_KINDS))
     scores = [scorer.score(reference, text) for text, reference in zip(generated, references, strict=True)]
     return {kind: sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_KINDS}
@@ -45,7 +46,7 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
 def self_bleu(texts: Sequence[str]) -> float:
     """How alike the texts are (Zhu et al. 2018): the mean over the texts of sacrebleu's sentence BLEU against all others."""
     if len(texts) < 2:
-        raise ValueError("self-BLEU compares texts with one another: give at least two")
+        raise UserError("self-BLEU compares texts with one another: give at least two")
     sentence_bleu = _sacrebleu().sentence_bleu
     scores = [sentence_bleu(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
     return float(sum(scores)) / len(scores) / 100
@@ -112,7 +113,7 @@ def memorisation(
     lengths = match_lengths(joined, training)
     total = sum(map(len, texts))
     if not total:
-        raise ValueError("nothing was generated: give texts of at least a character")
+        raise UserError("nothing was generated: give texts of at least a character")
     shares: dict[int | str, Any] = {}
     for L in at_least:
         ends = np.where(lengths >= L, np.arange(len(joined)) + lengths, 0)
@@ -160,14 +161,12 @@ def _common(ranks: list[np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray
 
 def _paired(generated: Sequence[str], references: Sequence[str]) -> None:
     if len(generated) != len(references) or not generated:
-        raise ValueError(
-            f"{len(generated)} generated texts and {len(references)} references: give one of each a prompt"
-        )
+        raise UserError(f"{len(generated)} generated texts and {len(references)} references: give one of each a prompt")
 
 
 def _sacrebleu() -> Any:
     try:
         import sacrebleu
     except ImportError:
-        raise ValueError(f"BLEU and chrF need: {METRICS}") from None
+        raise UserError(f"BLEU and chrF need: {METRICS}") from None
     return sacrebleu

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio, wilson
 
 BIAS = Path(__file__).with_name("bias.csv")
@@ -69,10 +70,10 @@ def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preferen
     for pair in pairs:
         difference = nats(pair.second) - nats(pair.first)
         if not math.isfinite(difference):
-            raise ValueError(f"the model gives no finite likelihood to one of “{pair.first}” and “{pair.second}”")
+            raise UserError(f"the model gives no finite likelihood to one of “{pair.first}” and “{pair.second}”")
         differences.setdefault(pair.kind, []).append(difference)
     if not differences:
-        raise ValueError("there are no pairs to score: give at least one")
+        raise UserError("there are no pairs to score: give at least one")
     rows = [_preference(kind, values) for kind, values in differences.items()]
     return [*rows, _preference("all", [value for values in differences.values() for value in values])]
 
@@ -80,30 +81,30 @@ def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preferen
 def read_crows(path: Path = BIAS) -> list[Pair]:
     """The pairs of a CSV with the columns sent_more, sent_less, bias_type; further columns are not read.
 
-    ValueError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell missing, equal sentences.
+    UserError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell missing, equal sentences.
     """
     table = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         missing = [name for name in ("sent_more", "sent_less", "bias_type") if name not in (table.fieldnames or ())]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no column {', '.join(missing)}: its first line must name sent_more, sent_less, bias_type"
             )
         pairs = []
         for row in table:
             place = f"{path}, line {table.line_num}"
             if None in row:
-                raise ValueError(f"{place} has more cells than the first line: put text with commas into double quotes")
+                raise UserError(f"{place} has more cells than the first line: put text with commas into double quotes")
             pairs.append(_pair(place, row["sent_more"], row["sent_less"], row["bias_type"]))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {table.line_num} is no CSV ({error}): mend or remove it") from None
+        raise UserError(f"{path}, line {table.line_num} is no CSV ({error}): mend or remove it") from None
     return _some(path, pairs)
 
 
 def read_blimp(path: Path = GRAMMAR) -> list[Pair]:
     """The pairs of a file, or of all .jsonl files of a folder: an object a line with sentence_good, sentence_bad, UID.
 
-    ValueError in one line, naming the file and the line, as `read_crows`.
+    UserError in one line, naming the file and the line, as `read_crows`.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     pairs = []
@@ -115,9 +116,9 @@ def read_blimp(path: Path = GRAMMAR) -> list[Pair]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise ValueError(f"{place} is no JSON: mend or remove it") from None
+                raise UserError(f"{place} is no JSON: mend or remove it") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{place} is no JSON object: it needs sentence_good, sentence_bad and UID")
+                raise UserError(f"{place} is no JSON object: it needs sentence_good, sentence_bad and UID")
             pairs.append(_pair(place, *(row.get(key) for key in ("sentence_good", "sentence_bad", "UID"))))
     return _some(path, pairs)
 
@@ -133,23 +134,23 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+        raise UserError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): give a file of pairs") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a file of pairs") from None
 
 
 def _pair(place: str, first: object, second: object, kind: object) -> Pair:
     if not (isinstance(first, str) and isinstance(second, str) and isinstance(kind, str)):
-        raise ValueError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
+        raise UserError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
     pair = Pair(first.strip(), second.strip(), kind.strip())
     if not (pair.first and pair.second and pair.kind) or pair.first == pair.second:
-        raise ValueError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")
+        raise UserError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")
     if any(character in text for text in (pair.first, pair.second, pair.kind) for character in "\0\r\n"):
-        raise ValueError(f"{place}: a line break or NUL inside a sentence: is a double quote missing before it?")
+        raise UserError(f"{place}: a line break or NUL inside a sentence: is a double quote missing before it?")
     return pair
 
 
 def _some(path: Path, pairs: list[Pair]) -> list[Pair]:
     if not pairs:
-        raise ValueError(f"{path} holds no pairs: give at least one")
+        raise UserError(f"{path} holds no pairs: give at least one")
     return pairs

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from llm_from_scratch.checkpoint import replace_text
 from llm_from_scratch.evaluation.figures import draw, heat, plain, run_names
+from llm_from_scratch.files import write_file
 
 # Of generated text: key, name, what it is and where it is from.
 DEFINITIONS = (
@@ -139,13 +139,13 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         pictures = folder.with_suffix("")
         pictures.mkdir(parents=True, exist_ok=True)
         drawn = {f"{pictures.name}/{name}": caption for name, caption in draw(report, pictures).items()}
-        replace_text(folder, markdown(blocks(report, drawn)))
+        write_file(folder, markdown(blocks(report, drawn)))
         return
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw(report, folder)
-    replace_text(folder / "report.md", markdown(blocks(report, drawn)))
+    write_file(folder / "report.md", markdown(blocks(report, drawn)))
     drawn.pop("passages.png")  # HTML has colours of its own
-    replace_text(folder / "report.html", page(blocks(report, drawn), folder))
+    write_file(folder / "report.html", page(blocks(report, drawn), folder))
 
 
 def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:

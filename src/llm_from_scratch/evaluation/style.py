@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from llm_from_scratch.errors import UserError
+
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"')\]]*(?!\S|\s+[a-z])|\n\s*\n")
 PUNCTUATION = {
@@ -51,11 +53,11 @@ def style(text: str, mattr_window: int = 100) -> dict[str, float]:
 
     word_length (characters), sentence_length (words), type_token_ratio (distinct words / words: falls with the length),
     mattr (`mattr`: does not), function_words (share of the words), and `punctuation` a thousand words, one key a mark.
-    ValueError: a text without words.
+    UserError: a text without words.
     """
     tokens = words(text)
     if not tokens:
-        raise ValueError("a text without words has no style: give a longer one")
+        raise UserError("a text without words has no style: give a longer one")
     figures = {
         "word_length": sum(map(len, tokens)) / len(tokens),
         "sentence_length": len(tokens) / len(sentences(text)),
@@ -102,12 +104,12 @@ def burrows_delta(text: str, corpora: Mapping[str, str], features: int = 150, bl
     |z(text) - z(corpus)|, in standard deviations; a feature that never varies is left out. Below about 1,000 words of text
     it is mostly noise.
 
-    ValueError: fewer than two corpora, or one of the texts holds no words.
+    UserError: fewer than two corpora, or one of the texts holds no words.
     """
     tokens = {name: words(corpus) for name, corpus in corpora.items()}
     own = words(text)
     if len(corpora) < 2 or not own or not all(tokens.values()):
-        raise ValueError("Burrows's Delta needs a text and at least two corpora, each with words")
+        raise UserError("Burrows's Delta needs a text and at least two corpora, each with words")
     shares: Counter[str] = Counter()
     for corpus in tokens.values():
         shares.update({word: count / len(corpus) for word, count in Counter(corpus).items()})
@@ -125,7 +127,7 @@ def burrows_delta(text: str, corpora: Mapping[str, str], features: int = 150, bl
     mean, deviation = np.mean(blocks, axis=0), np.std(blocks, axis=0)
     varies = deviation > 0
     if not varies.any():
-        raise ValueError("no word's frequency differs between the blocks: give longer texts, or smaller blocks")
+        raise UserError("no word's frequency differs between the blocks: give longer texts, or smaller blocks")
 
     def z(part: list[str]) -> np.ndarray:  # (features that vary,)
         return (frequencies(part) - mean)[varies] / deviation[varies]

@@ -16,6 +16,7 @@ from llm_from_scratch.config import read_config
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
 from llm_from_scratch.data.sources import Source, open_source
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 
 BLOCK = 500  # bytes of a block where there are too few documents to draw from: about 90 words of English
@@ -36,7 +37,7 @@ class Text:
     def __post_init__(self) -> None:
         sizes = np.array([len(document.encode()) for document in self.documents if document], dtype=np.int64)
         if not len(sizes):
-            raise ValueError(f"{self.name}: the text to score is empty; name another with --data")
+            raise UserError(f"{self.name}: the text to score is empty; name another with --data")
         ends = np.cumsum(sizes)
         if len(sizes) < MANY_DOCUMENTS:
             ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])  # the last has the rest
@@ -133,7 +134,7 @@ def other_text(data: str, option: str = "--data") -> Text:
     """The whole text of `--data` or another option: a file, a folder, a glob, or the name of one of configs/data, cleaned as for training.
 
     A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is its test part, words counted as
-    there. ValueError in one line where there is none.
+    there. UserError in one line where there is none.
     """
     if wikitext := _wikitext(Path(data)):
         return wikitext
@@ -146,7 +147,7 @@ def other_text(data: str, option: str = "--data") -> Text:
         try:
             source = open_source(name=data, path=data, data_dir=Path("data"))
         except ValueError as error:
-            raise ValueError(str(error).replace("data.path=", f"{option} ", 1)) from None
+            raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
     documents = tuple(clean(document.raw, document.name)[0] for document in source.documents())
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
 

@@ -26,11 +26,10 @@ from llm_from_scratch.checkpoint import (
     prune_states,
     read_rows,
     remove_leftovers,
-    replace_text,
     save_model,
-    sync,
 )
 from llm_from_scratch.config import OptimConfig, SampleConfig
+from llm_from_scratch.files import sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.module import LanguageModel
@@ -60,7 +59,7 @@ class Metrics(Callback):
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
-                replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+                write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
         self.since = time.perf_counter()
 
     def on_train_batch_end(
@@ -189,7 +188,7 @@ class Samples(Callback):
                 else ["# Samples\n"]
             )
             kept = [old[0], *(part for part in old[1:] if int(part.split("\n", 1)[0]) <= trainer.global_step)]
-            replace_text(self.path, "\n## Step ".join(kept))
+            write_file(self.path, "\n## Step ".join(kept))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Writes one sample."""

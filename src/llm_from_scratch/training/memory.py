@@ -9,6 +9,7 @@ import os
 import torch
 
 from llm_from_scratch.config import Config, OptimConfig, TrainerConfig
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import ModelConfig
 
 VALUE = 4  # bytes of a float32
@@ -69,15 +70,15 @@ def micro_batch_size(config: Config, devices: int) -> int:
     """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the free memory has room for.
 
     Raises:
-        ValueError: where a batch cannot be shared out evenly.
+        UserError: where a batch cannot be shared out evenly.
     """
     asked, batches = config.data.micro_batch_size, [("data.batch_size", config.data.batch_size)]
     batches += [("data.batch_schedule", size) for _, size in config.data.batch_schedule or []]
     for name, total in batches:
         if total % devices:
-            raise ValueError(f"{name}={total} cannot be shared by {devices} devices: use a multiple of {devices}")
+            raise UserError(f"{name}={total} cannot be shared by {devices} devices: use a multiple of {devices}")
         if asked is not None and total // devices % asked:
-            raise ValueError(
+            raise UserError(
                 f"data.micro_batch_size={asked} does not divide the {total // devices} sequences that each device has of a step"
             )
     sequences = math.gcd(*(total // devices for _, total in batches))

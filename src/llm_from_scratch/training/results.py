@@ -9,17 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.errors import UserError
 
 
 def best_row(run: Path) -> dict[str, Any]:
     """The validation row with the lowest loss.
 
     Raises:
-        ValueError: where there is none yet.
+        UserError: where there is none yet.
     """
     rows = [row for row in _rows(run) if row["split"] == "val"]
     if not rows:
-        raise ValueError(f"{run}: no validation has been logged")
+        raise UserError(f"{run}: no validation has been logged")
     return min(rows, key=lambda row: row["loss"])
 
 

@@ -21,9 +21,10 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, sync, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 
@@ -48,7 +49,7 @@ class StateFolders(CheckpointIO):
         self.background.wait()
         for name, fingerprint in verify_state(Path(path)).items():
             if fingerprint != self.facts[name]:
-                raise ValueError(
+                raise UserError(
                     f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
                 )
         return load_state(Path(path))
@@ -67,7 +68,7 @@ def require_device(config: TrainerConfig) -> None:
     """Refuses an accelerator that this machine lacks.
 
     Raises:
-        ValueError: in one line that names what there is.
+        UserError: in one line that names what there is.
     """
     gpus = torch.cuda.device_count()
     there = [f"{gpus} CUDA GPU{'s' * (gpus > 1)}"] * (gpus > 0) + [
@@ -76,24 +77,24 @@ def require_device(config: TrainerConfig) -> None:
     there.append(f"a CPU with {os.cpu_count()} cores (trainer=cpu)")
     missing = {"gpu": gpus == 0, "mps": not torch.backends.mps.is_available()}.get(config.accelerator, False)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator={config.accelerator}: there is none here; this machine has {', '.join(there)}"
         )
     if config.accelerator == "gpu" and isinstance(config.devices, int) and config.devices > gpus:
-        raise ValueError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
+        raise UserError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
     if config.devices == "auto" and config.accelerator == "cpu":
-        raise ValueError("trainer.devices=auto: say how many processes the CPU is to be shared by")
+        raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
     known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
     for name in config.extra:
         if name not in known:
-            raise ValueError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
+            raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
 
 
 def open_run(config: Config) -> None:
     """Takes a run folder: one owner, never two runs, `config.yaml` before anything else.
 
     Raises:
-        ValueError: when another process trains there, or an earlier run did.
+        UserError: when another process trains there, or an earlier run did.
     """
     run_dir = Path(config.run_dir)
     try:
@@ -102,17 +103,14 @@ def open_run(config: Config) -> None:
         lock.acquire()
         _LOCKS.append(lock)  # held until the process ends
         if not config.resume and (run_dir / "config.yaml").exists():
-            raise ValueError(
+            raise UserError(
                 f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
             )
-        building = run_dir / ".building-config.yaml"  # a resumed run has one to lose
-        save_config(config, building)
-        sync(building)
-        building.replace(run_dir / "config.yaml")
+        save_config(config, run_dir / "config.yaml")
     except Timeout:
-        raise ValueError(f"{run_dir} belongs to a training that is running now") from None
+        raise UserError(f"{run_dir} belongs to a training that is running now") from None
     except OSError as error:
-        raise ValueError(f"run_dir={run_dir} cannot be written ({error.strerror}): choose another folder") from None
+        raise UserError(f"run_dir={run_dir} cannot be written ({error.strerror}): choose another folder") from None
 
 
 _LOCKS: list[FileLock] = []
@@ -236,7 +234,7 @@ def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
             try:
                 made.append(WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name))
             except ModuleNotFoundError:
-                raise ValueError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
+                raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
     return made
 
 

@@ -1,0 +1,95 @@
+"""Files and folders that appear whole or not at all, and reading that no hostile file can turn into more.
+
+Everything that is written goes through a temporary name that this process alone created: `O_EXCL` and a random part, so
+that no link and no leftover of somebody else's is ever written through.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from llm_from_scratch.errors import UserError
+
+BUILDING = ".building-"  # what every temporary name begins with
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replaces a file at once and durably: a kill or a full disk leaves the old one or the new one.
+
+    The mode follows the umask, and a link or a hard link at `path` gives way rather than being written through.
+
+    Raises:
+        OSError: the folder cannot be written; `path` is as it was.
+    """
+    building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
+    handle = os.open(building, _CREATE, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        building.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            building.unlink()
+        raise
+    sync(path.parent)
+
+
+def building_folder(folder: Path) -> Path:
+    """A new empty folder beside `folder`, to be filled and then published in its place."""
+    building = folder.with_name(f"{BUILDING}{folder.name}-{secrets.token_hex(4)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building.mkdir()
+    return building
+
+
+def publish(building: Path, folder: Path) -> None:
+    """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then."""
+    for path in sorted(building.rglob("*")):
+        sync(path)
+    sync(building)
+    old = folder.with_name(f".old-{folder.name}")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    building.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, survive a loss of power."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle of a folder to flush
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file to read; a pipe or a device, whose reading may never end, is refused without waiting for it.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        UserError: it is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path} is no regular file: copy what it gives into one")
+    return os.fdopen(handle, "rb")
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a regular file, as hexadecimal digits."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
