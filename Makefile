@@ -7,6 +7,10 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 
+# What a newcomer types next finds its packages only in this environment.
+ACTIVATE = printf '\nTo go on in this shell: source %s/bin/activate, then: python train.py\n' '$(VENV)' >&2
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check chaos bench format clean
 
@@ -14,10 +18,12 @@ help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code), then write a story: about 5 minutes
-	$(PY) -m llm_from_scratch demo
+	@$(PY) -m llm_from_scratch demo
+	@$(ACTIVATE)
 
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
+	@$(ACTIVATE)
 
 slow: $(VENV)/.dev  ## run the longer ones: trainings with several processes, signals, the benchmarks at a small size
 	$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
@@ -45,14 +51,16 @@ clean:  ## remove caches and builds; keeps .venv, data/ and outputs/
 $(VENV)/.created:
 	@'$(PYTHON)' -c '$(SUPPORTED)' 2>/dev/null || \
 		{ echo "make: Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=/path/to/python3" >&2; exit 2; }
-	@echo "Setting up $(VENV) with $(PYTHON): a few minutes, once"
-	'$(PYTHON)' -m venv $(VENV)
+	@echo "Setting up $(VENV) with $(PYTHON): a few minutes, once" >&2
+	@'$(PYTHON)' -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
-	$(PY) -m pip install -c constraints.txt -e .
+	@echo "Installing torch, lightning, hydra and others into $(VENV)" >&2
+	@$(INSTALL) .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
-	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	@echo "Installing torch, lightning, hydra, pytest, transformers and others into $(VENV)" >&2
+	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/.core $@
