@@ -21,7 +21,7 @@ from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
-from llm_from_scratch.training.optimizers import lr_share, make_optimizer, seed_step
+from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_keys, seed_step
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,16 @@ class LanguageModel(lightning.LightningModule):
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.losses = []
+        keys = None
         if self.model.config.dropout:
-            seed_step(self.seed, self.trainer.global_step, micro, self.global_rank)
-        loss = self.loss(*batch)
+            step, count = self.trainer.global_step, len(batch[0])
+            first = (
+                self.global_rank * self.trainer.accumulate_grad_batches + micro
+            ) * count  # the sampler's order of rows
+            keys = row_keys(self.seed, step, first, count, self.device)
+            if self.device.type != "cpu":
+                seed_step(self.seed, step, micro, self.global_rank)  # of attention's own kernel
+        loss = self.loss(*batch, keys=keys)
         self.losses.append(loss.detach())
         return loss
 
