@@ -1,7 +1,8 @@
 """The LightningModule: what one step of training and of validation is.
 
 Shapes: B batch, T time, V vocabulary. All that a step depends on is a function of (seed, step): the batch, dropout, the learning rate. So a
-checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped.
+checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped. How a batch is cut into
+micro-batches and processes changes rounding alone; on a GPU it also changes the dropout of the attention weights.
 """
 
 import logging
@@ -226,7 +227,7 @@ class LanguageModel(lightning.LightningModule):
         """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
         checkpoint.pop("loops")
         checkpoint["skipped"] = self.skipped.cpu()
-        checkpoint["layout"] = self._layout()
+        checkpoint["layout"] = self.layout()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
@@ -235,15 +236,39 @@ class LanguageModel(lightning.LightningModule):
         self._count_micro_batches(step)
         loop._batches_that_stepped = step
         self.skipped = checkpoint["skipped"].to(self.device)
-        if checkpoint["layout"] != self._layout() and self.trainer.is_global_zero:
-            log.info(
-                "the run goes on with %s rather than %s: the same data in the same order, sums may differ in the last bits",
-                self._layout(),
-                checkpoint["layout"],
-            )
+        if self.trainer.is_global_zero:
+            self._tell_changes(checkpoint["layout"])
 
-    def _layout(self) -> str:
-        """What the order of additions within a step depends on."""
+    def layout(self) -> dict[str, Any]:
+        """How a step is cut and computed, as every checkpoint records it; data and dropout on a CPU do not depend on it."""
         trainer = self.trainer
-        parts = f"{trainer.world_size} processes x {trainer.accumulate_grad_batches} micro-batches, {torch.get_num_threads()} threads"
-        return parts + ", compiled" * self.compiled
+        return {
+            "processes": trainer.world_size,
+            "micro_batch_size": trainer.datamodule.micro_batch_size,  # type: ignore[attr-defined]
+            "micro_batch_chosen": trainer.datamodule.micro_batch_chosen,  # type: ignore[attr-defined]
+            "threads": torch.get_num_threads(),
+            "compiled": self.compiled,
+            "device": trainer.strategy.root_device.type,
+            "precision": trainer.precision,
+        }
+
+    def _tell_changes(self, before: dict[str, Any] | str) -> None:
+        """Says what a resumed run computes in another way than the run before, and how far its losses can differ."""
+        now, dropout = self.layout(), self.model.config.dropout > 0
+        if isinstance(before, str):  # version 0.1
+            if dropout:
+                log.warning(
+                    "the run was begun with version 0.1: from here on dropout drops other numbers, as of another seed"
+                )
+            return
+        changed = [name for name in now if name != "micro_batch_chosen" and now[name] != before.get(name)]
+        if not changed:
+            return
+        by_kernels = dropout and {now["device"], before["device"]} != {"cpu"} and changed != ["threads"]
+        log.info(
+            "the run goes on with %s: the same data in the same order, %s",
+            ", ".join(f"{name}={now[name]} rather than {before.get(name)}" for name in changed),
+            "and other dropout of the attention weights, which a GPU draws by micro-batch: losses differ as between two seeds"
+            if by_kernels
+            else "the same dropout; losses differ by rounding, and the difference grows with the steps",
+        )
