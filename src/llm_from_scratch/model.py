@@ -211,12 +211,12 @@ _STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF
 
 
 def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at `key`.
+    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at _STREAM * `key`.
 
     They depend on their arguments alone. So the dropout of a sequence is the same however its batch is cut, in a
     compiled graph, and when it is drawn again in the backward pass.
     """
-    x = keys + places * _STREAM
+    x = (keys + places) * _STREAM  # multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices
     for shift, factor in ((30, _FIRST), (27, _SECOND)):
         x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)  # torch's shift keeps the sign
     return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
@@ -250,7 +250,7 @@ def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
 
 @torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
 def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """`dropout_mask` as one call of a compiled graph: inductor has no fast code for 64-bit products on a CPU."""
+    """`dropout_mask` as one call of a compiled graph: code that inductor makes of it is no faster (docs/log.md)."""
     return dropout_mask(x, p, keys)
 
 

@@ -1,15 +1,18 @@
 """The estimate of a training's memory against what autograd keeps, and against numbers worked out by hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from llm_from_scratch.checkpoint import save_state
 from llm_from_scratch.config import Config, DataConfig, OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig, ModelConfig
 from llm_from_scratch.training import memory
 from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
+from llm_from_scratch.training.trainer import micro_batches
 
 GPT2: dict[str, Any] = {
     "norm": "layernorm",
@@ -138,3 +141,17 @@ def test_limits_of_control_groups(tmp_path: Path) -> None:
     assert limits(version_1, **{"memory/memory.limit_in_bytes": "2048\n"}) == [2048]
     assert limits("1:cpu:/x\n", **{"memory/memory.limit_in_bytes": "2048\n"}) == []
     assert memory.cgroup_limits(tmp_path / "none", tmp_path) == []  # not Linux
+
+
+def test_a_resumed_run_keeps_the_micro_batch_that_was_chosen_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = Config(data=DataConfig(batch_size=24))
+    monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
+    expected = micro_batch_size(config, 1)
+    trainer: Any = SimpleNamespace(world_size=1, is_global_zero=True)
+    layouts = {"chosen": {"micro_batch_size": 6, "micro_batch_chosen": True}, "set": {"micro_batch_size": 6}}
+    for name, size in (("chosen", 6), ("set", expected), ("of 0.1", expected)):
+        save_state({"layout": layouts.get(name, "1 processes x 4 micro-batches, 2 threads")}, tmp_path / name)
+        assert micro_batches(trainer, config, tmp_path / name) == size
+        assert trainer.accumulate_grad_batches == 24 // size

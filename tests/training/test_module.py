@@ -55,7 +55,7 @@ def test_dropout_belongs_to_a_row_of_the_batch(settings: dict[str, Any]) -> None
             torch.testing.assert_close(
                 found, expected, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
-    # Another step, and another row of equal ids, have other masks.
+    # Another step and another seed have other masks.
     assert step(module, ids, 1, 1, number=4)[0] != whole[0]
     module.seed = 8
     assert step(module, ids, 1, 1)[0] != whole[0]
@@ -76,3 +76,33 @@ def test_a_compiled_graph_drops_the_same() -> None:
     for micro_batches in (1, 4):
         found = step(module, ids, 1, micro_batches)
         torch.testing.assert_close(found, whole, atol=2e-6, rtol=1e-4)
+
+
+def test_a_resume_says_how_far_another_layout_changes_it(caplog: pytest.LogCaptureFixture) -> None:
+    module = language_model()
+    device = torch.device("cpu")
+    module._trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=1,
+        precision="32-true",
+        strategy=SimpleNamespace(root_device=device),
+        datamodule=SimpleNamespace(micro_batch_size=8, micro_batch_chosen=True),
+    )
+    layout = module.layout()
+
+    def told(before: Any) -> str:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            module._tell_changes(before)
+        return caplog.text
+
+    assert told(layout) == ""
+    assert told(layout | {"micro_batch_chosen": False}) == ""
+    said = told(layout | {"micro_batch_size": 4, "processes": 2})
+    assert "processes=1 rather than 2, micro_batch_size=8 rather than 4: the data" in said
+    assert "nor does dropout; losses differ by rounding" in said
+    assert "as between two seeds" in told(layout | {"device": "cuda"})
+    assert "dropout drops other numbers" in told("1 processes x 1 micro-batches, 2 threads")
+    module._trainer.strategy.root_device = torch.device("cuda")
+    on_gpu = module.layout()
+    assert "as between two seeds" in told(on_gpu | {"micro_batch_size": 4})
+    assert "nor does dropout" in told(on_gpu | {"threads": 64})

@@ -106,12 +106,10 @@ class LanguageModel(lightning.LightningModule):
         keys = None
         if self.model.config.dropout:
             step, count = self.trainer.global_step, len(batch[0])
-            first = (
-                self.global_rank * self.trainer.accumulate_grad_batches + micro
-            ) * count  # the sampler's order of rows
+            # The sampler puts a step's sequences together in the order of (rank, micro-batch).
+            first = (self.global_rank * self.trainer.accumulate_grad_batches + micro) * count
             keys = row_keys(self.seed, step, first, count, self.device)
-            if self.device.type != "cpu":
-                seed_step(self.seed, step, micro, self.global_rank)  # of attention's own kernel
+            seed_step(self.seed, step, micro, self.global_rank)  # of attention's own kernel on a GPU
         loss = self.loss(*batch, keys=keys)
         self.losses.append(loss.detach())
         return loss
@@ -264,11 +262,11 @@ class LanguageModel(lightning.LightningModule):
         changed = [name for name in now if name != "micro_batch_chosen" and now[name] != before.get(name)]
         if not changed:
             return
-        by_kernels = dropout and {now["device"], before["device"]} != {"cpu"} and changed != ["threads"]
+        by_kernels = dropout and {now["device"], before.get("device")} != {"cpu"} and changed != ["threads"]
         log.info(
-            "the run goes on with %s: the same data in the same order, %s",
+            "the run goes on with %s: the data and their order do not depend on this, %s",
             ", ".join(f"{name}={now[name]} rather than {before.get(name)}" for name in changed),
-            "and other dropout of the attention weights, which a GPU draws by micro-batch: losses differ as between two seeds"
+            "but a GPU draws the dropout of attention weights by micro-batch: losses differ as between two seeds"
             if by_kernels
-            else "the same dropout; losses differ by rounding, and the difference grows with the steps",
+            else "nor does dropout; losses differ by rounding, and the difference grows with the steps",
         )

@@ -77,10 +77,8 @@ def row_keys(seed: int, step: int, first: int, count: int, device: torch.device)
     A function of (seed, step, row), so that there is no random state to save, and the cut of a batch changes no mask.
     """
     start = _mixed(seed, step)
-    signed = start if start < 2**63 else start - 2**64
-    return splitmix(
-        signed, torch.arange(first, first + count, device=device)
-    )  # no copy from the host, no wait for a GPU
+    rows = torch.arange(first, first + count, device=device)  # made on the device: no copy, no wait for it
+    return splitmix(start if start < 2**63 else start - 2**64, rows)
 
 
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
