@@ -273,7 +273,9 @@ class Dropout(nn.Module):
         if x.device.type == "cpu":
             return x * dropout_mask(x, self.p, keys)
         bound = dropout_bound(self.p)
-        dropped = random_bits(keys, x[0].numel()).view(x.shape) < bound  # the backward pass keeps it, a byte a number
+        dropped = (
+            random_bits(keys, x[0].numel()).reshape(x.shape) < bound
+        )  # the backward pass keeps it, a byte a number
         return (x * (2**16 / (2**15 - bound))).masked_fill(dropped, 0.0)
 
 
