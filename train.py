@@ -147,13 +147,14 @@ def main(composed: DictConfig) -> float:
         Signals(saver),
     ]
     trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
-    micro = micro_batches(trainer, config)
+    micro = micro_batches(trainer, config, state)
     data = TextDataModule(
         prepared,
         block_size=config.model.block_size,
         batch_size=batch_size,
         batch_schedule=config.data.batch_schedule,
         micro_batch_size=micro,
+        micro_batch_chosen=config.data.micro_batch_size is None,
         seed=config.seed,
         stream=config.data.stream,
         overfit=config.data.overfit,

@@ -133,7 +133,7 @@ def test_times_by_hand() -> None:
         (replace(OZ, val_tokens=100), {}, "100 tokens to validate with, fewer than a block of 128"),
         (replace(OZ, documents=2_000), {}, "documents have 30 tokens on average, and a block has 128"),
         (replace(OZ, val_tokens=7_000_000), {}, "validations take .*% of the time: .* than 500"),
-        (OZ, {"model": ModelConfig(n_layer=400, n_embd=16_384)}, "of memory are needed and .* are free"),
+        (OZ, {"model": ModelConfig(n_layer=400, n_embd=16_384)}, "of memory are needed and a device has .*: use"),
         (replace(OZ, train_tokens=10**17, estimated=True), {}, "will be written and .* are free on the disk"),
         (OZ, {"trainer": {"max_steps": 10**8}}, r"it takes \d+ days: use fewer"),
     ],

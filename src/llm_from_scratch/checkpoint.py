@@ -190,6 +190,12 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def recorded_layout(folder: Path) -> dict[str, Any]:
+    """How the run before a verified checkpoint cut its steps (`LanguageModel.layout`); empty for one of version 0.1."""
+    layout = _read_json(folder / "state.json").get("layout")
+    return layout if isinstance(layout, dict) else {}
+
+
 def prune_states(run: Path, kept: int) -> None:
     """Removes the oldest checkpoints of a run; called behind a save that was read back and compared."""
     for old in checkpoints(run)[kept:]:

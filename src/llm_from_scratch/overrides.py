@@ -107,7 +107,7 @@ def out_of_memory(error: BaseException) -> str | None:
         return None
     needed = re.search(r"allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)", text)
     return (
-        f"out of memory{f' (tried to allocate {needed[1]})' if needed else ''}: lower data.micro_batch_size (the result stays the same),"
+        f"out of memory{f' (tried to allocate {needed[1]})' if needed else ''}: lower data.micro_batch_size (the batch stays the same),"
         " then model.block_size or the model's size; what was saved stays"
     )
 

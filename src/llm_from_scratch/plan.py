@@ -26,7 +26,7 @@ from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.training.compilation import PAYS, wanted
 from llm_from_scratch.training.memory import (
     activation_bytes,
-    free_bytes,
+    device_bytes,
     logits_bytes,
     micro_batch_size,
     on_gpu,
@@ -211,6 +211,8 @@ def plan(
         "activations": a_token * micro * shape.block_size,
         "loss": logits_bytes(text.vocab_size, cpu=not gpu),
     }
+    # The processes of a machine share its memory; every GPU has its own.
+    available = device_bytes(settings) // (1 if gpu else max(1, world // settings.num_nodes))
     result: dict[str, Any] = {
         "model": {
             "parameters": N,
@@ -221,8 +223,7 @@ def plan(
         "data": asdict(text)
         | {"tokens_a_first_step": at_first, "tokens_a_step": a_step}
         | {"tokens": D, "passes": D / max(text.train_tokens, 1)},
-        "memory": memory
-        | {"total": sum(memory.values()), "free": free_bytes(settings) * (2 - gpu), "micro_batch_size": micro},
+        "memory": memory | {"total": sum(memory.values()), "available": available, "micro_batch_size": micro},
         "compute": {
             "flops_a_token": flops,
             "flops_a_step": flops * a_step,
@@ -322,9 +323,9 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
             f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "
             f"{model['vocab_size']:,}, or a wider model"
         )
-    if memory["total"] > memory["free"]:
+    if memory["total"] > memory["available"]:
         yield (
-            f"{count(memory['total'], 'B')} of memory are needed and {count(memory['free'], 'B')} are free: use "
+            f"{count(memory['total'], 'B')} of memory are needed and a device has {count(memory['available'], 'B')}: use "
             "data.micro_batch_size=1, trainer.activation_checkpointing=true, trainer=fsdp on several GPUs, or a smaller model"
         )
     written = disk["checkpoints"] + disk["model"] + (disk["shards"] if data["estimated"] else 0)
@@ -403,7 +404,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f"{count(memory[name], 'B')} {name}" for name in ("weights", "gradients", "optimizer", "activations", "loss")
     )
     rows.append(
-        ("memory a device", count(memory["total"], "B"), f"{', '.join(parts)}; {count(memory['free'], 'B')} are free")
+        (
+            "memory a device",
+            count(memory["total"], "B"),
+            f"{', '.join(parts)}; {count(memory['available'], 'B')} are there",
+        )
     )
     rows.append(("micro-batch", f"{memory['micro_batch_size']} sequences", f"on each of {compute['devices']} devices"))
     rows.append(

@@ -246,6 +246,7 @@ def test_weights_of_torch_and_lightning_files(finished: Path, tmp_path: Path) ->
 def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, text: Path, tmp_path: Path) -> None:
     small = [word for word in SMALL if word != "trainer=cpu"]
     shared = (*small, "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "optim.warmup_steps=25")
+    shared += ("model.dropout=0.2",)
     whole = train(*shared, "trainer=cpu", "trainer.max_steps=20", "run_dir=whole")
     assert whole.returncode == 0, whole.stderr
     parts = (
@@ -258,7 +259,7 @@ def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, te
         done = train(*part)
         assert done.returncode == 0, done.stderr
         if part[0] == "resume=run" and part[1] != "trainer=fsdp_cpu":  # from two processes to two
-            assert "sums may differ in the last bits" in done.stderr
+            assert "nor does dropout; losses differ by rounding" in done.stderr
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
     assert [(row["step"], row["split"]) for row in rows[0]] == [(row["step"], row["split"]) for row in rows[1]]
     for a, b in zip(*rows, strict=True):

@@ -21,12 +21,14 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.training.memory import micro_batch_size
+from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
+
+log = logging.getLogger(__name__)
 
 
 class StateFolders(CheckpointIO):
@@ -251,10 +253,21 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
         logger.finalize("success")
 
 
-def micro_batches(trainer: lightning.Trainer, config: Config) -> int:
-    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches."""
-    size = micro_batch_size(config, trainer.world_size)
+def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
+    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches.
+
+    Args:
+        trainer: whose intervals are set.
+        config: the whole configuration.
+        state: the checkpoint that the run goes on from. A size that was chosen for its run stays, where there is room.
+    """
+    layout = recorded_layout(state) if state else {}
+    recorded = layout.get("micro_batch_size") if layout.get("micro_batch_chosen") else None
+    size = micro_batch_size(config, trainer.world_size, recorded)
     sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
     trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
+    if config.data.micro_batch_size is None and trainer.is_global_zero:
+        why = "as before" if size == recorded else f"by the {device_bytes(config.trainer) / 1e9:.1f} GB of a device"
+        log.info("data.micro_batch_size: %d sequences, %s", size, why)
     return size
