@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "data.mixture": ["data", "tokenizer", "config"],
     "data.parts": ["data", "tokenizer", "config"],
     "data.work": ["data", "tokenizer", "config"],
-    "config": ["model", "generation"],
-    "generation": ["model", "tokenizer"],
+    "config": ["model", "generation", "data.clean"],
+    "generation": ["model", "tokenizer", "data.clean"],  # a prompt is cleaned as the corpus was
     "checkpoint": ["model", "tokenizer", "config"],
     "huggingface": ["checkpoint", "generation", "model", "tokenizer", "config"],
     "evaluation.ngram": [],
