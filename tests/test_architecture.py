@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "evaluation.compression": [],
     "evaluation.style": [],
     "evaluation.intervals": [],
-    "evaluation.pairs": ["evaluation.intervals"],
+    "evaluation.pairs": ["evaluation.intervals", "data.clean"],
     "evaluation.faithfulness": ["evaluation.style"],
     "evaluation.overlap": ["evaluation.style"],
     "evaluation.figures": [],

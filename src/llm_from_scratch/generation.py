@@ -131,10 +131,9 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
 
 def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
     """The chance in a sample: exponential numbers (B, V), drawn apart from `sample` so that it can be compiled; none for greedy."""
-    if config.temperature == 0:
-        return None
-    noise = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
-    return noise.clamp_(min=torch.finfo(noise.dtype).tiny)  # of a 0 the race would be 0 / 0
+    return (
+        torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator) if config.temperature else None
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- tokens
