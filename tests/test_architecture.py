@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
-    "plan": ["training", "data", "model", "config"],
+    "plan": ["training", "data", "model", "tokenizer", "config"],
     "overrides": ["config", "checkpoint", "training.results"],
     "cli": [ANYTHING],
     "__main__": ["cli"],
