@@ -12,11 +12,13 @@ import pytest
 from conftest import REPO, SMALL, Process
 from rich.console import Console
 
-from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig
+from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig, check
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPTConfig, ModelConfig
 from llm_from_scratch.plan import (
     Measured,
     TextSize,
+    assumed_text,
     compute_optimal,
     count,
     duration,
@@ -169,6 +171,31 @@ def test_measured_steps_are_those_of_the_model() -> None:
     assert large.seconds_an_update > small.seconds_an_update > 0
 
 
+@pytest.mark.parametrize(
+    ("values", "vocab_size", "bytes_a_token"),
+    [
+        ({"kind": "gpt2", "vocab_size": None}, 50_257, 4.5),
+        ({"kind": "bpe", "vocab_size": 1024}, 1024, 3),
+        ({"kind": "bpe", "vocab_size": 8192}, 8192, 4.5),
+        ({"kind": "char", "vocab_size": None}, 256, 1),
+    ],
+)
+def test_a_text_that_is_not_at_hand_has_the_tokenizers_vocabulary(
+    values: dict[str, Any], vocab_size: int, bytes_a_token: float
+) -> None:
+    text = assumed_text(check({"tokenizer": values}, Config), 10**6)
+    assert (text.vocab_size, text.train_bytes) == (vocab_size, 10**6 * bytes_a_token)
+    assert (text.train_tokens, text.val_tokens, text.estimated) == (10**6, 10**5, True)
+
+
+def test_a_tokenizer_without_a_size_or_files_cannot_be_planned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokenizer=bpe needs a number of pieces"):
+        assumed_text(check({"tokenizer": {"kind": "bpe", "vocab_size": None}}, Config), 10**6)
+    files = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(tmp_path)}}, Config)
+    with pytest.raises(UserError, match=r"there is no vocab\.json with merges\.txt"):
+        assumed_text(files, 10**6)
+
+
 def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "story.txt", tmp_path)
     (tmp_path / "configs").symlink_to(REPO / "configs")
@@ -190,5 +217,5 @@ def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:
     assert "passes over the text" in table.stdout
     wrong = command("plan", "--hours", "0", *SMALL)
     assert (wrong.returncode, wrong.stderr) == (2, "error: --hours 0.0: must be above 0\n")
-    large = command("plan", "--tokens", "9e9", "model=gpt2", "--no-measuring", "tokenizer.vocab_size=50257", "--json")
+    large = command("plan", "--tokens", "9e9", "model=gpt2", "--no-measuring", "tokenizer=gpt2", "--json")
     assert json.loads(large.stdout)["model"]["parameters"] == 124_439_808

@@ -374,8 +374,7 @@ def plan(options: argparse.Namespace) -> None:
     config = check(composed(configs, "train", options.overrides), Config)
     require_device(config.trainer)
     if options.tokens:
-        vocab_size, tokens = config.tokenizer.vocab_size or 256, int(options.tokens)
-        text = planning.TextSize(tokens, int(tokens * config.data.val_fraction), 4 * tokens, vocab_size, True)
+        text = planning.assumed_text(config, int(options.tokens))
     else:
         text = planning.text_size(config)
     presets = {}

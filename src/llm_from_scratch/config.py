@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import write_file
 from llm_from_scratch.generation import SamplingConfig
@@ -144,6 +145,11 @@ class SampleConfig:
     max_new_tokens: int = 100  # tokens; 0: no samples
     temperature: float = 0.8
 
+    def __post_init__(self) -> None:
+        self.prompt = self.prompt and clean_typed(
+            self.prompt
+        )  # samples.md and the last words show what the model reads
+
 
 @dataclass(kw_only=True)
 class Config:
@@ -191,6 +197,10 @@ class GenerateConfig(SamplingConfig):
     run: str = "last"
     prompt: str = ""
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it
 
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:

@@ -22,7 +22,9 @@ from llm_from_scratch.data.prepare import open_prepared, prepare
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.tokenizer import open_gpt2
 from llm_from_scratch.training.compilation import PAYS, wanted
 from llm_from_scratch.training.memory import (
     activation_bytes,
@@ -39,6 +41,8 @@ GOOD_PASSES = 4  # so often read, a text is worth nearly as much as new text (Mu
 USELESS_PASSES = 16  # beyond, further passes are worth next to nothing (the same)
 TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
 SECONDS = 4.0  # of measuring
+GPT2_VOCABULARY = 50_257  # pieces of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
+CHARACTERS = 256  # distinct characters of a text that is not at hand
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -87,12 +91,31 @@ def text_size(config: Config) -> TextSize:
     work = plan_work(config.data, config.tokenizer, None)
     if work.keep_text or work.folder.exists():
         return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
-    kind = config.tokenizer.kind
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
-    tokens = estimated_tokens(work, work.tasks, kind, vocab_size)
+    tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)
-    a_token = 1 if kind == "char" else 3 if vocab_size < 4096 else 4.5  # bytes
-    return TextSize(tokens - val, val, int((tokens - val) * a_token), vocab_size, True)
+    return _estimate(config, tokens - val, val, vocab_size)
+
+
+def assumed_text(config: Config, train_tokens: int) -> TextSize:
+    """A text of which nothing is at hand but a number of training tokens; the vocabulary is the one that the tokenizer will have.
+
+    UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
+    """
+    settings = config.tokenizer
+    vocab_size = settings.vocab_size
+    if vocab_size is None and settings.kind == "gpt2":
+        vocab_size = GPT2_VOCABULARY if settings.path is None else open_gpt2(settings.path).vocab_size
+    elif vocab_size is None and settings.kind == "char":
+        vocab_size = CHARACTERS
+    elif vocab_size is None:
+        raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+    return _estimate(config, train_tokens, int(train_tokens * config.data.val_fraction), vocab_size)
+
+
+def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: int) -> TextSize:
+    bytes_a_token = 1 if config.tokenizer.kind == "char" else 3 if vocab_size < 4096 else 4.5
+    return TextSize(train_tokens, val_tokens, int(train_tokens * bytes_a_token), vocab_size, True)
 
 
 def counted(prepared: Prepared) -> TextSize:

@@ -1,8 +1,9 @@
 """Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the last of generation.
 
-Three tokenizers share one protocol: single characters; byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by
-SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it is lossless for every Unicode string; and GPT-2's own
-byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2) by tiktoken.
+Three tokenizers share one protocol: single characters, with bytes for unknown ones where a text needs them; byte-pair
+encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it
+is lossless for every Unicode string; and GPT-2's own byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners", section 2.2) by tiktoken.
 """
 
 import hashlib
@@ -68,27 +69,39 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer(Tokenizer):
-    """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it."""
+    """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it.
+
+    With `byte_fallback` 256 ids of bytes stand behind them, which write every other character in UTF-8. The encoding is then
+    lossless for every text, so that bits per byte count an unknown character in full.
+    """
 
     kind = "char"
     eot_id = 0
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, byte_fallback: bool = False) -> None:
         if not characters or list(characters) != sorted(set(characters)):
             raise UserError("a character tokenizer needs at least one character, sorted and each once")
-        self.characters = characters
-        self.vocab_size = 1 + len(characters)
-        self.fingerprint = hashlib.sha256(_utf8(characters)).hexdigest()
+        self.characters, self.byte_fallback = characters, byte_fallback
+        self._first_byte = 1 + len(characters)
+        self.vocab_size = self._first_byte + 256 * byte_fallback
+        # No sorted string ends like this: the two kinds of mapping never share a checksum.
+        self.fingerprint = hashlib.sha256(_utf8(characters) + b"\0bytes" * byte_fallback).hexdigest()
         self._id_of = {character: i for i, character in enumerate(characters, start=1)}
         self._bytes_of = [b"", *(character.encode() for character in characters)]
+        if byte_fallback:
+            self._bytes_of += [bytes([byte]) for byte in range(256)]
 
     @classmethod
-    def train(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """Learn the characters of `texts`. UserError: no text, or a lone surrogate."""
-        characters = "".join(sorted(set().union(*texts)))
-        if not characters:
+    def train(cls, texts: Iterable[str], held_out: Iterable[str] = ()) -> "CharTokenizer":
+        """Learns the characters of `texts`; the bytes come with them where `held_out` has a character that `texts` lack.
+
+        Of `held_out` no character is learned: whether a model has seen one is decided by the training text alone.
+        UserError: no text, or a lone surrogate.
+        """
+        known = set().union(*texts)
+        if not known:
             raise UserError("the training text is empty: there is no character to learn")
-        return cls(characters)
+        return cls("".join(sorted(known)), any(not known.issuperset(text) for text in held_out))
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -96,17 +109,31 @@ class CharTokenizer(Tokenizer):
         except KeyError as error:
             unknown = error.args[0]
             _utf8(text)
+        if not self.byte_fallback:
             raise UserError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) at index {text.index(unknown)} of the text is none "
                 f"of the training text's {len(self.characters)}: leave it out, or train with tokenizer=bpe, which can "
                 "write every character"
-            ) from None
+            )
+        ids: list[int] = []
+        for character in text:
+            if (known := self._id_of.get(character)) is not None:
+                ids.append(known)
+            else:
+                ids += [self._first_byte + byte for byte in character.encode()]
+        return ids
+
+    def unknown_characters(self, ids: np.ndarray) -> int:
+        """How many characters of an encoded text (N,) are written as bytes: UTF-8 continues one with bytes 10xxxxxx."""
+        data = ids[ids >= self._first_byte] - self._first_byte
+        return int((data & 0xC0 != 0x80).sum())
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join([self._bytes_of[i] for i in ids])
 
     def save(self, folder: Path) -> None:
-        _write_json(folder, self, characters=self.characters)
+        # A file without bytes stays what it always was.
+        _write_json(folder, self, characters=self.characters, **{"byte_fallback": True} if self.byte_fallback else {})
 
 
 class BPETokenizer(Tokenizer):
@@ -471,8 +498,10 @@ def _tiktoken() -> tuple[Any, str]:
     return tiktoken, r50k_pat_str
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    """Learn a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None, held_out: Iterable[str] = ()) -> Tokenizer:
+    """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+
+    Characters need to know whether those of `held_out`, which is read after `texts`, are all among them; BPE writes every one.
 
     UserError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
     """
@@ -482,7 +511,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> 
             raise UserError(
                 f"tokenizer.vocab_size={vocab_size}: with tokenizer=char the text decides it, leave it null"
             )
-        return CharTokenizer.train(texts)
+        return CharTokenizer.train(texts, held_out)
     if kind == "bpe":
         if vocab_size is None:
             raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
@@ -501,9 +530,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not isinstance(saved, dict):
         raise UserError(f"{path}: damaged: no JSON object")
     tokenizer: Tokenizer
-    if saved.get("kind") == "char" and isinstance(saved.get("characters"), str):
+    byte_fallback = saved.get("byte_fallback", False)  # absent from a file without bytes
+    if saved.get("kind") == "char" and isinstance(saved.get("characters"), str) and isinstance(byte_fallback, bool):
         try:
-            tokenizer = CharTokenizer(saved["characters"])
+            tokenizer = CharTokenizer(saved["characters"], byte_fallback)
         except ValueError as error:
             raise UserError(f"{path}: damaged: {error}") from None
     elif saved.get("kind") == "bpe":
@@ -609,7 +639,7 @@ def _description(tokenizer: Tokenizer) -> dict[str, Any]:
     return {key: getattr(tokenizer, key) for key in ("kind", "vocab_size", "eot_id", "fingerprint")}
 
 
-def _write_json(folder: Path, tokenizer: Tokenizer, **more: str) -> None:
+def _write_json(folder: Path, tokenizer: Tokenizer, **more: str | bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(_description(tokenizer) | more, ensure_ascii=False, indent=2) + "\n"
     (folder / JSON_FILE).write_bytes(content.encode())

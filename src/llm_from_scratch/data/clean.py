@@ -152,6 +152,16 @@ def normalize_unicode(text: str) -> tuple[str, int]:
     return cleaned, max(1, (Counter(text) - Counter(cleaned)).total())  # accents that only change places are one
 
 
+def clean_typed(text: str) -> str:
+    """A prompt or a stop string as the cleaned corpus would hold it: no byte order mark, LF, normal form C.
+
+    A book's boilerplate stays: whoever types it means it.
+    """
+    for cleaner in (remove_byte_order_mark, normalize_line_ends, normalize_unicode):
+        text, _ = cleaner(text)
+    return text
+
+
 CLEANERS = {
     "byte_order_mark": remove_byte_order_mark,
     "carriage_returns": normalize_line_ends,

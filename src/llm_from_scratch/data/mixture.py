@@ -58,6 +58,18 @@ def training_text(works: Mapping[str, Work], weights: Mapping[str, float], limit
                     break
 
 
+def validation_text(works: Mapping[str, Work]) -> Iterator[str]:
+    """What no tokenizer learns from: the validation part of each corpus."""
+    for work in works.values():
+        whole, fraction = work.source.has(MANY_DOCUMENTS), work.recipe.val_fraction
+        for task in work.tasks:
+            for document, text in documents(replace(task, limit=work.max_docs), work.recipe, Tally()):
+                if not whole:
+                    yield split_document(text, fraction)[1]
+                elif is_validation(document, fraction):
+                    yield text
+
+
 def learns_from(kind: str) -> int | None:
     """Bytes: a character that is left out could not be read."""
     return None if kind == "char" else SAMPLE_BYTES
@@ -69,7 +81,8 @@ def manifest(parts: Mapping[str, Prepared], weights: Mapping[str, float]) -> dic
     for split in SPLITS:
         facts = [part.manifest["splits"][split] for part in parts.values()]
         counts = ["documents", "text_bytes", *(["tokens"] if all("tokens" in one for one in facts) else [])]
-        splits[split] = {name: sum(one[name] for one in facts) for name in counts} | {"shards": {}}
+        counts += ["unknown_characters"] * any("unknown_characters" in one for one in facts)
+        splits[split] = {name: sum(one.get(name, 0) for one in facts) for name in counts} | {"shards": {}}
     found = {
         name: {
             "folder": f"{part.folder.parent.name}/{part.folder.name}",

@@ -4,7 +4,7 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     manifest.json                  counts, the cleaning's report, checksums; written last
     train.txt  val.txt             the cleaned text of each split, documents one behind the other
     train.ends val.ends            the byte at which each document ends (little-endian uint64)
-    tokenizer/                     learned from train.txt alone
+    tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
     train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
 
 A large corpus (KEEP_TEXT_BELOW, or data.keep_text=false) has the manifest, the tokenizer, and for each task of `tasks.py`, whose
@@ -177,7 +177,8 @@ def _prepare_mixture(
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
                 texts = mixture.training_text(works, weights, mixture.learns_from(tokenizer.kind))
-                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size)
+                held_out = mixture.validation_text(works)
+                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size, held_out)
                 shared.save(building / "tokenizer")
                 parts = {
                     name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how)
@@ -221,8 +222,8 @@ def _build(work: Work) -> None:
     finally:
         shutil.rmtree(locks_of(building), ignore_errors=True)
 
-    learned = read_documents(building / "train.txt")
-    tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size)
+    learned, held_out = (read_documents(building / f"{split}.txt") for split in SPLITS)
+    tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size, held_out)
     tokenizer.save(building / "tokenizer")
 
     splits = {}

@@ -12,10 +12,11 @@ from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.data.quality import chosen
+from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import Download, Source, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer, open_gpt2
+from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -195,6 +196,8 @@ def _fingerprint(source: Source) -> str:
 
 def publish(work: Work, manifest: dict[str, Any]) -> None:
     """The manifest, then the rename that makes a preparation whole."""
+    tokenizer = load_tokenizer(work.building / "tokenizer")
+    _count_unknown(work, manifest["splits"], tokenizer)
     manifest["sha256"] = manifest_sha256(manifest)
     (work.building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     work.building.rename(work.folder)
@@ -205,9 +208,28 @@ def publish(work: Work, manifest: dict[str, Any]) -> None:
         "prepared %s: %s bytes of text to train on, %s to validate; %s pieces; cleaning removed or changed: %s",
         work.folder,
         *(f"{manifest['splits'][split]['text_bytes']:,}" for split in SPLITS),
-        f"{load_tokenizer(work.folder / 'tokenizer').vocab_size:,}",
+        f"{tokenizer.vocab_size:,}",
         removed,
     )
+
+
+def _count_unknown(work: Work, splits: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Says and records how many characters of a split are written as bytes, because the tokenizer has not learned them."""
+    if not (isinstance(tokenizer, CharTokenizer) and tokenizer.byte_fallback):
+        return
+    for split, facts in splits.items():
+        shards = [open_shard(work.building / name, verify=False).tokens for name in facts["shards"]]
+        count = sum(
+            tokenizer.unknown_characters(ids[start : start + 2**24])  # a part at a time: memory does not grow with it
+            for ids in shards
+            for start in range(0, len(ids), 2**24)
+        )
+        if count:
+            facts["unknown_characters"] = count
+            log.warning(
+                "%s, %s split: characters that are none of the tokenizer's %s: %s; each is written, and scored, as its UTF-8 bytes",
+                *(work.source.name, split, f"{len(tokenizer.characters):,}", f"{count:,}"),
+            )
 
 
 def empty_split(source: Source, split: str, val_fraction: float) -> UserError:
