@@ -64,12 +64,12 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
-    from llm_from_scratch.training.trainer import Claim
+    from llm_from_scratch.training.trainer import Claim, separate_processes
 
     job = job_overrides()
     config = settle(final_config(composed, job), job)
     config.run_dir = str(run_folder(composed))
-    with Claim(config, owner=is_first_rank()) as claim:
+    with Claim(config, owner=is_first_rank()) as claim, separate_processes():
         return train(config, claim)
 
 

@@ -341,11 +341,16 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        from llm_from_scratch.config import unknown
+        from llm_from_scratch.config import NEEDS, unknown
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
+        known = _flat(hydra.compose(config_name)) if key else []
+        if key and key[1] in known:
+            raise UserError(f"{key[1]}: a new name in it is written as +{key[1]}.NAME=VALUE") from None
+        if key and key[1] in NEEDS:
+            raise UserError(f"{key[1]}: changes nothing without {NEEDS[key[1]][1]}") from None
         if key:
-            raise UserError(unknown(key[1], _flat(hydra.compose(config_name)))) from None
+            raise UserError(unknown(key[1], known)) from None
         raise UserError(first_line(error)) from None
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
     OmegaConf.set_struct(config, False)
@@ -370,6 +375,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
+    for override in _parse(job):
+        loggers = override.value() if override.key_or_group == "logger" else None
+        if isinstance(loggers, list):
+            config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         return config
     from llm_from_scratch.config import Config, as_config, read_config
@@ -381,7 +390,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         if key.startswith("hydra"):
             continue
         if (Path(_main_config_dir()) / key).is_dir():
-            names = {name for name in _set_by(key, override.value()) if name != "task"}
+            value = override.value()
+            choices = value if isinstance(value, list) else [value]
+            names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
             names |= {f"trainer.{name}" for name in HARDWARE} if key == "trainer" else set()
         else:
             names = {key}
@@ -408,7 +419,7 @@ def _set_by(group: str, choice: Any) -> Iterator[str]:
     assert isinstance(content, dict)
     defaults = content.pop("defaults", [])
     if "@package _global_" not in text:
-        yield from (f"{group}.{name}" for name in content)
+        yield from (f"{group}.{name!s}" for name in content)
         return
     for entry in defaults:
         if isinstance(entry, str):

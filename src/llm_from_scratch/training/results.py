@@ -119,17 +119,18 @@ def print_sweep(root: Path) -> int:
     made, failed = [], []
     for run in runs:
         rows = [row for row in _rows(run) if row["split"] == "val"]
-        reason = run / FAILURE
+        told = run / FAILURE
         if rows:
             made.append((best_row(run), run))
-        if reason.exists() or not rows:
-            failed.append((reason.read_text(encoding="utf-8").strip() if reason.exists() else "no validation", run))
+        if told.exists() or not rows:
+            failed.append((told.read_text(encoding="utf-8").strip() if told.exists() else "no validation", run))
     for row, run in sorted(made, key=lambda item: item[0]["bits_per_byte"]):
         own = " ".join(sorted(runs[run] - shared))
         figures = (str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
         table.add_row(run.name, escape(own), *figures)
-    for _, run in failed:
-        if run not in [one for _, one in made]:
+    finished = [run for _, run in made]
+    for reason, run in failed:
+        if run not in finished:
             table.add_row(run.name, escape(" ".join(sorted(runs[run] - shared))), "failed", "", "")
     console = Console(stderr=True, highlight=False)
     console.print(table)

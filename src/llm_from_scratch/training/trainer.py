@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,21 @@ class Claim:
         """Raises RuntimeError where the folder was deleted, also where another run has made it anew."""
         if self.owner and not self._is_own():
             raise RuntimeError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
+
+
+@contextmanager
+def separate_processes() -> Iterator[None]:
+    """Within it a run has processes of its own; Lightning leaves their group and their variables to the next run."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before  # by this process, and by no launcher
+        if started and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if started:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
 
 
 class Ownership(Callback):
