@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -15,8 +15,6 @@ from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, run_folder
 
 if TYPE_CHECKING:
-    from lightning.pytorch.callbacks import Callback
-
     from llm_from_scratch.config import Config
     from llm_from_scratch.training.trainer import Claim
 
@@ -73,7 +71,7 @@ def main(composed: DictConfig) -> float:
         return train(config, claim)
 
 
-def make_callbacks(config: "Config") -> "list[Callback]":
+def make_callbacks(config: "Config") -> list[Any]:
     """The user's callbacks, each made from the settings that it has.
 
     Raises:

@@ -129,9 +129,8 @@ def print_sweep(root: Path) -> int:
         figures = (str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
         table.add_row(run.name, escape(own), *figures)
     finished = [run for _, run in made]
-    for reason, run in failed:
-        if run not in finished:
-            table.add_row(run.name, escape(" ".join(sorted(runs[run] - shared))), "failed", "", "")
+    for run in [run for _, run in failed if run not in finished]:
+        table.add_row(run.name, escape(" ".join(sorted(runs[run] - shared))), "failed", "", "")
     console = Console(stderr=True, highlight=False)
     console.print(table)
     for reason, run in failed:
