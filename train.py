@@ -33,7 +33,34 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
     config = check_settings(composed, Config)
     check_given(config, given_settings(job))
+    if config.init_from and not config.resume:
+        _take_tokenizer(config, job)
     return config
+
+
+def _take_tokenizer(config: "Config", job: Sequence[str]) -> None:
+    """Sets the tokenizer's settings to those of the run whose weights the new one starts from.
+
+    Raises:
+        UserError: the job asks for another tokenizer.
+    """
+    from llm_from_scratch.checkpoint import PICKLES, load_model, model_folder
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    origin = Path(str(config.init_from))
+    if origin.suffix in PICKLES:  # weights alone
+        return
+    folder = model_folder(origin)
+    tokenizer = load_tokenizer(folder) if folder.is_dir() else load_model(origin).tokenizer
+    size = tokenizer.vocab_size if tokenizer.kind == "bpe" else None
+    asked = set(given_settings(job)) | {"tokenizer.kind" for word in job if word.startswith("tokenizer=")}
+    for name, value in (("kind", tokenizer.kind), ("vocab_size", size)):
+        now = getattr(config.tokenizer, name)
+        if f"tokenizer.{name}" in asked and now != value:
+            raise UserError(
+                f"tokenizer.{name}={now}: init_from={origin} brings its own tokenizer, of {value}: leave it out"
+            )
+        setattr(config.tokenizer, name, value)
 
 
 def check(composed: DictConfig, job: Sequence[str]) -> None:
@@ -71,8 +98,8 @@ def main(composed: DictConfig) -> float:
         return train(config, claim)
 
 
-def make_callbacks(config: "Config") -> list[Any]:
-    """The user's callbacks, each made from the settings that it has.
+def make_callbacks(config: "Config") -> dict[str, Any]:
+    """The user's callbacks by their names, each made from its settings.
 
     Raises:
         UserError: one does not take its settings.
@@ -81,11 +108,11 @@ def make_callbacks(config: "Config") -> list[Any]:
 
     from llm_from_scratch.training.trainer import callback_class
 
-    made = []
+    made = {}
     for name, settings in config.callbacks.items():
         callback_class(name, settings)
         try:
-            made.append(instantiate(settings))
+            made[name] = instantiate(settings)
         except Exception as error:  # hydra wraps what the callback raises
             raise UserError(f"callbacks.{name}: {first_line(error.__cause__ or error)}") from None
     return made
@@ -195,7 +222,7 @@ def train(config: "Config", claim: "Claim") -> float:
         *average,
         *samples,
         *patience,
-        *users,
+        *users.values(),
         saver,
         Signals(saver),
     ]

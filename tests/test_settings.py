@@ -331,6 +331,8 @@ def test_muon_follows_its_new_settings() -> None:
         ("tokenizer.path=a", "tokenizer=gpt2"),
         ("sample.max_new_tokens=0 sample.temperature=1", "sample.max_new_tokens above 0"),
         ("init_from=run model.init_std=0.1", "a model of its own"),
+        ("init_from=run tokenizer.vocab_size=300", "brings its own tokenizer, of 320"),
+        ("init_from=nowhere", "nowhere is no run folder"),
         ("task=a run_dir=b", "leave one of them out"),
         ("trainer.extra.accumulate_grad_batches=4", "use data.micro_batch_size"),
         ("trainer.extra.max_steps=4", "use trainer.max_steps"),

@@ -270,31 +270,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-# The settings of one corpus: data=mix takes them for each of `data.corpora`, and not for the whole.
-_CORPUS = (
-    "path",
-    "file",
-    "url",
-    "sha256",
-    "must_contain",
-    "column",
-    "val_fraction",
-    "layouts",
-    "published",
-    "download",
-    "downloads",
-    "connections",
-    "documents",
-    "max_docs",
-    "fraction",
-    "subset_seed",
-    "min_chars",
-    "language",
-    "quality",
-    "dedup",
-    "keep_text",
-    "shard_bytes",
-)
+# Of the data's settings, those of a mixture as a whole; data=mix takes the others for each of `data.corpora`.
+_WHOLE = {
+    *("name", "dir", "mix", "corpora", "stream", "subword_dropout", "doc_mask", "overfit"),
+    *("batch_size", "batch_schedule", "micro_batch_size"),
+}
+_CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
 Need = tuple[Callable[["Config"], bool], str]
 _MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
 _DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")

@@ -289,7 +289,7 @@ def separate_processes() -> Iterator[None]:
 
 
 class Ownership(Callback):
-    """Stands first among the callbacks: nothing is written before a run starts, or into a folder that is no longer its own."""
+    """Guards the run folder, as the first of the callbacks: nothing is written before the start or after a replacement."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
