@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from llm_from_scratch.config import GenerateConfig
 
 
-def settings(composed: DictConfig) -> GenerateConfig:
+def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
     """The checked settings; one stop string is as good as a list of one."""
     from llm_from_scratch.config import GenerateConfig, check
 

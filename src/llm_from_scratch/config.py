@@ -8,7 +8,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
 
 T = TypeVar("T")
+FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
 MAX_CONFIG = 100_000  # characters; ours have two thousand
 
 
@@ -277,6 +278,95 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.temperature": _NOT_NEGATIVE,
     "logger": (lambda value: set(value) <= {"tensorboard", "csv", "wandb"}, "a list of tensorboard, csv, wandb"),
 }
+
+
+# Of the data's settings, those of a mixture as a whole; data=mix takes the others for each of `data.corpora`.
+_WHOLE = {
+    *("name", "dir", "mix", "corpora", "stream", "subword_dropout", "doc_mask", "overfit"),
+    *("batch_size", "batch_schedule", "micro_batch_size"),
+}
+_CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
+Need = tuple[Callable[["Config"], bool], str]
+_MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
+_DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
+_NAMED: Need = (
+    lambda c: c.data.file is not None and c.data.path is None and c.data.download is None,
+    "data.file=NAME, and neither data.path nor data.download",
+)
+_LAYOUTS: Need = (
+    lambda c: bool(c.data.layouts) and c.data.path is None and c.data.download is None,
+    "data.layouts, and neither data.path nor data.download",
+)
+# A setting that changes nothing without another one: when it holds, and what that other one is.
+NEEDS: dict[str, Need] = {
+    "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),
+    "model.init_std": (lambda c: c.init_from is None, "a model of its own: init_from brings the weights"),
+    "tokenizer.path": (lambda c: c.tokenizer.kind == "gpt2", "tokenizer=gpt2"),
+    "data.file": _NAMED,
+    "data.url": _NAMED,
+    "data.sha256": _NAMED,
+    "data.must_contain": _NAMED,
+    "data.layouts": _LAYOUTS,
+    "data.published": _LAYOUTS,
+    "data.download": (lambda c: c.data.path is None, "a named corpus: leave data.path out"),
+    "data.downloads": _DOWNLOAD,
+    "data.connections": _DOWNLOAD,
+    "data.documents": (
+        lambda c: _DOWNLOAD[0](c) and c.data.max_docs is None,
+        "data.download=NAME and no data.max_docs",
+    ),
+    "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
+    "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
+    "optim.adamw_lr": _MUON,
+    "optim.momentum": _MUON,
+    "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
+    "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
+    "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
+    "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
+}
+
+
+def check_given(config: "Config", given: Iterable[str]) -> None:
+    """Refuses a setting that was asked for and that would change nothing.
+
+    Args:
+        config: the whole configuration.
+        given: the names of the settings that the user wrote, groups left out. One at its default asks for nothing.
+
+    Raises:
+        UserError: in one line, with the setting that it needs.
+    """
+    values, defaults = dict(leaves(config)), dict(leaves(Config()))
+    given = list(given)
+    for key in given:
+        name = next((name for name in values if key == name or key.startswith(f"{name}.")), None)
+        if name is None or (name == key and values[key] == defaults[key]):
+            continue
+        shown = f"{key}={values[key]}" if name == key else key
+        group, _, inner = key.partition(".")
+        if group == "data" and config.data.mix is not None and inner.split(".")[0] in _CORPUS:
+            raise UserError(f"{shown}: data=mix takes it for each corpus: write data.corpora.NAME.{inner}")
+        if name == "data.corpora":
+            _check_corpora(config.data.corpora, key)
+        if key == "task" and "run_dir" in given:
+            raise UserError(f"{shown}: names a folder below outputs/, and run_dir names another: leave one of them out")
+        holds, need = NEEDS.get(name, (None, ""))
+        if holds is not None and not holds(config):
+            raise UserError(f"{shown}: changes nothing without {need}; leave it out, or change that")
+
+
+def _check_corpora(corpora: dict[str, Any], key: str) -> None:
+    """Refuses what `data.corpora` has no use for: how batches are made is one for the whole mixture."""
+    asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
+    defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
+    for corpus, settings in corpora.items():
+        for inner, value in settings.items() if asked[0] in ("", corpus) else ():
+            if inner in _CORPUS or inner == "name" or value == defaults.get(inner):
+                continue
+            raise UserError(
+                f"data.corpora.{corpus}.{inner}={value}: is of the whole mixture: write data.{inner}={value}"
+            )
 
 
 def keys(schema: type) -> list[str]:

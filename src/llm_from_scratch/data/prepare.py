@@ -18,9 +18,11 @@ It is built in .building-prepared-…/, where everything that is finished stays 
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +45,7 @@ from llm_from_scratch.data.parts import (
 from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
 from llm_from_scratch.data.report import write_report
 from llm_from_scratch.data.shards import write_shard
-from llm_from_scratch.data.sources import Source
+from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Tally,
@@ -55,7 +57,7 @@ from llm_from_scratch.data.tasks import (
     split_document,
     unique,
 )
-from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
+from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, keeps_text, plan_work, publish
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
@@ -63,8 +65,8 @@ __all__ = [
     "MANY_DOCUMENTS",
     "SPLITS",
     "Prepared",
+    "check_text",
     "document_start",
-    "has_company",
     "is_first_rank",
     "is_validation",
     "open_prepared",
@@ -72,6 +74,8 @@ __all__ = [
     "prepare_task",
     "split_document",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -104,7 +108,7 @@ def prepare(
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(work.folder)
     try:
-        with FileLock(f"{work.folder}.lock", timeout=-1 if wait else 0):
+        with _only_one(work.folder, wait):
             if not work.folder.exists():
                 if work.keep_text:
                     _build(work)
@@ -171,7 +175,7 @@ def _prepare_mixture(
     if folder.exists():
         return open_prepared(folder)
     try:
-        with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
+        with _only_one(folder, wait):
             if not folder.exists():
                 building = folder.with_name(f".building-{folder.name}")
                 shutil.rmtree(building, ignore_errors=True)
@@ -193,6 +197,68 @@ def _prepare_mixture(
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
+
+
+@contextmanager
+def _only_one(folder: Path, wait: bool) -> Iterator[None]:
+    """Keeps other processes from preparing `folder`.
+
+    Raises:
+        Timeout: another one does, and `wait` is false.
+    """
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        if is_first_rank():
+            log.info("%s is being prepared by another process: this one waits for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_text(data: DataConfig, given: Iterable[str]) -> None:
+    """Refuses, before anything is written, a text that is not there and settings that would change nothing about it.
+
+    Args:
+        data: the settings.
+        given: the names of those that the user wrote.
+
+    Raises:
+        UserError: in one line. A named corpus is looked for later: it may have to be downloaded.
+    """
+    if data.mix is not None or data.corpora:
+        corpora = list(mixture.corpora(data).values())
+    else:
+        corpora = [data]
+    for settings in corpora:
+        if settings.download is not None or (settings.file is not None and settings.path is None):
+            continue
+        source = open_source(
+            name=settings.name,
+            path=settings.path,
+            column=settings.column,
+            layouts=settings.layouts,
+            published=settings.published,
+            data_dir=Path(settings.dir),
+        )
+        if settings is not data:
+            continue
+        if source.plain and "data.column" in given:
+            raise UserError(f"data.column={data.column}: these files have no columns; leave it out")
+        if not keeps_text(data, source):
+            continue
+        if "data.keep_text" in given and data.keep_text is False:
+            raise UserError(
+                f"data.keep_text=false: a corpus of fewer than {MANY_DOCUMENTS} documents keeps its text; leave it out"
+            )
+        for key in ("data.shard_bytes", "prepare.engine", "prepare.workers"):
+            if key in given:
+                raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
 
 
 def _busy(folder: Path) -> UserError:
@@ -300,8 +366,3 @@ def document_start(prepared: Prepared) -> int:
 def is_first_rank() -> bool:
     """Whether this process is the one that prepares, of those that a launcher (Lightning, torchrun, SLURM) started together."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def has_company() -> bool:
-    """Whether a launcher started this process together with others, any of which may come to the preparation first."""
-    return not is_first_rank() or any(int(os.environ.get(name, "1")) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))

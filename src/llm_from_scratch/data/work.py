@@ -83,7 +83,7 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         language=data.language,
     )
     (data_dir / data.name).mkdir(parents=True, exist_ok=True)
-    keep_text = _keeps_text(data, source)
+    keep_text = keeps_text(data, source)
     if keep_text:
         fingerprint, checksums = _fingerprint(source), {}
     else:
@@ -130,7 +130,8 @@ def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
     return open_gpt2(tokenizer.path, [root / "gpt2" for root in roots(data_dir)])
 
 
-def _keeps_text(data: DataConfig, source: Source) -> bool:
+def keeps_text(data: DataConfig, source: Source) -> bool:
+    """Whether the cleaned text lies beside the tokens."""
     if data.stream == "text" or data.keep_text:
         if data.keep_text is False:
             raise UserError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")

@@ -244,8 +244,7 @@ class Patience(Callback):
         if self.optim.schedule == "plateau" and factor ** (self.lowered + 1) >= self.optim.min_lr_ratio:
             self.waited, self.lowered = 0, self.lowered + 1
             pl_module.lr_scale = factor**self.lowered
-            for group in trainer.optimizers[0].param_groups:  # the schedule comes to it after the next step
-                group["lr"] *= factor
+            pl_module.follow_settings()  # the schedule comes to it after the next step
             what = f"the learning rate falls to {factor**self.lowered:g} of its peak"
         else:
             trainer.should_stop, what = True, "training stops"

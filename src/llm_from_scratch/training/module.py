@@ -26,6 +26,7 @@ from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_k
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
+JUMP = 0.1  # of the learning rate: what a resumed run says
 
 
 class LanguageModel(lightning.LightningModule):
@@ -171,6 +172,30 @@ class LanguageModel(lightning.LightningModule):
                 f" optim.lr, or pass over such batches with optim.skip_bad_steps=N ({count} so far)"
             )
 
+    def on_train_start(self) -> None:
+        """A resumed run follows the settings that it has now, and says where that changes its learning rate at once."""
+        before = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.follow_settings()
+        now, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.trainer.global_step
+        if step and not math.isclose(before, now, rel_tol=JUMP) and self.trainer.is_global_zero:
+            log.warning(
+                "step %d: the learning rate jumps from %.3g to %.3g, as its settings or trainer.max_steps are others than"
+                " before: it goes on evenly with optim.schedule=constant, or trainer.max_steps and optim.lr as they were;"
+                " a new run from these weights (init_from=%s) warms up first",
+                *(step, before, now, self.trainer.default_root_dir),
+            )
+
+    def follow_settings(self) -> None:
+        """Gives the optimizer its hyper-parameters, and its learning rate by the schedule, from the present settings."""
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        for group, settings in zip(optimizer.param_groups, self.settings, strict=True):
+            group.update({name: value for name, value in settings.items() if name != "lr"})
+            group["initial_lr"] = settings["lr"]
+        scheduler.base_lrs = [settings["lr"] for settings in self.settings]
+        for group, base, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(scheduler.last_epoch)
+
     def on_fit_start(self) -> None:
         """Brings the counter to the device; lists the weights once, rather than at every step."""
         self.skipped = self.skipped.to(self.device)
@@ -208,6 +233,10 @@ class LanguageModel(lightning.LightningModule):
             self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         )  # a gradient scaler needs to see the gradients
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
+        # Lightning restores a checkpoint's over them.
+        self.settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
 
         def schedule(step: int) -> float:
             return lr_share(self.batches(step), self.optim, self.batches(self.max_steps)) * self.lr_scale
