@@ -89,11 +89,12 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
-    from llm_from_scratch.training.trainer import Claim, separate_processes
+    from llm_from_scratch.training.trainer import Claim, check_trainer, separate_processes
 
     job = job_overrides()
     config = settle(final_config(composed, job), job)
     config.run_dir = str(run_folder(composed))
+    check_trainer(config)  # what a sweeper draws has not been before the front
     with Claim(config, owner=is_first_rank()) as claim, separate_processes():
         return train(config, claim)
 
@@ -244,6 +245,7 @@ def train(config: "Config", claim: "Claim") -> float:
 
     # What a person looks at. The curves are drawn last: they tell that a run is complete.
     claim.verify()
+    claim.start()  # where a kill had left these words alone to do, no step came first
     best = best_row(run_dir)
     if trainer.is_global_zero:
         log_hyperparameters(trainer, config, best)
