@@ -10,7 +10,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
+from llm_from_scratch.files import refuse_links
+from llm_from_scratch.overrides import command, final_config, job_overrides, may_fetch, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ def check(composed: DictConfig) -> None:
     from llm_from_scratch.config import check as check_settings
 
     config = check_settings(composed, Config)
+    refuse_links(Path(config.run_dir), Path(config.run_dir))
 
     from llm_from_scratch.data.prepare import is_first_rank
     from llm_from_scratch.training.trainer import require_device
@@ -73,7 +75,8 @@ def main(composed: DictConfig) -> float:
     )
 
     # The run folder: one owner, its configuration first.
-    config = check_settings(final_config(composed, job_overrides()), Config)
+    final = final_config(composed, job_overrides())
+    config = check_settings(final, Config)
     config.run_dir = str(run_folder(composed))
     run_dir = Path(config.run_dir)
     if is_first_rank():
@@ -93,6 +96,8 @@ def main(composed: DictConfig) -> float:
         reuse=reuse,
         wait=has_company(),
         how=config.prepare,
+        fetch=may_fetch(final, composed, job_overrides()),
+        write=not config.resume or config.data.dir == composed.data.dir,
     )
 
     # The model.

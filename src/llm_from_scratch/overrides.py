@@ -171,6 +171,8 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
             given["resume"] = str(_last_run())
             words = [word for word in words if not word.startswith("resume=")] + [literal(f"resume={given['resume']}")]
         words.append(literal(f"run_dir={given['resume']}"))
+        # Hydra writes its notes in place: through a link, and through the hard links of a backup.
+        others = [*others, "hydra.output_subdir=null"]
     if not flags & {
         "--config-name",
         "-cn",
@@ -278,9 +280,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """
     if not config.get("resume"):
         return config
-    from llm_from_scratch.config import Config, as_config, read_config
+    from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
 
-    saved = read_config(Path(config.resume) / "config.yaml")
+    saved = read_run(Path(config.resume))
     result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})
     for override in _parse(job):
         key = override.key_or_group
@@ -303,7 +305,18 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         if now != before and key not in CHANGEABLE:
             advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
             raise UserError(f"{key}={now}: the resumed run has {before}; {advice}")
+    refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
+
+
+def may_fetch(config: DictConfig, composed: DictConfig, job: Sequence[str]) -> bool:
+    """Whether a job may download its text: a new run, or a resumed one whose `data` the user has given again."""
+    given = any(override.key_or_group in ("data", "data.url", "data.download") for override in _parse(job))
+    same = all(
+        OmegaConf.select(config, f"data.{name}") == OmegaConf.select(composed, f"data.{name}")
+        for name in ("name", "file", "url", "layouts", "download", "downloads", "corpora", "dir")
+    )
+    return not composed.get("resume") or (given and same)
 
 
 def _main_config_dir() -> str:

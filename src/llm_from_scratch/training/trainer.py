@@ -48,10 +48,9 @@ class StateFolders(CheckpointIO):
         """Reads and verifies; nothing in a checkpoint can run."""
         self.background.wait()
         for name, fingerprint in verify_state(Path(path)).items():
-            if fingerprint != self.facts[name]:
-                raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
-                )
+            own = self.facts.get(name, "none")
+            if fingerprint != own:
+                raise UserError(f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}")
         return load_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
