@@ -40,7 +40,6 @@ STEP = re.compile(r"step_\d{8,}")
 LEFTOVER = re.compile(
     r"\.(building|old)-(config\.yaml|metrics\.jsonl|timing\.jsonl|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
 )
-MAX_LAYERS = 1024  # of a model whose blocks are shared: its weights do not bound its depth
 MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
 # What files that keep their checksums, and were never written by this program, make their parsers raise.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -392,8 +391,6 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
         config = GPTConfig(**settings)
         if config.unique_layers > len(weights) or config.block_size * config.head_size > max(total, 2**26):
             raise UserError("more layers or positions than model.safetensors accounts for")
-        if config.n_layer > max(config.unique_layers, MAX_LAYERS):
-            raise UserError(f"more than {MAX_LAYERS} layers that share their weights")
         if config.n_layer * config.block_size * config.kv_heads * config.head_size > max(64 * total, 2**28):
             raise UserError("more layers and positions than model.safetensors accounts for")
         heads = (config.n_head + 2 * config.kv_heads) * config.head_size + config.n_embd
@@ -469,7 +466,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows, bad = parse_rows(path)
     if bad:
         lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
-        log.warning("%s: %d damaged lines are left out: line %s", path, len(bad), lines)
+        log.warning("%s: damaged lines are left out, %d in all: line %s", path, len(bad), lines)
     return rows
 
 

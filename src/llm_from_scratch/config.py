@@ -456,7 +456,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
         ):
             raise UserError(
                 f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
-                f" if that is yours, give the whole of it again, or leave it out with callbacks.{name}=null"
+                f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
         if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):

@@ -14,6 +14,7 @@ from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.sources import Download, Source, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import publish as publish_folder
 from llm_from_scratch.files import sha256, write_file
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer, open_gpt2
 
@@ -206,7 +207,7 @@ def publish(work: Work, manifest: dict[str, Any]) -> None:
     manifest[FILES] = {path.name: sha256(path) for path in sorted(work.building.glob("*.*")) if path.name in TEXT_FILES}
     manifest["sha256"] = manifest_sha256(manifest)
     (work.building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    work.building.rename(work.folder)
+    publish_folder(work.building, work.folder)
 
     changed = manifest["cleaned"] | manifest.get("removed", {})
     removed = ", ".join(f"{step} {count:,}" for step, count in changed.items() if count) or "nothing"
