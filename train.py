@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
-from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, run_folder
+from llm_from_scratch.files import refuse_links
+from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, may_fetch, run_folder
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
@@ -70,6 +71,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     from llm_from_scratch.data.prepare import check_text, is_first_rank
     from llm_from_scratch.training.trainer import check_trainer, require_device
 
+    refuse_links(Path(config.run_dir), Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
     check_text(config.data, given_settings(job))
@@ -92,11 +94,17 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.training.trainer import Claim, check_trainer, separate_processes
 
     job = job_overrides()
-    config = settle(final_config(composed, job), job)
+    final = final_config(composed, job)
+    config = settle(final, job)
     config.run_dir = str(run_folder(composed))
     check_trainer(config)  # what a sweeper draws has not been before the front
     with Claim(config, owner=is_first_rank()) as claim, separate_processes():
-        return train(config, claim)
+        return train(
+            config,
+            claim,
+            fetch=may_fetch(final, composed, job),
+            write=not config.resume or config.data.dir == composed.data.dir,
+        )
 
 
 def make_callbacks(config: "Config") -> dict[str, Any]:
@@ -119,8 +127,15 @@ def make_callbacks(config: "Config") -> dict[str, Any]:
     return made
 
 
-def train(config: "Config", claim: "Claim") -> float:
-    """From a text to a trained model, in a run folder that is this process's own."""
+def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> float:
+    """From a text to a trained model, in a run folder that is this process's own.
+
+    Args:
+        config: the settings.
+        claim: the run folder.
+        fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
+        write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
+    """
     import torch
 
     from llm_from_scratch.checkpoint import (
@@ -175,6 +190,8 @@ def train(config: "Config", claim: "Claim") -> float:
         reuse=reuse,
         wait=True,
         how=config.prepare,
+        fetch=may_fetch(final, composed, job_overrides()),
+        write=not config.resume or config.data.dir == composed.data.dir,
     )
 
     # The model.

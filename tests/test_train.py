@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPO, SMALL, Process, run, story
+from conftest import REPO, SMALL, Process, as_version_0_1, run, story
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -142,7 +142,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "model.n_layer=3: the resumed run has 2" in refused.stderr
     older = tmp_path / "part/config.yaml"  # of a version that had no such setting
-    older.write_text(older.read_text(encoding="utf-8").replace("  doc_mask: false\n", ""), encoding="utf-8")
+    older.write_text(as_version_0_1(older).replace("  doc_mask: false\n", ""), encoding="utf-8")
     refused = train("resume=part", "data.doc_mask=true")
     assert (refused.returncode, "data.doc_mask=True: the resumed run has False" in refused.stderr) == (2, True)
     started = train(*SMALL, "init_from=part", "trainer.max_steps=1", "run_dir=next")

@@ -2,17 +2,22 @@
 
     checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors, manifest.json (sizes, sha256)
     model/                       model.safetensors, config.json, the tokenizer's files
+    metrics.jsonl timing.jsonl   rows, each with a checksum of its own
 
-No pickle anywhere: a file from a stranger can be wrong, and cannot run anything.
+No pickle anywhere: a file from a stranger can be wrong, and cannot run anything. Every file has a checksum that is checked
+where the file is read; the manifests, model settings and rows of version 0.1 have none and are read as they stand.
 """
 
 import errno
+import hashlib
 import json
 import logging
+import re
 import shutil
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +28,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import BUILDING, building_folder, publish, sha256
+from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 PICKLES = (".pt", ".pth", ".ckpt")
+STEP = re.compile(r"step_\d{8,}")
+# The temporary names of what a run writes, with and without the random part that keeps them apart.
+LEFTOVER = re.compile(
+    r"\.(building|old)-(config\.yaml|metrics\.jsonl|timing\.jsonl|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
+)
 MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
 # What files that keep their checksums, and were never written by this program, make their parsers raise.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -68,11 +78,29 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
         raise UserError(f"larger than {MAX_JSON} bytes")
     return json.loads(content)
+
+
+def _own_sha256(facts: dict[str, Any], key: str) -> str:
+    """The checksum of a JSON object without `key`, under which it keeps that checksum."""
+    content = json.dumps({name: value for name, value in facts.items() if name != key}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _verify_own(facts: Any, key: str, known: set[str]) -> None:
+    """Holds a JSON object against the checksum that it keeps of itself; version 0.1 kept none.
+
+    Raises:
+        UserError: it is another one than was written. A damaged `key` shows as an unknown name.
+    """
+    if not isinstance(facts, dict) or set(facts) - {key} != known:
+        raise UserError("other names than it was written with")
+    if key in facts and facts[key] != _own_sha256(facts, key):
+        raise UserError("its bytes have changed since they were written")
 
 
 def _why(error: BaseException) -> str:
@@ -82,12 +110,14 @@ def _why(error: BaseException) -> str:
 class Background:
     """One thread that writes, in order, what is handed to it. The step waits for a copy in memory, never for a disk.
 
-    Until a write has ended, what was there before it is what there is; an error of one write is raised at the next, or by `wait`.
+    The previous files stay in place until a write completes. A failed write is raised by the next `submit` or by `wait`, and no
+    write is made after it: a checkpoint is on the disk only if the model that it tells of is.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
+        self._failed: BaseException | None = None
         # Memory of earlier copies: a first touch of fresh pages takes longer than the copy itself.
         self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
@@ -95,6 +125,8 @@ class Background:
         """Hands `function(a copy of tree, …)` over; waits first where two are under way, so that copies cannot fill the memory."""
         while len(self._pending) > 1:
             self._pending.pop(0).result()
+        if self._failed:
+            raise self._failed
         used: list[Tensor] = []
         copy = self._copy(tree, used)
         self._pending.append(self._thread.submit(self._run, partial(function, copy, *arguments, **settings), used))
@@ -116,7 +148,11 @@ class Background:
 
     def _run(self, write: Callable[[], None], used: list[Tensor]) -> None:
         try:
-            write()
+            if not self._failed:
+                write()
+        except BaseException as error:
+            self._failed = error
+            raise
         finally:
             for tensor in used:
                 self._spare.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
@@ -147,7 +183,9 @@ def save_state(state: dict[str, Any], folder: Path, facts: dict[str, str] | None
         raise OSError(errno.EIO, f"{building}: what was written is not what is read back; earlier checkpoints stay")
     (building / "state.json").write_text(json.dumps(values), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(building.iterdir())}
-    (building / MANIFEST).write_text(json.dumps({"files": files, "facts": facts or {}}, indent=1), encoding="utf-8")
+    manifest: dict[str, Any] = {"files": files, "facts": facts or {}}
+    manifest["sha256"] = _own_sha256(manifest, "sha256")
+    (building / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     publish(building, folder)
 
 
@@ -157,8 +195,10 @@ def verify_state(folder: Path) -> dict[str, str]:
     Raises:
         UserError: naming the file that is missing, cut short or changed.
     """
+    refuse_links(folder, folder)
     try:
         manifest = _read_json(folder / MANIFEST)
+        _verify_own(manifest, "sha256", {"files", "facts"})
         files = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
         if set(files) != {"state.json", "tensors.safetensors"}:
             raise KeyError("files")
@@ -205,17 +245,37 @@ def prune_states(run: Path, kept: int) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Removes checkpoints that a kill left half built or half removed: with other intervals no save comes to their names again."""
-    for left in (*(run / "checkpoints").glob(".*"), *run.glob(f"{BUILDING}*")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    """Removes what a kill left half built or half removed: with other intervals no save comes to the names of checkpoints again.
+
+    A file or folder of any other name is somebody else's. A model that was moved aside and not replaced gets its name back.
+    """
+    refuse_links(run / "checkpoints", run)
+    if model_folder(run).name == ".old-model":
+        model_folder(run).rename(run / "model")
+    for folder in (run, run / "checkpoints"):
+        for left in sorted(folder.glob(".*")):
+            if not LEFTOVER.fullmatch(left.name):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    return sorted((run / "checkpoints").glob("step_*"), reverse=True)
+    """The checkpoints of a run, newest first: the folders step_00000250; any other name beside them is somebody else's.
+
+    Raises:
+        UserError: `checkpoints` is a link that leads out of the run folder.
+    """
+    if (run / "checkpoints").is_symlink():
+        refuse_links(run / "checkpoints", run)
+    found = [
+        path
+        for path in (run / "checkpoints").glob("step_*")
+        if STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
 
 
 def newest_state(run: Path) -> Path | None:
@@ -255,8 +315,9 @@ def save_model(
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
-    facts = {"model": asdict(config), "step": step, "loss": loss}
+    facts = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
     facts["sha256"] = sha256(building / "model.safetensors")
+    facts["config_sha256"] = _own_sha256(facts, "config_sha256")
     (building / "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     tokenizer.save(building)
     publish(building, run / "model")
@@ -281,15 +342,8 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
             if (run / "config.yaml").exists()
             else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
         )
-    try:
-        facts = _read_json(folder / "config.json")
-        settings = {name: facts["model"][name] for name in (item.name for item in fields(GPTConfig))}
-        step, loss, checksum = int(facts["step"]), float(facts["loss"]), str(facts["sha256"])
-    except MALFORMED as error:
-        raise UserError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
-    path = folder / "model.safetensors"
-    if not path.is_file() or sha256(path) != checksum:
-        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    facts = model_facts(run)
+    settings, path = facts["model"], folder / "model.safetensors"
     weights = _read_weights(path)
     model = _build(settings, weights, folder)
     fill(model, weights, path)
@@ -298,7 +352,39 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {model.config.vocab_size}"
         )
-    return Run(model.to(device).eval(), tokenizer, step, loss)
+    if facts.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
+        raise UserError(f"{folder}: its tokenizer is another one than the model was trained with")
+    return Run(model.to(device).eval(), tokenizer, facts["step"], facts["loss"])
+
+
+def model_facts(run: Path) -> dict[str, Any]:
+    """What `model/config.json` of a run says: the model's settings, its step and loss; the weights' bytes are verified.
+
+    Raises:
+        UserError: in one line, naming what is missing or damaged.
+    """
+    folder = model_folder(run)
+    refuse_links(folder, run)
+    try:
+        facts = _read_json(folder / "config.json")
+        _verify_own(facts, "config_sha256", {"model", "step", "loss", "sha256", *({"tokenizer"} & set(facts))})
+        facts["model"] = _settings(facts["model"])
+        facts["step"], facts["loss"] = int(facts["step"]), float(facts["loss"])
+    except MALFORMED as error:
+        raise UserError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
+    path = folder / "model.safetensors"
+    if not path.is_file() or sha256(path) != facts["sha256"]:
+        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    return facts
+
+
+def _settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a saved model; one that is younger than the run has its default."""
+    unknown = set(saved) - {item.name for item in fields(GPTConfig)}
+    if unknown:
+        raise UserError(f"{min(unknown)}: no setting of a model of this version")
+    defaults = {item.name: item.default for item in fields(GPTConfig) if item.default is not MISSING}
+    return defaults | saved
 
 
 def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPT:
@@ -311,6 +397,8 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
         config = GPTConfig(**settings)
         if config.unique_layers > len(weights) or config.block_size * config.head_size > max(total, 2**26):
             raise UserError("more layers or positions than model.safetensors accounts for")
+        if config.n_layer * config.block_size * config.kv_heads * config.head_size > max(64 * total, 2**28):
+            raise UserError("more layers and positions than model.safetensors accounts for")
         heads = (config.n_head + 2 * config.kv_heads) * config.head_size + config.n_embd
         inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
         if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
@@ -332,7 +420,8 @@ def load_weights(model: GPT, path: Path) -> None:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     """Tensors and plain containers alone, whatever the environment says: nothing in the file can run."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("state_dict", content)
         # Lightning's module holds the model as `model`, and a compiled one is wrapped once more.
         return {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
@@ -342,6 +431,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
+        open_regular(path).close()
         return load_file(path)
     except MALFORMED as error:
         raise UserError(f"{path}: cannot be read ({_why(error)})") from None
@@ -364,15 +454,60 @@ def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
             parameter.copy_(weights[name])
 
 
+def row_line(row: dict[str, Any]) -> str:
+    """A row as a line of a .jsonl file, with the checksum that `read_rows` holds it against."""
+    return json.dumps(row | {"crc": _crc(row)}) + "\n"
+
+
+def _crc(row: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(row).encode()):08x}"
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; a last line that a kill cut off is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged.
+
+    They are a record and no result depends on them, so a damaged line costs its own row alone. A last line without its
+    end is what a kill leaves, and is left out without a word.
+    """
+    rows, bad = parse_rows(path)
+    if bad:
+        lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
+        log.warning("%s: damaged lines are left out, %d in all: line %s", path, len(bad), lines)
     return rows
+
+
+def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows of a .jsonl file and the numbers, from 1, of its damaged lines.
+
+    Raises:
+        UserError: `path` leads out of its folder, or is no regular file.
+    """
+    if not path.exists():
+        return [], []
+    refuse_links(path, path.parent)
+    with open_regular(path) as file:
+        # A damaged end of a line costs neither of its neighbours.
+        *lines, rest = re.split(rb"\n|(?<=\}).(?=\{)", file.read())
+    if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
+        lines.append(rest)
+    found = [_row(line) for line in lines]
+    summed = any(row and "crc" in row for row in found)  # version 0.1 wrote none
+    rows, bad = [], []
+    for number, row in enumerate(found, 1):
+        crc = row.pop("crc", None) if row else None
+        if row is None or (summed and crc != _crc(row)):
+            bad.append(number)
+        else:
+            rows.append(row)
+    return rows, bad
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path:

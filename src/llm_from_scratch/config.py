@@ -5,10 +5,11 @@
 """
 
 import difflib
+import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +20,21 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import write_file
+from llm_from_scratch.files import open_regular, refuse_links, write_file
 from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
 
 T = TypeVar("T")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
-MAX_CONFIG = 100_000  # characters; ours have two thousand
+MAX_CONFIG = 100_000  # bytes; ours have two thousand
+# The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
+HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
+FOOTER = "# sha256: "
+# What every version has written; a file without some of it has been cut off.
+GROUPS = {
+    *("task", "seed", "run_dir", "model", "tokenizer", "data", "prepare", "optim", "trainer", "sample", "logger"),
+    "callbacks",
+}
 
 
 @dataclass(kw_only=True)
@@ -217,7 +226,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     "tokenizer.kind": _choice("char", "bpe", "gpt2"),
     "tokenizer.vocab_size": _POSITIVE,
-    "data.name": (lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "letters, digits, '.', '_' and '-'"),
+    "data.name": (
+        lambda value: bool(re.fullmatch(r"[\w-][\w.-]*", value)),
+        "letters, digits, '_', '-' and '.', which is not the first",
+    ),
     # A configuration may be a stranger's: its download must not land outside of data.dir.
     "data.file": (
         lambda value: ".." not in Path(value).parts and not Path(value).is_absolute(),
@@ -469,17 +481,24 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes plain values as YAML: no interpolation, no objects."""
-    write_file(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Writes plain values as YAML, without interpolations or objects, between HEADER and the checksum."""
+    content = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
+    write_file(path, f"{content}{FOOTER}{hashlib.sha256(content.encode()).hexdigest()}\n")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The plain values of a `config.yaml`; a UserError in one line where it cannot be read."""
+    """The plain values of a YAML file.
+
+    Raises:
+        UserError: in one line, where it cannot be read or its checksum does not hold.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CONFIG + 1)
-        if len(text) > MAX_CONFIG:
-            raise UserError(f"longer than {MAX_CONFIG} characters")
+        with open_regular(path) as file:
+            content = file.read(MAX_CONFIG + 1)
+        if len(content) > MAX_CONFIG:
+            raise UserError(f"longer than {MAX_CONFIG} bytes")
+        _verify(content)
+        text = content.decode()
         # `save_config` writes no aliases, and twelve lines of them can stand for terabytes; nesting takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -492,7 +511,80 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from None
     except Exception as error:  # YAML parsers raise a whole family of errors
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")
     return values  # type: ignore[return-value]
+
+
+def _verify(content: bytes) -> None:
+    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line."""
+    head, mark, last = content.rpartition(FOOTER.encode())
+    if not mark and not content.startswith(HEADER.encode()):
+        return
+    if last.decode("ascii", "replace") != f"{hashlib.sha256(head).hexdigest()}\n" or not mark:
+        raise UserError(
+            "its bytes have changed since they were written: restore it from a copy, and give changes as settings behind"
+            " resume=RUN; or, if the change is meant, delete its first and its last line"
+        )
+
+
+# Lightning's callbacks that write no files of their own and call no functions that a setting names.
+HARMLESS = {
+    f"lightning.pytorch.callbacks.{name}"
+    for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
+}
+
+
+def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
+
+    Args:
+        config: the settings of the resumed run.
+        given: those that the user's own configuration and command line give; what is the same there is the user's.
+
+    Raises:
+        UserError: in one line, with what to give again.
+    """
+    for name, callback in config["callbacks"].items():
+        if callback == given["callbacks"].get(name):
+            continue
+        targets = list(_targets(callback))
+        if (
+            targets != [callback.get("_target_") if isinstance(callback, Mapping) else None]
+            or targets[0] not in HARMLESS
+        ):
+            raise UserError(
+                f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
+                f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
+            )
+    for name, value in config["trainer"]["extra"].items():
+        if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
+            raise UserError(
+                f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
+            )
+
+
+def _targets(values: Any) -> Iterator[Any]:
+    """The `_target_` of every object that Hydra would make of nested settings."""
+    if isinstance(values, Mapping):
+        if "_target_" in values:
+            yield values["_target_"]
+        values = list(values.values())
+    for value in values if isinstance(values, list) else []:
+        yield from _targets(value)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The settings of a run folder, from its config.yaml.
+
+    Raises:
+        UserError: in one line, where it is missing, damaged or cut off, or leads out of the folder.
+    """
+    path = run / "config.yaml"
+    refuse_links(path, run)
+    values = read_config(path)
+    missing = sorted(GROUPS - set(values))
+    if missing:
+        raise UserError(f"{path}: cut off, it has no {', '.join(missing)}: restore it from a copy")
+    return values

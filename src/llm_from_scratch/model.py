@@ -32,6 +32,10 @@ _CHOICES = {
 
 
 # ---------------------------------------------------------------------------------------------- configuration
+# Where blocks are shared, the size of the weights bounds nothing: a folder of 100 KB would run for minutes.
+MAX_SHARING_LAYERS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
@@ -79,6 +83,10 @@ class ModelConfig:
             raise UserError(
                 f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
                 f"use one of {', '.join(divisors)}"
+            )
+        if self.n_layer > max(self.unique_layers, MAX_SHARING_LAYERS):
+            raise UserError(
+                f"model.n_layer={self.n_layer}: more than {MAX_SHARING_LAYERS} layers that share their weights: use fewer"
             )
         if self.unique_layers > self.n_layer:
             raise UserError(

@@ -381,9 +381,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         return config
-    from llm_from_scratch.config import Config, as_config, read_config
+    from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
 
-    saved = read_config(Path(config.resume) / "config.yaml")
+    saved = read_run(Path(config.resume))
     result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})
     for override in _parse(job):
         key = override.key_or_group
@@ -406,6 +406,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         if now != before and key not in CHANGEABLE:
             advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
             raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
+    refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
 
 
@@ -439,6 +440,16 @@ def _names(content: Mapping[Any, Any]) -> Iterator[str]:
             yield from (f"{key}.{name}" for name in value)
         elif key != "hydra":
             yield str(key)
+
+
+def may_fetch(config: DictConfig, composed: DictConfig, job: Sequence[str]) -> bool:
+    """Whether a job may download its text: a new run, or a resumed one whose `data` the user has given again."""
+    given = any(override.key_or_group in ("data", "data.url", "data.download") for override in _parse(job))
+    same = all(
+        OmegaConf.select(config, f"data.{name}") == OmegaConf.select(composed, f"data.{name}")
+        for name in ("name", "file", "url", "layouts", "download", "downloads", "corpora", "dir")
+    )
+    return not composed.get("resume") or (given and same)
 
 
 def _main_config_dir() -> str:

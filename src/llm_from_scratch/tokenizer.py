@@ -26,6 +26,7 @@ import numpy as np
 import sentencepiece as spm
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -366,10 +367,11 @@ _CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(2
 _BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, character in _CHARACTER_OF.items()}
 
 
-def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
+def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
     """GPT-2's BPE from vocab.json and merges.txt (or encoder.json and vocab.bpe) in `path`, else in the first of `places` that has them.
 
-    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked.
+    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked. Without
+    `fetch` it is not asked.
     UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
     """
     places = [Path(path).expanduser()] if path is not None else list(places)
@@ -383,6 +385,8 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
         raise UserError(
             f"tokenizer.path={path}: there is no {VOCAB_FILE} with {MERGES_FILE}: {by_hand.partition(', or')[0]}"
         )
+    if not fetch:
+        raise UserError(f"tokenizer=gpt2: its files are not at hand: {by_hand}")
     tiktoken, _ = _tiktoken()
     log.info("GPT-2's BPE is in no folder here: taking what tiktoken has cached or downloads")
     try:
@@ -647,7 +651,7 @@ def _write_json(folder: Path, tokenizer: Tokenizer, **more: str | bool) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None

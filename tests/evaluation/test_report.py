@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Process, story
+from conftest import Process, as_version_0_1, story
 from rich.console import Console
 
 from llm_from_scratch.cli import main
@@ -596,7 +596,7 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
 def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(here / "run", other)
-    config = (other / "config.yaml").read_text(encoding="utf-8")
+    config = as_version_0_1(other / "config.yaml")
     assert config.count("val_fraction: 0.1\n") == config.count("init_from: null\n") == 1
     # A fine-tuned run keeps the tokenizer of the one it began with.
     config = config.replace("val_fraction: 0.1\n", "val_fraction: 0.2\n").replace("init_from: null", "init_from: run")

@@ -85,6 +85,8 @@ def prepare(
     reuse: Tokenizer | None = None,
     wait: bool = False,
     how: PrepareConfig | None = None,
+    fetch: bool = True,
+    write: bool = True,
 ) -> Prepared:
     """Prepares a corpus, or opens what an earlier run prepared from the same text with the same settings.
 
@@ -94,6 +96,8 @@ def prepare(
         reuse: a tokenizer to use instead of learning one, for a model that speaks it already.
         wait: wait for another process that is preparing the same (the other ranks of one run) rather than stop.
         how: who does the work. The bytes do not depend on it.
+        fetch: whether what is not at hand may be downloaded; False for the settings of a run folder, which may be a stranger's.
+        write: whether a text may be prepared in data.dir; False where a run folder alone names it. Then it must be there.
 
     Raises:
         UserError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
@@ -103,10 +107,12 @@ def prepare(
     if how.task is not None:
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
     if data.mix is not None or data.corpora:
-        return _prepare_mixture(data, tokenizer, reuse, wait, how)
-    work = plan_work(data, tokenizer, reuse)
+        return _prepare_mixture(data, tokenizer, reuse, wait, how, fetch, write)
+    work = plan_work(data, tokenizer, reuse, fetch, write)
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(work.folder)
+    if not write:
+        raise _not_there(work.folder, data)
     try:
         with _only_one(work.folder, wait):
             if not work.folder.exists():
@@ -162,18 +168,26 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
 
 
 def _prepare_mixture(
-    data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None, wait: bool, how: PrepareConfig
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    reuse: Tokenizer | None,
+    wait: bool,
+    how: PrepareConfig,
+    fetch: bool,
+    write: bool,
 ) -> Prepared:
     """Learns the tokenizer that all corpora share, then prepares each with it."""
     chosen = mixture.corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
-    works = {name: plan_work(settings, tokenizer, reuse) for name, settings in chosen.items()}
+    works = {name: plan_work(settings, tokenizer, reuse, fetch, write) for name, settings in chosen.items()}
     facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = Path(data.dir) / data.name / f"prepared-{identity}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         return open_prepared(folder)
+    if not write:
+        raise _not_there(folder, data)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _only_one(folder, wait):
             if not folder.exists():
@@ -185,7 +199,7 @@ def _prepare_mixture(
                 shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size, held_out)
                 shared.save(building / "tokenizer")
                 parts = {
-                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how)
+                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how, fetch=fetch)
                     for name, settings in chosen.items()
                 }
                 manifest = (
@@ -259,6 +273,13 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
         for key in ("data.shard_bytes", "prepare.engine", "prepare.workers"):
             if key in given:
                 raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
+
+
+def _not_there(folder: Path, data: DataConfig) -> UserError:
+    return UserError(
+        f"{folder}: the text is not prepared, and nothing is written to a folder that a run alone names: give data.dir={data.dir}"
+        f" again, or prepare it first (python -m llm_from_scratch prepare data={data.name} data.dir={data.dir} …)"
+    )
 
 
 def _busy(folder: Path) -> UserError:

@@ -79,7 +79,10 @@ def write_shard(
     dtype = _dtype(vocab_size)
     digest, ends, tokens, text_bytes = hashlib.sha256(), array("Q"), 0, 0
     try:
-        with bin_part.open("wb") as file:
+        # What a killed worker left must give way rather than be written through.
+        bin_part.unlink(missing_ok=True)
+        index_part.unlink(missing_ok=True)
+        with bin_part.open("xb") as file:
             for number, (ids, size) in enumerate(documents):
                 ids = np.asarray(ids)
                 within = not ids.size or (ids.max() < vocab_size and ids.min() >= 0)  # a tenth of the time of a mask
@@ -108,7 +111,7 @@ def write_shard(
         }
         header = json.dumps({"magic": MAGIC, "version": VERSION} | info).encode() + b"\n"
         assert len(header) <= MAX_HEADER
-        with index_part.open("wb") as file:
+        with index_part.open("xb") as file:
             file.write(header + end_bytes)
             _flush(file)
         index_path.unlink(missing_ok=True)  # a kill between the two renames must not leave an old index on new ids

@@ -102,6 +102,7 @@ def open_source(
     downloads: Mapping[str, Download] | None = None,
     connections: int = 4,
     data_dir: Path,
+    fetch: bool = True,
 ) -> Source:
     """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
 
@@ -111,7 +112,8 @@ def open_source(
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
-    and contain the text `must_contain`. `column` is the text of a row of a table.
+    and contain the text `must_contain`. `column` is the text of a row of a table. Without `fetch` nothing is downloaded: an
+    address that stands in a run folder may be a stranger's.
     UserError: nothing to read, the wrong file, or no network.
     """
     if path is not None:
@@ -123,7 +125,7 @@ def open_source(
             raise UserError(
                 f"data.download={download}: data={name} is published as {', '.join(downloads or {}) or 'nothing'}"
             )
-        return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections), column)
+        return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections, fetch), column)
     for glob, root in itertools.product(layouts or [], roots(data_dir)):
         found = sorted((file.relative_to(root).as_posix(), file) for file in root.glob(glob) if file.is_file())
         if found:
@@ -135,7 +137,7 @@ def open_source(
         )
     if file is None:
         raise UserError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
-    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))], column)
+    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir, fetch))], column)
 
 
 def _own_files(path: str) -> list[tuple[str, Path]]:
@@ -185,7 +187,7 @@ def roots(data_dir: Path) -> tuple[Path, Path]:
 
 
 def _corpus_file(
-    name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path
+    name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path, fetch: bool
 ) -> Path:
     target = data_dir / file
     for candidate in (root / file for root in roots(data_dir)):
@@ -195,6 +197,8 @@ def _corpus_file(
     by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
     if url is None:
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
+    if not fetch:
+        raise _not_fetched(name, target)
     # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
     with _progress() as progress:
@@ -202,7 +206,14 @@ def _corpus_file(
     return target
 
 
-def _bring_all(name: str, download: Download, data_dir: Path, connections: int) -> list[tuple[str, Path]]:
+def _not_fetched(name: str, target: Path) -> UserError:
+    return UserError(
+        f"data={name}: there is no {target}, and an address that stands in a run folder is not fetched: put the file there by hand,"
+        f" give data={name} again where the run is resumed, or run: python -m llm_from_scratch prepare data={name}"
+    )
+
+
+def _bring_all(name: str, download: Download, data_dir: Path, connections: int, fetch: bool) -> list[tuple[str, Path]]:
     """The files of a download: those at hand where they lie, the others several at a time."""
     files = {
         file: next((root / file for root in roots(data_dir) if (root / file).is_file()), None)
@@ -213,6 +224,8 @@ def _bring_all(name: str, download: Download, data_dir: Path, connections: int) 
         raise UserError(
             f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
         )
+    if missing and not fetch:
+        raise _not_fetched(name, data_dir / missing[0])
     stop = threading.Event()
     with _progress() as progress, ThreadPoolExecutor(connections) as pool:
 

@@ -3,19 +3,20 @@
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
-from llm_from_scratch.data.prepared import manifest_sha256
+from llm_from_scratch.data.prepared import FILES, TEXT_FILES, manifest_sha256
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import Download, Source, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import publish as publish_folder
+from llm_from_scratch.files import sha256, write_file
 from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,16 @@ class Work:
         return self.folder.with_name(f".building-{self.folder.name}")
 
 
-def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None) -> Work:
-    """UserError: the corpus is not there, is another one, or cannot be prepared so."""
+def plan_work(
+    data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None, fetch: bool = True, write: bool = True
+) -> Work:
+    """What `prepare` has to do; nothing is downloaded without `fetch`, nothing written without `write`.
+
+    Raises:
+        UserError: the corpus is not there, is another one, or cannot be prepared so.
+    """
     data_dir = Path(data.dir)
-    reuse = reuse or _given(tokenizer, data_dir)
+    reuse = reuse or _given(tokenizer, data_dir, fetch)
     source = open_source(
         name=data.name,
         path=data.path,
@@ -71,6 +78,7 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
         connections=data.connections,
         data_dir=data_dir,
+        fetch=fetch,
     )
     recipe = Recipe(
         column=data.column,
@@ -82,12 +90,13 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
         dedup=data.dedup,
         language=data.language,
     )
-    (data_dir / data.name).mkdir(parents=True, exist_ok=True)
+    if write:
+        (data_dir / data.name).mkdir(parents=True, exist_ok=True)
     keep_text = keeps_text(data, source)
     if keep_text:
         fingerprint, checksums = _fingerprint(source), {}
     else:
-        checksums = _checksums(source, data_dir / data.name / "checksums.json")
+        checksums = _checksums(source, data_dir / data.name / "checksums.json", write)
         fingerprint = hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -115,7 +124,7 @@ def plan_work(data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | N
     return Work(folder, source, facts, recipe, data.max_docs, tasks, tokenizer, reuse, expected)
 
 
-def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
+def _given(tokenizer: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
     """A tokenizer that is not learned but comes from files."""
     if tokenizer.kind != "gpt2":
         if tokenizer.path is not None:
@@ -127,7 +136,7 @@ def _given(tokenizer: TokenizerConfig, data_dir: Path) -> Tokenizer | None:
         raise UserError(
             f"tokenizer.vocab_size={tokenizer.vocab_size}: with tokenizer=gpt2 its files decide it, leave it null"
         )
-    return open_gpt2(tokenizer.path, [root / "gpt2" for root in roots(data_dir)])
+    return open_gpt2(tokenizer.path, [root / "gpt2" for root in roots(data_dir)], fetch)
 
 
 def keeps_text(data: DataConfig, source: Source) -> bool:
@@ -155,7 +164,7 @@ def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[
     return [Task(number, tuple(files)) for number, files in enumerate(groups)]
 
 
-def _checksums(source: Source, cache: Path) -> dict[str, str]:
+def _checksums(source: Source, cache: Path, write: bool) -> dict[str, str]:
     """The sha256 of every file, computed once for its size and time: a large corpus is not read at every start."""
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
@@ -173,11 +182,8 @@ def _checksums(source: Source, cache: Path) -> dict[str, str]:
                 known[key] = hashlib.file_digest(opened, "sha256").hexdigest()
             new += 1
         found[name] = known[key]
-    if new:
-        content = json.dumps(known, indent=1).encode()
-        part = cache.with_name(f"{cache.name}.{os.getpid()}.tmp")  # several tasks of an array may write it
-        part.write_bytes(content)
-        part.replace(cache)
+    if new and write:
+        write_file(cache, json.dumps(known, indent=1))
     return found
 
 
@@ -196,12 +202,16 @@ def _fingerprint(source: Source) -> str:
 
 
 def publish(work: Work, manifest: dict[str, Any]) -> None:
-    """The manifest, then the rename that makes a preparation whole."""
+    """The manifest, then the rename that makes a preparation whole.
+
+    The checksums of the text stand beside the manifest's own, which is the text's fingerprint and stays that of version 0.1.
+    """
     tokenizer = load_tokenizer(work.building / "tokenizer")
     _count_unknown(work, manifest["splits"], tokenizer)
+    manifest[FILES] = {path.name: sha256(path) for path in sorted(work.building.glob("*.*")) if path.name in TEXT_FILES}
     manifest["sha256"] = manifest_sha256(manifest)
     (work.building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    work.building.rename(work.folder)
+    publish_folder(work.building, work.folder)
 
     changed = manifest["cleaned"] | manifest.get("removed", {})
     removed = ", ".join(f"{step} {count:,}" for step, count in changed.items() if count) or "nothing"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
-from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.config import Config, DataConfig, check, read_run
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.errors import UserError
@@ -66,9 +66,15 @@ def open_run(name: str, device: str) -> Opened:
     """A run folder (or `last`), its model and the prepared text it was trained on; a UserError where the two do not fit."""
     folder = find_run(name, holding="model/config.json")
     run = load_model(folder, pick_device(device))
-    config = check(read_config(folder / "config.yaml"), Config)
+    config = check(read_run(folder), Config)
     given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
-    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if given else None)
+    prepared = prepare(
+        config.data,
+        config.tokenizer,
+        reuse=run.tokenizer if given else None,
+        fetch=False,
+        write=config.data.dir == DataConfig().dir,
+    )
     if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
         raise UserError(
             f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"

@@ -3,7 +3,6 @@
 The step itself never waits for them: losses stay on the device, and are read every `log_every_n_steps` optimizer steps.
 """
 
-import json
 import logging
 import math
 import os
@@ -23,13 +22,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llm_from_scratch.checkpoint import (
     Background,
+    model_facts,
     prune_states,
     read_rows,
     remove_leftovers,
+    row_line,
     save_model,
 )
 from llm_from_scratch.config import OptimConfig, SampleConfig
-from llm_from_scratch.files import sync, write_file
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.module import LanguageModel
@@ -59,7 +61,7 @@ class Metrics(Callback):
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
-                write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+                write_file(path, "".join(map(row_line, rows)))
         self.since = time.perf_counter()
 
     def on_train_batch_end(
@@ -105,7 +107,7 @@ class Metrics(Callback):
             if not line:
                 continue
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(row_line(line))
         values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
         for logger in trainer.loggers:
@@ -182,13 +184,9 @@ class Samples(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keeps the samples of up to the step that this run goes on from."""
         if trainer.is_global_zero:
-            old = (
-                self.path.read_text(encoding="utf-8").split("\n## Step ")
-                if self.path.exists() and trainer.global_step
-                else ["# Samples\n"]
-            )
-            kept = [old[0], *(part for part in old[1:] if int(part.split("\n", 1)[0]) <= trainer.global_step)]
-            write_file(self.path, "\n## Step ".join(kept))
+            old = _sections(self.path) if self.path.exists() and trainer.global_step else []
+            kept = [f"\n## Step {step}\n{text}" for step, text in old if step <= trainer.global_step]
+            write_file(self.path, "".join(["# Samples\n", *kept]))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Writes one sample."""
@@ -211,6 +209,23 @@ class Samples(Callback):
                 logger.experiment.add_text("sample", quoted, trainer.global_step)
             elif isinstance(logger, WandbLogger):
                 logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
+
+
+def _sections(path: Path) -> list[tuple[int, str]]:
+    """The steps of samples.md with their texts. It is a record: what cannot be read costs one warning and its own section."""
+    with open_regular(path) as file:
+        content = file.read()
+    text = content.decode(errors="replace")
+    found, damaged = [], text.encode() != content
+    for part in text.split("\n## Step ")[1:]:
+        step, _, rest = part.partition("\n")
+        if step.isascii() and step.isdigit():
+            found.append((int(step), rest))
+        else:
+            damaged = True
+    if damaged:
+        log.warning("%s: damaged; what can be read of it is kept", path)
+    return found
 
 
 class Patience(Callback):
@@ -269,8 +284,20 @@ class Checkpoints(Callback):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from it."""
+        """Goes on from it, or from what is in `model/` where that is worse: then the next better validation replaces it."""
         self.best = float(state_dict["best"])
+        try:
+            held = float(model_facts(self.run_dir)["loss"])
+        except UserError as error:
+            log.warning("%s: the next validation writes it again", error)
+            held = float("inf")
+        if held > self.best:
+            if held < float("inf"):
+                log.warning(
+                    "%s: of a validation loss of %.4f, where the run had reached %.4f: the next better validation replaces it",
+                    *(self.run_dir / "model", held, self.best),
+                )
+            self.best = held
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -12,6 +12,7 @@ from rich.table import Table
 from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import new_file
 
 
 def best_row(run: Path) -> dict[str, Any]:
@@ -77,8 +78,8 @@ def draw_curves(run: Path) -> None:
     for axes in (loss, lr):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    building = run / ".building-curves.png"
-    figure.savefig(building, dpi=120)
+    building = new_file(run / "curves.png")
+    figure.savefig(building, dpi=120, format="png")
     building.replace(run / "curves.png")
     plt.close(figure)
 

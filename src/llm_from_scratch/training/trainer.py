@@ -62,10 +62,9 @@ class StateFolders(CheckpointIO):
             UserError: in one line, with both fingerprints.
         """
         for name, fingerprint in verify_state(path).items():
-            if fingerprint != self.facts[name]:
-                raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
-                )
+            own = self.facts.get(name, "none")
+            if fingerprint != own:
+                raise UserError(f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}")
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder."""
