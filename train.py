@@ -190,8 +190,8 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         reuse=reuse,
         wait=True,
         how=config.prepare,
-        fetch=may_fetch(final, composed, job_overrides()),
-        write=not config.resume or config.data.dir == composed.data.dir,
+        fetch=fetch,
+        write=write,
     )
 
     # The model.
