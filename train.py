@@ -5,12 +5,15 @@ Imports stand where they are needed: `--help` and a mistake in a setting need ne
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream, quote
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +37,12 @@ def check(composed: DictConfig) -> None:
     held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
-            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
+            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
+            f" {quote(f'resume={config.run_dir}')}"
         )
 
 
-@command(Path(__file__).resolve().parent / "configs", "train", check)
+@command(config_dir(), "train", check)
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     import torch
@@ -128,7 +132,7 @@ def main(composed: DictConfig) -> float:
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
     background = Background()
-    saver = Checkpoints(run_dir, prepared.tokenizer, background)
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"])
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
     samples = []
     if config.sample.max_new_tokens:
@@ -169,7 +173,7 @@ def main(composed: DictConfig) -> float:
         log_hyperparameters(trainer, config, best)
         draw_curves(run_dir)
         print_results(run_dir, model.num_parameters(), prompt)
-        print(f"run: {config.run_dir}", flush=True)
+        print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
     return float(best["loss"])
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import BUILDING, building_folder, publish, sha256
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.places import user_path
+from llm_from_scratch.terminal import quote
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -227,29 +229,41 @@ def newest_state(run: Path) -> Path | None:
             log.warning("checkpoint refused: %s", error)
     if found:
         raise UserError(
-            f"{run / 'checkpoints'}: every checkpoint is damaged; start a new run (init_from={run} takes over the weights in model/)"
+            f"{run / 'checkpoints'}: every checkpoint is damaged; start a new run ({quote(f'init_from={run}')} takes over the"
+            " weights in model/)"
         )
     return None
 
 
 @dataclass
 class Run:
-    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation."""
+    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation.
+
+    `data` is the fingerprint of the prepared text it was trained on; None in `model/` of version 0.1.
+    """
 
     model: GPT
     tokenizer: Tokenizer
     step: int
     loss: float
+    data: str | None = None
 
 
 def save_model(
-    weights: dict[str, Tensor], config: GPTConfig, tokenizer: Tokenizer, run: Path, *, step: int, loss: float
+    weights: dict[str, Tensor],
+    config: GPTConfig,
+    tokenizer: Tokenizer,
+    run: Path,
+    *,
+    step: int,
+    loss: float,
+    data: str | None = None,
 ) -> None:
     """Writes `model/` of a run folder: the weights (named_parameters), the model's settings, the tokenizer."""
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
-    facts = {"model": asdict(config), "step": step, "loss": loss}
+    facts = {"model": asdict(config), "step": step, "loss": loss} | ({"data": data} if data else {})
     facts["sha256"] = sha256(building / "model.safetensors")
     (building / "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     tokenizer.save(building)
@@ -292,7 +306,24 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {model.config.vocab_size}"
         )
-    return Run(model.to(device).eval(), tokenizer, step, loss)
+    data = facts.get("data")
+    return Run(model.to(device).eval(), tokenizer, step, loss, data if isinstance(data, str) else None)
+
+
+def data_fingerprint(run: Path) -> str | None:
+    """The fingerprint of the prepared text that a run was trained on, as its model or else a checkpoint says; None where none does."""
+    for path, key in [
+        (model_folder(run) / "config.json", None),
+        *((one / MANIFEST, "facts") for one in checkpoints(run)),
+    ]:
+        try:
+            found = _read_json(path)
+            data = (found[key] if key else found)["data"]
+        except MALFORMED:
+            continue
+        if isinstance(data, str):
+            return data
+    return None
 
 
 def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPT:
@@ -386,7 +417,7 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
 
 def find_run(name: str, holding: str = "config.yaml") -> Path:
     """`last` or a path -> the run folder."""
-    return last_run(holding=holding) if name == "last" else Path(name)
+    return last_run(holding=holding) if name == "last" else user_path(name)
 
 
 def pick_device(name: str) -> torch.device:

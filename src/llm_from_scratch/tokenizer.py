@@ -25,6 +25,7 @@ import numpy as np
 import sentencepiece as spm
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +346,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
     Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked.
     UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
     """
-    places = [Path(path).expanduser()] if path is not None else list(places)
+    places = [user_path(path)] if path is not None else list(places)
     for folder in places:
         for names in ((VOCAB_FILE, MERGES_FILE), OPENAI_FILES):
             vocab, merges = (folder / name for name in names)

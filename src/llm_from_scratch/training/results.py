@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.terminal import argument, console, shell
 
 
 def best_row(run: Path) -> dict[str, Any]:
@@ -92,15 +92,15 @@ def print_results(run: Path, parameters: int, prompt: str) -> None:
         table.add_row(
             name, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", f"{row['perplexity']:.2f}"
         )
-    console = Console(stderr=True, highlight=False)
-    console.print(table)
-    console.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
+    out = console(stderr=True)
+    out.print(table)
+    out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
     for line in (
-        f'python generate.py run={run} prompt="{prompt}"',
-        f"python -m llm_from_scratch evaluate {run}",
-        f"tensorboard --logdir {run.parent}",
+        shell("python", "generate.py", f"run={argument(run)}", f"prompt={prompt}"),
+        shell("python", "-m", "llm_from_scratch", "evaluate", argument(run)),
+        shell("tensorboard", "--logdir", argument(run.parent)),
     ):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        out.print(f"  {line}", soft_wrap=True)
 
 
 def print_sweep(root: Path) -> None:
@@ -116,4 +116,4 @@ def print_sweep(root: Path) -> None:
     for row, run in sorted(((best_row(run), run) for run in runs), key=lambda item: item[0]["bits_per_byte"]):
         own = " ".join(sorted(runs[run] - shared))
         table.add_row(run.name, own, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
-    Console(stderr=True, highlight=False).print(table)
+    console(stderr=True).print(table)

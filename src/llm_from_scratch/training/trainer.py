@@ -25,6 +25,7 @@ from llm_from_scratch.checkpoint import Background, load_state, save_state, veri
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.terminal import quote
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 
@@ -48,9 +49,11 @@ class StateFolders(CheckpointIO):
         """Reads and verifies; nothing in a checkpoint can run."""
         self.background.wait()
         for name, fingerprint in verify_state(Path(path)).items():
-            if fingerprint != self.facts[name]:
+            if fingerprint != self.facts.get(name, fingerprint):
+                start = quote(f"init_from={Path(path).parents[1]}")
                 raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
+                    f"{path}: made with the {name} {fingerprint[:16]}, and the text gives {self.facts[name][:16]}: put the text"
+                    f" back as it was, or start a new run from the weights ({start})"
                 )
         return load_state(Path(path))
 
@@ -104,7 +107,8 @@ def open_run(config: Config) -> None:
         _LOCKS.append(lock)  # held until the process ends
         if not config.resume and (run_dir / "config.yaml").exists():
             raise UserError(
-                f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
+                f"run_dir={run_dir} holds a run already: choose another folder, or go on with"
+                f" {quote(f'resume={run_dir}')}"
             )
         save_config(config, run_dir / "config.yaml")
     except Timeout:
