@@ -6,12 +6,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell, use_utf8
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
 
 PASSAGES = 20  # continued in a report
 
@@ -299,7 +303,7 @@ def prepare(options: argparse.Namespace) -> None:
     started = time.monotonic()
     config = check(composed(config_dir(), "train", options.overrides), Config)
     if config.prepare.task is None:
-        prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)
+        prepared = _text_of_run(config) or prepare_all(config.data, config.tokenizer, how=config.prepare)
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
@@ -330,7 +334,7 @@ def inspect(options: argparse.Namespace) -> None:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
     config = check(composed(config_dir(), "train", options.overrides), Config)
-    prepared = prepare(config.data, config.tokenizer, how=config.prepare)
+    prepared = _text_of_run(config) or prepare(config.data, config.tokenizer, how=config.prepare)
     sampler = prepared.sampler(
         config.data.stream,
         config.data.subword_dropout,
@@ -343,6 +347,17 @@ def inspect(options: argparse.Namespace) -> None:
         print(json.dumps(result))
     else:
         inspection.show(result, console(width=140))
+
+
+def _text_of_run(config: "Config") -> "Prepared | None":
+    """With `resume=RUN`, the very text that the run was trained on, refused where it has changed; None without."""
+    if not config.resume:
+        return None
+    from llm_from_scratch.checkpoint import load_model
+    from llm_from_scratch.evaluation.measure import run_text
+
+    folder = Path(config.resume)
+    return run_text(folder, config, load_model(folder))
 
 
 def plan(options: argparse.Namespace) -> None:

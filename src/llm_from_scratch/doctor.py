@@ -25,7 +25,8 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, verify_state
+from llm_from_scratch import __version__
+from llm_from_scratch.checkpoint import checkpoints, data_fingerprint, load_model, verify_state
 from llm_from_scratch.config import Config, check, read_config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
@@ -116,11 +117,13 @@ def versions() -> Iterator[Finding]:
         facts = importlib.metadata.metadata(PACKAGE)
         requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
     except importlib.metadata.PackageNotFoundError:
-        yield warning(f"{PACKAGE} is not installed", "pip install -c constraints.txt -e .")
+        yield warning(
+            f"{PACKAGE} {__version__} is not installed, and runs from its folder", "pip install -c constraints.txt -e ."
+        )
         return
     pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
     if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {PACKAGE} {facts['Version']}")
+        yield ok(f"Python {own}, {PACKAGE} {__version__}")
     else:
         yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
     good = []
@@ -389,6 +392,7 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     if not facts:
         try:
             facts = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+            facts |= {"data": known} if (known := data_fingerprint(run.path)) else {}
         except ValueError:
             yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
             return
@@ -408,7 +412,8 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     for prepared in own:
         try:
             tokens = _verify(prepared)
-            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens")
+            how = "" if "data" in facts else "; known by its tokenizer alone: the run does not say which text it had"
+            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
         except ValueError as error:
             yield fault(_line(error), f"delete {prepared.folder}: {again}")
     yield from damaged

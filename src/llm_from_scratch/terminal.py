@@ -91,7 +91,7 @@ def use_utf8() -> None:
 
     Bytes of names that are not UTF-8 leave standard output as they came; standard error shows them as escapes.
     """
-    codecs.register_error("llm_from_scratch", _as_bytes)
+    codecs.register_error("llm_from_scratch", _as_byte)
     for stream, errors in ((sys.stdout, "llm_from_scratch"), (sys.stderr, "backslashreplace")):
         with contextlib.suppress(
             AttributeError, ValueError, OSError
@@ -99,11 +99,12 @@ def use_utf8() -> None:
             stream.reconfigure(encoding="utf-8", errors=errors)  # type: ignore[union-attr]
 
 
-def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.lookup_error("backslashreplace")(error)
+def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
+    """One surrogate at a time: the byte that it stands for, or its escape where it stands for none."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    code = ord(character)
+    return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else _escape(character), error.start + 1
 
 
 class Formatter(logging.Formatter):

@@ -8,7 +8,7 @@ import numpy as np
 from llm_from_scratch.errors import UserError
 
 CHUNK = 4_000_000  # numbers drawn at a time
-MANY = 20_000  # units of a mean
+MANY = 5_000  # units of a mean
 
 
 def bootstrap_ratio(
