@@ -52,7 +52,7 @@ class StateFolders(CheckpointIO):
             if fingerprint != self.facts.get(name, fingerprint):
                 start = quote(f"init_from={Path(path).parents[1]}")
                 raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and the text gives {self.facts[name][:16]}: put the text"
+                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}: put the text"
                     f" back as it was, or start a new run from the weights ({start})"
                 )
         return load_state(Path(path))
