@@ -5,6 +5,7 @@ Imports stand where they are needed: `--help` and a mistake in a setting need ne
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from omegaconf import DictConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, may_fetch, run_folder
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
@@ -83,11 +86,12 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
-            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
+            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
+            f" {quote(f'resume={config.run_dir}')}"
         )
 
 
-@command(Path(__file__).resolve().parent / "configs", "train", check)
+@command(config_dir(), "train", check)
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
@@ -218,13 +222,12 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
 
     # The loop.
     background = Background()
-    states = StateFolders(
-        {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}, background
-    )
+    facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
+    states = StateFolders(facts, background)
     if state:
         states.compare(state)
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
-    saver = Checkpoints(run_dir, prepared.tokenizer, background)
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"])
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
@@ -268,7 +271,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         log_hyperparameters(trainer, config, best)
         draw_curves(run_dir)
         print_results(run_dir, model.num_parameters(), prompt)
-        print(f"run: {config.run_dir}", flush=True)
+        print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
     return float(best["loss"])
 
 

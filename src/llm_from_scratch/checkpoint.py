@@ -30,6 +30,8 @@ from torch import Tensor
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.places import user_path
+from llm_from_scratch.terminal import quote
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -293,29 +295,42 @@ def newest_state(run: Path) -> Path | None:
             log.warning("checkpoint refused: %s", error)
     if found:
         raise UserError(
-            f"{run / 'checkpoints'}: every checkpoint is damaged; start a new run (init_from={run} takes over the weights in model/)"
+            f"{run / 'checkpoints'}: every checkpoint is damaged; start a new run ({quote(f'init_from={run}')} takes over the"
+            " weights in model/)"
         )
     return None
 
 
 @dataclass
 class Run:
-    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation."""
+    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation.
+
+    `data` is the fingerprint of the prepared text it was trained on; None in `model/` of version 0.1.
+    """
 
     model: GPT
     tokenizer: Tokenizer
     step: int
     loss: float
+    data: str | None = None
 
 
 def save_model(
-    weights: dict[str, Tensor], config: GPTConfig, tokenizer: Tokenizer, run: Path, *, step: int, loss: float
+    weights: dict[str, Tensor],
+    config: GPTConfig,
+    tokenizer: Tokenizer,
+    run: Path,
+    *,
+    step: int,
+    loss: float,
+    data: str | None = None,
 ) -> None:
     """Writes `model/` of a run folder: the weights (named_parameters), the model's settings, the tokenizer."""
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
     facts = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
+    facts |= {"data": data} if data else {}
     facts["sha256"] = sha256(building / "model.safetensors")
     facts["config_sha256"] = _own_sha256(facts, "config_sha256")
     (building / "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -354,7 +369,7 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         )
     if facts.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise UserError(f"{folder}: its tokenizer is another one than the model was trained with")
-    return Run(model.to(device).eval(), tokenizer, facts["step"], facts["loss"])
+    return Run(model.to(device).eval(), tokenizer, facts["step"], facts["loss"], facts.get("data"))
 
 
 def model_facts(run: Path) -> dict[str, Any]:
@@ -367,7 +382,7 @@ def model_facts(run: Path) -> dict[str, Any]:
     refuse_links(folder, run)
     try:
         facts = _read_json(folder / "config.json")
-        _verify_own(facts, "config_sha256", {"model", "step", "loss", "sha256", *({"tokenizer"} & set(facts))})
+        _verify_own(facts, "config_sha256", {"model", "step", "loss", "sha256", *({"tokenizer", "data"} & set(facts))})
         facts["model"] = _settings(facts["model"])
         facts["step"], facts["loss"] = int(facts["step"]), float(facts["loss"])
     except MALFORMED as error:
@@ -385,6 +400,22 @@ def _settings(saved: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{min(unknown)}: no setting of a model of this version")
     defaults = {item.name: item.default for item in fields(GPTConfig) if item.default is not MISSING}
     return defaults | saved
+
+
+def data_fingerprint(run: Path) -> str | None:
+    """The fingerprint of the prepared text that a run was trained on, as its model or else a checkpoint says; None where none does."""
+    for path, key in [
+        (model_folder(run) / "config.json", None),
+        *((one / MANIFEST, "facts") for one in checkpoints(run)),
+    ]:
+        try:
+            found = _read_json(path)
+            data = (found[key] if key else found)["data"]
+        except MALFORMED:
+            continue
+        if isinstance(data, str):
+            return data
+    return None
 
 
 def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPT:
@@ -527,7 +558,7 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
 
 def find_run(name: str, holding: str = "config.yaml") -> Path:
     """`last` or a path -> the run folder."""
-    return last_run(holding=holding) if name == "last" else Path(name)
+    return last_run(holding=holding) if name == "last" else user_path(name)
 
 
 def pick_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links, write_file
 from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
+from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
@@ -412,7 +413,11 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         if is_dataclass(item.type):
             OmegaConf.set_readonly(typed[item.name], False)  # a frozen dataclass would refuse the merge
     try:
-        config: T = OmegaConf.to_object(OmegaConf.merge(typed, as_config(values)))  # type: ignore[assignment]
+        merged = OmegaConf.merge(typed, as_config(values))
+        for key in PATHS:
+            if isinstance(path := OmegaConf.select(merged, key), str) and path.startswith("~"):
+                OmegaConf.update(merged, key, escape(expanded(path)))
+        config: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except ConfigKeyError as error:
         raise UserError(unknown(error.full_key or str(error.key), keys(schema))) from None
     except (

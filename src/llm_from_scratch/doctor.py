@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import shutil
 import threading
 import urllib.error
@@ -25,13 +24,16 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, parse_rows, verify_state
+from llm_from_scratch import __version__
+from llm_from_scratch.checkpoint import checkpoints, data_fingerprint, load_model, parse_rows, verify_state
 from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import refuse_links
+from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.terminal import argument, quote
 from llm_from_scratch.tokenizer import load_tokenizer
 
 PACKAGE = "llm-from-scratch"
@@ -117,11 +119,13 @@ def versions() -> Iterator[Finding]:
         facts = importlib.metadata.metadata(PACKAGE)
         requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
     except importlib.metadata.PackageNotFoundError:
-        yield warning(f"{PACKAGE} is not installed", "pip install -c constraints.txt -e .")
+        yield warning(
+            f"{PACKAGE} {__version__} is not installed, and runs from its folder", "pip install -c constraints.txt -e ."
+        )
         return
     pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
     if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {PACKAGE} {facts['Version']}")
+        yield ok(f"Python {own}, {PACKAGE} {__version__}")
     else:
         yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
     good = []
@@ -199,18 +203,15 @@ def _size(count: int) -> str:
     return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
 
 
-def corpora(configs: Path = Path("configs/data")) -> Iterator[Finding]:
+def corpora(configs: Path | None = None) -> Iterator[Finding]:
     """Each named corpus: at hand and the right one, or within reach."""
-    if not configs.is_dir():
-        yield warning(f"{configs} is not here", "run this command in the project's folder to check the corpora")
-        return
     missing = {}
-    for path in sorted(configs.glob("*.yaml")):
+    for path in sorted((configs or config_dir() / "data").glob("*.yaml")):
         settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
         file = settings.get("file")
         if not file or settings.get("layouts"):
             continue  # nobody has to have a corpus of 40 GB
-        shared = Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+        shared = user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
         found = next((folder / file for folder in (Path("data"), shared) if (folder / file).is_file()), None)
         if not found:
             missing[path.stem] = (file, str(settings.get("url")))
@@ -254,7 +255,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.resume = f"python train.py {shlex.quote(f'resume={path}')}"
+        self.resume = f"python train.py {quote(f'resume={argument(path)}')}"
 
     @cached_property
     def settings(self) -> Config | UserError:
@@ -301,7 +302,10 @@ def owner(run: RunFolder) -> Iterator[Finding]:
         for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
             whole = path.with_name(path.name.removeprefix(".old-"))
             if path.name.startswith(".old-") and not whole.exists():
-                yield fault(f"{whole}: missing; a kill left it as {path.name}", f"rename {path} to {whole.name}")
+                yield fault(
+                    f"{whole}: missing; a kill left it as {path.name}",
+                    f"rename {quote(str(path))} to {quote(whole.name)}",
+                )
             else:
                 yield warning(f"{path}: left behind by a kill", "delete it: nothing reads it")
 
@@ -413,6 +417,7 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     if not facts:
         try:
             facts = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+            facts |= {"data": known} if (known := data_fingerprint(run.path)) else {}
         except ValueError:
             yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
             return
@@ -432,7 +437,8 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     for prepared in own:
         try:
             tokens = _verify(prepared)
-            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens")
+            how = "" if "data" in facts else "; known by its tokenizer alone: the run does not say which text it had"
+            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
         except ValueError as error:
             yield fault(_line(error), f"delete {prepared.folder}: {again}")
     yield from damaged
@@ -478,7 +484,7 @@ def resume(run: RunFolder) -> Iterator[Finding]:
         else:
             yield ok(f"{run.path}: has made its {steps} steps; to go on: {run.resume} trainer.max_steps={2 * steps}")
     elif run.states:
-        start = f"python train.py {shlex.quote(f'init_from={run.path}')}"
+        start = f"python train.py {quote(f'init_from={argument(run.path)}')}"
         yield fault(f"{run.path}: every checkpoint is damaged", f"start a new run from the weights in model/: {start}")
     else:
         yield warning(f"{run.path}: no checkpoint yet", f"{run.resume} starts again at step 0")

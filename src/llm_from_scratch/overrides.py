@@ -28,6 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.places import PATHS, expanded
+from llm_from_scratch.terminal import printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
@@ -41,6 +43,7 @@ LITERAL = (
     "data.dir",
     "data.column",
     "sample.prompt",
+    "tokenizer.path",
 )
 # What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
@@ -83,6 +86,7 @@ def _run_name() -> str:
 
 
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 
 
 def literal(argument: str) -> str:
@@ -92,6 +96,8 @@ def literal(argument: str) -> str:
         return argument
     from llm_from_scratch.config import escape
 
+    if key.lstrip("+") in PATHS:
+        value = expanded(value)
     return f"{key}={QuotedString(escape(value), Quote.single).with_quotes()}"
 
 
@@ -104,7 +110,7 @@ def stop(error: BaseException) -> None:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     line, status = explained(error)
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line, keep='')}", file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -151,6 +157,7 @@ def command(
                 stop(error)
 
         def program() -> None:
+            use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
                 try:
@@ -404,7 +411,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     for key in (*fixed, "optim.name", *SETTLED):
         before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
-            advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
+            advice = f"to change it, start a new run ({quote(f'init_from={config.resume}')} takes over its weights)"
             raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
     refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
@@ -475,7 +482,7 @@ def run_folder(config: DictConfig) -> Path:
     """The folder of the job that runs now, as it was given: `run_dir`, or a numbered folder below it for a job of a sweep."""
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
-        return Path(config.run_dir)
+        return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
     # Lightning starts the other processes of a DDP run with these arguments: this one job, rather than the sweep again.
     own = [word for word in job_overrides() if not word.startswith("run_dir=")]

@@ -464,4 +464,4 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for line in result["unwise"]:
-        console.print(f"unwise: {line}", soft_wrap=True, markup=False)
+        console.print(f"unwise: {line}", soft_wrap=True)

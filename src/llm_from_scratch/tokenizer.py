@@ -27,6 +27,7 @@ import sentencepiece as spm
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
+from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
 
@@ -374,7 +375,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True)
     `fetch` it is not asked.
     UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
     """
-    places = [Path(path).expanduser()] if path is not None else list(places)
+    places = [user_path(path)] if path is not None else list(places)
     for folder in places:
         for names in ((VOCAB_FILE, MERGES_FILE), OPENAI_FILES):
             vocab, merges = (folder / name for name in names)

@@ -16,7 +16,10 @@ import torch
 from conftest import Process, as_version_0_1, story
 from rich.console import Console
 
+from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.cli import main
+from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.evaluation import baselines
 from llm_from_scratch.evaluation.continuations import described, passages
 from llm_from_scratch.evaluation.figures import _passages as draw_passages
@@ -601,6 +604,11 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
     # A fine-tuned run keeps the tokenizer of the one it began with.
     config = config.replace("val_fraction: 0.1\n", "val_fraction: 0.2\n").replace("init_from: null", "init_from: run")
     (other / "config.yaml").write_text(config, encoding="utf-8")
+    settings = check(read_config(other / "config.yaml"), Config)
+    prepared = prepare(settings.data, settings.tokenizer, reuse=load_model(other).tokenizer)
+    facts = json.loads((other / "model/config.json").read_text(encoding="utf-8"))
+    facts["data"] = prepared.manifest["sha256"]  # as a training on that text says it
+    (other / "model/config.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(
         ValueError, match="^.*other holds out another text than run: name one text for all with --data$"
     ):

@@ -177,7 +177,12 @@ class _Shown:
         console = Console(stderr=True)
         self.bar: Progress | None = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
             self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
             self.task = self.bar.add_task(what, total=size)
 

@@ -150,6 +150,22 @@ def open_prepared(folder: Path) -> Prepared:
     return Mixture(folder, manifest, tokenizer, parts)
 
 
+def find_prepared(corpus: Path, sha256: str) -> Prepared | None:
+    """The prepared text of that fingerprint below `corpus`, data.dir/data.name, whatever its source holds by now; None: not there.
+
+    Raises:
+        UserError: it is there, and damaged.
+    """
+    for folder in sorted(corpus.glob("prepared-*")):
+        try:
+            same = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"] == sha256
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # another text, which this run does not need
+        if same:
+            return open_prepared(folder)
+    return None
+
+
 def manifest_sha256(manifest: dict[str, Any]) -> str:
     """What `manifest["sha256"]` must be: a checksum of all but the checksums of the text, whose tokens it covers."""
     covered = {key: manifest[key] for key in sorted(manifest) if key not in ("sha256", FILES)}

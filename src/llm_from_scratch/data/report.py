@@ -9,6 +9,7 @@ from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.quality import RULES
 from llm_from_scratch.data.tasks import SPLITS, Tally
 from llm_from_scratch.data.work import Work
+from llm_from_scratch.pages import as_markdown
 
 EXAMPLES = 3  # of what was removed for one reason
 PICTURE = "report.png"
@@ -40,7 +41,7 @@ def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
 def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
     """What became of the documents, in Markdown: counts, and the first examples of what was removed for each reason."""
     removed = summed(tally.removed for tally in tallies)
-    lines = [f"# What was prepared of {work.source.name}", ""]
+    lines = [f"# What was prepared of {as_markdown(work.source.name)}", ""]
     of = "" if work.expected is None else f" of {work.expected:,} published"
     lines += [f"{sum(tally.read for tally in tallies):,} documents{of} were read.", ""]
     lines += ["| split | documents | bytes of text | tokens |", "|---|---|---|---|"]
@@ -76,7 +77,9 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
         if examples:
             lines += ["", f"## Examples: {reason}", ""]
         for name, text in examples:
-            lines.append(f"- {json.dumps(name, ensure_ascii=False)}: {json.dumps(text, ensure_ascii=False)}")
+            lines.append(
+                f"- {as_markdown(json.dumps(name, ensure_ascii=False))}: {as_markdown(json.dumps(text, ensure_ascii=False))}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -34,6 +34,8 @@ from rich.progress import (
 
 from llm_from_scratch.data.readers import OTHER_SUFFIXES, TEXT_SUFFIXES, Document, is_plain, read_documents, read_file
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import user_path
+from llm_from_scratch.terminal import one_line
 
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without an answer or a byte
@@ -142,9 +144,9 @@ def open_source(
 
 def _own_files(path: str) -> list[tuple[str, Path]]:
     """A file, all texts, tables and archives below a folder, or what a glob finds; named relative to the folder that holds them."""
-    given = Path(path).expanduser()
+    given = user_path(path)
     if not given.exists():
-        given = Path(path.replace("\\", "/")).expanduser()  # a glob of Windows
+        given = user_path(path.replace("\\", "/"))  # a glob of Windows
     if given.is_file():
         root, found = given.parent, [given]
     elif given.is_dir():
@@ -183,7 +185,7 @@ def _standard_library() -> list[tuple[str, Path]]:
 
 def roots(data_dir: Path) -> tuple[Path, Path]:
     """Where a named corpus may lie."""
-    return data_dir, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+    return data_dir, user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
 
 
 def _corpus_file(
@@ -303,12 +305,12 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
 
 def _progress() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True))
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
     """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more; whether one did go on."""
-    task, resumed = progress.add_task(part.stem, total=None), False
+    task, resumed = progress.add_task(one_line(part.stem), total=None), False
     while True:
         held = part.stat().st_size if part.exists() else 0
         try:

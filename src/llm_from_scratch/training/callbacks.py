@@ -17,7 +17,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llm_from_scratch.checkpoint import (
@@ -33,6 +32,7 @@ from llm_from_scratch.config import OptimConfig, SampleConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.terminal import argument, console, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.sharded import whole_model
@@ -124,7 +124,7 @@ class ProgressLine(Callback):
 
     def __init__(self, metrics: Metrics, show_bar: bool) -> None:
         self.metrics = metrics
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.bar: Progress | None = None
         if show_bar and self.console.is_terminal:
             columns = (
@@ -166,7 +166,7 @@ class ProgressLine(Callback):
         figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
         line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
         if trainer.is_global_zero:
-            self.console.print(line, highlight=False) if self.bar else log.info(line)
+            self.console.print(line) if self.bar else log.info(line)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the terminal back, also after an error."""
@@ -275,8 +275,9 @@ class Checkpoints(Callback):
 
     KEPT = 2
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer, background: Background) -> None:
+    def __init__(self, run_dir: Path, tokenizer: Tokenizer, background: Background, data: str | None = None) -> None:
         self.run_dir, self.tokenizer, self.background = run_dir, tokenizer, background
+        self.data = data  # the fingerprint of the prepared text
         self.best = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
@@ -316,7 +317,7 @@ class Checkpoints(Callback):
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
-            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss}
+            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss, "data": self.data}
             if trainer.is_global_zero:
                 weights = dict(model.named_parameters())
                 with pl_module.averaged():
@@ -389,9 +390,8 @@ class Signals(Callback):
         if received:
             self.saver.save(trainer)
             self.saver.background.wait()
-            log.warning(
-                "stopped at step %d; go on with: python train.py resume=%s", trainer.global_step, self.saver.run_dir
-            )
+            again = shell("python", "train.py", f"resume={argument(self.saver.run_dir)}")
+            log.warning("stopped at step %d; go on with: %s", trainer.global_step, again)
             sys.exit(128 + received)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

@@ -28,6 +28,7 @@ from llm_from_scratch.checkpoint import Background, load_state, recorded_layout,
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.terminal import quote
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 
@@ -64,7 +65,11 @@ class StateFolders(CheckpointIO):
         for name, fingerprint in verify_state(path).items():
             own = self.facts.get(name, "none")
             if fingerprint != own:
-                raise UserError(f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}")
+                start = quote(f"init_from={path.parents[1]}")
+                raise UserError(
+                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the text back as it"
+                    f" was, or start a new run from the weights ({start})"
+                )
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder."""
@@ -218,7 +223,8 @@ class Claim:
                 if (run_dir / "config.yaml").exists():
                     self.made = []  # another process was faster
                     raise UserError(
-                        f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
+                        f"run_dir={run_dir} holds a run already: choose another folder, or go on with"
+                        f" {quote(f'resume={run_dir}')}"
                     )
                 save_config(self.config, run_dir / "config.yaml")
         except Timeout:
