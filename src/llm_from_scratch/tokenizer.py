@@ -84,14 +84,15 @@ class CharTokenizer(Tokenizer):
         if not characters or list(characters) != sorted(set(characters)):
             raise UserError("a character tokenizer needs at least one character, sorted and each once")
         self.characters, self.byte_fallback = characters, byte_fallback
-        self._first_byte = 1 + len(characters)
-        self.vocab_size = self._first_byte + 256 * byte_fallback
-        # No sorted string ends like this: the two kinds of mapping never share a checksum.
-        self.fingerprint = hashlib.sha256(_utf8(characters) + b"\0bytes" * byte_fallback).hexdigest()
+        definition = _utf8(characters)
         self._id_of = {character: i for i, character in enumerate(characters, start=1)}
         self._bytes_of = [b"", *(character.encode() for character in characters)]
+        self._first_byte = len(self._bytes_of)
         if byte_fallback:
+            definition += b"\0bytes"  # no sorted string ends like this, so no two mappings share a checksum
             self._bytes_of += [bytes([byte]) for byte in range(256)]
+        self.vocab_size = len(self._bytes_of)
+        self.fingerprint = hashlib.sha256(definition).hexdigest()
 
     @classmethod
     def train(cls, texts: Iterable[str], held_out: Iterable[str] = ()) -> "CharTokenizer":
@@ -100,7 +101,9 @@ class CharTokenizer(Tokenizer):
         Of `held_out` no character is learned: whether a model has seen one is decided by the training text alone.
         UserError: no text, or a lone surrogate.
         """
-        known = set().union(*texts)
+        known: set[str] = set()
+        for text in texts:  # one at a time: `union(*texts)` would hold them all
+            known.update(text)
         if not known:
             raise UserError("the training text is empty: there is no character to learn")
         return cls("".join(sorted(known)), any(not known.issuperset(text) for text in held_out))
@@ -134,8 +137,10 @@ class CharTokenizer(Tokenizer):
         return b"".join([self._bytes_of[i] for i in ids])
 
     def save(self, folder: Path) -> None:
-        # A file without bytes stays what it always was.
-        _write_json(folder, self, characters=self.characters, **{"byte_fallback": True} if self.byte_fallback else {})
+        more: dict[str, str | bool] = {"characters": self.characters}
+        if self.byte_fallback:  # a file without bytes stays what it always was
+            more["byte_fallback"] = True
+        _write_json(folder, self, **more)
 
 
 class BPETokenizer(Tokenizer):

@@ -81,7 +81,8 @@ def manifest(parts: Mapping[str, Prepared], weights: Mapping[str, float]) -> dic
     for split in SPLITS:
         facts = [part.manifest["splits"][split] for part in parts.values()]
         counts = ["documents", "text_bytes", *(["tokens"] if all("tokens" in one for one in facts) else [])]
-        counts += ["unknown_characters"] * any("unknown_characters" in one for one in facts)
+        if any("unknown_characters" in one for one in facts):
+            counts.append("unknown_characters")
         splits[split] = {name: sum(one.get(name, 0) for one in facts) for name in counts} | {"shards": {}}
     found = {
         name: {
