@@ -13,7 +13,7 @@ from conftest import REPO, Process, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch import doctor
-from llm_from_scratch.checkpoint import checkpoints
+from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, row_line
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
 
@@ -128,6 +128,32 @@ def test_a_model_folder_that_says_otherwise(sound: Path, old: str, new: str, nam
     (found,) = about("run", "fault")
     assert "config.json" in found.what
     assert named in found.what
+
+
+def test_a_model_that_a_failed_write_left_behind(sound: Path) -> None:
+    rows = read_rows(sound / "run/metrics.jsonl")
+    held = load_model(sound / "run").step
+    better = [row | {"loss": 0.5} if row["split"] == "val" and row["step"] != held else row for row in rows]
+    (sound / "run/metrics.jsonl").write_text("".join(map(row_line, better)), encoding="utf-8")
+    (found,) = about("run", "fault")
+    assert f"of step {held}, where step" in found.what
+    assert "had a better validation: a write has failed" in found.what
+
+
+def test_links_pipes_and_code_are_told(sound: Path) -> None:
+    (sound / "elsewhere").write_text("mine", encoding="utf-8")
+    lock = sound / "run/.lock"
+    lock.unlink()
+    lock.symlink_to(sound / "elsewhere")
+    (found,) = about("run", "fault")
+    assert found.what.startswith(f"{Path('run/.lock')} is a link that leads out of run")
+    assert (sound / "elsewhere").read_text(encoding="utf-8") == "mine"
+    lock.unlink()
+    config = as_version_0_1(sound / "run/config.yaml")
+    (sound / "run/config.yaml").write_text(config.replace("callbacks: {}", "callbacks: {x: {_target_: os.system}}"))
+    assert any("this would run os.system" in finding.what for finding in about("run", "warning"))
+    lock.symlink_to(lock)
+    assert any("is a link that leads out" in finding.what for finding in about("run", "fault"))
 
 
 def test_metrics_cut_off_and_damaged(sound: Path) -> None:

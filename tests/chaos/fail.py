@@ -4,7 +4,8 @@
 
 PLAN is a JSON list of [folder to start in, point, errno, arguments]. A point is `none`, which counts the calls, or `run rename 3`: the
 third rename below run/ fails with that error. Standard output gets a JSON object a process: its status, what it said, its counts.
-Calls below run/ and data/ alone count: write, fsync, rename, open, mkdir, unlink.
+Calls below run/ and data/ alone count: write, fsync, rename, open, mkdir, unlink. The run folder itself and run/.hydra are Hydra's to
+make, before the program begins.
 """
 
 import io
@@ -39,7 +40,7 @@ class Calls:
         if dir_fd is not None:
             path = os.path.join(self.paths.get(dir_fd, ""), path)  # noqa: PTH118
         parts = Path(os.path.relpath(path)).parts
-        if not parts or parts[0] not in AREAS:
+        if not parts or parts[0] not in AREAS or parts == ("run",) or ".hydra" in parts:
             return
         self.counts[f"{parts[0]} {kind}"] += 1
         if (parts[0], kind, self.counts[f"{parts[0]} {kind}"]) == self.target:
