@@ -21,7 +21,7 @@ from filelock import FileLock
 from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.engines import cores, run_tasks
-from llm_from_scratch.data.report import summed, write_report
+from llm_from_scratch.data.report import summed, warn, write_report
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Recipe,
@@ -220,6 +220,7 @@ def finish(
         "removed": summed(tally.removed for tally in tallies),
         "splits": splits,
     }
+    warn(work, tallies)
     write_report(work, tallies, splits)
     clear(work.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp")
     publish(work, manifest)

@@ -41,7 +41,8 @@ from llm_from_scratch.data.parts import (
     what_all_need,
 )
 from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
-from llm_from_scratch.data.report import write_report
+from llm_from_scratch.data.readers import ChangedFileError
+from llm_from_scratch.data.report import leaves_out, warn, write_report
 from llm_from_scratch.data.shards import write_shard
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.data.tasks import (
@@ -55,7 +56,7 @@ from llm_from_scratch.data.tasks import (
     split_document,
     unique,
 )
-from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
+from llm_from_scratch.data.work import CHECKSUMS, FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
@@ -101,6 +102,8 @@ def prepare(
     if data.mix is not None or data.corpora:
         return _prepare_mixture(data, tokenizer, reuse, wait, how)
     work = plan_work(data, tokenizer, reuse)
+    if is_first_rank():
+        work.source.warn_of_skipped()
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(work.folder)
     try:
@@ -114,6 +117,9 @@ def prepare(
             return open_prepared(work.folder)
     except Timeout:
         raise _busy(work.folder) from None
+    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
+        work.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+        raise
 
 
 def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfig) -> Prepared | None:
@@ -164,6 +170,8 @@ def _prepare_mixture(
     chosen = mixture.corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
     works = {name: plan_work(settings, tokenizer, reuse) for name, settings in chosen.items()}
+    for work in works.values() if is_first_rank() else ():
+        work.source.warn_of_skipped()
     facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = Path(data.dir) / data.name / f"prepared-{identity}"
@@ -243,7 +251,9 @@ def _build(work: Work) -> None:
     if work.chooses:
         manifest["removed"] = tally.removed
         clear(building, "repeated_*.bin", "scan_*.bin")
+    if leaves_out(work, [tally]):
         write_report(work, [tally], splits)
+    warn(work, [tally])
     publish(work, manifest)
 
 

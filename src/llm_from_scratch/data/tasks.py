@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from filelock import FileLock, Timeout
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.duplicates import signer, width
 from llm_from_scratch.data.quality import failed, language
-from llm_from_scratch.data.readers import read_documents
+from llm_from_scratch.data.readers import COLUMN, ChangedFileError, Format, Told, read_documents, verify_file
 from llm_from_scratch.data.shards import open_shard, write_shard
-from llm_from_scratch.errors import UserError
-from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
 
 SPLITS = ("train", "val")
 EXAMPLES, EXAMPLE = 2, 200  # of what was removed for one reason, a task; characters of each
+NAMED = 10  # of what was not read, a task
+NOT_READ = ("no_text", "unreadable", "empty")  # reasons to remove a document that nobody has asked for
 LOCK_SECONDS = 10.0  # a worker outlives the process that started it by less
-Told = Callable[[int], object]  # hears of the bytes of the input as they are read
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ class Recipe:
     quality: tuple[str, ...] = ()
     dedup: str = "none"  # none | exact | near
     language: str | None = None  # one of quality.SHORT_WORDS
+    on_error: str | None = None  # stop | skip, of a document that is no text; None: stop where the text is kept
+    encoding: str = "utf-8"
+    separator: str | None = None
+
+    @property
+    def form(self) -> Format:
+        """How files are read."""
+        return Format(self.column, self.encoding, self.separator)
+
+    def facts(self) -> dict[str, Any]:
+        """The settings for a task's key; younger ones only where they are set, so that older keys stay."""
+        younger = ("on_error", "encoding", "separator")
+        return {
+            key: value for key, value in asdict(self).items() if key not in younger or value != getattr(Recipe, key)
+        }
 
 
 @dataclass(frozen=True)
@@ -70,17 +86,76 @@ class Tally:
     cleaned: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)  # members and columns that are not read, by the reason
+    named: dict[str, list[str]] = field(default_factory=dict)  # the first of them
+    separators: int = 0  # documents that hold the end-of-text as a word
 
     def remove(self, reason: str, name: str, text: str) -> None:
         """Counts one document that goes."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
-        if len(examples := self.examples.setdefault(reason, [])) < EXAMPLES:
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < (NAMED if reason in NOT_READ else EXAMPLES):
             examples.append((name, text[:EXAMPLE]))
+
+    def skip(self, name: str, why: str) -> None:
+        """Counts one member of an archive, or one column of all tables, that is not read."""
+        names = self.named.setdefault(why, [])
+        if why == COLUMN and name in names:
+            return
+        self.skipped[why] = self.skipped.get(why, 0) + 1
+        if len(names) < NAMED:
+            names.append(name)
+
+
+class _Faults:
+    """What is to become of the documents and files that are no text.
+
+    stop: they are gathered, and end the work in one message; skip: they are counted. None: a document is counted, and a file
+    that is damaged ends the work, for nobody knows how much it held.
+    """
+
+    def __init__(self, on_error: str | None, at_once: bool, tally: Tally) -> None:
+        self.on_error, self.at_once, self.tally = on_error, at_once, tally
+        self.messages: list[str] = []
+        self.count = 0
+
+    def document(self, name: str, message: str) -> None:
+        if self.on_error == "stop":
+            self._gather(message)
+        else:
+            self.tally.remove("no_text", name, message)
+
+    def file(self, name: str, error: UserError) -> None:
+        if self.on_error is None or isinstance(error, ChangedFileError):
+            raise error
+        if self.on_error == "stop":
+            self._gather(first_line(error))
+        else:
+            self.tally.remove("unreadable", name, first_line(error))
+
+    def _gather(self, message: str) -> None:
+        self.count += 1
+        if len(self.messages) < NAMED:
+            self.messages.append(message)
+        elif self.at_once:
+            self.report()
+
+    def report(self) -> None:
+        """Raises UserError where there were faults and they are to stop the work."""
+        if self.count == 1:
+            raise UserError(f"{self.messages[0]} (data.on_error=skip leaves it out)")
+        if self.count:
+            more = self.count - len(self.messages)
+            parts = [message[:EXAMPLE] for message in self.messages] + ([f"and {more:,} more"] if more else [])
+            raise UserError(
+                f"{self.count:,} documents cannot be read: {'; '.join(parts)}: mend them, or leave them out with data.on_error=skip"
+            )
 
 
 def share(identity: str, salt: str = "") -> float:
     """A number from 0 to below 1 that is this document's for ever, whatever comes beside it."""
-    digest = hashlib.sha256((f"{salt}\n{identity}" if salt else identity).encode()).digest()
+    name = f"{salt}\n{identity}" if salt else identity
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()  # a file's name may be any bytes
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -100,41 +175,60 @@ def documents(
 ) -> Iterator[tuple[str, str]]:
     """Name and clean text of the documents that stay, as far as each by itself decides; duplicates are not removed here.
 
-    With `strict`, a document that is no text is an error, as befits a book; of millions, it is removed and counted.
-    UserError: a file cannot be read, is damaged or would do harm.
+    Recipe.on_error says what becomes of a document that is no text. Where it is None, it is an error with `strict`, as befits a
+    book; of millions, it is removed and counted.
+    UserError: documents that are to stop the work, all of a small corpus in one message; a file that was changed meanwhile.
     """
     kept = 0
-    for name, path, _ in task.files:
-        for document in read_documents(Path(path), name, recipe.column, told):
-            if kept == task.limit:
-                return
-            tally.read += 1
-            if recipe.fraction < 1 and share(document.name, f"subset {recipe.subset_seed}") >= recipe.fraction:
-                tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
-                continue
-            try:
-                text, counts = clean(document.raw, document.name)
-            except ValueError as error:
-                if strict:
-                    raise
-                tally.remove("no_text", document.name, str(error))
-                continue
-            for step, count in counts.items():
-                tally.cleaned[step] = tally.cleaned.get(step, 0) + count
-            reason = None
-            if not text:
-                reason = "empty"
-            elif len(text) < recipe.min_chars:
-                reason = "min_chars"
-            elif recipe.language is not None and language(text) != recipe.language:
-                reason = "language"
-            else:
-                reason = failed(text, recipe.quality)
-            if reason:
-                tally.remove(reason, document.name, text)
-                continue
-            kept += 1
-            yield document.name, text
+    faults = _Faults(recipe.on_error or ("stop" if strict else None), not strict, tally)
+
+    def chosen(name: str) -> bool:
+        tally.read += 1
+        if recipe.fraction == 1 or share(name, f"subset {recipe.subset_seed}") < recipe.fraction:
+            return True
+        tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
+        return False
+
+    def on_fault(name: str, problem: str) -> None:
+        if chosen(name):
+            faults.document(name, f"{name}: {problem}")
+
+    for name, path, checksum in task.files:
+        try:
+            for document in read_documents(
+                Path(path), name, recipe.form, told, checksum=checksum, on_fault=on_fault, on_skip=tally.skip
+            ):
+                if kept == task.limit:
+                    verify_file(Path(path), checksum)
+                    faults.report()
+                    return
+                if not chosen(document.name):
+                    continue
+                try:
+                    text, counts = clean(document.raw, document.name)
+                except UserError as error:
+                    faults.document(document.name, str(error))
+                    continue
+                for step, count in counts.items():
+                    tally.cleaned[step] = tally.cleaned.get(step, 0) + count
+                reason = None
+                if not text:
+                    reason = "empty"
+                elif len(text) < recipe.min_chars:
+                    reason = "min_chars"
+                elif recipe.language is not None and language(text) != recipe.language:
+                    reason = "language"
+                else:
+                    reason = failed(text, recipe.quality)
+                if reason:
+                    tally.remove(reason, document.name, text)
+                    continue
+                tally.separators += END_OF_TEXT in text
+                kept += 1
+                yield document.name, text
+        except UserError as error:
+            faults.file(name, error)
+    faults.report()
 
 
 def unique(
@@ -253,7 +347,7 @@ def sound_record(folder: Path, task: Task, key: str) -> dict[str, Any] | None:
 def task_key(task: Task, recipe: Recipe, tokenizer: str, repeated: np.ndarray) -> str:
     """What the task's shards are a function of, as one checksum."""
     files = [(name, checksum) for name, _, checksum in task.files]
-    facts = [files, task.limit, asdict(recipe), tokenizer, hashlib.sha256(repeated.tobytes()).hexdigest()]
+    facts = [files, task.limit, recipe.facts(), tokenizer, hashlib.sha256(repeated.tobytes()).hexdigest()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
