@@ -21,6 +21,7 @@ from filelock import FileLock
 from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.engines import cores, run_tasks
+from llm_from_scratch.data.long import pieces_of, size_of
 from llm_from_scratch.data.report import summed, warn, write_report
 from llm_from_scratch.data.tasks import (
     SPLITS,
@@ -137,9 +138,9 @@ def _sample(work: Work, tasks: list[Task], limit: int | None) -> Iterator[str]:
         texts = documents(task, work.recipe, Tally())
         for name, text in unique(texts, repeats(work.building, task), "", Tally()):
             if not is_validation(name, work.recipe.val_fraction):
-                yield text
+                yield from pieces_of(text)
                 if left is not None:
-                    left -= len(text.encode())
+                    left -= size_of(text)
                     if left <= 0:
                         break
 

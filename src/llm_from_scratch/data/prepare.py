@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import mixture
 from llm_from_scratch.data.engines import run_tasks
+from llm_from_scratch.data.long import LongText, pieces_of, read_pieces
 from llm_from_scratch.data.parts import (
     build_shards,
     check_space,
@@ -40,7 +41,7 @@ from llm_from_scratch.data.parts import (
     refuse_if_tasks_run,
     what_all_need,
 )
-from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
+from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared
 from llm_from_scratch.data.readers import ChangedFileError
 from llm_from_scratch.data.report import leaves_out, warn, write_report
 from llm_from_scratch.data.shards import write_shard
@@ -49,11 +50,13 @@ from llm_from_scratch.data.tasks import (
     SPLITS,
     Tally,
     documents,
+    ids_in_pieces,
     is_validation,
     locks_of,
     make_shards,
     repeats,
     split_document,
+    training_characters,
     unique,
 )
 from llm_from_scratch.data.work import CHECKSUMS, FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
@@ -229,7 +232,7 @@ def _build(work: Work) -> None:
     finally:
         shutil.rmtree(locks_of(building), ignore_errors=True)
 
-    learned = read_documents(building / "train.txt")
+    learned = _learned_from(building / "train.txt", work.tokenizer.kind)
     tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size)
     tokenizer.save(building / "tokenizer")
 
@@ -242,7 +245,7 @@ def _build(work: Work) -> None:
         shard = f"{split}_00000"
         info = write_shard(
             building / shard,
-            _encode(read_documents(building / f"{split}.txt"), tokenizer, whole, f"{source.name}, {split} split"),
+            _encode(building / f"{split}.txt", tokenizer, whole, f"{source.name}, {split} split"),
             vocab_size=tokenizer.vocab_size,
             tokenizer=tokenizer.fingerprint,
         )
@@ -258,7 +261,7 @@ def _build(work: Work) -> None:
 
 
 def _write_splits(
-    building: Path, source: Source, texts: Iterable[tuple[str, str]], val_fraction: float, whole: bool
+    building: Path, source: Source, texts: Iterable[tuple[str, str | LongText]], val_fraction: float, whole: bool
 ) -> None:
     """Writes the cleaned text of both splits."""
     ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
@@ -266,29 +269,43 @@ def _write_splits(
         files = dict(zip(SPLITS, (train, val), strict=True))
         for name, text in texts:
             if whole:
-                parts = {"val" if is_validation(name, val_fraction) else "train": text}
+                in_training = 0 if is_validation(name, val_fraction) else len(text)
             else:
-                parts = dict(zip(SPLITS, split_document(text, val_fraction), strict=True))
-            for split, part in parts.items():
-                if part:
-                    written = files[split].write(part.encode())
-                    ends[split].append(ends[split][-1] + written)
+                in_training = training_characters(len(text), val_fraction)
+            written = dict.fromkeys(SPLITS, 0)
+            for piece in pieces_of(text):
+                for split, part in zip(SPLITS, (piece[:in_training], piece[in_training:]), strict=True):
+                    written[split] += files[split].write(part.encode())
+                in_training = max(0, in_training - len(piece))
+            for split, size in written.items():
+                if size:
+                    ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
         if len(ends[split]) == 1:
             raise empty_split(source, split, val_fraction)
         np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
 
 
-def _encode(
-    documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: str
-) -> Iterator[tuple[np.ndarray, int]]:
-    for text in documents:
-        try:
-            ids = tokenizer.encode_array(text)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        # A document that the split has cut in two has no end to be learned.
-        yield (np.append(ids, tokenizer.eot_id) if whole else ids), len(text.encode())
+def _learned_from(path: Path, kind: str) -> Iterator[str]:
+    """The text that a tokenizer learns from, in pieces; of characters, each once in a piece is enough."""
+    for _, pieces in _documents_in_pieces(path):
+        for piece in pieces:
+            yield piece if kind != "char" else "".join(set(piece))
+
+
+def _encode(path: Path, tokenizer: Tokenizer, whole: bool, where: str) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+    """The ids of the documents of a cleaned text; one that the split has cut in two has no end to be learned."""
+    for size, pieces in _documents_in_pieces(path):
+        yield ids_in_pieces(pieces, tokenizer, whole, where), size
+
+
+def _documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
+    """The bytes and the pieces of each document of a cleaned text, whose ends lie beside it."""
+    start = 0
+    with path.open("rb") as file:
+        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
+            yield end - start, read_pieces(file, end - start)
+            start = end
 
 
 def document_start(prepared: Prepared) -> int:

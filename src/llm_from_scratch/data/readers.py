@@ -155,7 +155,7 @@ def read_documents(
     if kind == "text" and compression is None:
         raw = read_file(path)
         told(len(raw))
-        _compare(path, checksum, hashlib.sha256(raw).hexdigest())
+        compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
         documents = reader.texts(raw, name)
         del raw  # it is as long as the text, and this generator lives as long as its document
         yield from documents
@@ -167,7 +167,7 @@ def read_documents(
         yield document
     for _ in chunks:
         pass
-    _compare(path, checksum, digest.hexdigest())
+    compare_checksum(path, checksum, digest.hexdigest())
     if not found and kind in ("text", "tar"):
         raise UserError(f"{name}: an archive without texts ({', '.join(sorted(TEXT_SUFFIXES | OTHER_SUFFIXES))})")
 
@@ -179,10 +179,11 @@ class ChangedFileError(UserError):
 def verify_file(path: Path, checksum: str) -> None:
     """Raises UserError where a file is another one than when its checksum (`read_documents`) was computed."""
     if checksum:
-        _compare(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
+        compare_checksum(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
 
 
-def _compare(path: Path, checksum: str, found: str) -> None:
+def compare_checksum(path: Path, checksum: str, found: str) -> None:
+    """Raises ChangedFileError where the bytes that were read have another sha256, `found`, than they should."""
     if len(checksum) != SHA256_DIGITS:
         found = _stamp(path)
     if checksum not in ("", found):

@@ -19,11 +19,22 @@ from filelock import FileLock, Timeout
 
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.duplicates import signer, width
+from llm_from_scratch.data.long import (
+    LONG,
+    LongText,
+    beginning_of,
+    encode_pieces,
+    holds_end_of_text,
+    open_long,
+    pieces_of,
+    read_pieces,
+    size_of,
+)
 from llm_from_scratch.data.quality import failed, language
-from llm_from_scratch.data.readers import COLUMN, ChangedFileError, Format, Told, read_documents, verify_file
+from llm_from_scratch.data.readers import COLUMN, ChangedFileError, Format, Told, is_plain, read_documents, verify_file
 from llm_from_scratch.data.shards import open_shard, write_shard
 from llm_from_scratch.errors import UserError, first_line
-from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "val")
 EXAMPLES, EXAMPLE = 2, 200  # of what was removed for one reason, a task; characters of each
@@ -52,6 +63,16 @@ class Recipe:
     def form(self) -> Format:
         """How files are read."""
         return Format(self.column, self.encoding, self.separator)
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether no setting looks at a document as a whole."""
+        return (
+            self.encoding == "utf-8"
+            and self.separator is self.language is None
+            and not self.quality
+            and self.dedup != "near"
+        )
 
     def facts(self) -> dict[str, Any]:
         """The settings for a task's key; younger ones only where they are set, so that older keys stay."""
@@ -90,12 +111,12 @@ class Tally:
     named: dict[str, list[str]] = field(default_factory=dict)  # the first of them
     separators: int = 0  # documents that hold the end-of-text as a word
 
-    def remove(self, reason: str, name: str, text: str) -> None:
+    def remove(self, reason: str, name: str, text: str | LongText) -> None:
         """Counts one document that goes."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < (NAMED if reason in NOT_READ else EXAMPLES):
-            examples.append((name, text[:EXAMPLE]))
+            examples.append((name, beginning_of(text, EXAMPLE)))
 
     def skip(self, name: str, why: str) -> None:
         """Counts one member of an archive, or one column of all tables, that is not read."""
@@ -166,13 +187,18 @@ def is_validation(document: str, val_fraction: float) -> bool:
 
 def split_document(text: str, val_fraction: float) -> tuple[str, str]:
     """The first part of a document for training, the last `val_fraction` of its characters for validation."""
-    cut = int(len(text) * (1 - val_fraction))
+    cut = training_characters(len(text), val_fraction)
     return text[:cut], text[cut:]
+
+
+def training_characters(count: int, val_fraction: float) -> int:
+    """Of the characters of a document that is split, those for training."""
+    return int(count * (1 - val_fraction))
 
 
 def documents(
     task: Task, recipe: Recipe, tally: Tally, *, strict: bool = False, told: Told = lambda count: None
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str | LongText]]:
     """Name and clean text of the documents that stay, as far as each by itself decides; duplicates are not removed here.
 
     Recipe.on_error says what becomes of a document that is no text. Where it is None, it is an error with `strict`, as befits a
@@ -193,21 +219,32 @@ def documents(
         if chosen(name):
             faults.document(name, f"{name}: {problem}")
 
-    for name, path, checksum in task.files:
+    def contents(name: str, path: Path, checksum: str) -> Iterator[tuple[str, bytes | LongText]]:
+        if is_plain(name) and recipe.reads_pieces and path.is_file() and path.stat().st_size >= LONG:
+            text = open_long(path, name, checksum, told)
+            if text is not None:
+                yield name, text
+                return
+        for document in read_documents(
+            path, name, recipe.form, told, checksum=checksum, on_fault=on_fault, on_skip=tally.skip
+        ):
+            yield document.name, document.raw
+
+    for file, place, checksum in task.files:
+        path = Path(place)
         try:
-            for document in read_documents(
-                Path(path), name, recipe.form, told, checksum=checksum, on_fault=on_fault, on_skip=tally.skip
-            ):
+            for name, content in contents(file, path, checksum):
                 if kept == task.limit:
-                    verify_file(Path(path), checksum)
+                    verify_file(path, checksum)
                     faults.report()
                     return
-                if not chosen(document.name):
+                if not chosen(name):
                     continue
+                text: str | LongText
                 try:
-                    text, counts = clean(document.raw, document.name)
+                    text, counts = (content, content.cleaned) if isinstance(content, LongText) else clean(content, name)
                 except UserError as error:
-                    faults.document(document.name, str(error))
+                    faults.document(name, str(error))
                     continue
                 for step, count in counts.items():
                     tally.cleaned[step] = tally.cleaned.get(step, 0) + count
@@ -216,24 +253,26 @@ def documents(
                     reason = "empty"
                 elif len(text) < recipe.min_chars:
                     reason = "min_chars"
+                elif isinstance(text, LongText):
+                    pass  # no setting looks into it
                 elif recipe.language is not None and language(text) != recipe.language:
                     reason = "language"
                 else:
                     reason = failed(text, recipe.quality)
                 if reason:
-                    tally.remove(reason, document.name, text)
+                    tally.remove(reason, name, text)
                     continue
-                tally.separators += END_OF_TEXT in text
+                tally.separators += holds_end_of_text(text)
                 kept += 1
-                yield document.name, text
+                yield name, text
         except UserError as error:
-            faults.file(name, error)
+            faults.file(file, error)
     faults.report()
 
 
 def unique(
-    texts: Iterator[tuple[str, str]], repeated: np.ndarray, reason: str, tally: Tally
-) -> Iterator[tuple[str, str]]:
+    texts: Iterator[tuple[str, str | LongText]], repeated: np.ndarray, reason: str, tally: Tally
+) -> Iterator[tuple[str, str | LongText]]:
     """Without the documents whose numbers `repeated` (rising) holds."""
     place = 0
     for number, (name, text) in enumerate(texts):
@@ -255,7 +294,8 @@ def scan(job: tuple[Task, Recipe, str, bool], told: Told = lambda count: None) -
         columns, dtype = width(recipe.dedup)
         with part.open("wb") as file:
             for _, text in documents(task, recipe, Tally(), strict=strict, told=told):
-                file.write(sign(text).astype(dtype).tobytes())
+                signature = sign(text if isinstance(text, str) else text.pieces())
+                file.write(signature.astype(dtype).tobytes())
             file.flush()
             os.fsync(file.fileno())
         assert part.stat().st_size % (columns * np.dtype(dtype).itemsize) == 0
@@ -297,17 +337,19 @@ def make_shards(job: tuple[Task, Recipe, str, str], told: Told = lambda count: N
             with spool.open("wb+") as waiting:
                 sizes: list[int] = []
 
-                def training() -> Iterator[tuple[np.ndarray, int]]:
+                def training() -> Iterator[tuple[np.ndarray | Iterator[np.ndarray], int]]:
                     for name, text in texts:
                         if is_validation(name, recipe.val_fraction):
-                            sizes.append(waiting.write(text.encode()))
+                            sizes.append(sum(waiting.write(piece.encode()) for piece in pieces_of(text)))
                         else:
-                            yield _ids(text, tokenizer, name), len(text.encode())
+                            yield _ids(text, tokenizer, name), size_of(text)
 
-                def validation() -> Iterator[tuple[np.ndarray, int]]:
+                def validation() -> Iterator[tuple[np.ndarray | Iterator[np.ndarray], int]]:
                     waiting.seek(0)
                     for size in sizes:
-                        yield _ids(waiting.read(size).decode(), tokenizer, "the validation split"), size
+                        long = size >= LONG
+                        text = read_pieces(waiting, size) if long else waiting.read(size).decode()
+                        yield _ids(text, tokenizer, "the validation split"), size
 
                 shards = {}
                 for split, ids in zip(SPLITS, (training, validation), strict=True):
@@ -369,11 +411,24 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def _ids(text: str, tokenizer: Tokenizer, where: str) -> np.ndarray:
+def _ids(text: str | LongText | Iterator[str], tokenizer: Tokenizer, where: str) -> np.ndarray | Iterator[np.ndarray]:
+    """The ids of a document and its end; of a long one, an array for each of its pieces."""
+    if isinstance(text, str):
+        try:
+            return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    return ids_in_pieces(text.pieces() if isinstance(text, LongText) else text, tokenizer, True, where)
+
+
+def ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, where: str) -> Iterator[np.ndarray]:
+    """The ids of a document, an array for each of its pieces; the last is the end-of-text where it `ends`."""
     try:
-        return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
+        yield from encode_pieces(pieces, tokenizer)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+    if ends:
+        yield np.array([tokenizer.eot_id])
 
 
 class _own:  # noqa: N801
