@@ -63,6 +63,13 @@ class DataConfig:
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
     column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
+    encoding: str = "utf-8"  # of texts and of tables that are texts, by Python's name: cp1252, latin-1, utf-16
+    separator: str | None = (
+        None  # between the documents of one text file, such as <|endoftext|>; null: it is one document
+    )
+    on_error: str | None = (
+        None  # stop | skip, of what is no text; null: stop, or skip documents of a corpus above 100 MB
+    )
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
@@ -218,6 +225,13 @@ def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in names, "one of " + ", ".join(names)
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool("a".encode(name).decode(name))
+    except (LookupError, ValueError):
+        return False
+
+
 _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: value > 0, "above 0")
 _NOT_NEGATIVE: tuple[Callable[[Any], bool], str] = (lambda value: value >= 0, "0 or more")
 _SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -236,6 +250,11 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: ".." not in Path(value).parts and not Path(value).is_absolute(),
         "a path below data.dir",
     ),
+    "data.encoding": (
+        _is_encoding,
+        "one of Python's text encodings: utf-8, cp1252, latin-1, utf-16",
+    ),
+    "data.on_error": _choice("stop", "skip"),
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.batch_size": _POSITIVE,
     "data.batch_schedule": (

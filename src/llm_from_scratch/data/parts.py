@@ -21,7 +21,8 @@ from filelock import FileLock
 from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.engines import cores, run_tasks
-from llm_from_scratch.data.report import summed, write_report
+from llm_from_scratch.data.long import pieces_of, size_of
+from llm_from_scratch.data.report import summed, warn, write_report
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Recipe,
@@ -140,9 +141,9 @@ def _sample(work: Work, tasks: list[Task], limit: int | None, validation: bool =
         texts = documents(task, work.recipe, Tally())
         for name, text in unique(texts, repeats(work.building, task), "", Tally()):
             if is_validation(name, work.recipe.val_fraction) == validation:
-                yield text
+                yield from pieces_of(text)
                 if left is not None:
-                    left -= len(text.encode())
+                    left -= size_of(text)
                     if left <= 0:
                         break
 
@@ -223,6 +224,7 @@ def finish(
         "removed": summed(tally.removed for tally in tallies),
         "splits": splits,
     }
+    warn(work, tallies)
     write_report(work, tallies, splits)
     clear(work.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp")
     publish(work, manifest)

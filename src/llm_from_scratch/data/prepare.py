@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import mixture
 from llm_from_scratch.data.engines import run_tasks
+from llm_from_scratch.data.long import LongText, pieces_of, read_pieces
 from llm_from_scratch.data.parts import (
     build_shards,
     check_space,
@@ -42,22 +43,35 @@ from llm_from_scratch.data.parts import (
     refuse_if_tasks_run,
     what_all_need,
 )
-from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
-from llm_from_scratch.data.report import write_report
+from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared
+from llm_from_scratch.data.readers import ChangedFileError
+from llm_from_scratch.data.report import leaves_out, warn, write_report
 from llm_from_scratch.data.shards import write_shard
-from llm_from_scratch.data.sources import Source, open_source
+from llm_from_scratch.data.sources import Source
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Tally,
     documents,
+    ids_in_pieces,
     is_validation,
     locks_of,
     make_shards,
     repeats,
     split_document,
+    training_characters,
     unique,
 )
-from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, keeps_text, plan_work, publish
+from llm_from_scratch.data.work import (
+    CHECKSUMS,
+    FORMAT,
+    MANY_DOCUMENTS,
+    Work,
+    empty_split,
+    keeps_text,
+    open_corpus,
+    plan_work,
+    publish,
+)
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
@@ -109,6 +123,8 @@ def prepare(
     if data.mix is not None or data.corpora:
         return _prepare_mixture(data, tokenizer, reuse, wait, how, fetch, write)
     work = plan_work(data, tokenizer, reuse, fetch, write)
+    if is_first_rank():
+        work.source.warn_of_skipped()
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(work.folder)
     if not write:
@@ -124,6 +140,9 @@ def prepare(
             return open_prepared(work.folder)
     except Timeout:
         raise _busy(work.folder) from None
+    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
+        work.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+        raise
 
 
 def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfig) -> Prepared | None:
@@ -180,6 +199,8 @@ def _prepare_mixture(
     chosen = mixture.corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
     works = {name: plan_work(settings, tokenizer, reuse, fetch, write) for name, settings in chosen.items()}
+    for work in works.values() if is_first_rank() else ():
+        work.source.warn_of_skipped()
     facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = Path(data.dir) / data.name / f"prepared-{identity}"
@@ -252,14 +273,7 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
     for settings in corpora:
         if settings.download is not None or (settings.file is not None and settings.path is None):
             continue
-        source = open_source(
-            name=settings.name,
-            path=settings.path,
-            column=settings.column,
-            layouts=settings.layouts,
-            published=settings.published,
-            data_dir=Path(settings.dir),
-        )
+        source = open_corpus(settings, fetch=False)
         if settings is not data:
             continue
         if source.plain and "data.column" in given:
@@ -309,7 +323,7 @@ def _build(work: Work) -> None:
     finally:
         shutil.rmtree(locks_of(building), ignore_errors=True)
 
-    learned, held_out = (read_documents(building / f"{split}.txt") for split in SPLITS)
+    learned, held_out = (_learned_from(building / f"{split}.txt", work.tokenizer.kind) for split in SPLITS)
     tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size, held_out)
     tokenizer.save(building / "tokenizer")
 
@@ -322,7 +336,7 @@ def _build(work: Work) -> None:
         shard = f"{split}_00000"
         info = write_shard(
             building / shard,
-            _encode(read_documents(building / f"{split}.txt"), tokenizer, whole, f"{source.name}, {split} split"),
+            _encode(building / f"{split}.txt", tokenizer, whole, f"{source.name}, {split} split"),
             vocab_size=tokenizer.vocab_size,
             tokenizer=tokenizer.fingerprint,
         )
@@ -331,12 +345,14 @@ def _build(work: Work) -> None:
     if work.chooses:
         manifest["removed"] = tally.removed
         clear(building, "repeated_*.bin", "scan_*.bin")
+    if leaves_out(work, [tally]):
         write_report(work, [tally], splits)
+    warn(work, [tally])
     publish(work, manifest)
 
 
 def _write_splits(
-    building: Path, source: Source, texts: Iterable[tuple[str, str]], val_fraction: float, whole: bool
+    building: Path, source: Source, texts: Iterable[tuple[str, str | LongText]], val_fraction: float, whole: bool
 ) -> None:
     """Writes the cleaned text of both splits."""
     ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
@@ -344,29 +360,43 @@ def _write_splits(
         files = dict(zip(SPLITS, (train, val), strict=True))
         for name, text in texts:
             if whole:
-                parts = {"val" if is_validation(name, val_fraction) else "train": text}
+                in_training = 0 if is_validation(name, val_fraction) else len(text)
             else:
-                parts = dict(zip(SPLITS, split_document(text, val_fraction), strict=True))
-            for split, part in parts.items():
-                if part:
-                    written = files[split].write(part.encode())
-                    ends[split].append(ends[split][-1] + written)
+                in_training = training_characters(len(text), val_fraction)
+            written = dict.fromkeys(SPLITS, 0)
+            for piece in pieces_of(text):
+                for split, part in zip(SPLITS, (piece[:in_training], piece[in_training:]), strict=True):
+                    written[split] += files[split].write(part.encode())
+                in_training = max(0, in_training - len(piece))
+            for split, size in written.items():
+                if size:
+                    ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
         if len(ends[split]) == 1:
             raise empty_split(source, split, val_fraction)
         np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
 
 
-def _encode(
-    documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: str
-) -> Iterator[tuple[np.ndarray, int]]:
-    for text in documents:
-        try:
-            ids = tokenizer.encode_array(text)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        # A document that the split has cut in two has no end to be learned.
-        yield (np.append(ids, tokenizer.eot_id) if whole else ids), len(text.encode())
+def _learned_from(path: Path, kind: str) -> Iterator[str]:
+    """The text that a tokenizer learns from, in pieces; of characters, each once in a piece is enough."""
+    for _, pieces in _documents_in_pieces(path):
+        for piece in pieces:
+            yield piece if kind != "char" else "".join(set(piece))
+
+
+def _encode(path: Path, tokenizer: Tokenizer, whole: bool, where: str) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+    """The ids of the documents of a cleaned text; one that the split has cut in two has no end to be learned."""
+    for size, pieces in _documents_in_pieces(path):
+        yield ids_in_pieces(pieces, tokenizer, whole, where), size
+
+
+def _documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
+    """The bytes and the pieces of each document of a cleaned text, whose ends lie beside it."""
+    start = 0
+    with path.open("rb") as file:
+        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
+            yield end - start, read_pieces(file, end - start)
+            start = end
 
 
 def document_start(prepared: Prepared) -> int:

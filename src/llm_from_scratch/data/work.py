@@ -1,5 +1,6 @@
 """The settings of a corpus -> what is to be prepared, and where: the folder is named after all that its bytes depend on."""
 
+import codecs
 import hashlib
 import json
 import logging
@@ -12,7 +13,7 @@ from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.prepared import FILES, TEXT_FILES, manifest_sha256
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.shards import open_shard
-from llm_from_scratch.data.sources import Download, Source, open_source, roots
+from llm_from_scratch.data.sources import Download, Source, listed, open_source, roots
 from llm_from_scratch.data.tasks import SPLITS, Recipe, Task
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import publish as publish_folder
@@ -21,6 +22,7 @@ from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer, load_tokenizer,
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+CHECKSUMS = "checksums.json"  # beside the prepared folders: of the files of a large corpus, computed once
 KEEP_TEXT_BELOW = 100_000_000  # bytes of files: the cleaned text of more is not written beside its tokens
 # From so many documents on, whole ones go to the validation split; of fewer, the last part of each does.
 MANY_DOCUMENTS = 20
@@ -47,7 +49,8 @@ class Work:
     @property
     def chooses(self) -> bool:
         """Whether some documents are to be left out."""
-        return self.max_docs is not None or replace(self.recipe, column="", val_fraction=0) != Recipe("", 0)
+        read = replace(self.recipe, column="", val_fraction=0, encoding="utf-8", separator=None)
+        return self.max_docs is not None or replace(read, on_error=None) != Recipe("", 0) or read.on_error == "skip"
 
     @property
     def building(self) -> Path:
@@ -64,40 +67,21 @@ def plan_work(
     """
     data_dir = Path(data.dir)
     reuse = reuse or _given(tokenizer, data_dir, fetch)
-    source = open_source(
-        name=data.name,
-        path=data.path,
-        file=data.file,
-        url=data.url,
-        sha256=data.sha256,
-        must_contain=data.must_contain,
-        column=data.column,
-        layouts=data.layouts,
-        published=data.published,
-        download=data.download,
-        downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
-        connections=data.connections,
-        data_dir=data_dir,
-        fetch=fetch,
-    )
-    recipe = Recipe(
-        column=data.column,
-        val_fraction=data.val_fraction,
-        fraction=data.fraction,
-        subset_seed=data.subset_seed if data.fraction < 1 else 0,
-        min_chars=data.min_chars,
-        quality=chosen(data.quality),
-        dedup=data.dedup,
-        language=data.language,
-    )
+    recipe = selection(data)
+    source = open_corpus(data, fetch)
     if write:
         (data_dir / data.name).mkdir(parents=True, exist_ok=True)
     keep_text = keeps_text(data, source)
+    cache = None if keep_text else data_dir / data.name / CHECKSUMS
+    checksums, unreadable = _checksums(source, cache, data.on_error, write)
+    readable = [(name, path) for name, path in source.paths if name in checksums]
+    source = replace(source, paths=readable, skipped=source.skipped + unreadable)
+    fingerprint = hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
     if keep_text:
-        fingerprint, checksums = _fingerprint(source), {}
-    else:
-        checksums = _checksums(source, data_dir / data.name / "checksums.json", write)
-        fingerprint = hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for item in checksums.items():
+            digest.update(json.dumps(item).encode())
+        fingerprint = digest.hexdigest()
     facts: dict[str, Any] = {
         "format": FORMAT,
         "cleaning": CLEANING_VERSION,
@@ -122,6 +106,48 @@ def plan_work(
     tasks = _tasks(source, checksums, None if keep_text else data.shard_bytes)
     expected = data.documents if data.download and data.max_docs is None else None
     return Work(folder, source, facts, recipe, data.max_docs, tasks, tokenizer, reuse, expected)
+
+
+def selection(data: DataConfig) -> Recipe:
+    """The documents that the settings ask for, and how they are read."""
+    return Recipe(
+        column=data.column,
+        val_fraction=data.val_fraction,
+        fraction=data.fraction,
+        subset_seed=data.subset_seed if data.fraction < 1 else 0,
+        min_chars=data.min_chars,
+        quality=chosen(data.quality),
+        dedup=data.dedup,
+        language=data.language,
+        on_error=data.on_error,
+        encoding=codecs.lookup(data.encoding).name,
+        separator=data.separator,
+    )
+
+
+def open_corpus(data: DataConfig, fetch: bool) -> Source:
+    """The files of the corpus that the settings name.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    return open_source(
+        name=data.name,
+        path=data.path,
+        file=data.file,
+        url=data.url,
+        sha256=data.sha256,
+        must_contain=data.must_contain,
+        form=selection(data).form,
+        on_error=data.on_error,
+        layouts=data.layouts,
+        published=data.published,
+        download=data.download,
+        downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
+        connections=data.connections,
+        data_dir=Path(data.dir),
+        fetch=fetch,
+    )
 
 
 def _given(tokenizer: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
@@ -164,41 +190,49 @@ def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[
     return [Task(number, tuple(files)) for number, files in enumerate(groups)]
 
 
-def _checksums(source: Source, cache: Path, write: bool) -> dict[str, str]:
-    """The sha256 of every file, computed once for its size and time: a large corpus is not read at every start."""
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        known = known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
-        known = {}
-    found, keys, new = {}, {}, 0
+def _checksums(
+    source: Source, cache: Path | None, on_error: str | None, write: bool
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The sha256 of every file that can be read, by its name; (name, why) of the others.
+
+    Without a `cache`, "SIZE TIME" stands for the bytes of a file above 1 GB. With one, a checksum is computed once for a file's place,
+    size and time: a large corpus is not read at every start.
+    UserError: files that cannot be read, unless they are to be skipped.
+    """
+    known: dict[str, Any] = {}
+    if cache:
+        try:
+            loaded = json.loads(cache.read_text(encoding="utf-8"))
+            known = loaded if isinstance(loaded, dict) else {}
+        except (OSError, ValueError):
+            pass
+    found: dict[str, str] = {}
+    faults: list[tuple[str, str]] = []
+    new = 0
     for name, path in source.paths:
-        stat = path.stat()
-        keys[name] = key = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
-        if not isinstance(known.get(key), str):
-            if not new and stat.st_size > 10**8:
-                log.info("reading the files of %s once for their checksums", source.name)
-            with path.open("rb") as opened:
-                known[key] = hashlib.file_digest(opened, "sha256").hexdigest()
-            new += 1
-        found[name] = known[key]
-    if new and write:
+        try:
+            stat = path.stat()
+            if not cache:
+                found[name] = sha256(path) if stat.st_size <= 10**9 else f"{stat.st_size} {stat.st_mtime_ns}"
+                continue
+            key = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
+            if not isinstance(known.get(key), str):
+                if not new and stat.st_size > 10**8:
+                    log.info("reading the files of %s once for their checksums", source.name)
+                known[key] = sha256(path)
+                new += 1
+            found[name] = known[key]
+        except OSError as error:
+            faults.append((name, error.strerror or type(error).__name__))
+        except UserError:
+            faults.append((name, "no regular file"))
+    if faults and (on_error != "skip" or not found):
+        raise UserError(
+            f"{source.name}: cannot read {listed(faults)}: make it readable, or leave it out with data.on_error=skip"
+        )
+    if cache and new and write:
         write_file(cache, json.dumps(known, indent=1))
-    return found
-
-
-def _fingerprint(source: Source) -> str:
-    """Changes with any document's name or bytes; for a file above 1 GB its size and time stand for the bytes."""
-    digest = hashlib.sha256()
-    for document, path in source.paths:
-        stat = path.stat()
-        if stat.st_size > 10**9:
-            content = f"{stat.st_size} {stat.st_mtime_ns}"
-        else:
-            with path.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(json.dumps([document, content]).encode())
-    return digest.hexdigest()
+    return found, faults
 
 
 def publish(work: Work, manifest: dict[str, Any]) -> None:

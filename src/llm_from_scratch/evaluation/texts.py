@@ -149,6 +149,7 @@ def other_text(data: str, option: str = "--data") -> Text:
             source = open_source(name=data, path=data, data_dir=Path("data"))
         except ValueError as error:
             raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
+        source.warn_of_skipped()
     documents = tuple(clean(document.raw, document.name)[0] for document in source.documents())
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
 
