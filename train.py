@@ -3,6 +3,11 @@
 Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
 """
 
+from llm_from_scratch import signals
+
+if __name__ == "__main__":
+    signals.catch(end_with_reader=False)  # a training outlives the reader of its last line
+
 import logging
 import os
 from pathlib import Path
@@ -128,23 +133,23 @@ def main(composed: DictConfig) -> float:
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
     background = Background()
-    saver = Checkpoints(run_dir, prepared.tokenizer, background)
+    users = {name: instantiate(callback) for name, callback in composed.callbacks.items()}
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, users, config.callbacks)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
     samples = []
     if config.sample.max_new_tokens:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
     average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
     patience = [Patience(config.optim)] if config.optim.patience else []
-    users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [
+        Signals(saver),
         metrics,
         ProgressLine(metrics, config.trainer.progress),
         *average,
         *samples,
         *patience,
-        *users,
+        *users.values(),
         saver,
-        Signals(saver),
     ]
     trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
     micro = micro_batches(trainer, config)

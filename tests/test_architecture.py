@@ -18,10 +18,11 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 
 # Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
 ANYTHING = "*"
-GROUND = ["errors", "files"]  # below everything: any module may import them
+GROUND = ["errors", "files", "signals"]  # below everything: any module may import them
 MAY_IMPORT = {
     "errors": [],
     "files": [],
+    "signals": [],
     "model": [],
     "tokenizer": [],
     "data.clean": [],

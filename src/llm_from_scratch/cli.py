@@ -3,20 +3,23 @@
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 
 PASSAGES = 20  # continued in a report
 
 
+@signals.ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
+    if arguments is None:
+        signals.catch()
     parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -448,6 +451,6 @@ def demo(options: argparse.Namespace) -> None:
     )
     for step in steps:
         print("$ python " + " ".join(f'"{word}"' if word.endswith(" ") else word for word in step[1:]), file=sys.stderr)
-        status = subprocess.run(step, check=False).returncode
+        status = signals.run_child(step)
         if status:
             raise SystemExit(status)

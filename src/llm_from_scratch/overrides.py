@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError, first_line
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
@@ -89,6 +90,9 @@ def stop(error: BaseException) -> None:
     Raises:
         SystemExit: always; the error itself where HYDRA_FULL_ERROR=1 asks for the traceback.
     """
+    number = signals.interrupted()
+    if number is not None:  # a library may make an ImportError of a KeyboardInterrupt
+        raise SystemExit(128 + number)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     memory = out_of_memory(error)
@@ -131,6 +135,7 @@ def command(
             except Exception as error:
                 stop(error)
 
+        @signals.ending()
         def program() -> None:
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):

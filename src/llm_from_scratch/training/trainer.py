@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
@@ -25,8 +25,10 @@ from llm_from_scratch.checkpoint import Background, load_state, save_state, veri
 from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.training.loggers import make_loggers
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
+from llm_from_scratch.training.states import plain_state, user_state
 
 
 class StateFolders(CheckpointIO):
@@ -42,7 +44,7 @@ class StateFolders(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
-        self.background.submit(save_state, checkpoint, Path(path), self.facts)
+        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""
@@ -52,7 +54,7 @@ class StateFolders(CheckpointIO):
                 raise UserError(
                     f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
                 )
-        return load_state(Path(path))
+        return user_state(load_state(Path(path)))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder."""
@@ -152,7 +154,7 @@ def build_trainer(
         "val_check_interval": settings.val_check_interval,
         "num_sanity_val_steps": 0,
         "gradient_clip_val": settings.gradient_clip_val,
-        "logger": _loggers(config, run_dir, first_step),
+        "logger": make_loggers(config.logger, run_dir, first_step, bool(config.resume)),
         "callbacks": callbacks,
         "plugins": [states],
         "profiler": profiler,
@@ -165,6 +167,8 @@ def build_trainer(
     trainer = lightning.Trainer(**(arguments | settings.extra))
     # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
+    # Its handlers log and send messages between processes at whatever moment a signal comes.
+    trainer._signal_connector.register_signal_handlers = _no_question  # type: ignore[method-assign]
     return trainer
 
 
@@ -216,26 +220,6 @@ def precision(settings: TrainerConfig) -> str:
     if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "32-true"
-
-
-def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
-    made: list[Logger] = []
-    for name in config.logger:
-        if name == "tensorboard":
-            # Points after the checkpoint come again: TensorBoard forgets the old ones.
-            made.append(
-                TensorBoardLogger(
-                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if config.resume else None
-                )
-            )
-        elif name == "csv":
-            made.append(CSVLogger(run_dir, name="csv", version=f"from_step_{first_step}"))  # it empties its folder
-        elif name == "wandb":
-            try:
-                made.append(WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name))
-            except ModuleNotFoundError:
-                raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
-    return made
 
 
 def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[str, Any]) -> None:
