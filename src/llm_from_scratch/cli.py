@@ -15,7 +15,7 @@ from llm_from_scratch.overrides import stop
 PASSAGES = 20  # continued in a report
 
 
-@signals.ending()
+@signals.ending
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
     if arguments is None:

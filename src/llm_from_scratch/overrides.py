@@ -135,7 +135,7 @@ def command(
             except Exception as error:
                 stop(error)
 
-        @signals.ending()
+        @signals.ending
         def program() -> None:
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):

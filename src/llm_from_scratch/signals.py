@@ -5,19 +5,22 @@ and Ctrl-C), and a write would then raise in the middle of whatever runs. Traini
 between two steps; everything else ends at once.
 """
 
+from __future__ import annotations
+
 import errno
 import io
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+
+# Few imports: until `catch` has run, Ctrl-C is a traceback.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+    from typing import Any
 
 NAMES = (
     "SIGINT",
@@ -29,14 +32,14 @@ READER_LEFT = 128 + 13  # the status of a program whose standard output has no r
 TWIN = 0.2  # seconds within which a second signal is the first one again, sent to the group and to the process
 
 
-@dataclass
 class _State:
-    received: int | None = None  # the signal that this process is to end for
-    since: float = 0.0
-    held: bool = False  # a loop asks for `received` between two steps
-    raised: bool = False  # KeyboardInterrupt is on its way
-    over: bool = False  # the interpreter is about to end: there is nothing left to tidy up
-    before: dict[int, Any] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.received: int | None = None  # the signal that this process is to end for
+        self.since = 0.0
+        self.held = False  # a loop asks for `received` between two steps
+        self.raised = False  # KeyboardInterrupt is on its way
+        self.over = False  # the interpreter is about to end: there is nothing left to tidy up
+        self.before: dict[int, Any] = {}
 
 
 _state = _State()
@@ -80,24 +83,23 @@ def interrupted() -> int | None:
     return _state.received if _state.raised else None
 
 
-@contextmanager
-def ending() -> Iterator[None]:
-    """A program's outermost frame: an interruption becomes the exit status 128 + number, without a traceback.
+def ending(program: Callable[..., None]) -> Callable[..., None]:
+    """Makes a function a program's outermost frame: an interruption becomes the exit status 128 + number, without a traceback."""
 
-    Raises:
-        SystemExit: for an interruption.
-    """
-    try:
-        yield
-        _flush()
-    except BaseException as error:
-        number = interrupted() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
-        _flush()
-        if number is None:
-            raise
-        raise SystemExit(128 + number) from None
-    finally:
-        _state.over = True
+    def run(*arguments: Any) -> None:
+        try:
+            program(*arguments)
+            _flush()
+        except BaseException as error:
+            number = interrupted() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+            _flush()
+            if number is None:
+                raise
+            raise SystemExit(128 + number) from None
+        finally:
+            _state.over = True
+
+    return run
 
 
 def run_child(command: Sequence[str]) -> int:
@@ -105,6 +107,8 @@ def run_child(command: Sequence[str]) -> int:
 
     `subprocess.run` would kill it a quarter of a second after Ctrl-C, in the middle of its last checkpoint.
     """
+    import subprocess
+
     early: list[int] = []
     process: list[subprocess.Popen[bytes]] = []
 
@@ -128,8 +132,6 @@ def run_child(command: Sequence[str]) -> int:
 
 def _numbers() -> list[int]:
     """The signals to take: all that this system has, but for those that were ignored from the start (`nohup`, `&`)."""
-    if threading.current_thread() is not threading.main_thread():
-        return []
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
 
@@ -137,7 +139,10 @@ def _numbers() -> list[int]:
 def _install() -> None:
     for number in _numbers():
         if signal.getsignal(number) is not _handle:
-            _state.before[number] = signal.signal(number, _handle)
+            try:
+                _state.before[number] = signal.signal(number, _handle)
+            except ValueError:
+                return  # another thread than the main one: signals are not its matter
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -166,7 +171,7 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     """An interruption that comes within a destructor would be printed and forgotten."""
     if isinstance(lost.exc_value, KeyboardInterrupt) and _state.raised:
         os._exit(128 + (_state.received or signal.SIGINT))
@@ -212,5 +217,7 @@ def _guarded(stream: Any, ends: bool) -> Any:
 def _flush() -> None:
     """Writes what is left, so that a reader who has left is met here and not in the interpreter's last moments."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(ValueError, OSError, AttributeError):
+        try:  # noqa: SIM105 -- contextlib is one more import
             stream.flush()
+        except (ValueError, OSError, AttributeError):  # closed, full, or none
+            pass

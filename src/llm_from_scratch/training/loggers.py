@@ -76,6 +76,15 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(run_dir, name="", version="tensorboard", purge_step=purge)
         self.earlier = sorted((run_dir / "tensorboard").glob(f"{EVENTS}*"))
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """After training the file stays open for the table of runs: a clock that was set back would put a second file first."""
+        if status == "success":
+            self.experiment.flush()
+            self.save()
+        else:
+            super().finalize(status)
+
     def rewind(self, step: int) -> None:
         """Makes one file of those of earlier processes, with the points up to `step`."""
         if not self.earlier:

@@ -233,6 +233,8 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
         elif isinstance(logger, WandbLogger):
             logger.log_hyperparams(settings | metrics)
         logger.finalize("success")
+        if isinstance(logger, TensorBoardLogger):
+            logger.finalize("closed")
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config) -> int:
