@@ -133,7 +133,7 @@ def main(composed: DictConfig) -> float:
     facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
     background = Background()
-    users = {name: instantiate(callback) for name, callback in composed.callbacks.items()}
+    users = {name: instantiate(callback) for name, callback in config.callbacks.items()}
     saver = Checkpoints(run_dir, prepared.tokenizer, background, users, config.callbacks)
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
     samples = []

@@ -299,7 +299,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
                     OmegaConf.update(result, f"{key}.{name}", config[key][name], force_add=True)
                 continue
         if not key.startswith("hydra"):
-            OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
+            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False, force_add=True)
     defaults = asdict(Config())  # a run may be older than a setting
     run = OmegaConf.merge(as_config(defaults), as_config(saved))
     fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in defaults[group]]
