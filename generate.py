@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from llm_from_scratch import signals
+
+if __name__ == "__main__":
+    signals.catch()
+
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

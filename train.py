@@ -3,6 +3,11 @@
 Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
 """
 
+from llm_from_scratch import signals
+
+if __name__ == "__main__":
+    signals.catch(end_with_reader=False)  # a training outlives the reader of its last line
+
 import logging
 import os
 import sys
@@ -227,7 +232,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     if state:
         states.compare(state)
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
-    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"])
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"], users, config.callbacks)
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
@@ -238,6 +243,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     patience = [Patience(config.optim)] if config.optim.patience else []
     callbacks = [
         Ownership(claim),
+        Signals(saver),
         metrics,
         ProgressLine(metrics, config.trainer.progress),
         *average,
@@ -245,7 +251,6 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         *patience,
         *users.values(),
         saver,
-        Signals(saver),
     ]
     trainer = build_trainer(config, run_dir, callbacks, first_step, states)
     micro = micro_batches(trainer, config, state)

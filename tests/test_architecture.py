@@ -18,12 +18,13 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 
 # Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
 ANYTHING = "*"
-GROUND = ["errors", "files", "pages", "places", "terminal"]  # below everything: any module may import them
+GROUND = ["errors", "files", "pages", "places", "signals", "terminal"]  # below everything: any module may import them
 MAY_IMPORT = {
     "errors": [],
     "files": [],
     "pages": [],
     "places": [],
+    "signals": [],
     "terminal": [],
     "model": [],
     "tokenizer": [],

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 from llm_from_scratch.places import config_dir, user_path
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 PASSAGES = 20  # continued in a report
 
 
+@signals.ending
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
     use_utf8()
+    if arguments is None:
+        signals.catch()
     parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -449,6 +452,6 @@ def demo(options: argparse.Namespace) -> None:
     )
     for script, *words in steps:
         print("$ " + shell("python", script, *words), file=sys.stderr)
-        status = subprocess.run([sys.executable, str(project / script), *words], check=False).returncode
+        status = signals.run_child([sys.executable, str(project / script), *words])
         if status:
             raise SystemExit(status)

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.places import PATHS, expanded
 from llm_from_scratch.terminal import printable, quote, use_utf8
@@ -107,6 +108,9 @@ def stop(error: BaseException) -> None:
     Raises:
         SystemExit: always; the error itself where HYDRA_FULL_ERROR=1 asks for the traceback.
     """
+    number = signals.interrupted()
+    if number is not None:  # a library may make an ImportError of a KeyboardInterrupt
+        raise SystemExit(128 + number)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     line, status = explained(error)
@@ -156,6 +160,7 @@ def command(
                     return _failed(error, config)
                 stop(error)
 
+        @signals.ending
         def program() -> None:
             use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.

@@ -3,14 +3,12 @@
 The step itself never waits for them: losses stay on the device, and are read every `log_every_n_steps` optimizer steps.
 """
 
+import json
 import logging
 import math
-import os
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
@@ -19,8 +17,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import (
     Background,
+    checkpoints,
     model_facts,
     prune_states,
     read_rows,
@@ -34,8 +34,10 @@ from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.terminal import argument, console, shell
 from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.training.loggers import flush, rewind
 from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.sharded import whole_model
+from llm_from_scratch.training.states import plain_state
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Metrics(Callback):
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
                 write_file(path, "".join(map(row_line, rows)))
+            rewind(trainer.loggers, trainer.global_step)
         self.since = time.perf_counter()
 
     def on_train_batch_end(
@@ -246,7 +249,12 @@ class Patience(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """A run that had stopped stops again, unless it is given more patience."""
         pl_module.lr_scale = self.optim.plateau_factor**self.lowered
-        trainer.should_stop = self.waited >= (self.optim.patience or math.inf)
+        trainer.should_stop = self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many validations as `optim.patience` came without a lower loss."""
+        return self.waited >= (self.optim.patience or math.inf)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Counts; every process comes to the same."""
@@ -275,18 +283,31 @@ class Checkpoints(Callback):
 
     KEPT = 2
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer, background: Background, data: str | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        tokenizer: Tokenizer,
+        background: Background,
+        data: str,
+        users: dict[str, Callback],
+        settings: dict[str, Any],
+    ) -> None:
         self.run_dir, self.tokenizer, self.background = run_dir, tokenizer, background
         self.data = data  # the fingerprint of the prepared text
-        self.best = float("inf")
+        self.users, self.settings = users, {name: json.dumps(settings[name], sort_keys=True) for name in users}
+        self.best, self.saved, self.stopped = float("inf"), 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best validation loss so far."""
-        return {"best": self.best}
+        """The best validation loss so far; whether a callback of the user's has stopped the run, and their settings."""
+        return {"best": self.best, "stopped": self.stopped, "users": self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from it, or from what is in `model/` where that is worse: then the next better validation replaces it."""
+        """Goes on from there, or from what is in `model/` where that is worse: then the next better validation replaces it.
+
+        A run that a callback has stopped stays so for as long as the callbacks are the same.
+        """
         self.best = float(state_dict["best"])
+        self.stopped = state_dict.get("stopped", False) and state_dict["users"] == self.settings
         try:
             held = float(model_facts(self.run_dir)["loss"])
         except UserError as error:
@@ -299,6 +320,28 @@ class Checkpoints(Callback):
                     *(self.run_dir / "model", held, self.best),
                 )
             self.best = held
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A callback whose settings were changed begins anew: its old state would bring the old ones back."""
+        states = checkpoint["callbacks"]
+        before = states.get(self.state_key, {}).get("users", {})
+        for name, callback in self.users.items():
+            if before.get(name, self.settings[name]) != self.settings[name] and states.pop(callback.state_key, None):
+                log.info("callbacks.%s has other settings than before: it begins anew", name)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Finds a state that no checkpoint can hold before the first step rather than at the first validation."""
+        for name, callback in self.users.items():
+            plain_state(callback.state_dict(), f"callbacks.{name}")
+        if self.stopped:
+            trainer.should_stop = True
+            log.info(
+                "a callback stopped this run at step %d; it goes on when callbacks.* are others: %s",
+                trainer.global_step,
+                ", ".join(self.users),
+            )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -322,6 +365,8 @@ class Checkpoints(Callback):
                 weights = dict(model.named_parameters())
                 with pl_module.averaged():
                     self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
+        plateau = any(isinstance(other, Patience) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]
+        self.stopped = trainer.should_stop and trainer.global_step < trainer.max_steps and not plateau
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -329,13 +374,12 @@ class Checkpoints(Callback):
         folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
             # What was logged up to here must be as durable as the state: it does not come again.
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.flush()
+            flush(trainer.loggers)
             for name in ("metrics.jsonl", "samples.md"):
                 if (self.run_dir / name).exists():
                     sync(self.run_dir / name)
         trainer.save_checkpoint(folder)
+        self.saved = trainer.global_step
         if trainer.is_global_zero:
             self.background.submit(prune_states, self.run_dir, self.KEPT)
 
@@ -353,49 +397,63 @@ class Checkpoints(Callback):
 
 
 class Signals(Callback):
-    """SIGTERM, Ctrl-C and SLURM's warning finish the step, save and end the run with 128 + the signal's number."""
+    """A signal finishes the step with its validation, saves and ends the run with 128 + the signal's number.
 
-    NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+    It is the first callback: when the state is saved, none has begun the next step.
+    """
 
     def __init__(self, saver: Checkpoints) -> None:
-        self.saver = saver
-        self.received: int | None = None
-        self.before: dict[int, Any] = {}
+        self.saver, self.told = saver, False
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Takes the place of Lightning's handlers, which save nothing or in the middle of a step."""
-        for name in self.NAMES:
-            number = getattr(signal, name, None)  # Windows has no SIGUSR1
-            if number is not None:
-                self.before[number] = signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
-        self.received = number
-        os.write(2, b"stopping: this step is finished and saved first\n")
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Holds signals back from here on."""
+        self.saver.saved = trainer.global_step
+        signals.hold()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Says that the signal has come: a handler must not."""
+        if signals.received() and not self.told and trainer.is_global_zero:
+            self.told = True
+            log.warning("stopping: this step is finished and saved first")
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Saves and leaves between two optimizer steps; the last step ends the run by itself."""
-        if trainer.global_step >= trainer.max_steps or not stepped(trainer, batch_idx):
+        if batch_idx % trainer.accumulate_grad_batches:
             return
-        received = self.received or 0
+        received = signals.received() or 0
         if trainer.world_size > 1:
             if trainer.global_step % 10:
                 return  # the ranks must agree, and asking costs a message
             number = torch.tensor(received, device=pl_module.device)
             received = int(trainer.strategy.reduce(number, reduce_op="max").item())
-        if received:
+        if not received:
+            return
+        if self.saver.saved != trainer.global_step:
             self.saver.save(trainer)
+        self.saver.background.wait()
+        # Lightning kills the first process soon after another one has ended: none may end before the first has saved.
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            log.warning("stopped at step %d; go on with: %s", trainer.global_step, self._command())
+        sys.exit(128 + received)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """A second Ctrl-C leaves in the middle of a step."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             self.saver.background.wait()
-            again = shell("python", "train.py", f"resume={argument(self.saver.run_dir)}")
-            log.warning("stopped at step %d; go on with: %s", trainer.global_step, again)
-            sys.exit(128 + received)
+            found = checkpoints(self.saver.run_dir)
+            step = int(found[0].name.removeprefix("step_")) if found else 0
+            log.warning("left in step %d; go on from step %d with: %s", trainer.global_step + 1, step, self._command())
+
+    def _command(self) -> str:
+        return shell("python", "train.py", f"resume={argument(self.saver.run_dir)}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the signals back."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        signals.release()

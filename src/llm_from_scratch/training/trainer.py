@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
@@ -29,8 +29,10 @@ from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.terminal import quote
+from llm_from_scratch.training.loggers import make_loggers
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
+from llm_from_scratch.training.states import plain_state, user_state
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +50,13 @@ class StateFolders(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
-        self.background.submit(save_state, checkpoint, Path(path), self.facts)
+        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""
         self.background.wait()
         self.compare(Path(path))
-        return load_state(Path(path))
+        return user_state(load_state(Path(path)))
 
     def compare(self, path: Path) -> None:
         """Refuses a checkpoint of other data or of another tokenizer.
@@ -342,7 +344,7 @@ def build_trainer(
         profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
     trainer = lightning.Trainer(
         **_arguments(config),
-        logger=_loggers(config, run_dir, first_step),
+        logger=make_loggers(config.logger, run_dir, first_step, bool(config.resume)),
         callbacks=callbacks,
         plugins=[states],
         profiler=profiler,
@@ -350,6 +352,8 @@ def build_trainer(
     )
     # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
+    # Its handlers log and send messages between processes at whatever moment a signal comes.
+    trainer._signal_connector.register_signal_handlers = _no_question  # type: ignore[method-assign]
     return trainer
 
 
@@ -427,23 +431,6 @@ def precision(settings: TrainerConfig) -> str:
     return "32-true"
 
 
-def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
-    made: list[Logger] = []
-    for name in config.logger:
-        if name == "tensorboard":
-            # Points after the checkpoint come again: TensorBoard forgets the old ones.
-            made.append(
-                TensorBoardLogger(
-                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if config.resume else None
-                )
-            )
-        elif name == "csv":
-            made.append(CSVLogger(run_dir, name="csv", version=f"from_step_{first_step}"))  # it empties its folder
-        elif name == "wandb":
-            made.append(WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name))
-    return made
-
-
 def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[str, Any]) -> None:
     """The settings beside the best validation, for TensorBoard's and wandb's tables of runs."""
     settings = {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
@@ -455,6 +442,8 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
         elif isinstance(logger, WandbLogger):
             logger.log_hyperparams(settings | metrics)
         logger.finalize("success")
+        if isinstance(logger, TensorBoardLogger):
+            logger.finalize("closed")
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
