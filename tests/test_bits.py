@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import REPO, SMALL, run, story
 
-from llm_from_scratch.checkpoint import load_model, load_state, newest_state, read_rows
+from llm_from_scratch.checkpoint import line_checksums, load_model, load_state, newest_state, read_rows
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig, check, read_run
 from llm_from_scratch.data.prepare import SPLITS, prepare
 from llm_from_scratch.data.prepared import open_prepared
@@ -63,8 +64,9 @@ def reader(name: str) -> Callable[[Path], Any]:
         return prepared(rest.split("/")[1])
     if rest == "config.yaml":
         return lambda folder: check(read_run(folder / "run"), Config)
-    if rest.endswith(".jsonl"):
-        return lambda folder: read_rows(folder / name)
+    rows = re.fullmatch(r"\.?(\w+\.jsonl)(\.crc32)?", rest)  # the rows, or the checksums that they are held against
+    if rows:
+        return lambda folder: read_rows(folder / "run" / rows[1])
     if rest == "samples.md":  # a record of text: it is read as far as it goes
         return lambda folder: len(_sections(folder / name)) and None
     return {"model": model, "checkpoints": state}[rest.split("/")[0]]
@@ -137,6 +139,7 @@ def test_a_thousand_flipped_bits(whole: Path, tmp_path: Path, caplog: pytest.Log
 
 def test_every_whole_row_is_recovered(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "metrics.jsonl"
+    line_checksums(path).write_bytes(line_checksums(whole / "run/metrics.jsonl").read_bytes())
     lines = (whole / "run/metrics.jsonl").read_bytes().splitlines(keepends=True)
     rows = read_rows(whole / "run/metrics.jsonl")
     path.write_bytes(b"".join([lines[0], b"\xff" + lines[1][1:], *lines[2:]]))

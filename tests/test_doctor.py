@@ -13,7 +13,7 @@ from conftest import REPO, Process, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch import doctor
-from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, row_line
+from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, write_rows
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
 
@@ -134,7 +134,7 @@ def test_a_model_that_a_failed_write_left_behind(sound: Path) -> None:
     rows = read_rows(sound / "run/metrics.jsonl")
     held = load_model(sound / "run").step
     better = [row | {"loss": 0.5} if row["split"] == "val" and row["step"] != held else row for row in rows]
-    (sound / "run/metrics.jsonl").write_text("".join(map(row_line, better)), encoding="utf-8")
+    write_rows(sound / "run/metrics.jsonl", better)
     (found,) = about("run", "fault")
     assert f"of step {held}, where step" in found.what
     assert "had a better validation: a write has failed" in found.what

@@ -2,7 +2,7 @@
 
     checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors, manifest.json (sizes, sha256)
     model/                       model.safetensors, config.json, the tokenizer's files
-    metrics.jsonl timing.jsonl   rows, each with a checksum of its own
+    metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, .timing.jsonl.crc32
 
 No pickle anywhere: a file from a stranger can be wrong, and cannot run anything. Every file has a checksum that is checked
 where the file is read; the manifests, model settings and rows of version 0.1 have none and are read as they stand.
@@ -15,7 +15,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
+from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256, write_file
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import quote
@@ -40,7 +40,7 @@ PICKLES = (".pt", ".pth", ".ckpt")
 STEP = re.compile(r"step_\d{8,}")
 # The temporary names of what a run writes, with and without the random part that keeps them apart.
 LEFTOVER = re.compile(
-    r"\.(building|old)-(config\.yaml|metrics\.jsonl|timing\.jsonl|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
+    r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
 )
 MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
 # What files that keep their checksums, and were never written by this program, make their parsers raise.
@@ -485,13 +485,28 @@ def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
             parameter.copy_(weights[name])
 
 
-def row_line(row: dict[str, Any]) -> str:
-    """A row as a line of a .jsonl file, with the checksum that `read_rows` holds it against."""
-    return json.dumps(row | {"crc": _crc(row)}) + "\n"
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replaces a .jsonl file of rows, and the checksums of its lines, at once and durably."""
+    lines = [json.dumps(row) for row in rows]
+    write_file(path, "".join(f"{line}\n" for line in lines))
+    write_file(line_checksums(path), "".join(f"{_crc(line.encode())}\n" for line in lines))
 
 
-def _crc(row: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(row).encode()):08x}"
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row to a .jsonl file; its checksum goes first, so that no kill leaves a row without one."""
+    line = json.dumps(row)
+    for file, content in ((line_checksums(path), _crc(line.encode())), (path, line)):
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(f"{content}\n")
+
+
+def line_checksums(path: Path) -> Path:
+    """The file of the checksums of a .jsonl file's lines, beside it: the rows themselves hold nothing but their values."""
+    return path.with_name(f".{path.name}.crc32")
+
+
+def _crc(line: bytes) -> str:
+    return f"{zlib.crc32(line):08x}"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -510,6 +525,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The rows of a .jsonl file and the numbers, from 1, of its damaged lines.
 
+    A line is held against the checksums beside the file; version 0.1 wrote none.
+
     Raises:
         UserError: `path` leads out of its folder, or is no regular file.
     """
@@ -521,12 +538,16 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         *lines, rest = re.split(rb"\n|(?<=\}).(?=\{)", file.read())
     if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
         lines.append(rest)
-    found = [_row(line) for line in lines]
-    summed = any(row and "crc" in row for row in found)  # version 0.1 wrote none
+    sums = line_checksums(path)
+    known = None
+    if sums.exists():
+        refuse_links(sums, path.parent)
+        with open_regular(sums) as file:
+            known = set(file.read().split())
     rows, bad = [], []
-    for number, row in enumerate(found, 1):
-        crc = row.pop("crc", None) if row else None
-        if row is None or (summed and crc != _crc(row)):
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is None or (known is not None and _crc(line).encode() not in known):
             bad.append(number)
         else:
             rows.append(row)

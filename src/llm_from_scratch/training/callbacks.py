@@ -20,13 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import (
     Background,
+    append_row,
     checkpoints,
+    line_checksums,
     model_facts,
     prune_states,
     read_rows,
     remove_leftovers,
-    row_line,
     save_model,
+    write_rows,
 )
 from llm_from_scratch.config import OptimConfig, SampleConfig
 from llm_from_scratch.errors import UserError
@@ -63,7 +65,7 @@ class Metrics(Callback):
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
-                write_file(path, "".join(map(row_line, rows)))
+                write_rows(path, rows)
             rewind(trainer.loggers, trainer.global_step)
         self.since = time.perf_counter()
 
@@ -109,8 +111,7 @@ class Metrics(Callback):
         for path, line in ((self.path, row), (self.timing, timing)):
             if not line:
                 continue
-            with path.open("a", encoding="utf-8") as file:
-                file.write(row_line(line))
+            append_row(path, line)
         values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
         for logger in trainer.loggers:
@@ -375,9 +376,10 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             # What was logged up to here must be as durable as the state: it does not come again.
             flush(trainer.loggers)
-            for name in ("metrics.jsonl", "samples.md"):
-                if (self.run_dir / name).exists():
-                    sync(self.run_dir / name)
+            rows = self.run_dir / "metrics.jsonl"
+            for path in (line_checksums(rows), rows, self.run_dir / "samples.md"):
+                if path.exists():
+                    sync(path)
         trainer.save_checkpoint(folder)
         self.saved = trainer.global_step
         if trainer.is_global_zero:
