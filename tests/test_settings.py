@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -468,15 +467,23 @@ def test_a_diverging_run_stands_in_the_table(copy: Path, program: Program) -> No
     assert (copy / "sweep/1/curves.png").exists()
 
 
-def test_a_run_waits_while_another_process_prepares_its_text(copy: Path, program: Program) -> None:
+def test_a_run_waits_while_another_process_prepares_its_text(
+    copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (prepared,) = (path for path in (copy / "data/text").glob("prepared-*") if path.is_dir())
     shutil.rmtree(prepared)
-    held = threading.Event()
+    held, waits, said_so = threading.Event(), threading.Event(), []
+
+    def info(line: str, *values: Any) -> None:
+        said_so.append(line % values)
+        waits.set()
+
+    monkeypatch.setattr("llm_from_scratch.data.prepare.log", SimpleNamespace(info=info))
 
     def hold() -> None:
         with FileLock(f"{prepared}.lock"):
             held.set()
-            time.sleep(3)
+            waits.wait(60)
 
     other = threading.Thread(target=hold)
     other.start()
@@ -484,7 +491,7 @@ def test_a_run_waits_while_another_process_prepares_its_text(copy: Path, program
     status, said = program(copy, *SMALL, "trainer.max_steps=1", "run_dir=other")
     other.join()
     assert status == 0, said
-    assert "is being prepared by another process: this one waits for it" in said
+    assert said_so == [f"{prepared.relative_to(copy)} is being prepared by another process: this one waits for it"]
 
 
 @pytest.mark.slow

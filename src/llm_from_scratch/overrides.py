@@ -169,6 +169,7 @@ def command(
                     sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
+            SweepTable.failures = 0
             hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
             if SweepTable.failures:
                 raise SystemExit(1)
