@@ -131,9 +131,10 @@ def run_child(command: Sequence[str]) -> int:
 
 
 def _numbers() -> list[int]:
-    """The signals to take: all that this system has, but for those that were ignored from the start (`nohup`, `&`)."""
+    """The signals to take: all that this system has, but for a SIGHUP that `nohup` has ignored."""
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    hangup = getattr(signal, "SIGHUP", None)
+    return [number for number in numbers if number != hangup or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _install() -> None:
