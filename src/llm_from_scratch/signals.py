@@ -68,8 +68,7 @@ def release() -> None:
     """Gives the signals back to where they were before `hold`."""
     _state.held = False
     if sys.unraisablehook is not _unraisable:  # nobody called `catch`: this process is not ours
-        for number, handler in _state.before.items():
-            signal.signal(number, handler)
+        _restore(_state.before)
         _state.before, _state.received, _state.raised = {}, None, False
 
 
@@ -126,14 +125,14 @@ def run_child(command: Sequence[str]) -> int:
         status = process[0].wait()
         return status if status >= 0 else 128 - status
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
 
 
 def _numbers() -> list[int]:
-    """The signals to take: all that this system has, but for those that were ignored from the start (`nohup`, `&`)."""
+    """The signals to take: all that this system has, but for a SIGHUP that `nohup` has ignored."""
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    hangup = getattr(signal, "SIGHUP", None)
+    return [number for number in numbers if number != hangup or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _install() -> None:
@@ -143,6 +142,11 @@ def _install() -> None:
                 _state.before[number] = signal.signal(number, _handle)
             except ValueError:
                 return  # another thread than the main one: signals are not its matter
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: one of a C library's
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

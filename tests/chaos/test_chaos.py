@@ -427,7 +427,10 @@ SAVE = ("state rename 2 before", "model write 1 amid", "metrics rename 1 after",
         ("mixture", (*SAVE, "training +0.3")),
         ("mask", (*SAVE, "training +0.1")),
         ("two", ("start +4", "validation call 3 before", "state rename 2 before", "forward call 12 before")),
-        ("tokens", ("curves rename 1 before", "curves rename 1 after", "curves fsync 3 before", "curves write 1 amid")),
+        (
+            "tokens",
+            (STEADY, "curves rename 1 before", "curves rename 1 after", "curves fsync 3 before", "curves write 1 amid"),
+        ),
     ],
 )
 def test_fault_01_killed_with_what_others_keep_and_clocks_that_jump(

@@ -448,7 +448,10 @@ class Signals(Callback):
     ) -> None:
         """A second Ctrl-C leaves in the middle of a step."""
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            self.saver.background.wait()
+            try:
+                self.saver.background.wait()
+            except Exception as error:
+                log.warning("the last checkpoint was not written: %s", error)
             found = checkpoints(self.saver.run_dir)
             step = int(found[0].name.removeprefix("step_")) if found else 0
             log.warning("left in step %d; go on from step %d with: %s", trainer.global_step + 1, step, self._command())
