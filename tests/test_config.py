@@ -57,6 +57,8 @@ def callback(target: str, **more: Any) -> dict[str, Any]:
         callback("os.system", command="true"),
         callback("lightning.pytorch.callbacks.early_stopping.os.system", command="true"),
         callback("lightning.pytorch.callbacks.ModelCheckpoint", dirpath="/"),
+        callback("llm_from_scratch.training.callbacks.Samples", run_dir="/"),
+        callback("evil.Evil"),
         callback("lightning.pytorch.callbacks.LambdaCallback"),
         callback("lightning.pytorch.callbacks.EarlyStopping", monitor={"_target_": "os.system"}),
         callback("lightning.pytorch.callbacks.EarlyStopping", monitor=[{"one": {"_target_": "os.system"}}]),
@@ -67,6 +69,17 @@ def test_code_of_a_strangers_is_not_run(settings: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match="callbacks.x: a run folder may be a stranger's, and this would run"):
         refuse_foreign_code(settings, asdict(Config()))
     refuse_foreign_code(settings, settings)  # given again, it is the user's
+
+
+def test_a_module_of_the_users_own_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("mine", "run"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"of_{place}.py").write_text("raise AssertionError('imported')\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path / place)
+    run_dir = {"run_dir": str(tmp_path / "run")}
+    refuse_foreign_code(callback("of_mine.Stopper", patience=3) | run_dir, asdict(Config()))
+    with pytest.raises(ValueError, match=r"would run of_run\.Evil"):  # what the run folder brings is not the user's
+        refuse_foreign_code(callback("of_run.Evil") | run_dir, asdict(Config()))
 
 
 def test_what_writes_nothing_goes_on_by_itself() -> None:

@@ -6,9 +6,11 @@
 
 import difflib
 import hashlib
+import importlib.util
 import io
 import math
 import re
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -563,6 +565,8 @@ HARMLESS = {
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
 
+    Callbacks go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the run folder.
+
     Args:
         config: the settings of the resumed run.
         given: those that the user's own configuration and command line give; what is the same there is the user's.
@@ -574,10 +578,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
         if callback == given["callbacks"].get(name):
             continue
         targets = list(_targets(callback))
-        if (
-            targets != [callback.get("_target_") if isinstance(callback, Mapping) else None]
-            or targets[0] not in HARMLESS
-        ):
+        if len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
             raise UserError(
                 f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
                 f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
@@ -587,6 +588,19 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
             raise UserError(
                 f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
             )
+
+
+def _users_own(target: Any, run: Path) -> bool:
+    """Whether an object is of a module that the user wrote: outside of Python's own, of the installed and of this package."""
+    top = str(target).partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)  # which runs nothing
+    except (ImportError, ValueError):
+        return False
+    if spec is None or not spec.has_location or spec.origin is None or top == "llm_from_scratch":
+        return False
+    places = [*map(Path, sysconfig.get_paths().values()), run]
+    return not any(Path(spec.origin).resolve().is_relative_to(place.resolve()) for place in places)
 
 
 def _targets(values: Any) -> Iterator[Any]:
