@@ -267,13 +267,17 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -
     for folder, content in (("shared/here", "Oz"), ("data/wrong", "Kansas")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "text.txt").write_text(content)
-    found = {finding.what.partition(":")[0]: finding for finding in doctor.corpora() if finding.mark != "fault"}
+    found = {
+        finding.what.partition(":")[0]: finding
+        for finding in doctor.corpora(tmp_path / "configs/data")
+        if finding.mark != "fault"
+    }
     assert found["data=here"] == Finding("ok", f"data=here: {tmp_path / 'shared/here/text.txt'}")
     assert found["data=far"] == Finding("ok", f"data=far: not here yet; {server}/y can be reached")
     assert found["data=gone"].mark == "warning"
     assert "404" in found["data=gone"].what
     assert found["data=gone"].advice.startswith("put the file by hand at data/gone/text.txt")
-    (wrong,) = (finding for finding in doctor.corpora() if finding.mark == "fault")
+    (wrong,) = (finding for finding in doctor.corpora(tmp_path / "configs/data") if finding.mark == "fault")
     assert "data=wrong" in wrong.what
     assert not (tmp_path / "data/far").exists()  # nothing is downloaded by the doctor
 
@@ -285,7 +289,7 @@ def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "configs/data/far.yaml").write_text("name: far\nfile: far.txt\nurl: http://far/\n")
     monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.1)
     monkeypatch.setattr(doctor, "_reach", lambda *_: threading.Event().wait(20))
-    (found,) = doctor.corpora()
+    (found,) = doctor.corpora(tmp_path / "configs/data")
     assert "cannot be reached (no answer)" in found.what
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, SMALL, Process
+from conftest import SMALL, Process
 from rich.console import Console
 
 from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig, check
@@ -198,7 +198,6 @@ def test_a_tokenizer_without_a_size_or_files_cannot_be_planned(tmp_path: Path) -
 
 def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "story.txt", tmp_path)
-    (tmp_path / "configs").symlink_to(REPO / "configs")
     done = command("plan", "--json", *SMALL, "trainer.max_steps=60")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

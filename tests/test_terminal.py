@@ -147,8 +147,12 @@ def test_error_lines_and_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: run_dir=a\\x1b[2J\\u202e: no\n"
     assert Formatter("%(message)s").format(record) == r"prepared \x1b]0;t\x07"
     for name in ("train", "generate"):
-        settings = yaml.safe_load((REPO / f"configs/{name}.yaml").read_text(encoding="utf-8"))["hydra"]["job_logging"]
-        assert settings["formatters"]["simple"]["class"] == "llm_from_scratch.terminal.Formatter"
+        settings = yaml.safe_load((REPO / f"configs/{name}.yaml").read_text(encoding="utf-8"))["hydra"]
+        for kind in ("job_logging", "hydra_logging"):
+            assert settings[kind]["formatters"]["simple"]["class"] == "llm_from_scratch.terminal.Formatter"
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--no\x1b[2J"])
+    assert capsys.readouterr().err.endswith("error: unrecognized arguments: --no\\x1b[2J\n")
 
 
 def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

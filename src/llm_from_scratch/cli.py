@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
@@ -20,13 +20,21 @@ if TYPE_CHECKING:
 PASSAGES = 20  # continued in a report
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show what the user typed, controls visible."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with one line and status 2."""
+        super().error(printable(message, keep=""))
+
+
 @signals.ending
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
     use_utf8()
     if arguments is None:
         signals.catch()
-    parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
+    parser = Parser(prog="python -m llm_from_scratch", description="What needs no training loop.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     sub = commands.add_parser(

@@ -577,7 +577,7 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
     given = [-np.log([0.5, 0.001]), -np.log([0.25, 0.003])]
     np.testing.assert_allclose(mean_probability(given), -np.log([0.375, 0.002]))
 
-    def another(name: str, device: str) -> Opened:
+    def another(name: str, device: str, **settings: bool) -> Opened:
         one = open_run("run", device)
         with torch.no_grad():
             for weight in one.run.model.parameters():
