@@ -189,7 +189,7 @@ def _failed(error: Exception, config: DictConfig) -> float:
     from llm_from_scratch.files import write_file
 
     line, _ = explained(error)
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line, keep='')}", file=sys.stderr)
     SweepTable.failures += 1
     if "run_dir" in config:
         folder = run_folder(config)
