@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from llm_from_scratch import signals
+
+if __name__ == "__main__":
+    signals.catch()
+
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from llm_from_scratch.overrides import command
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import GenerateConfig
 
 
-def settings(composed: DictConfig) -> GenerateConfig:
+def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
     """The checked settings; one stop string is as good as a list of one."""
     from llm_from_scratch.config import GenerateConfig, check
 
@@ -23,7 +30,7 @@ def settings(composed: DictConfig) -> GenerateConfig:
     return check(composed, GenerateConfig)
 
 
-@command(Path(__file__).resolve().parent / "configs", "generate", settings)
+@command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
     """Streams the text to standard output as it is written; several samples come one after the other."""
     from llm_from_scratch.checkpoint import find_run, load_model, pick_device
@@ -33,14 +40,15 @@ def main(composed: DictConfig) -> None:
     run = load_model(find_run(config.run, holding="model/config.json"), pick_device(config.device))
     lay_out_for_decoding(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config)
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     if config.num_samples == 1:
-        print(config.prompt, end="", flush=True)
+        print(for_stream(config.prompt, sys.stdout), end="", flush=True)
         for (piece,) in pieces:
-            print(piece, end="", flush=True)
+            print(for_stream(piece, sys.stdout), end="", flush=True)
         print()
     else:
-        print("\n---\n".join(config.prompt + "".join(sample) for sample in zip(*pieces, strict=True)))
+        texts = (config.prompt + "".join(sample) for sample in zip(*pieces, strict=True))
+        print(for_stream("\n---\n".join(texts), sys.stdout))
 
 
 if __name__ == "__main__":

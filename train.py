@@ -3,29 +3,86 @@
 Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
 """
 
+from llm_from_scratch import signals
+
+if __name__ == "__main__":
+    signals.catch(end_with_reader=False)  # a training outlives the reader of its last line
+
 import logging
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import command, final_config, job_overrides, run_folder
+from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.files import refuse_links
+from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, may_fetch, run_folder
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream, quote
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.training.trainer import Claim
 
 log = logging.getLogger(__name__)
 
 
-def check(composed: DictConfig) -> None:
-    """What must hold before any job starts."""
-    from llm_from_scratch.config import Config
+def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
+    """The settings of one job, each of which is in effect.
+
+    Args:
+        composed: what a job runs with, as Hydra composed it or as the resumed run has it.
+        job: its overrides.
+    """
+    from llm_from_scratch.config import Config, check_given
     from llm_from_scratch.config import check as check_settings
 
     config = check_settings(composed, Config)
+    check_given(config, given_settings(job))
+    if config.init_from and not config.resume:
+        _take_tokenizer(config, job)
+    return config
 
-    from llm_from_scratch.data.prepare import is_first_rank
-    from llm_from_scratch.training.trainer import require_device
 
+def _take_tokenizer(config: "Config", job: Sequence[str]) -> None:
+    """Sets the tokenizer's settings to those of the run whose weights the new one starts from.
+
+    Raises:
+        UserError: the job asks for another tokenizer.
+    """
+    from llm_from_scratch.checkpoint import PICKLES, load_model, model_folder
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    origin = Path(str(config.init_from))
+    if origin.suffix in PICKLES:  # weights alone
+        return
+    folder = model_folder(origin)
+    tokenizer = load_tokenizer(folder) if folder.is_dir() else load_model(origin).tokenizer
+    size = tokenizer.vocab_size if tokenizer.kind == "bpe" else None
+    asked = set(given_settings(job)) | {"tokenizer.kind" for word in job if word.startswith("tokenizer=")}
+    for name, value in (("kind", tokenizer.kind), ("vocab_size", size)):
+        now = getattr(config.tokenizer, name)
+        if f"tokenizer.{name}" in asked and now != value:
+            raise UserError(
+                f"tokenizer.{name}={now}: init_from={origin} brings its own tokenizer, of {value}: leave it out"
+            )
+        setattr(config.tokenizer, name, value)
+
+
+def check(composed: DictConfig, job: Sequence[str]) -> None:
+    """What must hold before any job starts: nothing has been written yet, and nothing is."""
+    config = settle(composed, job)
+
+    from llm_from_scratch.data.prepare import check_text, is_first_rank
+    from llm_from_scratch.training.trainer import check_trainer, require_device
+
+    refuse_links(Path(config.run_dir), Path(config.run_dir))
     require_device(config.trainer)
+    check_trainer(config)
+    check_text(config.data, given_settings(job))
     there = next(
         folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
     )
@@ -34,15 +91,61 @@ def check(composed: DictConfig) -> None:
     held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
-            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with resume={config.run_dir}"
+            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
+            f" {quote(f'resume={config.run_dir}')}"
         )
 
 
-@command(Path(__file__).resolve().parent / "configs", "train", check)
+@command(config_dir(), "train", check)
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
-    import torch
+    from llm_from_scratch.data.prepare import is_first_rank
+    from llm_from_scratch.training.trainer import Claim, check_trainer, separate_processes
+
+    job = job_overrides()
+    final = final_config(composed, job)
+    config = settle(final, job)
+    config.run_dir = str(run_folder(composed))
+    check_trainer(config)  # what a sweeper draws has not been before the front
+    with Claim(config, owner=is_first_rank()) as claim, separate_processes():
+        return train(
+            config,
+            claim,
+            fetch=may_fetch(final, composed, job),
+            write=not config.resume or config.data.dir == composed.data.dir,
+        )
+
+
+def make_callbacks(config: "Config") -> dict[str, Any]:
+    """The user's callbacks by their names, each made from its settings.
+
+    Raises:
+        UserError: one does not take its settings.
+    """
     from hydra.utils import instantiate
+
+    from llm_from_scratch.training.trainer import callback_class
+
+    made = {}
+    for name, settings in config.callbacks.items():
+        callback_class(name, settings)
+        try:
+            made[name] = instantiate(settings)
+        except Exception as error:  # hydra wraps what the callback raises
+            raise UserError(f"callbacks.{name}: {first_line(error.__cause__ or error)}") from None
+    return made
+
+
+def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> float:
+    """From a text to a trained model, in a run folder that is this process's own.
+
+    Args:
+        config: the settings.
+        claim: the run folder.
+        fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
+        write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
+    """
+    import torch
 
     from llm_from_scratch.checkpoint import (
         PICKLES,
@@ -53,10 +156,8 @@ def main(composed: DictConfig) -> float:
         model_folder,
         newest_state,
     )
-    from llm_from_scratch.config import Config
-    from llm_from_scratch.config import check as check_settings
     from llm_from_scratch.data.datamodule import TextDataModule
-    from llm_from_scratch.data.prepare import document_start, has_company, is_first_rank, prepare
+    from llm_from_scratch.data.prepare import document_start, prepare
     from llm_from_scratch.data.sampler import sequences_before
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.tokenizer import load_tokenizer
@@ -65,22 +166,27 @@ def main(composed: DictConfig) -> float:
     from llm_from_scratch.training.module import LanguageModel
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
+        Ownership,
         StateFolders,
         build_trainer,
         log_hyperparameters,
         micro_batches,
-        open_run,
     )
 
-    # The run folder: one owner, its configuration first.
-    config = check_settings(final_config(composed, job_overrides()), Config)
-    config.run_dir = str(run_folder(composed))
     run_dir = Path(config.run_dir)
-    if is_first_rank():
-        open_run(config)
+    users = make_callbacks(config)
 
     # The text, as tokens. A run that starts from another's weights speaks that one's tokens; one that goes on has all it needs.
     state = newest_state(run_dir) if config.resume else None
+    first_step = int(state.name.split("_")[1]) if state else 0
+    if config.resume and not state:
+        log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
+    # Else its last words are missing.
+    complete = first_step == config.trainer.max_steps and (run_dir / "curves.png").exists()
+    if complete or first_step > config.trainer.max_steps:
+        raise UserError(
+            f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
+        )
     weights = Path(config.init_from) if config.init_from else None
     speaks = weights is not None and weights.suffix not in PICKLES
     origin = load_model(weights) if weights and speaks and not state else None
@@ -91,8 +197,10 @@ def main(composed: DictConfig) -> float:
         config.data,
         config.tokenizer,
         reuse=reuse,
-        wait=has_company(),
+        wait=True,
         how=config.prepare,
+        fetch=fetch,
+        write=write,
     )
 
     # The model.
@@ -118,58 +226,57 @@ def main(composed: DictConfig) -> float:
     )
 
     # The loop.
-    first_step = int(state.name.split("_")[1]) if state else 0
-    if config.resume and not state:
-        log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
-    if first_step >= config.trainer.max_steps and (run_dir / "curves.png").exists():  # else its last words are missing
-        raise UserError(
-            f"{config.resume} has made its {first_step} steps: to go on, add trainer.max_steps={2 * first_step}"
-        )
-    facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
-    metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
     background = Background()
-    saver = Checkpoints(run_dir, prepared.tokenizer, background)
+    facts = {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
+    states = StateFolders(facts, background)
+    if state:
+        states.compare(state)
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"], users, config.callbacks)
+    if config.sample.prompt:
+        prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
     samples = []
     if config.sample.max_new_tokens:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
     average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
     patience = [Patience(config.optim)] if config.optim.patience else []
-    users = [instantiate(callback) for callback in composed.callbacks.values()]
     callbacks = [
+        Ownership(claim),
+        Signals(saver),
         metrics,
         ProgressLine(metrics, config.trainer.progress),
         *average,
         *samples,
         *patience,
-        *users,
+        *users.values(),
         saver,
-        Signals(saver),
     ]
-    trainer = build_trainer(config, run_dir, callbacks, first_step, StateFolders(facts, background))
-    micro = micro_batches(trainer, config)
+    trainer = build_trainer(config, run_dir, callbacks, first_step, states)
+    micro = micro_batches(trainer, config, state)
     data = TextDataModule(
         prepared,
         block_size=config.model.block_size,
         batch_size=batch_size,
         batch_schedule=config.data.batch_schedule,
         micro_batch_size=micro,
+        micro_batch_chosen=config.data.micro_batch_size is None,
         seed=config.seed,
         stream=config.data.stream,
         overfit=config.data.overfit,
         subword_dropout=config.data.subword_dropout,
     )
-    if trainer.is_global_zero:
-        (run_dir / "curves.png").unlink(missing_ok=True)  # drawn last: a sign that a run is complete
     trainer.fit(module, data, ckpt_path=state)
 
-    # What a person looks at.
+    # What a person looks at. The curves are drawn last: they tell that a run is complete.
+    claim.verify()
+    claim.start()  # where a kill had left these words alone to do, no step came first
     best = best_row(run_dir)
     if trainer.is_global_zero:
         log_hyperparameters(trainer, config, best)
         draw_curves(run_dir)
         print_results(run_dir, model.num_parameters(), prompt)
-        print(f"run: {config.run_dir}", flush=True)
+        print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
     return float(best["loss"])
 
 

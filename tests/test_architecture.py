@@ -18,10 +18,14 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 
 # Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
 ANYTHING = "*"
-GROUND = ["errors", "files"]  # below everything: any module may import them
+GROUND = ["errors", "files", "pages", "places", "signals", "terminal"]  # below everything: any module may import them
 MAY_IMPORT = {
     "errors": [],
     "files": [],
+    "pages": [],
+    "places": [],
+    "signals": [],
+    "terminal": [],
     "model": [],
     "tokenizer": [],
     "data.clean": [],
@@ -34,15 +38,15 @@ MAY_IMPORT = {
     "data.mixture": ["data", "tokenizer", "config"],
     "data.parts": ["data", "tokenizer", "config"],
     "data.work": ["data", "tokenizer", "config"],
-    "config": ["model", "generation"],
-    "generation": ["model", "tokenizer"],
+    "config": ["model", "generation", "data.clean"],
+    "generation": ["model", "tokenizer", "data.clean"],  # a prompt is cleaned as the corpus was
     "checkpoint": ["model", "tokenizer", "config"],
     "huggingface": ["checkpoint", "generation", "model", "tokenizer", "config"],
     "evaluation.ngram": [],
     "evaluation.compression": [],
     "evaluation.style": [],
     "evaluation.intervals": [],
-    "evaluation.pairs": ["evaluation.intervals"],
+    "evaluation.pairs": ["evaluation.intervals", "data.clean"],
     "evaluation.faithfulness": ["evaluation.style"],
     "evaluation.overlap": ["evaluation.style"],
     "evaluation.figures": [],
@@ -53,7 +57,7 @@ MAY_IMPORT = {
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
-    "plan": ["training", "data", "model", "config"],
+    "plan": ["training", "data", "model", "tokenizer", "config"],
     "overrides": ["config", "checkpoint", "training.results"],
     "cli": [ANYTHING],
     "__main__": ["cli"],

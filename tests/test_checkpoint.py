@@ -1,6 +1,11 @@
 """State folders and model folders: what goes in comes out, and what is damaged is refused."""
 
+import json
+import os
+import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +15,19 @@ from safetensors.torch import load_file
 
 from llm_from_scratch.checkpoint import (
     Background,
+    checkpoints,
     last_run,
     load_model,
     load_state,
+    model_facts,
     newest_state,
+    prune_states,
+    remove_leftovers,
     save_model,
     save_state,
+    verify_state,
 )
+from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import CharTokenizer
 
@@ -146,3 +157,200 @@ def test_the_background_writes_what_was_there_when_it_was_handed_over(tmp_path: 
     background.submit(fail, None)
     with pytest.raises(OSError, match="no space"):
         background.wait()
+
+
+def small_model(run: Path, step: int, loss: float = 1.5, **settings: Any) -> GPT:
+    """Saves a model of 32 characters' width as a run's."""
+    tokenizer = CharTokenizer("abc")
+    model = GPT(GPTConfig(vocab_size=4, **({"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | settings)))
+    run.mkdir(exist_ok=True)
+    save_model(dict(model.named_parameters()), model.config, tokenizer, run, step=step, loss=loss)
+    return model
+
+
+def test_fault_05_every_bit_of_a_manifest_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (10, 20):
+        save_state(
+            {"step": step}, tmp_path / "checkpoints" / f"step_{step:08d}", {"data": "a" * 64, "tokenizer": "b" * 64}
+        )
+    path = tmp_path / "checkpoints/step_00000020/manifest.json"
+    good = path.read_bytes()
+    for old, new in ((b"aaaa", b"aaab"), (b'"data"', b'"dbta"'), (b'"sha256"', b'"sha257"'), (b'"facts"', b'"fbcts"')):
+        path.write_bytes(good[::-1].replace(old[::-1], new[::-1], 1)[::-1])
+        caplog.clear()
+        assert newest_state(tmp_path) == tmp_path / "checkpoints/step_00000010"
+        assert len(caplog.records) == 1
+    manifest = json.loads(good)
+    del manifest["sha256"]  # as version 0.1 wrote it
+    path.write_text(json.dumps(manifest))
+    assert verify_state(path.parent) == {"data": "a" * 64, "tokenizer": "b" * 64}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("10000.0", "20000.0"), ("1e-06", "2e-06"), ('"step": 5', '"step": 4'), ("1.5", "1.4")]
+)
+def test_every_setting_of_a_model_is_covered(tmp_path: Path, old: str, new: str) -> None:
+    small_model(tmp_path / "run", step=5)
+    path = tmp_path / "run/model/config.json"
+    good = path.read_text(encoding="utf-8")
+    assert old in good
+    path.write_text(good.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config.json: missing or damaged .*bytes have changed"):
+        load_model(tmp_path / "run")
+
+
+def test_a_model_that_is_older_than_a_setting_has_its_default(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    path = tmp_path / "run/model/config.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    del facts["config_sha256"], facts["tokenizer"], facts["model"]["n_unique_layer"]
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    assert load_model(tmp_path / "run").model.config.n_unique_layer is None
+    facts["model"]["n_unique_player"] = 1
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ValueError, match="n_unique_player: no setting of a model"):
+        load_model(tmp_path / "run")
+
+
+def test_nothing_is_written_behind_a_write_that_failed(tmp_path: Path) -> None:
+    """Else a checkpoint would tell of a best validation whose model is not on the disk."""
+    background, both = Background(), threading.Event()
+
+    def fail(tree: object) -> None:
+        both.wait(10)
+        raise OSError("Input/output error")
+
+    background.submit(fail, None)
+    background.submit(save_state, {"best": 1.0}, tmp_path / "step_00000010")
+    both.set()
+    with pytest.raises(OSError, match="Input/output"):
+        background.wait()
+    background.wait()
+    assert not (tmp_path / "step_00000010").exists()
+    with pytest.raises(OSError, match="Input/output"):
+        background.submit(save_state, {"best": 1.0}, tmp_path / "step_00000020")
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_model(tmp_path / "run", step=5)
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path.name.startswith(".building-"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with pytest.raises(OSError, match="Input/output"):
+        small_model(tmp_path / "run", step=6)
+    monkeypatch.undo()
+    assert load_model(tmp_path / "run").step == 5
+    remove_leftovers(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model"]
+
+
+def test_published_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(umask)
+        try:
+            small_model(tmp_path / f"run {umask}", step=5)
+            save_state(STATE, tmp_path / f"run {umask}/checkpoints/step_00000005")
+        finally:
+            os.umask(before)
+        files = [path for path in (tmp_path / f"run {umask}").rglob("*") if path.is_file()]
+        assert len(files) == 6
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
+
+
+def test_what_others_keep_beside_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("step_best", "step_00000030.bak", ".git", ".old-mine", ".building-step_7"):
+        (folder / name).mkdir(parents=True)
+    (folder / "step_00000040").write_text("a file", encoding="utf-8")
+    (tmp_path / ".building-notes.txt").write_text("mine", encoding="utf-8")
+    for step in (10, 20, 100_000_000):
+        save_state(STATE, folder / f"step_{step:08d}")
+    ours = [building_folder(folder / "step_00000050"), folder / ".old-step_00000060", tmp_path / ".building-model"]
+    for path in ours[1:]:
+        path.mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_100000000", "step_00000020", "step_00000010"]
+    prune_states(tmp_path, kept=2)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(".building-step_7", ".git", ".old-mine", "step_00000020", "step_00000030.bak", "step_00000040"),
+        *("step_100000000", "step_best"),
+    ]
+    assert (tmp_path / ".building-notes.txt").exists()
+    assert not any(path.exists() for path in ours)
+
+
+def test_a_model_that_was_moved_aside_gets_its_name_back(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    (tmp_path / "run/model").rename(tmp_path / "run/.old-model")
+    assert model_facts(tmp_path / "run")["step"] == 5
+    remove_leftovers(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model"]
+
+
+def test_a_hard_linked_backup_is_not_written_through(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    for path in (tmp_path / "run/model").iterdir():
+        os.link(path, backup / path.name)
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    small_model(tmp_path / "run", step=6, loss=1.25)
+    assert {path.name: path.read_bytes() for path in backup.iterdir()} == before
+    assert load_model(tmp_path / "run").step == 6
+
+
+def test_a_link_out_of_a_run_is_not_followed(tmp_path: Path) -> None:
+    small_model(tmp_path / "other", step=5)
+    (tmp_path / "other/checkpoints/.config").mkdir(parents=True)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(tmp_path / "other/model")
+    (run / "checkpoints").symlink_to(tmp_path / "other/checkpoints")
+    for function in (load_model, checkpoints, remove_leftovers):
+        with pytest.raises(ValueError, match="is a link that leads out of"):
+            function(run)
+    assert (tmp_path / "other/checkpoints/.config").is_dir()
+    (tmp_path / "alias").symlink_to(tmp_path / "other")  # the run folder itself may be reached by one
+    assert load_model(tmp_path / "alias").step == 5
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        path = tmp_path / "run/model" / name
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ValueError, match=f"{name}.* is neither a file nor a folder"):
+            load_model(tmp_path / "run")
+        path.unlink()
+        path.write_bytes(content)
+
+
+def test_layers_that_share_their_weights_are_bounded(tmp_path: Path) -> None:
+    """A folder of 108 KB, whose forward pass took minutes."""
+    small_model(tmp_path / "run", step=5, n_layer=4, n_unique_layer=1)
+    path = tmp_path / "run/model/config.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    del facts["config_sha256"]
+    for name, value, problem in (
+        ("n_layer", 100_000, "layers that share"),
+        ("block_size", 2**23, "layers and positions"),
+    ):
+        changed = facts | {"model": facts["model"] | {name: value}}
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(ValueError, match=f"damaged .*{problem}"):
+            load_model(tmp_path / "run")
+
+
+def test_publish_makes_one_folder_of_another(tmp_path: Path) -> None:
+    building = building_folder(tmp_path / "folder")
+    (building / "file").write_text("new", encoding="utf-8")
+    publish(building, tmp_path / "folder")
+    assert (tmp_path / "folder/file").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPO, Process
+from conftest import REPO, Process, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch import doctor
-from llm_from_scratch.checkpoint import checkpoints
+from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, write_rows
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
 
@@ -106,7 +106,7 @@ def test_a_flipped_bit_or_a_lost_file_is_named(sound: Path, pattern: str) -> Non
 )
 def test_a_changed_configuration(sound: Path, old: str, new: str, named: str) -> None:
     path = sound / "run/config.yaml"
-    content = path.read_bytes()
+    content = as_version_0_1(path).encode()
     assert old.encode() in content
     path.write_bytes(content.replace(old.encode(), new.encode("latin-1"), 1))
     (found,) = about("run", "fault")
@@ -122,10 +122,38 @@ def test_a_changed_configuration(sound: Path, old: str, new: str, named: str) ->
 )
 def test_a_model_folder_that_says_otherwise(sound: Path, old: str, new: str, named: str) -> None:
     path = sound / "run/model/config.json"
-    path.write_text(path.read_text().replace(old, new))
+    facts = json.loads(path.read_text().replace(old, new))
+    del facts["config_sha256"]  # as version 0.1 wrote it
+    path.write_text(json.dumps(facts))
     (found,) = about("run", "fault")
     assert "config.json" in found.what
     assert named in found.what
+
+
+def test_a_model_that_a_failed_write_left_behind(sound: Path) -> None:
+    rows = read_rows(sound / "run/metrics.jsonl")
+    held = load_model(sound / "run").step
+    better = [row | {"loss": 0.5} if row["split"] == "val" and row["step"] != held else row for row in rows]
+    write_rows(sound / "run/metrics.jsonl", better)
+    (found,) = about("run", "fault")
+    assert f"of step {held}, where step" in found.what
+    assert "had a better validation: a write has failed" in found.what
+
+
+def test_links_pipes_and_code_are_told(sound: Path) -> None:
+    (sound / "elsewhere").write_text("mine", encoding="utf-8")
+    lock = sound / "run/.lock"
+    lock.unlink()
+    lock.symlink_to(sound / "elsewhere")
+    (found,) = about("run", "fault")
+    assert found.what.startswith(f"{Path('run/.lock')} is a link that leads out of run")
+    assert (sound / "elsewhere").read_text(encoding="utf-8") == "mine"
+    lock.unlink()
+    config = as_version_0_1(sound / "run/config.yaml")
+    (sound / "run/config.yaml").write_text(config.replace("callbacks: {}", "callbacks: {x: {_target_: os.system}}"))
+    assert any("this would run os.system" in finding.what for finding in about("run", "warning"))
+    lock.symlink_to(lock)
+    assert any("is a link that leads out" in finding.what for finding in about("run", "fault"))
 
 
 def test_metrics_cut_off_and_damaged(sound: Path) -> None:
@@ -239,13 +267,17 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -
     for folder, content in (("shared/here", "Oz"), ("data/wrong", "Kansas")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "text.txt").write_text(content)
-    found = {finding.what.partition(":")[0]: finding for finding in doctor.corpora() if finding.mark != "fault"}
+    found = {
+        finding.what.partition(":")[0]: finding
+        for finding in doctor.corpora(tmp_path / "configs/data")
+        if finding.mark != "fault"
+    }
     assert found["data=here"] == Finding("ok", f"data=here: {tmp_path / 'shared/here/text.txt'}")
     assert found["data=far"] == Finding("ok", f"data=far: not here yet; {server}/y can be reached")
     assert found["data=gone"].mark == "warning"
     assert "404" in found["data=gone"].what
     assert found["data=gone"].advice.startswith("put the file by hand at data/gone/text.txt")
-    (wrong,) = (finding for finding in doctor.corpora() if finding.mark == "fault")
+    (wrong,) = (finding for finding in doctor.corpora(tmp_path / "configs/data") if finding.mark == "fault")
     assert "data=wrong" in wrong.what
     assert not (tmp_path / "data/far").exists()  # nothing is downloaded by the doctor
 
@@ -257,7 +289,7 @@ def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "configs/data/far.yaml").write_text("name: far\nfile: far.txt\nurl: http://far/\n")
     monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.1)
     monkeypatch.setattr(doctor, "_reach", lambda *_: threading.Event().wait(20))
-    (found,) = doctor.corpora()
+    (found,) = doctor.corpora(tmp_path / "configs/data")
     assert "cannot be reached (no answer)" in found.what
 
 

@@ -1,10 +1,14 @@
 """generate.py as its users start it."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Process
+from conftest import REPO, Process
 
 from llm_from_scratch.checkpoint import load_model
 
@@ -76,3 +80,24 @@ def test_no_run_at_all(write: Process) -> None:
     done = write()
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no run below outputs")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_and_a_reader_that_leaves_are_quiet(finished: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(REPO / "generate.py"), "run=run", "prompt=Dorothy", "max_new_tokens=1000000"]
+    for status in (141, 130):
+        with subprocess.Popen(
+            command, cwd=finished, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.read(20).startswith(b"Dorothy")
+            if status == 141:
+                process.stdout.close()
+            else:
+                process.send_signal(signal.SIGINT)
+            assert process.stderr.read() == b""
+            if status == 130:
+                process.stdout.read()
+            assert process.wait(60) == status

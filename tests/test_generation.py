@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from llm_from_scratch.config import Config, GenerateConfig, check
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.generation import (
     SamplingConfig,
     SplitLinear,
@@ -23,12 +25,15 @@ from llm_from_scratch.generation import (
     generate_with_temperature,
     lay_out_for_decoding,
     min_p,
+    relative,
     repetition_penalty,
+    sample,
     temperature,
     top_k,
     top_p,
 )
 from llm_from_scratch.model import GPT, GPTConfig, KVCache
+from llm_from_scratch.tokenizer import CharTokenizer
 
 BLOCK = 8
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -116,11 +121,82 @@ def test_filters_on_numbers_worked_out_by_hand() -> None:
         ({"num_samples": 0}, r"num_samples=0 must be 1 or more"),
         ({"seed": -1}, r"seed=-1 must be .*"),
         ({"stop": ["."  , ""]}, r"stop=\['.', ''\] must be a list of strings that are not empty"),
+        ({"stop": ["\ufeff"]}, r"stop=\[''\] must be a list of strings that are not empty"),
+        ({"stop": ["a\udcff"]}, r"stop=\['a\\udcff'\] must be of whole characters: a half one never comes"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused_in_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         SamplingConfig(**values)
+
+
+# Logits as models give them, ties and impossible tokens among them; the last row is what an overflow gives.
+ROWS = [
+    [1.5, -2.0, 1.5, 0.3, -math.inf, 1.499],
+    [-3.0, -1.0, -1e4, -1.0 - 1e-6, -math.inf, -7.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [3e38, -3e38, 1.0, 0.0, -math.inf, 2.9e38],
+    [1e-5, 1.1e-5, -1e-5, 0.0, 1.05e-5, -math.inf],
+    [math.inf, 2.0, -math.inf, 1.0, 0.0, 5.0],
+]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(ROWS),
+    st.floats(5e-324, 1.7e308) | st.sampled_from([5e-324, 1e-45, 1e-40, 1e-38, 1e-30, 1e30, 1e38, 1e39, 1e308]),
+    st.integers(0, 100),
+    st.sampled_from([{}, {"top_p": 1e-9}, {"top_p": 0.9}, {"min_p": 5e-324}, {"min_p": 1e-9}, {"top_k": 2}]),
+)
+def test_any_temperature_samples_as_its_limit_does(
+    row: list[float], value: float, seed: int, filters: dict[str, Any]
+) -> None:
+    logits = torch.tensor([row])
+    config = SamplingConfig(temperature=value, **filters)
+    noise = torch.empty_like(logits).exponential_(generator=generator(seed))
+    chosen = int(sample(logits, torch.zeros(1, 1, dtype=torch.int64), config, noise))
+    exact = logits.double()[0]
+    top = exact.max()
+    likeliest = [i for i, logit in enumerate(row) if exact[i] == top]
+    gaps = torch.where(exact == top, 0.0, exact - top) / value  # float64 holds them, down to the smallest temperature
+    assert chosen in (gaps > -110).nonzero().flatten().tolist()  # e^-104 is float32's smallest number
+    if value <= 1e-30 or filters.get("top_p") == 1e-9:
+        assert chosen in likeliest
+    probabilities = temperature(relative(logits), value).softmax(dim=-1)[0].double()
+    if (
+        value <= 1e30 or exact[exact.isfinite()].abs().max() < 1e30
+    ):  # beyond, only logits that nearly overflow tell the limit apart
+        torch.testing.assert_close(probabilities, gaps.softmax(dim=-1), atol=1e-4, rtol=1e-3)
+    assert probabilities.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [1e-45, 1e-40, 1e-38, 1e-20])
+def test_a_temperature_near_0_writes_what_0_writes(value: float) -> None:
+    model, prompt = make(), torch.randint(40, (3, 2), generator=generator())
+    greedy = torch.stack(list(generate_tokens(model, prompt, SamplingConfig(max_new_tokens=20, temperature=0))), dim=1)
+    config = SamplingConfig(max_new_tokens=20, temperature=value)
+    near = torch.stack(list(generate_tokens(model, prompt, config)), dim=1)
+    assert torch.equal(greedy, near)
+    assert torch.equal(greedy, generate_with_temperature(model, prompt, 20, value, generator())[:, 2:])
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-40, 1e38, 1e300])
+def test_any_repetition_penalty_orders_as_its_limit_does(penalty: float) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0, -math.inf]])
+    found = repetition_penalty(logits, torch.tensor([[0, 1, 2, 3, 4, 5]]), penalty)
+    assert not found.isnan().any()
+    # Positive logits that grow stay in their order; those that shrink to 0 are told apart as long as float32 can.
+    assert found.argsort(descending=True, stable=True)[0].tolist() == [0, 1, 2, 3, 4, 5]
+    config = SamplingConfig(temperature=0.8, repetition_penalty=penalty)
+    assert int(sample(logits, torch.tensor([[2, 1, 0]]), config, torch.ones_like(logits))) == 0
+
+
+def test_a_model_that_answers_with_nan_is_refused() -> None:
+    model = make()
+    with torch.no_grad():
+        model.token_embedding.weight[3] = math.nan
+    with pytest.raises(UserError, match="answers with NaN"):
+        next(generate_tokens(model, torch.tensor([[1, 2]]), SamplingConfig()))
 
 
 # ------------------------------------------------------------------------------------------------------- tokens
@@ -149,6 +225,16 @@ def test_the_compiled_step_writes_what_its_plain_twin_writes() -> None:
     assert len(plain.unique()) > 10
     with pytest.raises(ValueError, match="repetition_penalty"):
         next(generate_tokens(model, prompt, SamplingConfig(repetition_penalty=1.1, compile=True)))
+
+
+@pytest.mark.slow
+def test_the_compiled_step_near_temperature_0_is_greedy() -> None:
+    model, prompt = make(), torch.randint(40, (3, 2), generator=generator())
+    configs = SamplingConfig(temperature=1e-40, compile=True), SamplingConfig(temperature=0)
+    near, greedy = (
+        [ids.tolist() for ids in itertools.islice(generate_tokens(model, prompt, config), 12)] for config in configs
+    )
+    assert near == greedy
 
 
 def test_tokens_of_a_gpu_are_fetched_some_at_a_time() -> None:
@@ -345,6 +431,33 @@ def test_an_empty_prompt_starts_from_the_end_of_text_piece() -> None:
 def test_an_unknown_character_is_named_before_anything_is_written() -> None:
     with pytest.raises(ValueError, match="unknown character '!' at 2"):
         generate(make(), TOKENIZER, "oh!", SamplingConfig())
+
+
+CHARACTERS = CharTokenizer("\nabcdefghijklmnopqrstuvwxyz\u00e9\ud55c")
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("e\u0301t", "\u00e9t"), ("a\r\nb\rc", "a\nb\nc"), ("\ufeffab", "ab"), ("\u1112\u1161\u11ab", "\ud55c")],
+)
+def test_what_is_typed_is_read_as_the_corpus_was(typed: str, read: str) -> None:
+    model = make(vocab_size=CHARACTERS.vocab_size)
+    sampling = SamplingConfig(max_new_tokens=20, temperature=1.5)
+    assert list(generate(model, CHARACTERS, typed, sampling)) == list(generate(model, CHARACTERS, read, sampling))
+    config = check({"prompt": typed, "stop": [typed, "x" + typed]}, GenerateConfig)
+    assert (config.prompt, config.stop[0]) == (read, read)
+    assert check({"sample": {"prompt": typed}}, Config).sample.prompt == read
+
+
+def test_a_stop_in_another_normal_form_ends_the_text() -> None:
+    model = make(vocab_size=CHARACTERS.vocab_size)
+
+    def written(*stop: str) -> str:
+        config = SamplingConfig(max_new_tokens=400, temperature=1.5, stop=list(stop))
+        return "".join(piece for (piece,) in generate(model, CHARACTERS, "a", config))
+
+    assert "\u00e9" in written()
+    assert written("e\u0301") == written().partition("\u00e9")[0]
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

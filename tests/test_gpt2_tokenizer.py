@@ -14,8 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_from_scratch import tokenizer as tokenizer_module
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import Config, DataConfig, TokenizerConfig, check
 from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.plan import assumed_text
 from llm_from_scratch.tokenizer import GPT2Tokenizer, load_tokenizer, open_gpt2
 
 tiktoken = pytest.importorskip("tiktoken")
@@ -260,3 +261,8 @@ def test_a_run_needs_no_files_but_its_own(
     assert json.loads(done.stdout)["bits_per_byte"] > 0
     done = command("doctor", "run")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_plan_takes_the_vocabulary_of_the_files(files: Path, gpt2: GPT2Tokenizer) -> None:
+    config = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(files)}}, Config)
+    assert assumed_text(config, 10**6).vocab_size == gpt2.vocab_size

@@ -24,11 +24,14 @@ from llm_from_scratch.model import (
     ModelConfig,
     attention_with_dropout,
     document_mask,
-    kept,
+    dropout_bound,
+    dropout_mask,
+    random_bits,
     rotary_tables,
     rotate,
     self_attention,
     sinusoids,
+    splitmix,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -319,10 +322,19 @@ def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- loss
+def test_random_bits_are_splitmix64() -> None:
+    # Vigna's splitmix64.c from 1234567, whose first number is the one after the first step of its state.
+    first = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    start = 1234567 * pow(0x9E3779B97F4A7C15, -1, 2**64) % 2**64  # splitmix multiplies its keys
+    found = splitmix(start - 2**64, torch.arange(1, 6))
+    assert [value % 2**64 for value in found.tolist()] == first
+    assert random_bits(torch.tensor([1234567, 5]), 7).shape == (2, 7)
+
+
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.999])
 def test_a_dropout_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
-    torch.manual_seed(0)
-    mask = kept(torch.empty(999, 1001), p)
+    keys = splitmix(3, torch.arange(999))
+    mask = dropout_mask(torch.empty(999, 1001), p, keys)
     values = mask.unique()
     assert values[0] == 0
     assert values[1] == pytest.approx(1 / (1 - p), rel=2e-2 if p == 0.999 else 1e-4)
@@ -333,11 +345,19 @@ def test_a_dropout_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
         (mask[:, ::4] == 0).double().mean().item(),
     ):  # all, one lane of four
         assert share == pytest.approx(p, abs=6 * math.sqrt(p * (1 - p) / (n / 4)))
-    # Neighbours, which may come from one 64-bit number, are independent: both are dropped in p^2 of the pairs.
-    both = ((mask[:, 1:] == 0) & (mask[:, :-1] == 0)).double().mean().item()
-    assert both == pytest.approx(p * p, abs=0.005)
-    torch.manual_seed(0)
-    assert torch.equal(kept(torch.empty(999, 1001), p), mask)
+    # Neighbours, which may come from one 64-bit number, and the same places of two sequences are independent: both are
+    # dropped in p^2 of the pairs.
+    dropped = mask == 0
+    for one, other in (
+        (dropped[:, 1:], dropped[:, :-1]),
+        (dropped[1:], dropped[:-1]),
+        (dropped[:, 4:], dropped[:, :-4]),
+    ):
+        assert (one & other).double().mean().item() == pytest.approx(p * p, abs=0.005)
+    # A sequence keeps its mask in whatever company.
+    assert torch.equal(dropout_mask(torch.empty(7, 1001), p, keys[30:37]), mask[30:37])
+    plain = (random_bits(keys, 1001) >= dropout_bound(p)).float() * values[1]
+    assert torch.equal(plain, mask)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
@@ -345,9 +365,9 @@ def test_attention_with_dropout_is_torchs_under_the_same_mask(monkeypatch: pytes
     torch.manual_seed(0)
     q = torch.randn(3, 4, 9, 8, requires_grad=True)
     k, v = (torch.randn(3, groups, 9, 8, requires_grad=True) for _ in "kv")
-    mask = kept(torch.empty(12, 9, 9), 0.3)
-    monkeypatch.setattr(model_module, "kept", lambda x, p: mask)
-    found = attention_with_dropout(q, k, v, 0.3)
+    keys = torch.arange(3)
+    mask = dropout_mask(torch.empty(12, 9, 9), 0.3, keys)
+    found = attention_with_dropout(q, k, v, 0.3, keys)
     wide = [x.repeat_interleave(4 // groups, dim=1) for x in (k, v)]
     scores = (q @ wide[0].transpose(-2, -1) / math.sqrt(8)).masked_fill(
         torch.ones(9, 9, dtype=torch.bool).triu(1), -math.inf
@@ -357,9 +377,9 @@ def test_attention_with_dropout_is_torchs_under_the_same_mask(monkeypatch: pytes
     weight = torch.randn_like(found)
     got, expected = (torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, wanted))
     torch.testing.assert_close(got, expected)
-    monkeypatch.setattr(model_module, "kept", lambda x, p: torch.ones_like(x))
+    monkeypatch.setattr(model_module, "dropout_mask", lambda x, p, keys: torch.ones_like(x))
     plain = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    torch.testing.assert_close(attention_with_dropout(q, k, v, 0.3), plain)
+    torch.testing.assert_close(attention_with_dropout(q, k, v, 0.3, keys), plain)
 
 
 def test_dropout_is_for_training_alone() -> None:
@@ -521,7 +541,7 @@ def test_masked_attention_is_the_articles_within_each_document(dropout: float) -
     pieces = x.split([len(document) for document in DOCUMENTS], dim=1)
     plain = torch.cat([self_attention(piece, w_q, w_k, w_v) for piece in pieces], dim=1)
     mask = document_mask(torch.tensor(TOGETHER), EOT)
-    fast = attention(x, None, mask, None, 0)
+    fast = attention(x, None, mask, None, 0, torch.tensor([1]) if dropout else None)
     torch.testing.assert_close(fast, attention.out(plain), atol=1e-5, rtol=1e-5)
 
 

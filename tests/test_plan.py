@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, SMALL, Process
+from conftest import SMALL, Process
 from rich.console import Console
 
-from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig
+from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig, check
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPTConfig, ModelConfig
 from llm_from_scratch.plan import (
     Measured,
     TextSize,
+    assumed_text,
     compute_optimal,
     count,
     duration,
@@ -133,7 +135,7 @@ def test_times_by_hand() -> None:
         (replace(OZ, val_tokens=100), {}, "100 tokens to validate with, fewer than a block of 128"),
         (replace(OZ, documents=2_000), {}, "documents have 30 tokens on average, and a block has 128"),
         (replace(OZ, val_tokens=7_000_000), {}, "validations take .*% of the time: .* than 500"),
-        (OZ, {"model": ModelConfig(n_layer=400, n_embd=16_384)}, "of memory are needed and .* are free"),
+        (OZ, {"model": ModelConfig(n_layer=400, n_embd=16_384)}, "of memory are needed and a device has .*: use"),
         (replace(OZ, train_tokens=10**17, estimated=True), {}, "will be written and .* are free on the disk"),
         (OZ, {"trainer": {"max_steps": 10**8}}, r"it takes \d+ days: use fewer"),
     ],
@@ -169,9 +171,33 @@ def test_measured_steps_are_those_of_the_model() -> None:
     assert large.seconds_an_update > small.seconds_an_update > 0
 
 
+@pytest.mark.parametrize(
+    ("values", "vocab_size", "bytes_a_token"),
+    [
+        ({"kind": "gpt2", "vocab_size": None}, 50_257, 4.5),
+        ({"kind": "bpe", "vocab_size": 1024}, 1024, 3),
+        ({"kind": "bpe", "vocab_size": 8192}, 8192, 4.5),
+        ({"kind": "char", "vocab_size": None}, 256, 1),
+    ],
+)
+def test_a_text_that_is_not_at_hand_has_the_tokenizers_vocabulary(
+    values: dict[str, Any], vocab_size: int, bytes_a_token: float
+) -> None:
+    text = assumed_text(check({"tokenizer": values}, Config), 10**6)
+    assert (text.vocab_size, text.train_bytes) == (vocab_size, 10**6 * bytes_a_token)
+    assert (text.train_tokens, text.val_tokens, text.estimated) == (10**6, 10**5, True)
+
+
+def test_a_tokenizer_without_a_size_or_files_cannot_be_planned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokenizer=bpe needs a number of pieces"):
+        assumed_text(check({"tokenizer": {"kind": "bpe", "vocab_size": None}}, Config), 10**6)
+    files = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(tmp_path)}}, Config)
+    with pytest.raises(UserError, match=r"there is no vocab\.json with merges\.txt"):
+        assumed_text(files, 10**6)
+
+
 def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "story.txt", tmp_path)
-    (tmp_path / "configs").symlink_to(REPO / "configs")
     done = command("plan", "--json", *SMALL, "trainer.max_steps=60")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -190,5 +216,5 @@ def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:
     assert "passes over the text" in table.stdout
     wrong = command("plan", "--hours", "0", *SMALL)
     assert (wrong.returncode, wrong.stderr) == (2, "error: --hours 0.0: must be above 0\n")
-    large = command("plan", "--tokens", "9e9", "model=gpt2", "--no-measuring", "tokenizer.vocab_size=50257", "--json")
+    large = command("plan", "--tokens", "9e9", "model=gpt2", "--no-measuring", "tokenizer=gpt2", "--json")
     assert json.loads(large.stdout)["model"]["parameters"] == 124_439_808

@@ -9,6 +9,7 @@ import time
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 from conftest import REPO, run, story
@@ -89,6 +90,45 @@ def test_characters_give_back_every_text(text):
     assert tokenizer.decode_bytes(ids) == text.encode()
     assert len(ids) == len(text)
     assert tokenizer.eot_id not in ids
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(ANY_TEXT, ANY_TEXT)
+@example("ab", "b£ \U0001f600 e\u0301 \ufffd\0")
+@example("é", "\u0301e")
+def test_characters_with_bytes_give_back_every_text(learned, text):
+    tokenizer = CharTokenizer.train(["x" + learned], [text])
+    known = set("x" + learned)
+    assert tokenizer.byte_fallback == bool(set(text) - known)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.eot_id not in ids
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert len(ids) == sum(1 if character in known else len(character.encode()) for character in text)
+    assert tokenizer.unknown_characters(np.array(ids, np.uint16)) == sum(character not in known for character in text)
+
+
+def test_bytes_stand_behind_the_characters_and_only_where_they_are_needed():
+    plain, other = CharTokenizer.train(["cab"]), CharTokenizer.train(["cab"], ["abé"])
+    assert CharTokenizer.train(["cab"], ["abba", ""]).fingerprint == plain.fingerprint
+    assert other.characters == plain.characters == "abc"
+    assert (plain.vocab_size, other.vocab_size) == (4, 260)
+    assert other.encode("cab") == plain.encode("cab") == [3, 1, 2]
+    assert other.encode("aé") == [1, 4 + 0xC3, 4 + 0xA9]
+    assert other.decode([4 + 0xC3]) == "\ufffd"
+    assert other.fingerprint != plain.fingerprint
+    # The checksum of a file of version 0.1.
+    assert plain.fingerprint == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_file_of_characters_alone_is_what_it_always_was(tmp_path):
+    CharTokenizer("abc").save(tmp_path)
+    fingerprint = hashlib.sha256(b"abc").hexdigest()
+    saved = {"kind": "char", "vocab_size": 4, "eot_id": 0, "fingerprint": fingerprint, "characters": "abc"}
+    assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8")) == saved
 
 
 @given(st.data())
@@ -209,9 +249,9 @@ def test_a_megabyte_without_a_break_is_fast(bpe):
         assert bpe.decode(ids) == text
 
 
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
-    tokenizer = train_tokenizer(kind, [TEXT + "\u2028\x85\x00"], 350 if kind == "bpe" else None)
+@pytest.mark.parametrize(("kind", "held_out"), [("char", []), ("char", ["\U0001f600"]), ("bpe", [])])
+def test_saved_and_loaded_it_is_the_same(kind, held_out, tmp_path):
+    tokenizer = train_tokenizer(kind, [TEXT + "\u2028\x85\x00"], 350 if kind == "bpe" else None, held_out)
     tokenizer.save(tmp_path / "model")
     loaded = load_tokenizer(tmp_path / "model")
     for other in (loaded, pickle.loads(pickle.dumps(tokenizer))):
@@ -245,6 +285,8 @@ def test_a_fingerprint_tells_mappings_apart(bpe):
         b'{"kind": "char", "characters": "ba"}',
         b'{"kind": "char", "characters": "\\ud800"}',
         b'{"kind": "char", "characters": "ab", "vocab_size": 3, "eot_id": 0, "fingerprint": "0"}',
+        b'{"kind": "char", "characters": "ab", "byte_fallback": 1}',
+        b'{"kind": "char", "characters": "ab", "byte_fallback": true, "vocab_size": 3, "eot_id": 0, "fingerprint": "0"}',
         b'{"kind": ["bpe"]}',
         b'{"kind": "char", "characters": "ab", "vocab_size": ' + b"9" * 5000 + b"}",
     ],

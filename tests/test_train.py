@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPO, SMALL, Process, run, story
+from conftest import REPO, SMALL, Process, as_version_0_1, run, story
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -109,7 +109,13 @@ def test_the_same_seed_gives_the_same_metrics(finished: Path, train: Process, tm
     )
     done = train(*overrides, "run_dir=again")
     assert done.returncode == 0, done.stderr
+    assert "data.micro_batch_size: 8 sequences, by the " in done.stderr
     assert (tmp_path / "again/metrics.jsonl").read_bytes() == (finished / "run/metrics.jsonl").read_bytes()
+
+
+def test_a_run_records_how_its_steps_are_cut(finished: Path) -> None:
+    layout = load_state(checkpoints(finished / "run")[0])["layout"]
+    assert (layout["processes"], layout["micro_batch_size"], layout["micro_batch_chosen"]) == (1, 8, True)
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(train: Process, text: Path, tmp
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "model.n_layer=3: the resumed run has 2" in refused.stderr
     older = tmp_path / "part/config.yaml"  # of a version that had no such setting
-    older.write_text(older.read_text(encoding="utf-8").replace("  doc_mask: false\n", ""), encoding="utf-8")
+    older.write_text(as_version_0_1(older).replace("  doc_mask: false\n", ""), encoding="utf-8")
     refused = train("resume=part", "data.doc_mask=true")
     assert (refused.returncode, "data.doc_mask=True: the resumed run has False" in refused.stderr) == (2, True)
     started = train(*SMALL, "init_from=part", "trainer.max_steps=1", "run_dir=next")
@@ -245,6 +251,33 @@ def test_two_processes_see_the_data_that_one_sees(
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [(), ("data.stream=text", "data.subword_dropout=0.1")])
+def test_the_cut_of_a_batch_changes_rounding_alone(
+    train: Process, text: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    """Micro-batches, processes, recomputation, a compiled graph: one seed, one run, dropout on."""
+    small = [word for word in SMALL if word not in ("trainer=cpu", "data.batch_size=8")]
+    shared = (*small, "data.batch_size=24", "model.dropout=0.2", *overrides)
+    shared += ("trainer.max_steps=6", "trainer.log_every_n_steps=1", "trainer.val_check_interval=3")
+    kinds = {f"{24 // size}": ("trainer=cpu", f"data.micro_batch_size={size}") for size in (24, 12, 8, 6, 3)}
+    kinds["ddp"] = ("trainer=ddp_cpu", "data.micro_batch_size=4")
+    if not overrides:
+        kinds["chosen"] = ("trainer=cpu",)
+        kinds["fsdp"] = ("trainer=fsdp_cpu",)
+        kinds["again"] = ("trainer=cpu", "data.micro_batch_size=8", "trainer.activation_checkpointing=true")
+        kinds["compiled"] = ("trainer=cpu", "data.micro_batch_size=12", "trainer.compile=true")
+    rows = {}
+    for name, more in kinds.items():
+        done = train(*shared, *more, f"run_dir={name}")
+        assert done.returncode == 0, done.stderr
+        rows[name] = read_rows(tmp_path / name / "metrics.jsonl")
+    for name, found in rows.items():
+        for a, b in zip(rows["1"], found, strict=True):
+            assert (a["step"], a["split"]) == (b["step"], b["split"])
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-4), name
+
+
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
 def test_no_warning_of_a_library_reaches_the_user(text: Path, tmp_path: Path, trainer: str) -> None:
     small = [word for word in SMALL if word != "trainer=cpu"]
@@ -269,7 +302,7 @@ def test_compiled_and_computed_again_a_run_learns_the_same(train: Process, text:
         assert done.returncode == 0, done.stderr
         rows[name] = read_rows(tmp_path / name / "metrics.jsonl")
         weights[name] = load_file(tmp_path / name / "model/model.safetensors")
-        assert load_state(checkpoints(tmp_path / name)[0])["layout"].endswith(", compiled") == (name == "compiled")
+        assert load_state(checkpoints(tmp_path / name)[0])["layout"]["compiled"] == (name == "compiled")
     for name in ("compiled", "again"):
         assert weights[name].keys() == weights["plain"].keys()  # compiling renames nothing
         for a, b in zip(rows["plain"], rows[name], strict=True):
@@ -284,7 +317,7 @@ def test_without_a_compiler_training_says_why_and_goes_on(train: Process, text: 
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"trainer\.compile: .*no-such-compiler.*: the training goes on without", done.stderr), done.stderr
-    assert load_state(checkpoints(tmp_path / "run")[0])["layout"].endswith("threads")
+    assert load_state(checkpoints(tmp_path / "run")[0])["layout"]["compiled"] is False
 
 
 def slurm_tasks() -> list[dict[str, str]]:

@@ -2,22 +2,39 @@
 
 import argparse
 import json
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
+from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell, use_utf8
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
 
 PASSAGES = 20  # continued in a report
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show what the user typed, controls visible."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with one line and status 2."""
+        super().error(printable(message, keep=""))
+
+
+@signals.ending
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments and runs one command; a mistake costs one line and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m llm_from_scratch", description="What needs no training loop.")
+    use_utf8()
+    if arguments is None:
+        signals.catch()
+    parser = Parser(prog="python -m llm_from_scratch", description="What needs no training loop.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     sub = commands.add_parser(
@@ -44,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more = sub.add_argument_group("more figures")
     more.add_argument(
         "--report",
-        type=Path,
+        type=user_path,
         metavar="DIR|FILE.md",
         help="write report.md with pictures and report.html there, or that one page, its pictures in a folder of its name;"
         f" implies --baselines --pairs --generate {PASSAGES}",
@@ -53,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more.add_argument("--ensemble", action="store_true", help="all runs together: the mean of their probabilities")
     more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
     more.add_argument(
-        "--gpt2", type=Path, nargs="+", default=[], metavar="FOLDER", help="models of transformers, as baselines"
+        "--gpt2", type=user_path, nargs="+", default=[], metavar="FOLDER", help="models of transformers, as baselines"
     )
     more.add_argument(
         "--generate", type=int, metavar="N", help=f"continue N held-out passages (default: 0; {PASSAGES} in a report)"
@@ -62,16 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     more.add_argument(
         "--against", metavar="PATH|NAME", help="another author's text, for Burrows's Delta: a file, shakespeare, …"
     )
-    more.add_argument("--bertscore", type=Path, metavar="FOLDER", help="a model of transformers, for BERTScore")
+    more.add_argument("--bertscore", type=user_path, metavar="FOLDER", help="a model of transformers, for BERTScore")
     more.add_argument(
         "--entailment",
-        type=Path,
+        type=user_path,
         metavar="FOLDER",
         help="a classifier of transformers: does a prompt contradict its text",
     )
     more.add_argument("--pairs", action="store_true", help="minimal pairs for bias and grammar")
-    more.add_argument("--crows", type=Path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
-    more.add_argument("--blimp", type=Path, metavar="PATH", help="grammar pairs of a .jsonl file or folder, like BLiMP")
+    more.add_argument("--crows", type=user_path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
+    more.add_argument(
+        "--blimp", type=user_path, metavar="PATH", help="grammar pairs of a .jsonl file or folder, like BLiMP"
+    )
     sub.set_defaults(command=evaluate)
 
     sub = commands.add_parser(
@@ -82,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     sub.add_argument("run", metavar="RUN", help="a run folder, or last")
     sub.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks or groups, or YAML files")
-    sub.add_argument("--include", type=Path, metavar="DIR", help="a folder of further tasks")
+    sub.add_argument("--include", type=user_path, metavar="DIR", help="a folder of further tasks")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N examples of a task, for a trial")
     sub.add_argument("--num-fewshot", type=int, metavar="N", help="solved examples before each question")
     sub.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
@@ -160,7 +179,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.data.sampler import ValidationWindows
-    from llm_from_scratch.evaluation.likelihood import likelihood
+    from llm_from_scratch.evaluation.likelihood import likelihood, windows_at_once
     from llm_from_scratch.evaluation.measure import open_run
 
     if not 0 <= options.overlap < 1:
@@ -175,7 +194,9 @@ def evaluate(options: argparse.Namespace) -> None:
             eot_id=run.tokenizer.eot_id,
             overlap=options.overlap,
         )
-        return likelihood(run.model, windows.batches(options.batch_size), text.text_bytes(options.split))
+        shape = run.model.config
+        at_once = windows_at_once(options.batch_size, shape.block_size, shape.vocab_size)
+        return likelihood(run.model, windows.batches(at_once), text.text_bytes(options.split))
 
     row = figures(prepared)
     if prepared.parts:
@@ -187,7 +208,6 @@ def evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(row))
         return
 
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -207,15 +227,11 @@ def evaluate(options: argparse.Namespace) -> None:
             f"{one['tokens']:,}",
             f"{one['bytes']:,}",
         )
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def report(options: argparse.Namespace) -> None:
     """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
-    import logging
-
-    from rich.console import Console
-
     from llm_from_scratch.evaluation.measure import Settings, measure
     from llm_from_scratch.evaluation.report import print_tables, write_report
 
@@ -227,8 +243,7 @@ def report(options: argparse.Namespace) -> None:
             raise UserError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
     everything = options.report is not None
     generate = options.generate if options.generate is not None else PASSAGES * everything
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("llm_from_scratch").setLevel(logging.INFO)
+    log_to_stderr()
     settings = Settings(
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
         **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
@@ -239,22 +254,20 @@ def report(options: argparse.Namespace) -> None:
     )
     figures = measure(options.run, settings)
     if everything:
-        figures["command"] = shlex.join(["python", "-m", "llm_from_scratch", *options.arguments])
+        figures["command"] = shell("python", "-m", "llm_from_scratch", *options.arguments)
         write_report(figures, options.report)
     if options.json:
         print(json.dumps(figures))
     else:
-        console = Console(highlight=False)
-        print_tables(figures, console if console.is_terminal else Console(highlight=False, width=180))
+        print_tables(figures, console(width=180))
     for line in figures["left_out"]:
-        print(f"left out: {line}", file=sys.stderr)
+        print(printable(f"left out: {line}"), file=sys.stderr)
 
 
 def lm_eval(options: argparse.Namespace) -> None:
     """lm-eval's figures of the tasks that are named."""
     import logging
 
-    from rich.console import Console
     from rich.table import Table
 
     from llm_from_scratch.checkpoint import find_run, load_model, pick_device
@@ -265,7 +278,7 @@ def lm_eval(options: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     folder = find_run(options.run, holding="model/config.json")
-    logging.basicConfig(format="%(message)s")
+    log_to_stderr(logging.WARNING)
     tasks = [task for task in options.tasks.split(",") if task]
     run = load_model(folder, pick_device(options.device))
     found = harness(run, tasks, options.include, options.limit, options.num_fewshot, options.batch_size)
@@ -285,12 +298,11 @@ def lm_eval(options: argparse.Namespace) -> None:
                 examples = found["n-samples"].get(task, {}).get("effective", "")
                 shown = (f"{one:.4f}" if isinstance(one, float) else "" for one in (value, error))
                 table.add_row(task, metric, *shown, f"{examples:,}" if examples else "")
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def prepare(options: argparse.Namespace) -> None:
     """The shards of the corpus that the settings name, and what is in them."""
-    import logging
     import time
 
     from llm_from_scratch.config import Config, check
@@ -298,11 +310,11 @@ def prepare(options: argparse.Namespace) -> None:
     from llm_from_scratch.data.prepare import prepare as prepare_all
     from llm_from_scratch.overrides import composed
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log_to_stderr()
     started = time.monotonic()
-    config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
+    config = check(composed(config_dir(), "train", options.overrides), Config)
     if config.prepare.task is None:
-        prepared = prepare_all(config.data, config.tokenizer, how=config.prepare)
+        prepared = _text_of_run(config) or prepare_all(config.data, config.tokenizer, how=config.prepare)
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
@@ -317,17 +329,13 @@ def prepare(options: argparse.Namespace) -> None:
         counts = f"{facts['documents']:,} documents, {facts['text_bytes']:,} bytes of text, {tokens:,} tokens"
         print(f"{split:<5} {counts}{rate}", file=sys.stderr)
     if (prepared.folder / "report.md").exists():
-        print(f"what was left out: {prepared.folder / 'report.md'}", file=sys.stderr)
+        print(printable(f"what was left out: {prepared.folder / 'report.md'}"), file=sys.stderr)
     print(f"{seconds:.1f} s", file=sys.stderr)
-    print(f"prepared: {prepared.folder}", flush=True)
+    print(for_stream(f"prepared: {prepared.folder}", sys.stdout), flush=True)
 
 
 def inspect(options: argparse.Namespace) -> None:
     """What a prepared text holds."""
-    import logging
-
-    from rich.console import Console
-
     from llm_from_scratch.config import Config, check
     from llm_from_scratch.data import inspection
     from llm_from_scratch.data.prepare import prepare
@@ -335,9 +343,9 @@ def inspect(options: argparse.Namespace) -> None:
 
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    config = check(composed(Path("configs").absolute(), "train", options.overrides), Config)
-    prepared = prepare(config.data, config.tokenizer, how=config.prepare)
+    log_to_stderr()
+    config = check(composed(config_dir(), "train", options.overrides), Config)
+    prepared = _text_of_run(config) or prepare(config.data, config.tokenizer, how=config.prepare)
     sampler = prepared.sampler(
         config.data.stream,
         config.data.subword_dropout,
@@ -349,16 +357,22 @@ def inspect(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(result))
     else:
-        console = Console(highlight=False)
-        inspection.show(result, console if console.is_terminal else Console(highlight=False, width=140))
+        inspection.show(result, console(width=140))
+
+
+def _text_of_run(config: "Config") -> "Prepared | None":
+    """With `resume=RUN`, the very text that the run was trained on, refused where it has changed; None without."""
+    if not config.resume:
+        return None
+    from llm_from_scratch.checkpoint import load_model
+    from llm_from_scratch.evaluation.measure import run_text
+
+    folder = Path(config.resume)
+    return run_text(folder, config, load_model(folder))
 
 
 def plan(options: argparse.Namespace) -> None:
     """The figures of a training that has not begun."""
-    import logging
-
-    from rich.console import Console
-
     from llm_from_scratch import plan as planning
     from llm_from_scratch.config import Config, check
     from llm_from_scratch.model import GPTConfig
@@ -369,13 +383,12 @@ def plan(options: argparse.Namespace) -> None:
     for option, value in (("--hours", options.hours), ("--tokens", options.tokens)):
         if value is not None and not 0 < value < 1e18:
             raise UserError(f"{option} {value}: must be above 0")
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    configs = Path("configs").absolute()
+    log_to_stderr()
+    configs = config_dir()
     config = check(composed(configs, "train", options.overrides), Config)
     require_device(config.trainer)
     if options.tokens:
-        vocab_size, tokens = config.tokenizer.vocab_size or 256, int(options.tokens)
-        text = planning.TextSize(tokens, int(tokens * config.data.val_fraction), 4 * tokens, vocab_size, True)
+        text = planning.assumed_text(config, int(options.tokens))
     else:
         text = planning.text_size(config)
     presets = {}
@@ -392,8 +405,7 @@ def plan(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(result))
     else:
-        console = Console(highlight=False)
-        planning.show(result, console if console.is_terminal else Console(highlight=False, width=140))
+        planning.show(result, console(width=140))
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -408,7 +420,7 @@ def doctor(options: argparse.Namespace) -> None:
         found.append(finding)
         if not options.json:
             advice = f" -> {finding.advice}" if finding.advice else ""
-            print(f"{finding.mark:<8} {finding.what}{advice}", flush=True)
+            print(printable(f"{finding.mark:<8} {finding.what}{advice}", keep=""), flush=True)
     faults = sum(finding.mark == "fault" for finding in found)
     if options.json:
         print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in found]}))
@@ -422,10 +434,11 @@ def demo(options: argparse.Namespace) -> None:
 
     from llm_from_scratch.data.sources import open_source
 
-    for script in ("train.py", "generate.py", "configs/data/oz.yaml"):
-        if not Path(script).exists():
-            raise UserError(f"{script} is not here: run this command in the project's folder")
-    oz = DictConfig(OmegaConf.load("configs/data/oz.yaml"))
+    project = config_dir().parent
+    for script in ("train.py", "generate.py"):
+        if not (project / script).exists():
+            raise UserError(f"{project / script} is not there: the demonstration runs the scripts of a checkout")
+    oz = DictConfig(OmegaConf.load(config_dir() / "data" / "oz.yaml"))
     data, prompt, settings = "oz", "Dorothy", []
     try:
         open_source(
@@ -433,9 +446,8 @@ def demo(options: argparse.Namespace) -> None:
             data_dir=Path("data"),
         )
     except ValueError as error:
-        print(
-            f"{error}\nSo this demonstration trains on the source code of Python's standard library.", file=sys.stderr
-        )
+        so = "So this demonstration trains on the source code of Python's standard library."
+        print(printable(f"{error}\n{so}"), file=sys.stderr)
         # Its validation split is eighty times as long as that of the book: read twice, the five minutes hold.
         data, prompt, settings = (
             "stdlib",
@@ -443,11 +455,11 @@ def demo(options: argparse.Namespace) -> None:
             ["task=stdlib_demo", "sample.prompt=def ", "trainer.val_check_interval=240"],
         )
     steps = (
-        [sys.executable, "train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides],
-        [sys.executable, "generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9"],
+        ["train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides],
+        ["generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9"],
     )
-    for step in steps:
-        print("$ python " + " ".join(f'"{word}"' if word.endswith(" ") else word for word in step[1:]), file=sys.stderr)
-        status = subprocess.run(step, check=False).returncode
+    for script, *words in steps:
+        print("$ " + shell("python", script, *words), file=sys.stderr)
+        status = signals.run_child([sys.executable, str(project / script), *words])
         if status:
             raise SystemExit(status)

@@ -5,10 +5,13 @@
 """
 
 import difflib
+import hashlib
+import importlib.util
 import io
 import math
 import re
-from collections.abc import Callable, Mapping
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +20,24 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import write_file
+from llm_from_scratch.files import open_regular, refuse_links, write_file
 from llm_from_scratch.generation import SamplingConfig
 from llm_from_scratch.model import ModelConfig
+from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
-MAX_CONFIG = 100_000  # characters; ours have two thousand
+FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
+MAX_CONFIG = 100_000  # bytes; ours have two thousand
+# The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
+HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
+FOOTER = "# sha256: "
+# What every version has written; a file without some of it has been cut off.
+GROUPS = {
+    *("task", "seed", "run_dir", "model", "tokenizer", "data", "prepare", "optim", "trainer", "sample", "logger"),
+    "callbacks",
+}
 
 
 @dataclass(kw_only=True)
@@ -51,6 +65,13 @@ class DataConfig:
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
     column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
+    encoding: str = "utf-8"  # of texts and of tables that are texts, by Python's name: cp1252, latin-1, utf-16
+    separator: str | None = (
+        None  # between the documents of one text file, such as <|endoftext|>; null: it is one document
+    )
+    on_error: str | None = (
+        None  # stop | skip, of what is no text; null: stop, or skip documents of a corpus above 100 MB
+    )
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
@@ -144,6 +165,11 @@ class SampleConfig:
     max_new_tokens: int = 100  # tokens; 0: no samples
     temperature: float = 0.8
 
+    def __post_init__(self) -> None:
+        self.prompt = self.prompt and clean_typed(
+            self.prompt
+        )  # samples.md and the last words show what the model reads
+
 
 @dataclass(kw_only=True)
 class Config:
@@ -192,9 +218,20 @@ class GenerateConfig(SamplingConfig):
     prompt: str = ""
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it
+
 
 def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in names, "one of " + ", ".join(names)
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool("a".encode(name).decode(name))
+    except (LookupError, ValueError):
+        return False
 
 
 _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: value > 0, "above 0")
@@ -206,12 +243,20 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     "tokenizer.kind": _choice("char", "bpe", "gpt2"),
     "tokenizer.vocab_size": _POSITIVE,
-    "data.name": (lambda value: bool(re.fullmatch(r"[\w.-]+", value)), "letters, digits, '.', '_' and '-'"),
+    "data.name": (
+        lambda value: bool(re.fullmatch(r"[\w-][\w.-]*", value)),
+        "letters, digits, '_', '-' and '.', which is not the first",
+    ),
     # A configuration may be a stranger's: its download must not land outside of data.dir.
     "data.file": (
         lambda value: ".." not in Path(value).parts and not Path(value).is_absolute(),
         "a path below data.dir",
     ),
+    "data.encoding": (
+        _is_encoding,
+        "one of Python's text encodings: utf-8, cp1252, latin-1, utf-16",
+    ),
+    "data.on_error": _choice("stop", "skip"),
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.batch_size": _POSITIVE,
     "data.batch_schedule": (
@@ -269,6 +314,95 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# Of the data's settings, those of a mixture as a whole; data=mix takes the others for each of `data.corpora`.
+_WHOLE = {
+    *("name", "dir", "mix", "corpora", "stream", "subword_dropout", "doc_mask", "overfit"),
+    *("batch_size", "batch_schedule", "micro_batch_size"),
+}
+_CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
+Need = tuple[Callable[["Config"], bool], str]
+_MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
+_DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
+_NAMED: Need = (
+    lambda c: c.data.file is not None and c.data.path is None and c.data.download is None,
+    "data.file=NAME, and neither data.path nor data.download",
+)
+_LAYOUTS: Need = (
+    lambda c: bool(c.data.layouts) and c.data.path is None and c.data.download is None,
+    "data.layouts, and neither data.path nor data.download",
+)
+# A setting that changes nothing without another one: when it holds, and what that other one is.
+NEEDS: dict[str, Need] = {
+    "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),
+    "model.init_std": (lambda c: c.init_from is None, "a model of its own: init_from brings the weights"),
+    "tokenizer.path": (lambda c: c.tokenizer.kind == "gpt2", "tokenizer=gpt2"),
+    "data.file": _NAMED,
+    "data.url": _NAMED,
+    "data.sha256": _NAMED,
+    "data.must_contain": _NAMED,
+    "data.layouts": _LAYOUTS,
+    "data.published": _LAYOUTS,
+    "data.download": (lambda c: c.data.path is None, "a named corpus: leave data.path out"),
+    "data.downloads": _DOWNLOAD,
+    "data.connections": _DOWNLOAD,
+    "data.documents": (
+        lambda c: _DOWNLOAD[0](c) and c.data.max_docs is None,
+        "data.download=NAME and no data.max_docs",
+    ),
+    "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
+    "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
+    "optim.adamw_lr": _MUON,
+    "optim.momentum": _MUON,
+    "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
+    "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
+    "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
+    "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
+}
+
+
+def check_given(config: "Config", given: Iterable[str]) -> None:
+    """Refuses a setting that was asked for and that would change nothing.
+
+    Args:
+        config: the whole configuration.
+        given: the names of the settings that the user wrote, groups left out. One at its default asks for nothing.
+
+    Raises:
+        UserError: in one line, with the setting that it needs.
+    """
+    values, defaults = dict(leaves(config)), dict(leaves(Config()))
+    given = list(given)
+    for key in given:
+        name = next((name for name in values if key == name or key.startswith(f"{name}.")), None)
+        if name is None or (name == key and values[key] == defaults[key]):
+            continue
+        shown = f"{key}={values[key]}" if name == key else key
+        group, _, inner = key.partition(".")
+        if group == "data" and config.data.mix is not None and inner.split(".")[0] in _CORPUS:
+            raise UserError(f"{shown}: data=mix takes it for each corpus: write data.corpora.NAME.{inner}")
+        if name == "data.corpora":
+            _check_corpora(config.data.corpora, key)
+        if key == "task" and "run_dir" in given:
+            raise UserError(f"{shown}: names a folder below outputs/, and run_dir names another: leave one of them out")
+        holds, need = NEEDS.get(name, (None, ""))
+        if holds is not None and not holds(config):
+            raise UserError(f"{shown}: changes nothing without {need}; leave it out, or change that")
+
+
+def _check_corpora(corpora: dict[str, Any], key: str) -> None:
+    """Refuses what `data.corpora` has no use for: how batches are made is one for the whole mixture."""
+    asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
+    defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
+    for corpus, settings in corpora.items():
+        for inner, value in settings.items() if asked[0] in ("", corpus) else ():
+            if inner in _CORPUS or inner == "name" or value == defaults.get(inner):
+                continue
+            raise UserError(
+                f"data.corpora.{corpus}.{inner}={value}: is of the whole mixture: write data.{inner}={value}"
+            )
+
+
 def keys(schema: type) -> list[str]:
     """Every setting of a schema by its dotted name, groups before their members."""
     found = []
@@ -300,7 +434,11 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         if is_dataclass(item.type):
             OmegaConf.set_readonly(typed[item.name], False)  # a frozen dataclass would refuse the merge
     try:
-        config: T = OmegaConf.to_object(OmegaConf.merge(typed, as_config(values)))  # type: ignore[assignment]
+        merged = OmegaConf.merge(typed, as_config(values))
+        for key in PATHS:
+            if isinstance(path := OmegaConf.select(merged, key), str) and path.startswith("~"):
+                OmegaConf.update(merged, key, escape(expanded(path)))
+        config: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except ConfigKeyError as error:
         raise UserError(unknown(error.full_key or str(error.key), keys(schema))) from None
     except (
@@ -369,17 +507,24 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes plain values as YAML: no interpolation, no objects."""
-    write_file(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    """Writes plain values as YAML, without interpolations or objects, between HEADER and the checksum."""
+    content = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
+    write_file(path, f"{content}{FOOTER}{hashlib.sha256(content.encode()).hexdigest()}\n")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The plain values of a `config.yaml`; a UserError in one line where it cannot be read."""
+    """The plain values of a YAML file.
+
+    Raises:
+        UserError: in one line, where it cannot be read or its checksum does not hold.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CONFIG + 1)
-        if len(text) > MAX_CONFIG:
-            raise UserError(f"longer than {MAX_CONFIG} characters")
+        with open_regular(path) as file:
+            content = file.read(MAX_CONFIG + 1)
+        if len(content) > MAX_CONFIG:
+            raise UserError(f"longer than {MAX_CONFIG} bytes")
+        _verify(content)
+        text = content.decode()
         # `save_config` writes no aliases, and twelve lines of them can stand for terabytes; nesting takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -392,7 +537,92 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from None
     except Exception as error:  # YAML parsers raise a whole family of errors
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")
     return values  # type: ignore[return-value]
+
+
+def _verify(content: bytes) -> None:
+    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line."""
+    head, mark, last = content.rpartition(FOOTER.encode())
+    if not mark and not content.startswith(HEADER.encode()):
+        return
+    if last.decode("ascii", "replace") != f"{hashlib.sha256(head).hexdigest()}\n" or not mark:
+        raise UserError(
+            "its bytes have changed since they were written: restore it from a copy, and give changes as settings behind"
+            " resume=RUN; or, if the change is meant, delete its first and its last line"
+        )
+
+
+# Lightning's callbacks that write no files of their own and call no functions that a setting names.
+HARMLESS = {
+    f"lightning.pytorch.callbacks.{name}"
+    for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
+}
+
+
+def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
+
+    Callbacks go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the run folder.
+
+    Args:
+        config: the settings of the resumed run.
+        given: those that the user's own configuration and command line give; what is the same there is the user's.
+
+    Raises:
+        UserError: in one line, with what to give again.
+    """
+    for name, callback in config["callbacks"].items():
+        if callback == given["callbacks"].get(name):
+            continue
+        targets = list(_targets(callback))
+        if len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
+            raise UserError(
+                f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
+                f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
+            )
+    for name, value in config["trainer"]["extra"].items():
+        if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
+            raise UserError(
+                f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
+            )
+
+
+def _users_own(target: Any, run: Path) -> bool:
+    """Whether an object is of a module that the user wrote: outside of Python's own, of the installed and of this package."""
+    top = str(target).partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)  # which runs nothing
+    except (ImportError, ValueError):
+        return False
+    if spec is None or not spec.has_location or spec.origin is None or top == "llm_from_scratch":
+        return False
+    places = [*map(Path, sysconfig.get_paths().values()), run]
+    return not any(Path(spec.origin).resolve().is_relative_to(place.resolve()) for place in places)
+
+
+def _targets(values: Any) -> Iterator[Any]:
+    """The `_target_` of every object that Hydra would make of nested settings."""
+    if isinstance(values, Mapping):
+        if "_target_" in values:
+            yield values["_target_"]
+        values = list(values.values())
+    for value in values if isinstance(values, list) else []:
+        yield from _targets(value)
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The settings of a run folder, from its config.yaml.
+
+    Raises:
+        UserError: in one line, where it is missing, damaged or cut off, or leads out of the folder.
+    """
+    path = run / "config.yaml"
+    refuse_links(path, run)
+    values = read_config(path)
+    missing = sorted(GROUPS - set(values))
+    if missing:
+        raise UserError(f"{path}: cut off, it has no {', '.join(missing)}: restore it from a copy")
+    return values

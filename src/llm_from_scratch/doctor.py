@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import shutil
 import threading
 import urllib.error
@@ -19,19 +18,22 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, verify_state
-from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch import __version__
+from llm_from_scratch.checkpoint import checkpoints, data_fingerprint, load_model, parse_rows, verify_state
+from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import refuse_links
+from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.terminal import argument, quote
 from llm_from_scratch.tokenizer import load_tokenizer
 
 PACKAGE = "llm-from-scratch"
@@ -85,11 +87,13 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
         checks += [
             (name, partial(of_run, folder))
             for name, of_run in (
+                ("links", links),
                 ("owner", owner),
                 ("configuration", configuration),
                 ("checkpoints", states),
                 ("model", model),
                 ("metrics", metrics),
+                ("samples", samples),
                 ("prepared data", prepared_data),
                 ("resume", resume),
                 ("space", space),
@@ -115,11 +119,13 @@ def versions() -> Iterator[Finding]:
         facts = importlib.metadata.metadata(PACKAGE)
         requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
     except importlib.metadata.PackageNotFoundError:
-        yield warning(f"{PACKAGE} is not installed", "pip install -c constraints.txt -e .")
+        yield warning(
+            f"{PACKAGE} {__version__} is not installed, and runs from its folder", "pip install -c constraints.txt -e ."
+        )
         return
     pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
     if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {PACKAGE} {facts['Version']}")
+        yield ok(f"Python {own}, {PACKAGE} {__version__}")
     else:
         yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
     good = []
@@ -197,18 +203,15 @@ def _size(count: int) -> str:
     return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
 
 
-def corpora(configs: Path = Path("configs/data")) -> Iterator[Finding]:
+def corpora(configs: Path | None = None) -> Iterator[Finding]:
     """Each named corpus: at hand and the right one, or within reach."""
-    if not configs.is_dir():
-        yield warning(f"{configs} is not here", "run this command in the project's folder to check the corpora")
-        return
     missing = {}
-    for path in sorted(configs.glob("*.yaml")):
+    for path in sorted((configs or config_dir() / "data").glob("*.yaml")):
         settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
         file = settings.get("file")
         if not file or settings.get("layouts"):
             continue  # nobody has to have a corpus of 40 GB
-        shared = Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+        shared = user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
         found = next((folder / file for folder in (Path("data"), shared) if (folder / file).is_file()), None)
         if not found:
             missing[path.stem] = (file, str(settings.get("url")))
@@ -252,13 +255,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.resume = f"python train.py {shlex.quote(f'resume={path}')}"
+        self.resume = f"python train.py {quote(f'resume={argument(path)}')}"
 
     @cached_property
     def settings(self) -> Config | UserError:
         """config.yaml, or what is wrong with it."""
         try:
-            return check(read_config(self.path / "config.yaml"), Config)
+            return check(read_run(self.path), Config)
         except UserError as error:
             return error
 
@@ -278,10 +281,18 @@ class RunFolder:
         return found
 
 
+def links(run: RunFolder) -> Iterator[Finding]:
+    """Nothing in the folder leads out of it, and nothing in it makes a reader wait."""
+    try:
+        refuse_links(run.path, run.path)
+    except UserError as error:
+        yield fault(_line(error), "nothing is trained in this folder before: do so, or delete it")
+
+
 def owner(run: RunFolder) -> Iterator[Finding]:
     """A training that goes on meanwhile changes what the other checks read; one that was killed may leave something behind."""
     lock = run.path / ".lock"
-    if lock.exists():
+    if lock.is_file() and not lock.is_symlink():  # opening it for the question must not touch anything else
         try:
             with FileLock(lock, timeout=0):
                 pass
@@ -291,7 +302,10 @@ def owner(run: RunFolder) -> Iterator[Finding]:
         for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
             whole = path.with_name(path.name.removeprefix(".old-"))
             if path.name.startswith(".old-") and not whole.exists():
-                yield fault(f"{whole}: missing; a kill left it as {path.name}", f"rename {path} to {whole.name}")
+                yield fault(
+                    f"{whole}: missing; a kill left it as {path.name}",
+                    f"rename {quote(str(path))} to {quote(whole.name)}",
+                )
             else:
                 yield warning(f"{path}: left behind by a kill", "delete it: nothing reads it")
 
@@ -304,6 +318,10 @@ def configuration(run: RunFolder) -> Iterator[Finding]:
         yield fault(f"{path}: {what}", "restore it from a copy: nothing can be resumed without it")
     else:
         yield ok(f"{path}: data={settings.data.name}, {settings.trainer.max_steps} steps")
+        try:
+            refuse_foreign_code(asdict(settings), asdict(Config()))
+        except UserError as error:
+            yield warning(f"{path}: {_line(error)}", "look at it before the run is resumed")
 
 
 def states(run: RunFolder) -> Iterator[Finding]:
@@ -337,7 +355,17 @@ def model(run: RunFolder) -> Iterator[Finding]:
     if isinstance(run.settings, Config):
         settings = vars(run.settings.model)
         differing = [name for name, value in settings.items() if name != "dropout" and own[name] != value]
-    rows = [row for row in _rows(run.path / "metrics.jsonl") if (row["split"], row["step"]) == ("val", loaded.step)]
+    validations = [row for row in parse_rows(run.path / "metrics.jsonl")[0] if row.get("split") == "val"]
+    rows = [row for row in validations if row["step"] == loaded.step]
+    newest = next((_step(folder) for folder, facts in run.states if isinstance(facts, dict)), 0)
+    # A validation behind the newest checkpoint comes again on resume, and its model with it.
+    better = [row for row in validations if row["step"] <= newest and row["loss"] < loaded.loss]
+    if better and rows and rows[-1]["loss"] == loaded.loss:
+        best = min(better, key=lambda row: row["loss"])
+        yield fault(
+            f"{folder}: of step {loaded.step}, where step {best['step']} had a better validation: a write has failed",
+            f"{run.resume} writes it again at its next better validation",
+        )
     if not rows or rows[-1]["loss"] != loaded.loss:
         differing.append(f"loss at step {loaded.step}")
     if differing:
@@ -354,29 +382,30 @@ def metrics(run: RunFolder) -> Iterator[Finding]:
         if not path.is_file():
             yield warning(f"{path}: not there", "a training writes it at its first logged step")
             continue
-        *lines, rest = path.read_bytes().split(b"\n")
-        bad = next((i for i, line in enumerate(lines, 1) if not _is_row(line)), None)
+        rows, bad = parse_rows(path)
         if bad:
+            lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
             yield fault(
-                f"{path}: line {bad} cannot be read", "restore or delete that line: what reads the file stops there"
+                f"{path}: line {lines} cannot be read",
+                "restore it from a copy, or go on without: what reads the file leaves damaged lines out",
             )
-        elif rest:
+        elif not path.read_bytes().endswith(b"\n") and path.stat().st_size:
             yield warning(f"{path}: its last line is cut off", f"{run.resume} drops it and writes it again")
         else:
-            yield ok(f"{path}: {len(lines)} rows")
+            yield ok(f"{path}: {len(rows)} rows")
 
 
-def _is_row(line: bytes) -> bool:
-    try:
-        row = json.loads(line)
-        return isinstance(row["step"], int)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    return [json.loads(line) for line in lines if _is_row(line) and "split" in json.loads(line)]
+def samples(run: RunFolder) -> Iterator[Finding]:
+    """samples.md: text that can be read."""
+    path = run.path / "samples.md"
+    if path.is_file():
+        try:
+            path.read_bytes().decode()
+            yield ok(f"{path}: UTF-8")
+        except UnicodeDecodeError as error:
+            yield warning(
+                f"{path}: a damaged byte at {error.start}", "it is a record alone: a resumed run keeps the rest"
+            )
 
 
 def prepared_data(run: RunFolder) -> Iterator[Finding]:
@@ -388,6 +417,7 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     if not facts:
         try:
             facts = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+            facts |= {"data": known} if (known := data_fingerprint(run.path)) else {}
         except ValueError:
             yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
             return
@@ -407,7 +437,8 @@ def prepared_data(run: RunFolder) -> Iterator[Finding]:
     for prepared in own:
         try:
             tokens = _verify(prepared)
-            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens")
+            how = "" if "data" in facts else "; known by its tokenizer alone: the run does not say which text it had"
+            yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
         except ValueError as error:
             yield fault(_line(error), f"delete {prepared.folder}: {again}")
     yield from damaged
@@ -424,25 +455,9 @@ def _verify(prepared: Prepared) -> int:
     count = sum(map(_verify, prepared.parts))
     for split in SPLITS:
         facts, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
-        if not prepared.has_text:
-            for name, checksum in facts["shards"].items():
-                shard = open_shard(
-                    prepared.folder / name,
-                    tokenizer=prepared.tokenizer.fingerprint,
-                    verify=True,
-                    index_sha256=checksum,
-                )
-                count += len(shard.tokens)
-            continue
-        ends = text.with_suffix(".ends")
-        if not text.is_file() or text.stat().st_size != facts["text_bytes"]:
-            raise UserError(f"{text}: missing, or not of {facts['text_bytes']} bytes")
-        if not ends.is_file() or ends.stat().st_size != 8 * facts["documents"]:
-            raise UserError(f"{ends}: missing, or not of {facts['documents']} documents")
-        places = np.fromfile(ends, dtype="<u8")
-        if places[-1] != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
-            raise UserError(f"{ends}: its documents do not rise to the end of the text")
-        small = facts["text_bytes"] < DECODE_BELOW
+        if prepared.has_text and not prepared.parts:
+            prepared.verify_text(split)
+        small = prepared.has_text and facts["text_bytes"] < DECODE_BELOW
         decoded = hashlib.sha256()
         for name, checksum in facts["shards"].items():
             fingerprint = prepared.tokenizer.fingerprint
@@ -450,7 +465,7 @@ def _verify(prepared: Prepared) -> int:
             count += len(shard.tokens)
             if small:
                 decoded.update(prepared.tokenizer.decode_bytes(shard.tokens.tolist()))
-        # The text has no checksum of its own, but its tokens know what it was.
+        # Version 0.1 wrote no checksum of the text, but its tokens know what it was.
         if small and facts["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
             raise UserError(f"{text}: other bytes than its tokens stand for")
     return count
@@ -463,16 +478,20 @@ def resume(run: RunFolder) -> Iterator[Finding]:
     steps = run.settings.trainer.max_steps
     sound = next((folder for folder, facts in run.states if isinstance(facts, dict)), None)
     if sound:
-        step = int(sound.name.split("_")[1])
+        step = _step(sound)
         if step < steps:
             yield ok(f"{run.path}: can go on from step {step} of {steps}: {run.resume}")
         else:
             yield ok(f"{run.path}: has made its {steps} steps; to go on: {run.resume} trainer.max_steps={2 * steps}")
     elif run.states:
-        start = f"python train.py {shlex.quote(f'init_from={run.path}')}"
+        start = f"python train.py {quote(f'init_from={argument(run.path)}')}"
         yield fault(f"{run.path}: every checkpoint is damaged", f"start a new run from the weights in model/: {start}")
     else:
         yield warning(f"{run.path}: no checkpoint yet", f"{run.resume} starts again at step 0")
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.split("_")[1])
 
 
 def space(run: RunFolder) -> Iterator[Finding]:

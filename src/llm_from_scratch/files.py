@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
@@ -51,17 +52,38 @@ def building_folder(folder: Path) -> Path:
 
 
 def publish(building: Path, folder: Path) -> None:
-    """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then."""
+    """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then.
+
+    Its files get the mode that the umask gives, whatever mode the library that wrote them chose.
+
+    Raises:
+        OSError: the folder cannot be moved; what was at its name is there again.
+    """
+    mode = building.stat().st_mode & 0o666  # `mkdir` has applied the umask
     for path in sorted(building.rglob("*")):
+        if path.is_file():
+            path.chmod(mode)
         sync(path)
     sync(building)
     old = folder.with_name(f".old-{folder.name}")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-    building.rename(folder)
+    try:
+        building.rename(folder)
+    except OSError:
+        if old.is_dir():
+            old.rename(folder)
+        raise
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def new_file(path: Path) -> Path:
+    """A new empty file beside `path`, for a library that writes by name; to be renamed to `path`."""
+    building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
+    os.close(os.open(building, _CREATE, 0o666))
+    return building
 
 
 def sync(path: Path) -> None:
@@ -87,6 +109,40 @@ def open_regular(path: Path) -> BufferedReader:
         os.close(handle)
         raise UserError(f"{path} is no regular file: copy what it gives into one")
     return os.fdopen(handle, "rb")
+
+
+def refuse_links(path: Path, root: Path) -> None:
+    """Refuses a file or folder of `root` that is, or holds, a link out of `root` or anything but files and folders.
+
+    A run folder may be a stranger's: a link in it must not make this program read, write or delete elsewhere, and a pipe
+    must not make it wait. `root` itself may be reached by a link.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for name in _tree(path):
+        mode = name.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            if not _leads_into(name, root):
+                raise UserError(f"{name} is a link that leads out of {root}: put what it stands for in its place")
+        elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{name} is neither a file nor a folder: remove it")
+
+
+def _tree(path: Path) -> Iterator[Path]:
+    """A path and everything below it, without following links below it."""
+    if os.path.lexists(path):
+        yield path
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            yield from (Path(folder, name) for name in sorted([*folders, *names]))
+
+
+def _leads_into(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ Shapes: B batch (samples), T time (positions), V vocabulary.
 import codecs
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
 from llm_from_scratch.tokenizer import Tokenizer
@@ -40,6 +42,7 @@ class SamplingConfig:
     stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
 
     def __post_init__(self) -> None:
+        self.stop = [clean_typed(stop) for stop in self.stop]  # the model writes text as the cleaned corpus has it
         # Written as `not (right)`, so that NaN, which compares as false, is refused too.
         for key, right, need in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
@@ -51,15 +54,30 @@ class SamplingConfig:
             ("num_samples", self.num_samples >= 1, "1 or more"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
             ("stop", "" not in self.stop, "a list of strings that are not empty"),
+            (
+                "stop",
+                not re.search("[\ud800-\udfff]", "".join(self.stop)),
+                "of whole characters: a half one never comes",
+            ),
         ):
             if not right:
                 raise UserError(f"{key}={getattr(self, key)} must be {need}")
 
 
 # ------------------------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
+# Beyond it float32 overflows, and its inverse vanishes. What a setting tends to is reached long before.
+EXTREME = 1e30
+
+
+def relative(logits: Tensor) -> Tensor:
+    """Logits below the likeliest token's, which has 0: what overflows in a filter is then a token without any probability."""
+    top = logits.amax(dim=-1, keepdim=True)
+    return torch.where(logits == top, 0.0, logits - top)
+
+
 def temperature(logits: Tensor, value: float) -> Tensor:
     """Divides by the temperature, above 0: below 1 the likely gets likelier (Ackley, Hinton & Sejnowski 1985)."""
-    return logits / value
+    return logits / _bounded(value)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -85,8 +103,12 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
     """Makes every token of ids (B, T), prompt and text so far, less likely: a positive logit is divided by the penalty,
     a negative one multiplied (Keskar et al. 2019)."""
-    seen = logits.gather(1, ids)
+    seen, penalty = logits.gather(1, ids), _bounded(penalty)
     return logits.scatter(1, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
+
+
+def _bounded(value: float) -> float:
+    return min(max(value, 1 / EXTREME), EXTREME)
 
 
 def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
@@ -96,7 +118,7 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
         logits = repetition_penalty(logits, ids, config.repetition_penalty)
     if noise is None:
         return logits.argmax(dim=-1)
-    logits = temperature(logits, config.temperature)
+    logits = temperature(relative(logits), config.temperature)
     if config.top_k is not None:
         logits = top_k(logits, config.top_k)
     if config.top_p is not None and config.top_p < 1:
@@ -203,6 +225,10 @@ def generate_tokens(
     step = compiled_step(model, cache, config) if config.compile else None
     try:
         logits = prefill(model, ids[:, start:length], cache)
+        if logits.isnan().any():
+            raise UserError(
+                "the model answers with NaN: its training diverged, or its weights are damaged; use another one"
+            )
         noise = draw_noise(logits, config, generator)
         ids[:, length] = sample(logits, ids[:, :length], config, noise)
         while True:
@@ -270,7 +296,8 @@ def generate_with_temperature(
         if temperature == 0:
             next_ids = logits.argmax(dim=-1, keepdim=True)
         else:
-            next_ids = (logits / temperature).softmax(dim=-1).multinomial(1, generator=generator)
+            scaled = relative(logits) / _bounded(temperature)
+            next_ids = scaled.softmax(dim=-1).multinomial(1, generator=generator)
         ids = torch.cat((ids, next_ids), dim=1)
     return ids
 
@@ -330,11 +357,12 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
 
     A piece is "" where nothing is certain yet or the sample has ended; joined, the pieces of a sample are its text.
     A sample ends at the end-of-text piece, before a stop string, or after max_new_tokens. An empty prompt starts from
-    the end-of-text piece, which is what stands before every document. The same seed gives the same text on a CPU.
+    the end-of-text piece, which is what stands before every document. The prompt is cleaned as the corpus was
+    (`clean_typed`). The same seed gives the same text on a CPU.
 
     Raises UserError at once when the tokenizer does not know a character of the prompt.
     """
-    prompt_ids = tokenizer.encode(prompt) or [tokenizer.eot_id]
+    prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device).repeat(config.num_samples, 1)
 
     def pieces() -> Iterator[list[str]]:

@@ -10,7 +10,7 @@ D head size, I inner width of the feed-forward, V vocabulary.
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ _CHOICES = {
 
 
 # ---------------------------------------------------------------------------------------------- configuration
+# Where blocks are shared, the size of the weights bounds nothing: a folder of 100 KB would run for minutes.
+MAX_SHARING_LAYERS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
@@ -79,6 +83,10 @@ class ModelConfig:
             raise UserError(
                 f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
                 f"use one of {', '.join(divisors)}"
+            )
+        if self.n_layer > max(self.unique_layers, MAX_SHARING_LAYERS):
+            raise UserError(
+                f"model.n_layer={self.n_layer}: more than {MAX_SHARING_LAYERS} layers that share their weights: use fewer"
             )
         if self.unique_layers > self.n_layer:
             raise UserError(
@@ -205,48 +213,87 @@ class KVCache:
         return keys.narrow(2, 0, self.length + time), values.narrow(2, 0, self.length + time)
 
 
-def kept(x: Tensor, p: float) -> Tensor:
+# ------------------------------------------------------------------------------------------------------ dropout
+# The constants of splitmix64 (Steele et al. 2014) as signed numbers: torch multiplies int64 modulo 2^64.
+_STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
+    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at _STREAM * `key`.
+
+    They depend on their arguments alone. So the dropout of a sequence is the same however its batch is cut, in a
+    compiled graph, and when it is drawn again in the backward pass.
+    """
+    x = (keys + places) * _STREAM  # multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)  # torch's shift keeps the sign
+    return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
+
+
+def random_bits(keys: Tensor, count: int) -> Tensor:
+    """16 random bits, int16, for each of `count` numbers of a sequence: keys (B,) -> (B, count)."""
+    places = torch.arange(-(-count // 4), device=keys.device)
+    return splitmix(keys[:, None], places).view(torch.int16)[:, :count]
+
+
+def dropout_bound(p: float) -> int:
+    """A number is dropped whose random bits are below it; so p is one of 65,536ths."""
+    return round(p * 2**16) - 2**15
+
+
+def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
     """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
 
-    16 random bits decide each number, so that p is one of 65,536ths; torch's own draws 64 for it, which on a CPU took a quarter of the
-    time of a training step. The device's generator is torch's own.
+    x is B sequences one behind the other, and keys (B,) int64. Drawn a few sequences at a time, which the caches hold.
     """
     if torch.compiler.is_compiling():
-        return _kept_in_graph(x.detach(), p)
-    dropped = round(p * 2**16)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    bits = bits.view(torch.int16)[: x.numel()].view(x.shape)
-    return torch.ge(bits, dropped - 2**15, out=torch.empty(x.shape, dtype=x.dtype)).mul_(2**16 / (2**16 - dropped))
+        return _dropout_mask_in_graph(x.detach(), p, keys)
+    count, bound = x.numel() // len(keys), dropout_bound(p)
+    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    some = max(1, 2**18 // count)  # sequences
+    for part, of_part in zip(mask.view(len(keys), count).split(some), keys.split(some), strict=True):
+        torch.ge(random_bits(of_part, count), bound, out=part).mul_(2**16 / (2**15 - bound))
+    return mask
 
 
-@torch.library.custom_op("llm_from_scratch::kept", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _kept_in_graph(x: Tensor, p: float) -> Tensor:
-    """`kept` as one call of a compiled graph: inductor's own random numbers made a compiled step on a CPU slower than a plain one."""
-    return kept(x, p)
+@torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
+def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
+    """`dropout_mask` as one call of a compiled graph: code that inductor makes of it is no faster (docs/log.md)."""
+    return dropout_mask(x, p, keys)
 
 
-@_kept_in_graph.register_fake
-def _(x: Tensor, p: float) -> Tensor:
+@_dropout_mask_in_graph.register_fake
+def _(x: Tensor, p: float, keys: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
 class Dropout(nn.Module):
-    """`F.dropout` in training, with `kept`'s faster mask where it is a CPU that trains."""
+    """`F.dropout` with a mask that belongs to (key of the sequence, number within it)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.p:
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """x (B, T, C) and keys (B,), or None where nothing is dropped."""
+        if keys is None:
             return x
-        return x * kept(x, self.p) if x.device.type == "cpu" else F.dropout(x, self.p)
+        if x.device.type == "cpu":
+            return x * dropout_mask(x, self.p, keys)
+        bound = dropout_bound(self.p)
+        dropped = (
+            random_bits(keys, x[0].numel()).reshape(x.shape) < bound
+        )  # the backward pass keeps it, a byte a number
+        return (x * (2**16 / (2**15 - bound))).masked_fill(dropped, 0.0)
 
 
-def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, p: float, mask: Tensor | None = None) -> Tensor:
-    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D); `mask` (B, 1, T, T).
+def attention_with_dropout(
+    q: Tensor, k: Tensor, v: Tensor, p: float, keys: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
 
-    What `scaled_dot_product_attention` does with `dropout_p`, which has no fast kernel on a CPU.
+    `keys` (B,) as of `dropout_mask`, `mask` (B, 1, T, T). It is `scaled_dot_product_attention` with `dropout_p`, which has
+    no fast kernel on a CPU and no mask by sequences anywhere.
     """
     batch, heads, time, size = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
@@ -255,7 +302,7 @@ def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, p: float, mask: Tens
     if mask is not None:
         scores = scores.view(batch, heads, time, time).masked_fill(~mask, -math.inf).view(-1, time, time)
     weights = scores.softmax(dim=-1)  # (BH, T, T)
-    return (weights * kept(weights, p) @ v).view(batch, heads, time, size)
+    return (weights * dropout_mask(weights, p, keys) @ v).view(batch, heads, time, size)
 
 
 def make_norm(config: ModelConfig, width: int) -> nn.Module:
@@ -285,9 +332,18 @@ class Attention(nn.Module):
         self.k_norm = make_norm(config, config.head_size) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None, layer: int
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        keys: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). `mask` is (T, S) for several positions that follow cached ones, (B, 1, T, T) for documents."""
+        """x (B, T, C) -> (B, T, C). `mask` is (T, S) for several positions that follow cached ones, (B, 1, T, T) for documents.
+
+        `keys` (B,) are those of dropout, None where nothing is dropped.
+        """
         batch, time, width = x.shape
         q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
         if self.q_norm is not None and self.k_norm is not None:
@@ -297,15 +353,16 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, G, S, D)
-        if self.training and self.dropout and q.device.type == "cpu":
-            y = attention_with_dropout(q, k, v, self.dropout, mask)
+        if keys is not None and q.device.type == "cpu":
+            y = attention_with_dropout(q, k, v, self.dropout, keys, mask)
             return self.out(y.transpose(1, 2).reshape(batch, time, width))
         y = F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            # Drawn from the device's generator: the kernel takes no keys.
+            dropout_p=self.dropout if keys is not None else 0.0,
             is_causal=mask is None and time > 1,
             enable_gqa=self.heads[0] != self.heads[1],
         )
@@ -360,12 +417,15 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        keys: Tensor | None = None,
     ) -> Tensor:
+        """`keys` (3, B): dropout's for the attention weights and for the two branches."""
+        weights, first, second = (None, None, None) if keys is None else keys
         if self.post_norm:
-            x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer)))
-            return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer, weights), first))
+            return self.feed_forward_norm(x + self.dropout(self.feed_forward(x), second))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer, weights), first)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)), second)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -451,8 +511,11 @@ class GPT(nn.Module):
         """
         return self.logits(self.hidden_states(ids, cache))
 
-    def hidden_states(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """What the head reads: ids (B, T) -> (B, T, C). Apart from it, so that a prefill need not score every position."""
+    def hidden_states(self, ids: Tensor, cache: KVCache | None = None, keys: Tensor | None = None) -> Tensor:
+        """What the head reads: ids (B, T) -> (B, T, C). Apart from it, so that a prefill need not score every position.
+
+        `keys` (B,) int64 decide in training what dropout drops of each sequence; without them they are drawn at random.
+        """
         start = 0 if cache is None else cache.length
         time = ids.shape[1]
         end = start + time
@@ -473,7 +536,8 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[places]
         else:
             x = x + self.sinusoids[places]
-        x = self.dropout(x)
+        of_embedding, of_layer = self._dropout_keys(ids, keys)
+        x = self.dropout(x, of_embedding)
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
         if self.eot_id is not None and cache is None:  # what is generated is one document
@@ -481,12 +545,22 @@ class GPT(nn.Module):
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotary, mask, use_reentrant=False)
+                x = checkpoint(block, x, rotary, mask, None, layer, of_layer[layer], use_reentrant=False)
             else:
-                x = block(x, rotary, mask, cache, layer)
+                x = block(x, rotary, mask, cache, layer, of_layer[layer])
         if cache is not None and cache.position is None:
             cache.length = end
         return self.norm(x)
+
+    def _dropout_keys(self, ids: Tensor, keys: Tensor | None) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+        """A key for each place in the network that drops: (B,) for the embedding, (3, B) for each layer; None outside of training."""
+        layers = self.config.n_layer
+        if not (self.training and self.config.dropout):
+            return None, [None] * layers
+        if keys is None:
+            keys = torch.randint(-(2**63), 2**63 - 1, ids.shape[:1], device=ids.device)
+        places = splitmix(keys, torch.arange(1 + 3 * layers, device=ids.device)[:, None])  # (1 + 3 layers, B)
+        return places[0], places[1:].view(layers, 3, -1).unbind()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, C) -> (…, V)."""
@@ -502,13 +576,13 @@ class GPT(nn.Module):
         weight = self.token_embedding.weight if self.head is None else self.head.weight
         return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
-    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", keys: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats a token: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
 
         Targets equal to IGNORE are not counted (0 in `none`). Of many tokens or a large vocabulary no more logits are held than
-        a chunk of tokens has: on a CPU as many as its caches hold, elsewhere 1 GiB of them.
+        a chunk of tokens has: on a CPU as many as its caches hold, elsewhere 1 GiB of them. `keys`: as of `hidden_states`.
         """
-        hidden = self.hidden_states(ids)
+        hidden = self.hidden_states(ids, keys=keys)
         rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)
         if reduction == "none" or targets.numel() <= rows:
             logits = self.logits(hidden)  # (B, T, V)

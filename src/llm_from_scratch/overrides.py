@@ -6,13 +6,14 @@ held against the schema, so that a mistake costs one line and no folder; around 
 
 import difflib
 import functools
+import math
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.places import PATHS, expanded
+from llm_from_scratch.terminal import printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
@@ -40,11 +44,23 @@ LITERAL = (
     "data.dir",
     "data.column",
     "sample.prompt",
+    "tokenizer.path",
 )
 # What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
 # What a resumed run may change of its model, data and tokenizer: what changes neither shapes nor the text that is seen.
 CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
+# What a resumed run has behind it, and what to do instead.
+SETTLED = {
+    "task": "its folder has its name already; leave it out",
+    "init_from": "its weights are in its checkpoints; leave it out, or start a new run",
+    "prepare.engine": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
+    "prepare.workers": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
+    "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
+}
+# Literal settings that a sweep may vary, written as choice(a,b).
+SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
+MULTIRUN = {"--multirun", "-m"}
 Task = Callable[[DictConfig], Any]
 
 
@@ -71,6 +87,7 @@ def _run_name() -> str:
 
 
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 
 
 def literal(argument: str) -> str:
@@ -80,6 +97,8 @@ def literal(argument: str) -> str:
         return argument
     from llm_from_scratch.config import escape
 
+    if key.lstrip("+") in PATHS:
+        value = expanded(value)
     return f"{key}={QuotedString(escape(value), Quote.single).with_quotes()}"
 
 
@@ -89,15 +108,22 @@ def stop(error: BaseException) -> None:
     Raises:
         SystemExit: always; the error itself where HYDRA_FULL_ERROR=1 asks for the traceback.
     """
+    number = signals.interrupted()
+    if number is not None:  # a library may make an ImportError of a KeyboardInterrupt
+        raise SystemExit(128 + number)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
+    line, status = explained(error)
+    print(f"error: {printable(line, keep='')}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """The one line that tells an error, and the exit status that it stands for."""
     memory = out_of_memory(error)
-    users = memory is not None or isinstance(error, UserError)
-    line = memory or (
-        first_line(error) if users else f"{type(error).__name__}: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where)"
-    )
-    print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2 if users else 1)
+    if memory or isinstance(error, UserError):
+        return memory or first_line(error), 2
+    return f"{type(error).__name__}: {first_line(error)} (HYDRA_FULL_ERROR=1 shows where)", 1
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -107,20 +133,21 @@ def out_of_memory(error: BaseException) -> str | None:
         return None
     needed = re.search(r"allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)", text)
     return (
-        f"out of memory{f' (tried to allocate {needed[1]})' if needed else ''}: lower data.micro_batch_size (the result stays the same),"
+        f"out of memory{f' (tried to allocate {needed[1]})' if needed else ''}: lower data.micro_batch_size (the batch stays the same),"
         " then model.block_size or the model's size; what was saved stays"
     )
 
 
 def command(
-    config_dir: Path, config_name: str, check: Callable[[DictConfig], Any]
+    config_dir: Path, config_name: str, check: Callable[[DictConfig, Sequence[str]], Any]
 ) -> Callable[[Task], Callable[[], None]]:
     """Makes a task of a composed configuration the program that the shell starts.
 
     Args:
         config_dir: the folder of the YAML files.
         config_name: the main one, without `.yaml`.
-        check: raises UserError for a configuration that cannot run; called for every job before the first one starts.
+        check: raises UserError for a configuration that cannot run, given with the overrides that made it; called for
+            every job before the first one starts.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -129,23 +156,51 @@ def command(
             try:
                 return task(config)
             except Exception as error:
+                if HydraConfig.get().mode == RunMode.MULTIRUN and os.environ.get("HYDRA_FULL_ERROR") != "1":
+                    return _failed(error, config)
                 stop(error)
 
+        @signals.ending
         def program() -> None:
+            use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
                 try:
                     sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
+            SweepTable.failures = 0
             hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
+            if SweepTable.failures:
+                raise SystemExit(1)
 
         return program
 
     return decorate
 
 
-def _front(arguments: list[str], config_name: str, config_dir: Path, check: Callable[[DictConfig], Any]) -> list[str]:
+def _failed(error: Exception, config: DictConfig) -> float:
+    """Tells why one run of a sweep failed, and keeps the line for the table; the other runs go on.
+
+    Returns:
+        Infinity: the worst validation loss, so that a sweeper that minimises it keeps away from there.
+    """
+    from llm_from_scratch.config import FAILURE
+    from llm_from_scratch.files import write_file
+
+    line, _ = explained(error)
+    print(f"error: {printable(line, keep='')}", file=sys.stderr)
+    SweepTable.failures += 1
+    if "run_dir" in config:
+        folder = run_folder(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / FAILURE, line + "\n")
+    return math.inf
+
+
+def _front(
+    arguments: list[str], config_name: str, config_dir: Path, check: Callable[[DictConfig, Sequence[str]], Any]
+) -> list[str]:
     """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if flags & {"--help", "-h", "--hydra-help", "--version"}:
@@ -155,7 +210,8 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
     )
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
-    arguments = [literal(argument) for argument in arguments]
+    sweeps = bool(flags & MULTIRUN)
+    arguments = [argument if sweeps and _is_choice(argument) else literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
     for before, word in zip(["", *others], others, strict=False):
@@ -171,6 +227,8 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
             given["resume"] = str(_last_run())
             words = [word for word in words if not word.startswith("resume=")] + [literal(f"resume={given['resume']}")]
         words.append(literal(f"run_dir={given['resume']}"))
+        if sweeps:
+            raise _no_sweep(str(given["resume"]))
     if not flags & {
         "--config-name",
         "-cn",
@@ -180,9 +238,55 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Call
         "-cd",
     }:  # YAML files elsewhere: Hydra's matter
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
-            for job in _jobs(words):
-                check(final_config(_compose(config_name, job), job))
+            jobs = _jobs(words)
+            first = _compose(config_name, jobs[0])
+            settings = HydraConfig.get()
+            sweeps = sweeps or settings.mode == RunMode.MULTIRUN
+            _check_sweep(words, sweeps, settings.sweeper.get("params") or {}, str(given.get("resume") or ""))
+            for number, job in enumerate(jobs):
+                check(final_config(_compose(config_name, job) if number else first, job), job)
+    if not sweeps and not set(modes) - MULTIRUN:
+        words.append("hydra.output_subdir=null")  # config.yaml says all, and is written when nothing can be refused
     return others + words
+
+
+def _is_choice(argument: str) -> bool:
+    """Whether a sweep is asked to vary a setting that is otherwise taken literally: `data.path=choice(a.txt,b.txt)`."""
+    key, _, value = argument.partition("=")
+    return key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")")
+
+
+def _no_sweep(run: str) -> UserError:
+    return UserError(
+        f"resume={run}: a sweep makes new runs and resumes none: leave the sweep out, or use init_from={run}, which"
+        " starts each from its weights"
+    )
+
+
+def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], resume: str) -> None:
+    """Refuses several values without a sweep, and values that a sweep would not vary.
+
+    Raises:
+        UserError: in one line, with what to write.
+    """
+    if sweeps and resume:
+        raise _no_sweep(resume)
+    for override, word in zip(_parse(words), words, strict=True):
+        key = override.key_or_group
+        if override.is_sweep_override() and not sweeps:
+            raise UserError(f"{word}: several values: add -m to make one run for each")
+        if sweeps and key in params:
+            raise UserError(
+                f"{word}: the sweep has values for it ({params[key]}): leave it out, or sweep over it alone with -m"
+            )
+        value = override.value()
+        if not (sweeps and key in LITERAL and isinstance(value, str) and "," in value):
+            continue
+        if key in SWEPT and key != "sample.prompt" and not Path(value).exists():
+            raise UserError(f"{key}={value}: is taken as one value; for one run each write {key}='choice({value})'")
+        if key in ("run_dir", "resume") or key not in SWEPT:
+            continue
+        print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
 
 def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
@@ -242,16 +346,24 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         config = hydra.compose(config_name, job, return_hydra_config=True)
     except MissingConfigException as error:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        if group.startswith("hydra/") and error.options is not None:
+            extra = "'llm-from-scratch[sweep]'" if choice == "optuna" else f"hydra-{choice}-{group.split('/')[1]}"
+            raise UserError(f"{group}={choice}: is not installed here: pip install {extra}") from None
         options = list(error.options or [])
         nearest = difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        from llm_from_scratch.config import unknown
+        from llm_from_scratch.config import NEEDS, unknown
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
+        known = _flat(hydra.compose(config_name)) if key else []
+        if key and key[1] in known:
+            raise UserError(f"{key[1]}: a new name in it is written as +{key[1]}.NAME=VALUE") from None
+        if key and key[1] in NEEDS:
+            raise UserError(f"{key[1]}: changes nothing without {NEEDS[key[1]][1]}") from None
         if key:
-            raise UserError(unknown(key[1], _flat(hydra.compose(config_name)))) from None
+            raise UserError(unknown(key[1], known)) from None
         raise UserError(first_line(error)) from None
     HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
     OmegaConf.set_struct(config, False)
@@ -276,34 +388,81 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
+    for override in _parse(job):
+        loggers = override.value() if override.key_or_group == "logger" else None
+        if isinstance(loggers, list):
+            config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         return config
-    from llm_from_scratch.config import Config, as_config, read_config
+    from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
 
-    saved = read_config(Path(config.resume) / "config.yaml")
+    saved = read_run(Path(config.resume))
     result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})
     for override in _parse(job):
         key = override.key_or_group
-        own = Path(_main_config_dir()) / key / f"{override.value()}.yaml"
-        if own.is_file():
-            names = {str(name) for name in OmegaConf.load(own)} - {"defaults"} | (
-                HARDWARE if key == "trainer" else set()
-            )
-            if OmegaConf.is_dict(config[key]) and names <= set(config[key]):
-                for name in names:
-                    OmegaConf.update(result, f"{key}.{name}", config[key][name], force_add=True)
-                continue
-        if not key.startswith("hydra"):
-            OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
+        if key.startswith("hydra"):
+            continue
+        if (Path(_main_config_dir()) / key).is_dir():
+            value = override.value()
+            choices = value if isinstance(value, list) else [value]
+            names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
+            names |= {f"trainer.{name}" for name in HARDWARE} if key == "trainer" else set()
+        else:
+            names = {key}
+        for name in names:
+            OmegaConf.update(result, name, OmegaConf.select(config, name), merge=False, force_add=True)
     defaults = asdict(Config())  # a run may be older than a setting
     run = OmegaConf.merge(as_config(defaults), as_config(saved))
     fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in defaults[group]]
-    for key in (*fixed, "optim.name"):
+    for key in (*fixed, "optim.name", *SETTLED):
         before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
-            advice = f"to change it, start a new run (init_from={config.resume} takes over its weights)"
-            raise UserError(f"{key}={now}: the resumed run has {before}; {advice}")
+            advice = f"to change it, start a new run ({quote(f'init_from={config.resume}')} takes over its weights)"
+            raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
+    refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
+
+
+def _set_by(group: str, choice: Any) -> Iterator[str]:
+    """The settings that the file of a group's choice sets; an experiment's, with those of the files it builds on."""
+    file = Path(_main_config_dir()) / group / f"{choice}.yaml"
+    if not file.is_file():  # null: none
+        return
+    text = file.read_text(encoding="utf-8")
+    content = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(content, dict)
+    defaults = content.pop("defaults", [])
+    if "@package _global_" not in text:
+        yield from (f"{group}.{name!s}" for name in content)
+        return
+    for entry in defaults:
+        if isinstance(entry, str):
+            yield from _set_by(group, entry)
+        else:
+            ((other, name),) = entry.items()
+            yield from _set_by(str(other).removeprefix("override").strip().lstrip("/"), name)
+    yield from _names(content)
+
+
+def _names(content: Mapping[Any, Any]) -> Iterator[str]:
+    """The settings of a file that stands at the top of the configuration; Hydra's own are left out."""
+    from llm_from_scratch.config import Config
+
+    for key, value in content.items():
+        if is_dataclass(getattr(Config(), str(key), None)) and isinstance(value, dict):
+            yield from (f"{key}.{name}" for name in value)
+        elif key != "hydra":
+            yield str(key)
+
+
+def may_fetch(config: DictConfig, composed: DictConfig, job: Sequence[str]) -> bool:
+    """Whether a job may download its text: a new run, or a resumed one whose `data` the user has given again."""
+    given = any(override.key_or_group in ("data", "data.url", "data.download") for override in _parse(job))
+    same = all(
+        OmegaConf.select(config, f"data.{name}") == OmegaConf.select(composed, f"data.{name}")
+        for name in ("name", "file", "url", "layouts", "download", "downloads", "corpora", "dir")
+    )
+    return not composed.get("resume") or (given and same)
 
 
 def _main_config_dir() -> str:
@@ -315,11 +474,21 @@ def job_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def given_settings(job: Sequence[str]) -> list[str]:
+    """The names of the settings that a job's overrides set one by one: neither groups nor Hydra's own."""
+    return [
+        override.key_or_group
+        for override in _parse(job)
+        if not override.key_or_group.startswith("hydra")
+        and not (Path(_main_config_dir()) / override.key_or_group).is_dir()
+    ]
+
+
 def run_folder(config: DictConfig) -> Path:
     """The folder of the job that runs now, as it was given: `run_dir`, or a numbered folder below it for a job of a sweep."""
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
-        return Path(config.run_dir)
+        return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
     # Lightning starts the other processes of a DDP run with these arguments: this one job, rather than the sweep again.
     own = [word for word in job_overrides() if not word.startswith("run_dir=")]
@@ -330,8 +499,11 @@ def run_folder(config: DictConfig) -> Path:
 class SweepTable(Callback):
     """A Hydra callback: a multirun ends with one table of all its runs."""
 
+    failures = 0  # of the sweep that this process made
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra with its whole configuration."""
         from llm_from_scratch.training.results import print_sweep
 
-        print_sweep(Path(config.hydra.sweep.dir))
+        # A launcher may have made the runs in other processes.
+        SweepTable.failures = max(SweepTable.failures, print_sweep(Path(config.hydra.sweep.dir)))

@@ -22,11 +22,13 @@ from llm_from_scratch.data.prepare import open_prepared, prepare
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.tokenizer import open_gpt2
 from llm_from_scratch.training.compilation import PAYS, wanted
 from llm_from_scratch.training.memory import (
     activation_bytes,
-    free_bytes,
+    device_bytes,
     logits_bytes,
     micro_batch_size,
     on_gpu,
@@ -39,6 +41,8 @@ GOOD_PASSES = 4  # so often read, a text is worth nearly as much as new text (Mu
 USELESS_PASSES = 16  # beyond, further passes are worth next to nothing (the same)
 TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
 SECONDS = 4.0  # of measuring
+GPT2_VOCABULARY = 50_257  # pieces of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
+CHARACTERS = 256  # distinct characters of a text that is not at hand
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -87,12 +91,31 @@ def text_size(config: Config) -> TextSize:
     work = plan_work(config.data, config.tokenizer, None)
     if work.keep_text or work.folder.exists():
         return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
-    kind = config.tokenizer.kind
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
-    tokens = estimated_tokens(work, work.tasks, kind, vocab_size)
+    tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)
-    a_token = 1 if kind == "char" else 3 if vocab_size < 4096 else 4.5  # bytes
-    return TextSize(tokens - val, val, int((tokens - val) * a_token), vocab_size, True)
+    return _estimate(config, tokens - val, val, vocab_size)
+
+
+def assumed_text(config: Config, train_tokens: int) -> TextSize:
+    """A text of which nothing is at hand but a number of training tokens; the vocabulary is the one that the tokenizer will have.
+
+    UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
+    """
+    settings = config.tokenizer
+    vocab_size = settings.vocab_size
+    if vocab_size is None and settings.kind == "gpt2":
+        vocab_size = GPT2_VOCABULARY if settings.path is None else open_gpt2(settings.path).vocab_size
+    elif vocab_size is None and settings.kind == "char":
+        vocab_size = CHARACTERS
+    elif vocab_size is None:
+        raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+    return _estimate(config, train_tokens, int(train_tokens * config.data.val_fraction), vocab_size)
+
+
+def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: int) -> TextSize:
+    bytes_a_token = 1 if config.tokenizer.kind == "char" else 3 if vocab_size < 4096 else 4.5
+    return TextSize(train_tokens, val_tokens, int(train_tokens * bytes_a_token), vocab_size, True)
 
 
 def counted(prepared: Prepared) -> TextSize:
@@ -211,6 +234,8 @@ def plan(
         "activations": a_token * micro * shape.block_size,
         "loss": logits_bytes(text.vocab_size, cpu=not gpu),
     }
+    # The processes of a machine share its memory; every GPU has its own.
+    available = device_bytes(settings) // (1 if gpu else max(1, world // settings.num_nodes))
     result: dict[str, Any] = {
         "model": {
             "parameters": N,
@@ -221,8 +246,7 @@ def plan(
         "data": asdict(text)
         | {"tokens_a_first_step": at_first, "tokens_a_step": a_step}
         | {"tokens": D, "passes": D / max(text.train_tokens, 1)},
-        "memory": memory
-        | {"total": sum(memory.values()), "free": free_bytes(settings) * (2 - gpu), "micro_batch_size": micro},
+        "memory": memory | {"total": sum(memory.values()), "available": available, "micro_batch_size": micro},
         "compute": {
             "flops_a_token": flops,
             "flops_a_step": flops * a_step,
@@ -322,9 +346,9 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
             f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "
             f"{model['vocab_size']:,}, or a wider model"
         )
-    if memory["total"] > memory["free"]:
+    if memory["total"] > memory["available"]:
         yield (
-            f"{count(memory['total'], 'B')} of memory are needed and {count(memory['free'], 'B')} are free: use "
+            f"{count(memory['total'], 'B')} of memory are needed and a device has {count(memory['available'], 'B')}: use "
             "data.micro_batch_size=1, trainer.activation_checkpointing=true, trainer=fsdp on several GPUs, or a smaller model"
         )
     written = disk["checkpoints"] + disk["model"] + (disk["shards"] if data["estimated"] else 0)
@@ -403,7 +427,11 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f"{count(memory[name], 'B')} {name}" for name in ("weights", "gradients", "optimizer", "activations", "loss")
     )
     rows.append(
-        ("memory a device", count(memory["total"], "B"), f"{', '.join(parts)}; {count(memory['free'], 'B')} are free")
+        (
+            "memory a device",
+            count(memory["total"], "B"),
+            f"{', '.join(parts)}; {count(memory['available'], 'B')} are there",
+        )
     )
     rows.append(("micro-batch", f"{memory['micro_batch_size']} sequences", f"on each of {compute['devices']} devices"))
     rows.append(
@@ -436,4 +464,4 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for line in result["unwise"]:
-        console.print(f"unwise: {line}", soft_wrap=True, markup=False)
+        console.print(f"unwise: {line}", soft_wrap=True)

@@ -1,8 +1,9 @@
 """Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the last of generation.
 
-Three tokenizers share one protocol: single characters; byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by
-SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it is lossless for every Unicode string; and GPT-2's own
-byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2) by tiktoken.
+Three tokenizers share one protocol: single characters, with bytes for unknown ones where a text needs them; byte-pair
+encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226), set up so that it
+is lossless for every Unicode string; and GPT-2's own byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners", section 2.2) by tiktoken.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ import numpy as np
 import sentencepiece as spm
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular
+from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
 
@@ -68,27 +71,42 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer(Tokenizer):
-    """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it."""
+    """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it.
+
+    With `byte_fallback` 256 ids of bytes stand behind them, which write every other character in UTF-8. The encoding is then
+    lossless for every text, so that bits per byte count an unknown character in full.
+    """
 
     kind = "char"
     eot_id = 0
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, byte_fallback: bool = False) -> None:
         if not characters or list(characters) != sorted(set(characters)):
             raise UserError("a character tokenizer needs at least one character, sorted and each once")
-        self.characters = characters
-        self.vocab_size = 1 + len(characters)
-        self.fingerprint = hashlib.sha256(_utf8(characters)).hexdigest()
+        self.characters, self.byte_fallback = characters, byte_fallback
+        definition = _utf8(characters)
         self._id_of = {character: i for i, character in enumerate(characters, start=1)}
         self._bytes_of = [b"", *(character.encode() for character in characters)]
+        self._first_byte = len(self._bytes_of)
+        if byte_fallback:
+            definition += b"\0bytes"  # no sorted string ends like this, so no two mappings share a checksum
+            self._bytes_of += [bytes([byte]) for byte in range(256)]
+        self.vocab_size = len(self._bytes_of)
+        self.fingerprint = hashlib.sha256(definition).hexdigest()
 
     @classmethod
-    def train(cls, texts: Iterable[str]) -> "CharTokenizer":
-        """Learn the characters of `texts`. UserError: no text, or a lone surrogate."""
-        characters = "".join(sorted(set().union(*texts)))
-        if not characters:
+    def train(cls, texts: Iterable[str], held_out: Iterable[str] = ()) -> "CharTokenizer":
+        """Learns the characters of `texts`; the bytes come with them where `held_out` has a character that `texts` lack.
+
+        Of `held_out` no character is learned: whether a model has seen one is decided by the training text alone.
+        UserError: no text, or a lone surrogate.
+        """
+        known: set[str] = set()
+        for text in texts:  # one at a time: `union(*texts)` would hold them all
+            known.update(text)
+        if not known:
             raise UserError("the training text is empty: there is no character to learn")
-        return cls(characters)
+        return cls("".join(sorted(known)), any(not known.issuperset(text) for text in held_out))
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -96,17 +114,33 @@ class CharTokenizer(Tokenizer):
         except KeyError as error:
             unknown = error.args[0]
             _utf8(text)
+        if not self.byte_fallback:
             raise UserError(
                 f"the character {unknown!r} (U+{ord(unknown):04X}) at index {text.index(unknown)} of the text is none "
                 f"of the training text's {len(self.characters)}: leave it out, or train with tokenizer=bpe, which can "
                 "write every character"
-            ) from None
+            )
+        ids: list[int] = []
+        for character in text:
+            if (known := self._id_of.get(character)) is not None:
+                ids.append(known)
+            else:
+                ids += [self._first_byte + byte for byte in character.encode()]
+        return ids
+
+    def unknown_characters(self, ids: np.ndarray) -> int:
+        """How many characters of an encoded text (N,) are written as bytes: UTF-8 continues one with bytes 10xxxxxx."""
+        data = ids[ids >= self._first_byte] - self._first_byte
+        return int((data & 0xC0 != 0x80).sum())
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join([self._bytes_of[i] for i in ids])
 
     def save(self, folder: Path) -> None:
-        _write_json(folder, self, characters=self.characters)
+        more: dict[str, str | bool] = {"characters": self.characters}
+        if self.byte_fallback:  # a file without bytes stays what it always was
+            more["byte_fallback"] = True
+        _write_json(folder, self, **more)
 
 
 class BPETokenizer(Tokenizer):
@@ -339,13 +373,14 @@ _CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(2
 _BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, character in _CHARACTER_OF.items()}
 
 
-def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
+def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
     """GPT-2's BPE from vocab.json and merges.txt (or encoder.json and vocab.bpe) in `path`, else in the first of `places` that has them.
 
-    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked.
+    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked. Without
+    `fetch` it is not asked.
     UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
     """
-    places = [Path(path).expanduser()] if path is not None else list(places)
+    places = [user_path(path)] if path is not None else list(places)
     for folder in places:
         for names in ((VOCAB_FILE, MERGES_FILE), OPENAI_FILES):
             vocab, merges = (folder / name for name in names)
@@ -356,6 +391,8 @@ def open_gpt2(path: str | None, places: Iterable[Path] = ()) -> GPT2Tokenizer:
         raise UserError(
             f"tokenizer.path={path}: there is no {VOCAB_FILE} with {MERGES_FILE}: {by_hand.partition(', or')[0]}"
         )
+    if not fetch:
+        raise UserError(f"tokenizer=gpt2: its files are not at hand: {by_hand}")
     tiktoken, _ = _tiktoken()
     log.info("GPT-2's BPE is in no folder here: taking what tiktoken has cached or downloads")
     try:
@@ -471,8 +508,10 @@ def _tiktoken() -> tuple[Any, str]:
     return tiktoken, r50k_pat_str
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    """Learn a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None, held_out: Iterable[str] = ()) -> Tokenizer:
+    """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+
+    Characters need to know whether those of `held_out`, which is read after `texts`, are all among them; BPE writes every one.
 
     UserError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
     """
@@ -482,7 +521,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None) -> 
             raise UserError(
                 f"tokenizer.vocab_size={vocab_size}: with tokenizer=char the text decides it, leave it null"
             )
-        return CharTokenizer.train(texts)
+        return CharTokenizer.train(texts, held_out)
     if kind == "bpe":
         if vocab_size is None:
             raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
@@ -501,9 +540,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not isinstance(saved, dict):
         raise UserError(f"{path}: damaged: no JSON object")
     tokenizer: Tokenizer
-    if saved.get("kind") == "char" and isinstance(saved.get("characters"), str):
+    byte_fallback = saved.get("byte_fallback", False)  # absent from a file without bytes
+    if saved.get("kind") == "char" and isinstance(saved.get("characters"), str) and isinstance(byte_fallback, bool):
         try:
-            tokenizer = CharTokenizer(saved["characters"])
+            tokenizer = CharTokenizer(saved["characters"], byte_fallback)
         except ValueError as error:
             raise UserError(f"{path}: damaged: {error}") from None
     elif saved.get("kind") == "bpe":
@@ -609,7 +649,7 @@ def _description(tokenizer: Tokenizer) -> dict[str, Any]:
     return {key: getattr(tokenizer, key) for key in ("kind", "vocab_size", "eot_id", "fingerprint")}
 
 
-def _write_json(folder: Path, tokenizer: Tokenizer, **more: str) -> None:
+def _write_json(folder: Path, tokenizer: Tokenizer, **more: str | bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(_description(tokenizer) | more, ensure_ascii=False, indent=2) + "\n"
     (folder / JSON_FILE).write_bytes(content.encode())
@@ -617,7 +657,7 @@ def _write_json(folder: Path, tokenizer: Tokenizer, **more: str) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None

@@ -21,6 +21,10 @@ KINDS = {
     "model": "model/",
     "state": "checkpoints/",
     "ending": "curves.png, after the last step",
+    "csv": "csv/",
+    "curves": "tensorboard/",
+    "signal": "SIGTERM, Ctrl-C, SIGHUP or SIGUSR1 in a step or its validation",
+    "pipe": "Ctrl-C, after the reader of its output had died",
 }
 reports: list[tuple[bool, list[dict[str, Any]]]] = []
 
@@ -36,6 +40,8 @@ def table() -> list[str]:
     for passed, made in reports:
         for kill in made:
             scope, call = kill["point"].split()[:2]
+            if kill["point"].split()[-1].startswith("SIG"):
+                scope, call = "signal", ""
             detail = f": {call}" if call in ("write", "fsync", "rename", "remove") else ""
             rows[KINDS[scope] + detail].append((passed, kill["resumed_from"]))
     rows["**all**"] = [kill for kind in rows.values() for kill in kind]
@@ -73,9 +79,10 @@ Written by `CHAOS_REPORT=docs/chaos.md make chaos` on {date}: {system}.
 
 A run of `train.py` on The Wizard of Oz (120 steps of two micro-batches, dropout, a validation and a checkpoint every five steps; with
 token shards, with `tokenizer=char`, and with `data.stream=text`, BPE-dropout, Muon and an average of the weights) is killed with SIGKILL
-and resumed with `resume=RUN`, again and again until it ends by itself. Then the whole run folder is held against that of a run which
-nothing disturbed: `metrics.jsonl`, `model/`, the checkpoints, `samples.md` and `curves.png` byte for byte, TensorBoard's points value for
-value, each step once, no file more and no file less.
+and resumed with `resume=RUN`, again and again until it ends by itself. Forty kills and signals more are of runs with `logger=csv`, early
+stopping, a mixture, attention within documents, or two processes; there each process has a clock of its own, up to an hour off. Then the
+whole run folder is held against that of a run which nothing disturbed: `metrics.jsonl`, `model/`, the checkpoints, `samples.md` and
+`curves.png` byte for byte, TensorBoard's points value for value, each step once, no file more and no file less.
 
 A `write`, `fsync`, `rename` or `remove` is hit before the call, after it, and in its middle: half of the bytes written, one file of a
 folder gone (`tests/chaos/kill.py`). Every such call of one save is hit, and of what resuming rewrites. `nothing yet` is a run that had no

@@ -2,10 +2,12 @@
 
     python kill.py TRACE none OVERRIDES…                      only notes the calls in TRACE: "scope call number path"
     python kill.py TRACE "state rename 1 before" OVERRIDES…   dies before its first rename of a checkpoint
+    python kill.py TRACE "validation call 3 SIGTERM" OVERRIDES…   sends itself that signal, and goes on to the call
 
 A scope is a part of the run folder (config, metrics, samples, model, state), `forward` (a micro-batch in training), `validation` (a
 batch of it) or `ending` (the picture that a run ends with). A number counts the calls of that kind in that scope. `before` and `after` are
-before and after the call, `amid` is when half of a file's bytes are written, or the first of a folder's entries is gone.
+before and after the call, `amid` is when half of a file's bytes are written, or the first of a folder's entries is gone. CHAOS_CLOCK is
+how many seconds this machine's clock is ahead.
 """
 
 import os
@@ -14,6 +16,7 @@ import runpy
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +33,8 @@ SCOPES = {
     "model": "model",
     "checkpoints": "state",
     "curves.png": "ending",
+    "csv": "csv",
+    "tensorboard": "curves",
 }
 
 
@@ -66,6 +71,9 @@ class Calls:
             return False
         if self.moment == "before":
             die()
+        if self.moment.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, self.moment))
+            return False
         return True
 
     def act(self, scope: str | None, name: str, path: Any, call: Callable[[], Any], amid: Callable[[], Any]) -> Any:
@@ -92,6 +100,8 @@ class File:
         self.file.close()
         die()
 
+    flush = close
+
     def write(self, content: Any) -> int:
         if self.moment == "amid":
             self.file.write(content[: len(content) // 2])
@@ -106,8 +116,9 @@ def halve(path: Any) -> None:
 def wrap(calls: Calls) -> None:
     """Puts `calls` around every write, fsync, rename and removal, and around the model's loss."""
     paths: dict[int, Any] = {}
-    os_open, os_fsync, path_open, rmtree, save_file = (
+    os_open, os_fdopen, os_fsync, path_open, rmtree, save_file = (
         os.open,
+        os.fdopen,
         os.fsync,
         Path.open,
         shutil.rmtree,
@@ -118,6 +129,12 @@ def wrap(calls: Calls) -> None:
         handle = os_open(path, *arguments, **options)
         paths[handle] = path
         return handle
+
+    def descriptor_opened(handle: int, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        path = paths.get(handle, "")
+        hit = mode.strip("bt+") in ("w", "a", "x") and calls.hit(calls.scope(path), "write", path)
+        file = os_fdopen(handle, mode, *arguments, **options)
+        return File(file, calls.moment) if hit else file
 
     def synced(handle: int) -> None:
         path = paths.get(handle, "")
@@ -147,7 +164,8 @@ def wrap(calls: Calls) -> None:
         scope = calls.scope(path) if Path(path).exists() else None
         calls.act(scope, "remove", path, lambda: rmtree(path, *arguments, **options), first)
 
-    os.open, os.fsync, os.rename, os.replace = opened, synced, renamed(os.rename), renamed(os.replace)  # type: ignore[assignment]
+    os.open, os.fdopen, os.fsync = opened, descriptor_opened, synced  # type: ignore[assignment]
+    os.rename, os.replace = renamed(os.rename), renamed(os.replace)  # type: ignore[assignment]
     Path.open, shutil.rmtree, safetensors.torch.save_file = path_opened, removed, saved  # type: ignore[assignment,method-assign]
 
     from llm_from_scratch.model import GPT
@@ -169,7 +187,8 @@ def wrap(calls: Calls) -> None:
                 savefig(figure, path, **options)
                 halve(path)
 
-            calls.act(calls.scope(path), "write", path, lambda: savefig(figure, path, **options), half)
+            scope = calls.scope(path) if isinstance(path, str | Path) else None
+            calls.act(scope, "write", path, lambda: savefig(figure, path, **options), half)
 
         Figure.savefig = figure_saved  # type: ignore[method-assign]
         draw_curves(run)
@@ -179,6 +198,8 @@ def wrap(calls: Calls) -> None:
 
 if __name__ == "__main__":
     trace, point, *overrides = sys.argv[1:]
+    offset, clock = float(os.environ.get("CHAOS_CLOCK", "0")), time.time
+    time.time = lambda: clock() + offset
     wrap(Calls(Path(trace), point, Path.cwd() / "run"))
     sys.argv = [str(TRAIN), *overrides]
     runpy.run_path(str(TRAIN), run_name="__main__")

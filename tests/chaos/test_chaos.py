@@ -1,9 +1,12 @@
 """Runs that are killed with SIGKILL and resumed, again and again, beside one that nothing disturbed: every byte must be the same.
 
 `make chaos` makes all the kills, on Oz; `make test` makes three, on a made text. A point of death is one of kill.py's (`state rename 1
-before`), or an instant: `start +2.5` is so many seconds after a process has begun, `training +0.3` after it has begun to train.
+before`), or an instant: `start +2.5` is so many seconds after a process has begun, `training +0.3` after it has begun to train. Instead
+of SIGKILL, `validation call 3 SIGTERM` sends a signal that the run saves for, and `pipe +0.3` is Ctrl-C in `train.py 2>&1 | tee log`,
+of which `tee` dies first.
 """
 
+import csv
 import os
 import random
 import signal
@@ -53,6 +56,23 @@ VARIANTS = {
     ),
     "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),  # so fast that the best validation is not always the last
 }
+# With state that others keep: loggers, callbacks of the user, several corpora, a second process.
+MORE = {
+    "csv": (*OZ, "tokenizer.vocab_size=320", "logger=csv"),
+    "stopping": (
+        *(*OZ, "tokenizer=char", "optim.lr=0.3"),
+        *("callbacks=early_stopping", "callbacks.early_stopping.patience=2"),
+    ),
+    "mixture": (
+        *SETTINGS,
+        *("data=mix", "data.mix={oz: 0.6, shakespeare: 0.4}", "trainer.max_steps=120", "tokenizer.vocab_size=320"),
+    ),
+    "mask": (
+        *SETTINGS,
+        *("data=text", "data.path=../texts", "data.doc_mask=true", "trainer.max_steps=120", "tokenizer.vocab_size=320"),
+    ),
+    "two": (*(word for word in OZ if word != "trainer=cpu"), "trainer=ddp_cpu", "tokenizer.vocab_size=320"),
+}
 # In step 18: three checkpoints have been written, so that the next save meets an older model and removes the oldest state.
 STEADY = "forward call 36 before"
 MOMENTS = {"write": ("before", "amid", "after"), "remove": ("before", "amid", "after"), "call": ("before",)}
@@ -64,15 +84,26 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this sys
 class Start:
     """A process of train.py in `folder`; with a point of kill.py's, or `none` for a trace, it goes through kill.py."""
 
-    def __init__(self, folder: Path, words: Iterable[str], point: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, words: Iterable[str], point: str | None = None, *, clock: float = 0, piped: bool = False
+    ) -> None:
         self.trace, self.errors = folder / "trace", folder / "stderr"
+        point = point or ("none" if clock else None)
         program = [KILL, str(self.trace), point] if point else [str(REPO / "train.py")]
         environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore"}
         environment.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
+        environment["CHAOS_CLOCK"] = str(clock)
         with self.errors.open("w") as errors:
+            self.reader = None
+            if piped:
+                self.reader = subprocess.Popen(["tee"], stdin=subprocess.PIPE, stdout=errors)
+            output: Any = self.reader.stdin if self.reader else errors
+            command = [sys.executable, *program, *words]
             self.process = subprocess.Popen(
-                [sys.executable, *program, *words], cwd=folder, env=environment, stdout=errors, stderr=errors
+                command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
             )
+            if self.reader:
+                output.close()
 
     def status(self, seconds: float = 180) -> int:
         return self.process.wait(seconds)
@@ -81,13 +112,48 @@ class Start:
         """Kills the process so many seconds after its start, or after `sign` has been written anew."""
         since, seconds = instant.split(" +")
         before = _written(sign)
-        while since == "training" and self.process.poll() is None and _written(sign) == before:
+        while since != "start" and self.process.poll() is None and _written(sign) == before:
             time.sleep(0.002)
         try:
             return self.status(float(seconds))
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            if self.reader:
+                self.reader.kill()
+                self.reader.wait()
+                os.killpg(self.process.pid, signal.SIGINT)
+            else:
+                self.process.kill()
             return self.status()
+
+    def all_ended(self, seconds: float = 60) -> bool:
+        """Whether the other processes of the run end soon after the one that was killed."""
+        deadline = time.monotonic() + seconds
+        while left := _group(self.process.pid):
+            if time.monotonic() > deadline:
+                for process in left:
+                    os.kill(process, signal.SIGKILL)
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def _group(leader: int) -> list[int]:
+    """The processes that run in a group, where /proc tells of them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(group) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def status_after(point: str) -> int:
+    """The exit status of a process that came to this point."""
+    last = "SIGINT" if point.startswith("pipe") else point.split()[-1]
+    return 128 + getattr(signal, last) if last.startswith("SIG") else -signal.SIGKILL
 
 
 def _written(path: Path) -> int:
@@ -107,22 +173,32 @@ def goes_on_from(run: Path) -> int:
     return step
 
 
-def survive(folder: Path, words: Iterable[str], plan: deque[str], kills: list[Kill]) -> Path:
+def survive(
+    folder: Path, words: Iterable[str], plan: deque[str], kills: list[Kill], clocks: random.Random | None = None
+) -> Path:
     """Starts a run, kills each of its processes at the next point of the plan, and resumes it until one ends by itself.
 
-    A point that the last process did not come to stays in the plan. Every kill is noted in `kills`.
+    A point that the last process did not come to stays in the plan. Every kill is noted in `kills`. With `clocks` each
+    process has a clock of its own, up to an hour off.
     """
     folder.mkdir(parents=True)
     run, step = folder / "run", 0
     while True:
         resumed, point = (run / "config.yaml").exists(), plan[0] if plan else ""
-        instant = point.startswith(("start", "training"))
-        start = Start(folder, ["resume=run"] if resumed else words, None if instant else point or None)
+        instant = point.startswith(("start", "training", "pipe"))
+        start = Start(
+            folder,
+            ["resume=run"] if resumed else words,
+            None if instant else point or None,
+            clock=clocks.uniform(-3600, 3600) if clocks else 0,
+            piped=point.startswith("pipe"),
+        )
         status = start.kill_at(point, run / "timing.jsonl") if instant else start.status()
         errors = start.errors.read_text(encoding="utf-8")
         if status == 0 or (status == 2 and "has made its" in errors and (run / "curves.png").exists()):
             return run  # the second is a run that was killed behind its last word
-        assert status == -signal.SIGKILL, f"after {kills}, on the way to {point or 'the end'}: {errors}"
+        assert status == status_after(point), f"after {kills}, on the way to {point or 'the end'}: {errors}"
+        assert start.all_ended(), f"processes are left after {point}"
         assert "checkpoint refused" not in errors
         if resumed and step == 0 and point.startswith(("forward", "model", "state")):
             assert "starts again at step 0" in errors
@@ -131,15 +207,21 @@ def survive(folder: Path, words: Iterable[str], plan: deque[str], kills: list[Ki
 
 
 def survive_all(
-    folder: Path, words: Iterable[str], plan: Iterable[str], kills: list[Kill], wanted: Path, lead: tuple[str, ...] = ()
+    folder: Path,
+    words: Iterable[str],
+    plan: Iterable[str],
+    kills: list[Kill],
+    wanted: Path,
+    lead: tuple[str, ...] = (),
+    clocks: random.Random | None = None,
 ) -> None:
     """As many runs as the plan needs, each beginning with the points of `lead`; each must be the undisturbed one in the end."""
     rest, attempt = deque(plan), 0
     while rest:
         left, attempt = len(rest), attempt + 1
         rest.extendleft(reversed(lead))
-        check_same(survive(folder / str(attempt), words, rest, kills), wanted)
-        if len(rest) == left and rest[0].startswith(("start", "training")):
+        check_same(survive(folder / str(attempt), words, rest, kills, clocks), wanted)
+        if len(rest) == left and rest[0].startswith(("start", "training", "pipe")):
             since, seconds = rest.popleft().split(
                 "+"
             )  # the machine is faster now than when the undisturbed run was timed
@@ -162,6 +244,9 @@ def contents(run: Path) -> dict[str, Any]:
         if path.is_file() and not name.startswith((".hydra/", "tensorboard/")) and name != ".lock":
             found[name] = path.read_bytes()
     found["config.yaml"] = yaml.safe_load(found["config.yaml"]) | {"resume": None}
+    for name in [name for name in found if name.endswith("metrics.csv")]:
+        rows = csv.DictReader(found[name].decode().splitlines())
+        found[name] = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
     found["timing.jsonl"] = [(row["step"], sorted(row)) for row in read_rows(run / "timing.jsonl")]
     return found | {f"TensorBoard's {tag}": points for tag, points in curves(run).items()}
 
@@ -170,6 +255,8 @@ def curves(run: Path) -> dict[str, list[Any]]:
     """The points of each of TensorBoard's curves and texts, as TensorBoard shows them: no step twice."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    if not (run / "tensorboard").exists():
+        return {}
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     found: dict[str, list[Any]] = {}
@@ -178,8 +265,7 @@ def curves(run: Path) -> dict[str, list[Any]]:
         found[tag] = [point.step if tag.startswith("time/") else (point.step, point.value) for point in points]
         assert len({point.step for point in points}) == len(points), f"{tag}: a step comes twice"
     for tag in events.Tags()["tensors"]:
-        # Its reader forgets what a resumed run writes anew in curves, and not in texts: the same one then stands there twice.
-        found[tag] = sorted({(point.step, bytes(point.tensor_proto.string_val[0])) for point in events.Tensors(tag)})
+        found[tag] = [(point.step, bytes(point.tensor_proto.string_val[0])) for point in events.Tensors(tag)]
     return found
 
 
@@ -220,8 +306,9 @@ def reference(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Refere
 
     def get(variant: str) -> tuple[Path, float]:
         if variant not in made:
-            since = time.perf_counter()
-            run = undisturbed(tmp_path_factory.mktemp("reference") / variant, VARIANTS[variant])
+            since, folder = time.perf_counter(), tmp_path_factory.mktemp("reference")
+            make_texts(folder)
+            run = undisturbed(folder / variant, (VARIANTS | MORE)[variant])
             made[variant] = run, time.perf_counter() - since
         return made[variant]
 
@@ -313,6 +400,73 @@ def test_fault_01_killed_at_random_instants(
     for _ in range(count // 2):
         plan += [f"start +{draw(0.01, seconds - training / 2):.3f}", f"training +{draw(0, training / 6):.3f}"]
     survive_all(tmp_path / "runs", VARIANTS[variant], plan, kills, wanted)
+
+
+def make_texts(folder: Path) -> None:
+    """Eighty documents beside the folders of the runs."""
+    (folder / "texts").mkdir()
+    for number in range(80):
+        (folder / "texts" / f"{number:02}.txt").write_text(story(1_000, seed=number), encoding="utf-8")
+
+
+SAVE = ("state rename 2 before", "model write 1 amid", "metrics rename 1 after", "validation call 3 before")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("variant", "plan"),
+    [
+        (
+            "csv",
+            (
+                *("csv write 1 before", "csv write 2 amid", "csv write 2 after", "csv fsync 2 before"),
+                *("csv rename 1 before", "csv rename 1 after", "forward call 22 before", "training +0.2"),
+            ),
+        ),
+        ("stopping", (*SAVE, "state rename 1 before", "state rename 1 after", "ending write 1 before")),
+        ("mixture", (*SAVE, "training +0.3")),
+        ("mask", (*SAVE, "training +0.1")),
+        ("two", ("start +4", "validation call 3 before", "state rename 2 before", "forward call 12 before")),
+        (
+            "tokens",
+            (STEADY, "curves rename 1 before", "curves rename 1 after", "curves fsync 3 before", "curves write 1 amid"),
+        ),
+    ],
+)
+def test_fault_01_killed_with_what_others_keep_and_clocks_that_jump(
+    variant: str, plan: tuple[str, ...], reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    """Loggers, early stopping, mixtures, attention within documents, two processes; every process has another clock."""
+    wanted, _ = reference(variant)
+    if variant == "stopping":
+        assert read_rows(wanted / "metrics.jsonl")[-1]["step"] < 120
+    make_texts_of(variant, tmp_path / "runs")
+    survive_all(tmp_path / "runs", (VARIANTS | MORE)[variant], plan, kills, wanted, clocks=random.Random(5))
+
+
+def make_texts_of(variant: str, folder: Path) -> None:
+    if variant == "mask":
+        folder.mkdir()
+        make_texts(folder)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("variant", "plan"),
+    [
+        ("tokens", ("validation call 3 SIGTERM", "validation call 1 SIGHUP", "forward call 10 SIGTERM")),
+        ("csv", ("forward call 20 SIGINT", "validation call 4 SIGUSR1")),
+        ("two", ("validation call 3 SIGTERM",)),
+        ("tokens", ("pipe +0", "pipe +0.05", "pipe +0.1")),
+        ("csv", ("pipe +0.15", "pipe +0.02")),
+    ],
+)
+def test_fault_03_signals_at_validation_steps_and_a_reader_that_died(
+    variant: str, plan: tuple[str, ...], reference: References, kills: list[Kill], tmp_path: Path
+) -> None:
+    """A signal finishes its step with the validation: all rows, samples and curves of it come, once."""
+    wanted, _ = reference(variant)
+    survive_all(tmp_path / "runs", (VARIANTS | MORE)[variant], plan, kills, wanted, clocks=random.Random(6))
 
 
 @pytest.mark.chaos

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, Process
+from conftest import Process
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.inspection import frequencies, inspect, lengths
@@ -65,7 +65,6 @@ def test_everything_by_hand(prepared: Prepared) -> None:
 
 def test_the_command(command: Process, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text("Once upon a time there was [red]a fox[/red]. " * 100, encoding="utf-8")
-    (tmp_path / "configs").symlink_to(REPO / "configs")
     settings = ("data=text", "data.path=story.txt", "tokenizer=char", "model.block_size=16")
     shown = command("inspect", *settings)
     assert shown.returncode == 0, shown.stderr

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import is_validation, prepare, split_document
+from llm_from_scratch.errors import UserError
 
 CHARS = TokenizerConfig(kind="char", vocab_size=None)
 
@@ -118,6 +119,56 @@ def test_a_damaged_manifest_says_what_to_do(tmp_path: Path) -> None:
         prepare(settings, CHARS)
 
 
-def test_an_unknown_character_of_the_validation_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"val split: .*ß"):
-        prepare(corpus(tmp_path, {"a.txt": "ab " * 100 + "ß"}), CHARS)
+NEW = "ß £5 \U0001f600 q\u0323\u0301 日本"  # of what "ab " lacks: ß £ 5, an emoji, q with two marks, two characters
+
+
+@pytest.mark.parametrize("stream", ["tokens", "text"])
+def test_a_new_character_of_the_validation_split_is_its_bytes(
+    tmp_path: Path, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "ab " * 100 + NEW
+    prepared = prepare(corpus(tmp_path, {"a.txt": text}, stream=stream), CHARS)
+    ids = prepared.shards("val")[0].tokens.tolist()
+    validation = text[int(len(text) * 0.9) :]
+    assert prepared.tokenizer.decode(ids) == validation == "".join(prepared.documents("val"))
+    assert len(ids) == sum(1 if character in "ab " else len(character.encode()) for character in validation)
+    assert prepared.text_bytes("val") == len(validation.encode())
+    assert prepared.tokenizer.vocab_size == 1 + 3 + 256
+    assert prepared.manifest["splits"]["val"]["unknown_characters"] == 9
+    assert "unknown_characters" not in prepared.manifest["splits"]["train"]
+    assert "text, val split: characters that are none of the tokenizer's 3: 9; each is written" in caplog.text
+    # The training text alone is learned from; without a new character nothing is added.
+    settings = corpus(tmp_path, {"a.txt": "ab " * 100 + "bbb"}, stream=stream)
+    plain = prepare(settings, CHARS)
+    assert (plain.tokenizer.vocab_size, "unknown_characters" in plain.manifest["splits"]["val"]) == (4, False)
+    # A model of those three characters has no way to write others.
+    with pytest.raises(UserError, match=r"val split: .*'ß' .*none of the training text's 3: leave it out, or"):
+        prepare(corpus(tmp_path, {"a.txt": text}, stream=stream), CHARS, reuse=plain.tokenizer)
+    # One with bytes writes all of another text, which is counted.
+    other = prepare(corpus(tmp_path, {"a.txt": "añb" * 50}, stream=stream), CHARS, reuse=prepared.tokenizer)
+    assert "".join(other.documents("train")) == "añb" * 45
+    assert other.manifest["splits"]["val"]["unknown_characters"] == 5
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+def test_a_new_character_in_one_of_many_documents_is_its_bytes(tmp_path: Path, keep_text: bool) -> None:
+    texts = {f"{i:02}.txt": "ab " * 20 + "£" * is_validation(f"{i:02}.txt", 0.3) for i in range(30)}
+    settings = corpus(tmp_path, texts, val_fraction=0.3, keep_text=keep_text)
+    prepared = prepare(settings, CHARS, how=PrepareConfig(workers=1))
+    count = sum(text.endswith("£") for text in texts.values())
+    assert count > 0
+    assert prepared.manifest["splits"]["val"]["unknown_characters"] == count
+    assert list(prepared.documents("val")) == ["ab " * 20 + "£"] * count
+    assert set("".join(prepared.documents("train"))) == set("ab ")
+
+
+def test_a_new_character_in_a_corpus_of_a_mixture_is_its_bytes(tmp_path: Path) -> None:
+    for name, end in (("one", ""), ("two", "£€")):
+        (tmp_path / f"{name}.txt").write_text("ab " * 100 + end, encoding="utf-8")
+    corpora = {name: {"path": str(tmp_path / f"{name}.txt")} for name in ("one", "two")}
+    mix = {"one": 0.5, "two": 0.5}
+    data = DataConfig(name="mix", dir=str(tmp_path / "data"), mix=mix, corpora=corpora)
+    prepared = prepare(data, CHARS)
+    assert prepared.manifest["splits"]["val"]["unknown_characters"] == 2
+    assert [part.manifest["splits"]["val"].get("unknown_characters") for part in prepared.parts] == [None, 2]
+    assert "".join(prepared.documents("val")).endswith("£€")

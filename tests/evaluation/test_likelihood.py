@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Process
+from conftest import SMALL, Process, story
 
-from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.checkpoint import load_model, read_rows
+from llm_from_scratch.data.prepare import split_document
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.evaluation.likelihood import likelihood, likelihood_row
+from llm_from_scratch.evaluation.measure import Settings, measure
+from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.model import GPT, GPTConfig
 
 
@@ -47,6 +50,45 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> No
         assert row["loss"] == pytest.approx(nats / 45, abs=1e-5)
         assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / 100, abs=1e-5)
         assert row["perplexity"] == pytest.approx(math.exp(nats / 45), rel=1e-5)
+
+
+def test_bits_per_byte_of_new_characters_by_hand(
+    train: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text whose last tenth alone has a price, an emoji and a mark that no letter takes in: trained on, scored, continued."""
+    learned = story(4500).replace("“", "").replace("”", "")
+    new = "Toto paid £5 for 日本 \U0001f600 q\u0323.\n" * 15
+    (tmp_path / "story.txt").write_text(learned + new, encoding="utf-8")
+    small = [word for word in SMALL if not word.startswith("tokenizer.")]
+    done = train(*small, "tokenizer=char", "data.stream=text", "trainer.max_steps=2", "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    whole = learned + new
+    before, after = split_document(whole, 0.1)
+    assert "characters that are none of the tokenizer's" in done.stderr
+    assert "£" not in before
+
+    # The ids by hand: characters in order behind the end of text, then the 256 bytes.
+    known = sorted(set(before))
+    ids: list[int] = []
+    for character in after:
+        encoded = [1 + len(known) + byte for byte in character.encode()]
+        ids += [1 + known.index(character)] if character in known else encoded
+    run, stream_ids = load_model(tmp_path / "run"), [0, *ids]
+    assert run.model.config.vocab_size == 1 + len(known) + 256
+    nats = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(ids), 32):
+            window = torch.tensor([stream_ids[start : start + 33]])
+            nats -= float(run.model(window[:, :-1])[0].log_softmax(-1).gather(1, window[0, 1:, None]).sum())
+    row = read_rows(tmp_path / "run/metrics.jsonl")[-1]
+    assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(after.encode()), rel=1e-4)
+    assert math.isfinite(row["bits_per_byte"])
+    monkeypatch.chdir(tmp_path)
+    (report,) = measure(["run"], Settings(baselines=True, device="cpu"))["runs"]
+    assert report["bits_per_byte"] == pytest.approx(row["bits_per_byte"], rel=1e-4)
+
+    sampling = SamplingConfig(max_new_tokens=40, temperature=3.0)
+    assert "".join(piece for (piece,) in generate(run.model, run.tokenizer, "Ω \U0001f9ea", sampling))
 
 
 def test_evaluate_is_what_training_logged(command: Process, finished: Path) -> None:

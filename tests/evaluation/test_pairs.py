@@ -143,6 +143,15 @@ def test_a_blimp_folder(tmp_path: Path) -> None:
     assert [pair.kind for pair in read_blimp(tmp_path)] == ["a", "b"]
 
 
+def test_a_sentence_is_read_as_the_corpus_was(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(CROWS.replace("He", "Rene\u0301"), encoding="utf-8")
+    assert read_crows(path)[0].first == "“Ren\u00e9” ran."
+    row = {"sentence_good": "A cafe\u0301.", "sentence_bad": "A cafes.", "UID": "number"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert read_blimp(tmp_path / "a.jsonl") == [Pair("A caf\u00e9.", "A cafes.", "number")]
+
+
 HEAD = b"sent_more,sent_less,bias_type\n"
 
 

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Process, story
+from conftest import Process, as_version_0_1, story
 from rich.console import Console
 
+from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.cli import main
+from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.evaluation import baselines
 from llm_from_scratch.evaluation.continuations import described, passages
 from llm_from_scratch.evaluation.figures import _passages as draw_passages
@@ -574,7 +577,7 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
     given = [-np.log([0.5, 0.001]), -np.log([0.25, 0.003])]
     np.testing.assert_allclose(mean_probability(given), -np.log([0.375, 0.002]))
 
-    def another(name: str, device: str) -> Opened:
+    def another(name: str, device: str, **settings: bool) -> Opened:
         one = open_run("run", device)
         with torch.no_grad():
             for weight in one.run.model.parameters():
@@ -596,11 +599,16 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
 def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(here / "run", other)
-    config = (other / "config.yaml").read_text(encoding="utf-8")
+    config = as_version_0_1(other / "config.yaml")
     assert config.count("val_fraction: 0.1\n") == config.count("init_from: null\n") == 1
     # A fine-tuned run keeps the tokenizer of the one it began with.
     config = config.replace("val_fraction: 0.1\n", "val_fraction: 0.2\n").replace("init_from: null", "init_from: run")
     (other / "config.yaml").write_text(config, encoding="utf-8")
+    settings = check(read_config(other / "config.yaml"), Config)
+    prepared = prepare(settings.data, settings.tokenizer, reuse=load_model(other).tokenizer)
+    facts = json.loads((other / "model/config.json").read_text(encoding="utf-8"))
+    facts["data"] = prepared.manifest["sha256"]  # as a training on that text says it
+    (other / "model/config.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(
         ValueError, match="^.*other holds out another text than run: name one text for all with --data$"
     ):

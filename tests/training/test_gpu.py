@@ -7,6 +7,8 @@ import torch
 from conftest import SMALL, Process, story
 
 from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.model import GPT, Dropout, GPTConfig
+from llm_from_scratch.training.optimizers import row_keys
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -23,7 +25,15 @@ class ErrorOnSync(Callback):
 '''
 
 
-@pytest.mark.parametrize("overrides", [(), ("model.dropout=0.1", "data.micro_batch_size=4"), ("trainer.compile=true",)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("model.dropout=0.1", "data.micro_batch_size=4"),
+        ("trainer.compile=true",),
+        ("model.dropout=0.1", "trainer.compile=true"),
+    ],
+)
 def test_a_step_does_not_wait_for_the_device(train: Process, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
     (tmp_path / "sync.py").write_text(ERROR)
@@ -43,3 +53,29 @@ def test_a_gpu_learns_what_a_cpu_learns(train: Process, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     for a, b in zip(*(read_rows(tmp_path / name / "metrics.jsonl") for name in ("cpu", "gpu")), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=5e-3)
+
+
+def test_dropout_outside_of_attention_is_the_cpus() -> None:
+    keys = {device: row_keys(7, 3, 5, 6, torch.device(device)) for device in ("cpu", "cuda")}
+    assert torch.equal(keys["cuda"].cpu(), keys["cpu"])
+    x = torch.randn(6, 33, 63)
+    for p in (0.1, 0.5):
+        found = Dropout(p)(x.cuda(), keys["cuda"]).cpu()
+        torch.testing.assert_close(found, Dropout(p)(x, keys["cpu"]))
+        compiled = torch.compile(Dropout(p), dynamic=False)(x.cuda(), keys["cuda"]).cpu()
+        torch.testing.assert_close(compiled, found)
+
+
+def test_micro_batches_on_a_gpu_drop_the_same_outside_of_attention() -> None:
+    """The kernel of attention draws by micro-batch, so it drops nothing here."""
+    config = GPTConfig(vocab_size=50, block_size=16, n_layer=2, n_embd=32, n_head=4, dropout=0.2)
+    model = GPT(config).cuda().train()
+    for block in model.blocks:
+        block.attention.dropout = 0.0
+    ids = torch.randint(50, (24, 17), device="cuda")
+    losses = []
+    for parts in (1, 2, 3, 8):
+        keys = [row_keys(7, 3, i * 24 // parts, 24 // parts, ids.device) for i in range(parts)]
+        cut = zip(ids.chunk(parts), keys, strict=True)
+        losses.append(sum(model.loss(part[:, :-1], part[:, 1:], keys=of_part).item() for part, of_part in cut) / parts)
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-5)

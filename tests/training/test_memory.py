@@ -1,14 +1,18 @@
 """The estimate of a training's memory against what autograd keeps, and against numbers worked out by hand."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from llm_from_scratch.checkpoint import save_state
 from llm_from_scratch.config import Config, DataConfig, OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig, ModelConfig
 from llm_from_scratch.training import memory
 from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
+from llm_from_scratch.training.trainer import micro_batches
 
 GPT2: dict[str, Any] = {
     "norm": "layernorm",
@@ -77,11 +81,11 @@ def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPat
     a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
     monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
     for room, devices, expected in ((100, 1, 48), (47, 1, 24), (11, 2, 8), (11, 1, 8), (0, 1, 1)):
-        monkeypatch.setattr(memory, "free_bytes", lambda settings, room=room: room * a_sequence + 1)
+        monkeypatch.setattr(memory, "activation_room", lambda settings, processes, room=room: room * a_sequence + 1)
         assert micro_batch_size(config, devices) == expected
     config.data.batch_schedule = [[10, 12], [20, 30]]  # 6 and 15 a device, and 24 in the end: 3 divide them all
     for room, devices, expected in ((100, 2, 3), (2, 2, 1), (100, 1, 6)):
-        monkeypatch.setattr(memory, "free_bytes", lambda settings, room=room: room * a_sequence + 1)
+        monkeypatch.setattr(memory, "activation_room", lambda settings, processes, room=room: room * a_sequence + 1)
         assert micro_batch_size(config, devices) == expected
     with pytest.raises(ValueError, match=r"data\.batch_schedule=30 cannot be shared by 4 devices"):
         micro_batch_size(config, 4)
@@ -91,3 +95,63 @@ def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPat
     config.data.micro_batch_size = 7
     with pytest.raises(ValueError, match=r"data\.micro_batch_size=7 does not divide the 24 sequences"):
         micro_batch_size(config, 2)
+
+
+def test_a_recorded_micro_batch_stays_where_it_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data=DataConfig(batch_size=24))
+    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
+    monkeypatch.setattr(memory, "activation_room", lambda settings, processes: 12 * a_sequence)
+    assert micro_batch_size(config, 1, recorded=6) == 6
+    assert micro_batch_size(config, 1, recorded=24) == 12  # of a larger machine
+    assert micro_batch_size(config, 8, recorded=12) == 3  # of fewer processes
+    config.data.micro_batch_size = 4
+    assert micro_batch_size(config, 1, recorded=6) == 4
+
+
+def test_the_micro_batch_follows_from_the_size_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data=DataConfig(batch_size=4096))
+    monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
+    monkeypatch.setattr(memory, "cgroup_limits", list)
+    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    pages = {"SC_PHYS_PAGES": 4 * 64 * a_sequence // 4096 + 1, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: pages[name])  # asking for what is free is a KeyError
+    assert micro_batch_size(config, 1) == 64
+    assert micro_batch_size(config, 2) == 32  # both fill the same memory
+    monkeypatch.setattr(memory, "cgroup_limits", lambda: [2**60, 4 * 16 * a_sequence])
+    assert micro_batch_size(config, 1) == 16
+
+
+def test_limits_of_control_groups(tmp_path: Path) -> None:
+    def limits(membership: str, **files: str) -> list[int]:
+        mount = tmp_path / str(len(list(tmp_path.iterdir())))
+        for place, text in files.items():
+            path = mount / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (tmp_path / "membership").write_text(membership)
+        return sorted(memory.cgroup_limits(tmp_path / "membership", mount))
+
+    # Version 2: the group of a batch job within a slice without a limit; and a container, whose root is its own group.
+    files = {"slice/job/memory.max": "4096\n", "slice/memory.max": "max\n", "memory.max": "8192\n"}
+    assert limits("0::/slice/job\n", **files) == [4096, 8192]
+    assert limits("0::/\n", **{"memory.max": "512\n"}) == [512]
+    # Version 1: the path of the host, of which the container sees the last folder alone.
+    version_1 = "9:name=systemd:/x\n4:cpu,memory:/docker/abc\n0::/\n"
+    assert limits(version_1, **{"memory/memory.limit_in_bytes": "2048\n"}) == [2048]
+    assert limits("1:cpu:/x\n", **{"memory/memory.limit_in_bytes": "2048\n"}) == []
+    assert memory.cgroup_limits(tmp_path / "none", tmp_path) == []  # not Linux
+
+
+def test_a_resumed_run_keeps_the_micro_batch_that_was_chosen_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = Config(data=DataConfig(batch_size=24))
+    monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
+    expected = micro_batch_size(config, 1)
+    trainer: Any = SimpleNamespace(world_size=1, is_global_zero=True)
+    layouts = {"chosen": {"micro_batch_size": 6, "micro_batch_chosen": True}, "set": {"micro_batch_size": 6}}
+    for name, size in (("chosen", 6), ("set", expected), ("of 0.1", expected)):
+        save_state({"layout": layouts.get(name, "1 processes x 4 micro-batches, 2 threads")}, tmp_path / name)
+        assert micro_batches(trainer, config, tmp_path / name) == size
+        assert trainer.accumulate_grad_batches == 24 // size

@@ -12,7 +12,7 @@ from llm_from_scratch.checkpoint import load_state, save_state
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.training.callbacks import Patience
-from llm_from_scratch.training.optimizers import lr_share, make_optimizer, seed_step
+from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_keys, seed_step
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,16 @@ def test_only_matrices_decay() -> None:
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
-def test_dropout_depends_on_the_place_alone() -> None:
+def test_keys_of_dropout_depend_on_seed_step_and_row() -> None:
+    device = torch.device("cpu")
+    places = [(seed, step) for seed in (0, 1, 2**32 - 1) for step in range(5)]
+    keys = {place: row_keys(*place, 0, 24, device) for place in places}
+    assert len({key for each in keys.values() for key in each.tolist()}) == 24 * len(places)
+    for first, count in ((0, 8), (8, 8), (23, 1)):
+        assert torch.equal(row_keys(1, 3, first, count, device), keys[1, 3][first : first + count])
+
+
+def test_the_generators_of_kernels_depend_on_the_place_alone() -> None:
     def draw(*place: int) -> float:
         seed_step(*place)
         return torch.rand(()).item()

@@ -28,6 +28,7 @@ SMALL_PRINT = r"^[ \t\ufeff]* \*+ [ ]? START[ *]*THE[ ]SMALL[ ]PRINT!"
 MARKER = re.compile(
     f"(?P<begins>{BOOK_BEGINS}) | (?P<ended>{BOOK_ENDED}) | (?P<small_print>{SMALL_PRINT})", re.I | re.M | re.X
 )
+MARKS_IN_A_ROW = 30  # combining marks; no language has more on a character (Stream-Safe Text Format, Unicode Annex 15)
 LONGEST_HEADER = 20_000  # characters: more than that before a marker is text
 
 # Without asterisks it is boilerplate in the last paragraph alone: elsewhere somebody writes about Project Gutenberg.
@@ -79,7 +80,9 @@ def decode(raw: bytes, name: str) -> str:
         ("UTF-16", codecs.BOM_UTF16_BE),
     ):
         if raw.startswith(mark):
-            raise UserError(f"{name}: byte 0: a {encoding} byte order mark: save the file as UTF-8")
+            raise UserError(
+                f"{name}: byte 0: a {encoding} byte order mark: save the file as UTF-8, or say data.encoding={encoding.lower()}"
+            )
     if (offset := raw.find(b"\0")) >= 0:
         raise UserError(
             f"{name}: byte {offset}: a NUL byte, which no text holds: save the file as UTF-8 or leave it out"
@@ -88,8 +91,8 @@ def decode(raw: bytes, name: str) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{name}: byte {error.start}: 0x{raw[error.start]:02X} is not UTF-8 here: save the file as UTF-8 "
-            "or leave it out"
+            f"{name}: byte {error.start}: 0x{raw[error.start]:02X} is not UTF-8 here: save the file as UTF-8, "
+            "name its encoding (data.encoding=cp1252, latin-1, …), or leave it out"
         ) from None
 
 
@@ -109,8 +112,7 @@ def remove_gutenberg(text: str) -> tuple[str, int]:
 
     Counts characters. Where there is no such boilerplate the text stays as it is; else blank lines around it go too.
     """
-    capitals = text.upper()  # twenty times as fast as asking the expression
-    if "GUTENBERG" not in capitals and "SMALL PRINT!" not in capitals:
+    if not may_have_boilerplate(text):
         return text, 0
     books: list[str] = []
     start: int | None = 0
@@ -128,9 +130,16 @@ def remove_gutenberg(text: str) -> tuple[str, int]:
     books = [_without_last_paragraph(book) for book in books]
     if books == [text]:
         return text, 0
-    cleaned = "\n\n".join(re.sub(r"\A(?:[ \t]*\n)+|\s+\Z", "", book) for book in books if book.strip())
+    # An expression such as \s+\Z would try each place of a long run of blanks.
+    cleaned = "\n\n".join(re.sub(r"\A(?:[ \t]*\n)+", "", book.rstrip()) for book in books if book.strip())
     cleaned += "\n" if cleaned else ""
     return cleaned, len(text) - len(cleaned)
+
+
+def may_have_boilerplate(text: str) -> bool:
+    """Whether one of the words stands in it that all boilerplate has."""
+    capitals = text.upper()  # twenty times as fast as asking the expression
+    return "GUTENBERG" in capitals or "SMALL PRINT!" in capitals
 
 
 def _without_last_paragraph(book: str) -> str:
@@ -146,10 +155,48 @@ def _without_last_paragraph(book: str) -> str:
 
 def normalize_unicode(text: str) -> tuple[str, int]:
     """Normal form C (Unicode Standard Annex 15); counts the characters it no longer holds: e + accent -> é is 2."""
-    if unicodedata.is_normalized("NFC", text):
+    if text.isascii():
         return text, 0
-    cleaned = unicodedata.normalize("NFC", text)
+    ordered = order_marks(text)
+    if ordered is text and unicodedata.is_normalized("NFC", text):
+        return text, 0
+    cleaned = unicodedata.normalize("NFC", ordered)
+    if cleaned == text:
+        return text, 0
     return cleaned, max(1, (Counter(text) - Counter(cleaned)).total())  # accents that only change places are one
+
+
+def clean_typed(text: str) -> str:
+    """A prompt or a stop string as the cleaned corpus would hold it: no byte order mark, LF, normal form C.
+
+    A book's boilerplate stays: whoever types it means it.
+    """
+    for cleaner in (remove_byte_order_mark, normalize_line_ends, normalize_unicode):
+        text, _ = cleaner(text)
+    return text
+
+
+def order_marks(text: str) -> str:
+    """A canonically equivalent text whose long runs of combining marks are in canonical order already.
+
+    `unicodedata` orders the marks of a character by insertion, which takes quadratic time; it is linear for marks that are in order.
+    The order is by combining class, and marks of one class keep theirs: a stable sort.
+    """
+    marks = {
+        character
+        for character in set(text)
+        if not character.isascii() and unicodedata.combining(unicodedata.normalize("NFD", character)[0])
+    }
+    if not marks:
+        return text
+    long_run = re.compile(f"[{re.escape(''.join(sorted(marks)))}]{{{MARKS_IN_A_ROW + 1},}}")
+
+    def in_order(run: re.Match[str]) -> str:
+        parts = "".join(unicodedata.normalize("NFD", mark) for mark in run[0])
+        return "".join(sorted(parts, key=unicodedata.combining))
+
+    ordered = long_run.sub(in_order, text)
+    return text if ordered == text else ordered
 
 
 CLEANERS = {

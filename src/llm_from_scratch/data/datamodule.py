@@ -24,6 +24,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: sequences of one optimizer step, over all ranks.
         batch_schedule: as in the settings: the steps that have fewer.
         micro_batch_size: sequences that one rank takes at a time.
+        micro_batch_chosen: by the machine's size rather than by the settings.
         stream: "tokens" or "text", as in the settings.
         overfit: every step sees the batch of step 0.
         subword_dropout: with "text", the probability with which a merge is left out.
@@ -40,6 +41,7 @@ class TextDataModule(lightning.LightningDataModule):
         batch_size: int,
         micro_batch_size: int,
         seed: int,
+        micro_batch_chosen: bool = False,
         stream: str = "tokens",
         overfit: bool = False,
         subword_dropout: float = 0.0,
@@ -54,6 +56,7 @@ class TextDataModule(lightning.LightningDataModule):
             micro_batch_size,
         )
         self.seed, self.stream, self.overfit, self.batch_schedule = seed, stream, overfit, batch_schedule
+        self.micro_batch_chosen = micro_batch_chosen
         self.first_step = 0
         self.sampler: Sampler
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]

@@ -10,7 +10,7 @@ happens to 95 % of the pairs), each with the first document of that band; the la
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -25,8 +25,11 @@ PART = 2**22  # documents whose hashes are sorted at a time
 MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 for i in range(ROWS)], np.uint64) | np.uint64(1)
 
 
-def signer(kind: str) -> Callable[[str], np.ndarray]:
-    """text -> signature: (2,) uint64 for exact, (MINIMA,) uint32 for near. UserError: near needs a library that is absent."""
+def signer(kind: str) -> Callable[..., np.ndarray]:
+    """text -> signature: (2,) uint64 for exact, also of an iterator of the text's pieces, (MINIMA,) uint32 for near.
+
+    UserError: near needs a library that is absent.
+    """
     return _digest if kind == "exact" else _minima()
 
 
@@ -35,8 +38,11 @@ def width(kind: str) -> tuple[int, str]:
     return (2, "<u8") if kind == "exact" else (MINIMA, "<u4")
 
 
-def _digest(text: str) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<u8")
+def _digest(text: Iterable[str]) -> np.ndarray:
+    digest = hashlib.sha256()
+    for piece in [text] if isinstance(text, str) else text:
+        digest.update(piece.encode())
+    return np.frombuffer(digest.digest()[:16], "<u8")
 
 
 def _minima() -> Callable[[str], np.ndarray]:

@@ -4,16 +4,19 @@ A worker that dies (killed for memory, most often) is an error here, never a wai
 hang, ProcessPoolExecutor says so. A worker whose parent dies ends itself, so that nothing goes on writing behind its back.
 """
 
+import ctypes
 import errno
 import logging
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -96,6 +99,7 @@ _counter: _Counter | None = (
 def _begin_worker(counter: _Counter) -> None:
     global _counter
     _counter = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -104,6 +108,25 @@ def _begin_worker(counter: _Counter) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    # The thread waits while a task is in code that holds the interpreter (a document's NFC): there the kernel must act.
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if not parent.is_alive():
+        os._exit(1)
+
+
+@contextmanager
+def _signals_are_the_parents() -> Iterator[None]:
+    """Processes that are started within it never see Ctrl-C or a closed terminal, their start-up included."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what has come meanwhile is delivered here
 
 
 def _tell(count: int) -> None:
@@ -123,7 +146,8 @@ def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what
     pool = ProcessPoolExecutor(workers, context, _begin_worker, (counter,))
     try:
         with _Shown(size, what) as shown:
-            waiting: set[Future] = {pool.submit(_in_worker, function, job) for job in jobs}
+            with _signals_are_the_parents():
+                waiting: set[Future] = {pool.submit(_in_worker, function, job) for job in jobs}
             while waiting:
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
                 shown.set(counter.value)
@@ -177,7 +201,12 @@ class _Shown:
         console = Console(stderr=True)
         self.bar: Progress | None = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
             self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
             self.task = self.bar.add_task(what, total=size)
 

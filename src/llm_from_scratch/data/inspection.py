@@ -105,7 +105,6 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"{result['folder']}: {result['bytes_on_disk']:,} bytes on disk, {kind['kind']}, {kind['vocab_size']:,} pieces",
         soft_wrap=True,
-        markup=False,
     )
     table = Table(title="Splits", title_justify="left")
     for name in ("split", "documents", "bytes of text", "tokens", "bytes a token"):
@@ -139,5 +138,5 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     if pieces["most_frequent"]:
         console.print(table)
     for chunk in result["chunks"]:
-        console.print(f"\nchunk at {chunk['place']:,}, {len(chunk['ids'])} tokens:", markup=False)
-        console.print("|".join(chunk["pieces"]), markup=False, soft_wrap=True)
+        console.print(f"\nchunk at {chunk['place']:,}, {len(chunk['ids'])} tokens:")
+        console.print("|".join(chunk["pieces"]), soft_wrap=True)

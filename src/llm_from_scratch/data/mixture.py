@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_from_scratch.config import DataConfig, check
+from llm_from_scratch.data.long import in_memory
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.tasks import SPLITS, Tally, documents, is_validation, split_document
 from llm_from_scratch.data.work import MANY_DOCUMENTS, Work
@@ -46,9 +47,10 @@ def training_text(works: Mapping[str, Work], weights: Mapping[str, float], limit
         whole, fraction = work.source.has(MANY_DOCUMENTS), work.recipe.val_fraction
         for task in work.tasks:
             left = None if limit is None else int(limit * weights[name] / total / len(work.tasks))
-            for document, text in documents(replace(task, limit=work.max_docs), work.recipe, Tally()):
+            for document, content in documents(replace(task, limit=work.max_docs), work.recipe, Tally()):
                 if whole and is_validation(document, fraction):
                     continue
+                text = in_memory(content)
                 part = text if whole else split_document(text, fraction)[0]
                 if left is not None:
                     part = part.encode()[:left].decode(errors="ignore")
@@ -56,6 +58,18 @@ def training_text(works: Mapping[str, Work], weights: Mapping[str, float], limit
                 yield part
                 if left is not None and left <= 0:
                     break
+
+
+def validation_text(works: Mapping[str, Work]) -> Iterator[str]:
+    """What no tokenizer learns from: the validation part of each corpus."""
+    for work in works.values():
+        whole, fraction = work.source.has(MANY_DOCUMENTS), work.recipe.val_fraction
+        for task in work.tasks:
+            for document, content in documents(replace(task, limit=work.max_docs), work.recipe, Tally()):
+                if not whole:
+                    yield split_document(in_memory(content), fraction)[1]
+                elif is_validation(document, fraction):
+                    yield in_memory(content)
 
 
 def learns_from(kind: str) -> int | None:
@@ -69,7 +83,9 @@ def manifest(parts: Mapping[str, Prepared], weights: Mapping[str, float]) -> dic
     for split in SPLITS:
         facts = [part.manifest["splits"][split] for part in parts.values()]
         counts = ["documents", "text_bytes", *(["tokens"] if all("tokens" in one for one in facts) else [])]
-        splits[split] = {name: sum(one[name] for one in facts) for name in counts} | {"shards": {}}
+        if any("unknown_characters" in one for one in facts):
+            counts.append("unknown_characters")
+        splits[split] = {name: sum(one.get(name, 0) for one in facts) for name in counts} | {"shards": {}}
     found = {
         name: {
             "folder": f"{part.folder.parent.name}/{part.folder.name}",

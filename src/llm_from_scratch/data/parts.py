@@ -21,7 +21,8 @@ from filelock import FileLock
 from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.engines import cores, run_tasks
-from llm_from_scratch.data.report import summed, write_report
+from llm_from_scratch.data.long import pieces_of, size_of
+from llm_from_scratch.data.report import summed, warn, write_report
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Recipe,
@@ -89,9 +90,9 @@ def what_all_need(work: Work, how: PrepareConfig) -> tuple[list[Task], Tokenizer
     if not (building / "tokenizer").exists():
         log.info("%s: learning the tokenizer", work.source.name)
         settings = work.tokenizer
-        learned = work.reuse or train_tokenizer(
-            settings.kind, _sample(work, tasks, None if settings.kind == "char" else SAMPLE_BYTES), settings.vocab_size
-        )
+        texts = _sample(work, tasks, None if settings.kind == "char" else SAMPLE_BYTES)
+        held_out = _sample(work, tasks, None, validation=True)
+        learned = work.reuse or train_tokenizer(settings.kind, texts, settings.vocab_size, held_out)
         part = building / "tokenizer.tmp"
         shutil.rmtree(part, ignore_errors=True)
         learned.save(part)
@@ -128,18 +129,21 @@ def find_repeated(building: Path, tasks: list[Task], recipe: Recipe, how: Prepar
         write_whole(building / f"repeated_{task.stem}.bin", numbers.astype("<i8").tobytes())
 
 
-def _sample(work: Work, tasks: list[Task], limit: int | None) -> Iterator[str]:
-    """What a tokenizer learns from: training documents, from the beginning of every task until it gave its part of `limit` bytes."""
+def _sample(work: Work, tasks: list[Task], limit: int | None, validation: bool = False) -> Iterator[str]:
+    """What a tokenizer learns from: training documents, from the beginning of every task until it gave its part of `limit` bytes.
+
+    With `validation`, the documents that it does not learn from.
+    """
     if limit is not None:
         tasks = tasks[:: -(-len(tasks) // SAMPLE_TASKS) or 1]
     for task in tasks:
         left = limit and limit // len(tasks)
         texts = documents(task, work.recipe, Tally())
         for name, text in unique(texts, repeats(work.building, task), "", Tally()):
-            if not is_validation(name, work.recipe.val_fraction):
-                yield text
+            if is_validation(name, work.recipe.val_fraction) == validation:
+                yield from pieces_of(text)
                 if left is not None:
-                    left -= len(text.encode())
+                    left -= size_of(text)
                     if left <= 0:
                         break
 
@@ -220,6 +224,7 @@ def finish(
         "removed": summed(tally.removed for tally in tallies),
         "splits": splits,
     }
+    warn(work, tallies)
     write_report(work, tallies, splits)
     clear(work.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp")
     publish(work, manifest)

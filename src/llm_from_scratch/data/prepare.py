@@ -4,7 +4,7 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     manifest.json                  counts, the cleaning's report, checksums; written last
     train.txt  val.txt             the cleaned text of each split, documents one behind the other
     train.ends val.ends            the byte at which each document ends (little-endian uint64)
-    tokenizer/                     learned from train.txt alone
+    tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
     train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
 
 A large corpus (KEEP_TEXT_BELOW, or data.keep_text=false) has the manifest, the tokenizer, and for each task of `tasks.py`, whose
@@ -18,9 +18,11 @@ It is built in .building-prepared-…/, where everything that is finished stays 
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from filelock import FileLock, Timeout
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import mixture
 from llm_from_scratch.data.engines import run_tasks
+from llm_from_scratch.data.long import LongText, pieces_of, read_pieces
 from llm_from_scratch.data.parts import (
     build_shards,
     check_space,
@@ -40,22 +43,35 @@ from llm_from_scratch.data.parts import (
     refuse_if_tasks_run,
     what_all_need,
 )
-from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared, read_documents
-from llm_from_scratch.data.report import write_report
+from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared
+from llm_from_scratch.data.readers import ChangedFileError
+from llm_from_scratch.data.report import leaves_out, warn, write_report
 from llm_from_scratch.data.shards import write_shard
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.data.tasks import (
     SPLITS,
     Tally,
     documents,
+    ids_in_pieces,
     is_validation,
     locks_of,
     make_shards,
     repeats,
     split_document,
+    training_characters,
     unique,
 )
-from llm_from_scratch.data.work import FORMAT, MANY_DOCUMENTS, Work, empty_split, plan_work, publish
+from llm_from_scratch.data.work import (
+    CHECKSUMS,
+    FORMAT,
+    MANY_DOCUMENTS,
+    Work,
+    empty_split,
+    keeps_text,
+    open_corpus,
+    plan_work,
+    publish,
+)
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
 
@@ -63,8 +79,8 @@ __all__ = [
     "MANY_DOCUMENTS",
     "SPLITS",
     "Prepared",
+    "check_text",
     "document_start",
-    "has_company",
     "is_first_rank",
     "is_validation",
     "open_prepared",
@@ -72,6 +88,8 @@ __all__ = [
     "prepare_task",
     "split_document",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -81,6 +99,8 @@ def prepare(
     reuse: Tokenizer | None = None,
     wait: bool = False,
     how: PrepareConfig | None = None,
+    fetch: bool = True,
+    write: bool = True,
 ) -> Prepared:
     """Prepares a corpus, or opens what an earlier run prepared from the same text with the same settings.
 
@@ -90,6 +110,8 @@ def prepare(
         reuse: a tokenizer to use instead of learning one, for a model that speaks it already.
         wait: wait for another process that is preparing the same (the other ranks of one run) rather than stop.
         how: who does the work. The bytes do not depend on it.
+        fetch: whether what is not at hand may be downloaded; False for the settings of a run folder, which may be a stranger's.
+        write: whether a text may be prepared in data.dir; False where a run folder alone names it. Then it must be there.
 
     Raises:
         UserError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
@@ -99,12 +121,16 @@ def prepare(
     if how.task is not None:
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
     if data.mix is not None or data.corpora:
-        return _prepare_mixture(data, tokenizer, reuse, wait, how)
-    work = plan_work(data, tokenizer, reuse)
+        return _prepare_mixture(data, tokenizer, reuse, wait, how, fetch, write)
+    work = plan_work(data, tokenizer, reuse, fetch, write)
+    if is_first_rank():
+        work.source.warn_of_skipped()
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(work.folder)
+    if not write:
+        raise _not_there(work.folder, data)
     try:
-        with FileLock(f"{work.folder}.lock", timeout=-1 if wait else 0):
+        with _only_one(work.folder, wait):
             if not work.folder.exists():
                 if work.keep_text:
                     _build(work)
@@ -114,6 +140,9 @@ def prepare(
             return open_prepared(work.folder)
     except Timeout:
         raise _busy(work.folder) from None
+    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
+        work.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+        raise
 
 
 def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfig) -> Prepared | None:
@@ -158,29 +187,40 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
 
 
 def _prepare_mixture(
-    data: DataConfig, tokenizer: TokenizerConfig, reuse: Tokenizer | None, wait: bool, how: PrepareConfig
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    reuse: Tokenizer | None,
+    wait: bool,
+    how: PrepareConfig,
+    fetch: bool,
+    write: bool,
 ) -> Prepared:
     """Learns the tokenizer that all corpora share, then prepares each with it."""
     chosen = mixture.corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
-    works = {name: plan_work(settings, tokenizer, reuse) for name, settings in chosen.items()}
+    works = {name: plan_work(settings, tokenizer, reuse, fetch, write) for name, settings in chosen.items()}
+    for work in works.values() if is_first_rank() else ():
+        work.source.warn_of_skipped()
     facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
     identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = Path(data.dir) / data.name / f"prepared-{identity}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         return open_prepared(folder)
+    if not write:
+        raise _not_there(folder, data)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
+        with _only_one(folder, wait):
             if not folder.exists():
                 building = folder.with_name(f".building-{folder.name}")
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir()
                 texts = mixture.training_text(works, weights, mixture.learns_from(tokenizer.kind))
-                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size)
+                held_out = mixture.validation_text(works)
+                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size, held_out)
                 shared.save(building / "tokenizer")
                 parts = {
-                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how)
+                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how, fetch=fetch)
                     for name, settings in chosen.items()
                 }
                 manifest = (
@@ -192,6 +232,68 @@ def _prepare_mixture(
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
+
+
+@contextmanager
+def _only_one(folder: Path, wait: bool) -> Iterator[None]:
+    """Keeps other processes from preparing `folder`.
+
+    Raises:
+        Timeout: another one does, and `wait` is false.
+    """
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        if is_first_rank():
+            log.info("%s is being prepared by another process: this one waits for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_text(data: DataConfig, given: Iterable[str]) -> None:
+    """Refuses, before anything is written, a text that is not there and settings that would change nothing about it.
+
+    Args:
+        data: the settings.
+        given: the names of those that the user wrote.
+
+    Raises:
+        UserError: in one line. A named corpus is looked for later: it may have to be downloaded.
+    """
+    if data.mix is not None or data.corpora:
+        corpora = list(mixture.corpora(data).values())
+    else:
+        corpora = [data]
+    for settings in corpora:
+        if settings.download is not None or (settings.file is not None and settings.path is None):
+            continue
+        source = open_corpus(settings, fetch=False)
+        if settings is not data:
+            continue
+        if source.plain and "data.column" in given:
+            raise UserError(f"data.column={data.column}: these files have no columns; leave it out")
+        if not keeps_text(data, source):
+            continue
+        if "data.keep_text" in given and data.keep_text is False:
+            raise UserError(
+                f"data.keep_text=false: a corpus of fewer than {MANY_DOCUMENTS} documents keeps its text; leave it out"
+            )
+        for key in ("data.shard_bytes", "prepare.engine", "prepare.workers"):
+            if key in given:
+                raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
+
+
+def _not_there(folder: Path, data: DataConfig) -> UserError:
+    return UserError(
+        f"{folder}: the text is not prepared, and nothing is written to a folder that a run alone names: give data.dir={data.dir}"
+        f" again, or prepare it first (python -m llm_from_scratch prepare data={data.name} data.dir={data.dir} …)"
+    )
 
 
 def _busy(folder: Path) -> UserError:
@@ -221,8 +323,8 @@ def _build(work: Work) -> None:
     finally:
         shutil.rmtree(locks_of(building), ignore_errors=True)
 
-    learned = read_documents(building / "train.txt")
-    tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size)
+    learned, held_out = (_learned_from(building / f"{split}.txt", work.tokenizer.kind) for split in SPLITS)
+    tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size, held_out)
     tokenizer.save(building / "tokenizer")
 
     splits = {}
@@ -234,7 +336,7 @@ def _build(work: Work) -> None:
         shard = f"{split}_00000"
         info = write_shard(
             building / shard,
-            _encode(read_documents(building / f"{split}.txt"), tokenizer, whole, f"{source.name}, {split} split"),
+            _encode(building / f"{split}.txt", tokenizer, whole, f"{source.name}, {split} split"),
             vocab_size=tokenizer.vocab_size,
             tokenizer=tokenizer.fingerprint,
         )
@@ -243,12 +345,14 @@ def _build(work: Work) -> None:
     if work.chooses:
         manifest["removed"] = tally.removed
         clear(building, "repeated_*.bin", "scan_*.bin")
+    if leaves_out(work, [tally]):
         write_report(work, [tally], splits)
+    warn(work, [tally])
     publish(work, manifest)
 
 
 def _write_splits(
-    building: Path, source: Source, texts: Iterable[tuple[str, str]], val_fraction: float, whole: bool
+    building: Path, source: Source, texts: Iterable[tuple[str, str | LongText]], val_fraction: float, whole: bool
 ) -> None:
     """Writes the cleaned text of both splits."""
     ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
@@ -256,29 +360,43 @@ def _write_splits(
         files = dict(zip(SPLITS, (train, val), strict=True))
         for name, text in texts:
             if whole:
-                parts = {"val" if is_validation(name, val_fraction) else "train": text}
+                in_training = 0 if is_validation(name, val_fraction) else len(text)
             else:
-                parts = dict(zip(SPLITS, split_document(text, val_fraction), strict=True))
-            for split, part in parts.items():
-                if part:
-                    written = files[split].write(part.encode())
-                    ends[split].append(ends[split][-1] + written)
+                in_training = training_characters(len(text), val_fraction)
+            written = dict.fromkeys(SPLITS, 0)
+            for piece in pieces_of(text):
+                for split, part in zip(SPLITS, (piece[:in_training], piece[in_training:]), strict=True):
+                    written[split] += files[split].write(part.encode())
+                in_training = max(0, in_training - len(piece))
+            for split, size in written.items():
+                if size:
+                    ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
         if len(ends[split]) == 1:
             raise empty_split(source, split, val_fraction)
         np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
 
 
-def _encode(
-    documents: Iterator[str], tokenizer: Tokenizer, whole: bool, where: str
-) -> Iterator[tuple[np.ndarray, int]]:
-    for text in documents:
-        try:
-            ids = tokenizer.encode_array(text)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-        # A document that the split has cut in two has no end to be learned.
-        yield (np.append(ids, tokenizer.eot_id) if whole else ids), len(text.encode())
+def _learned_from(path: Path, kind: str) -> Iterator[str]:
+    """The text that a tokenizer learns from, in pieces; of characters, each once in a piece is enough."""
+    for _, pieces in _documents_in_pieces(path):
+        for piece in pieces:
+            yield piece if kind != "char" else "".join(set(piece))
+
+
+def _encode(path: Path, tokenizer: Tokenizer, whole: bool, where: str) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+    """The ids of the documents of a cleaned text; one that the split has cut in two has no end to be learned."""
+    for size, pieces in _documents_in_pieces(path):
+        yield ids_in_pieces(pieces, tokenizer, whole, where), size
+
+
+def _documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
+    """The bytes and the pieces of each document of a cleaned text, whose ends lie beside it."""
+    start = 0
+    with path.open("rb") as file:
+        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
+            yield end - start, read_pieces(file, end - start)
+            start = end
 
 
 def document_start(prepared: Prepared) -> int:
@@ -299,8 +417,3 @@ def document_start(prepared: Prepared) -> int:
 def is_first_rank() -> bool:
     """Whether this process is the one that prepares, of those that a launcher (Lightning, torchrun, SLURM) started together."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def has_company() -> bool:
-    """Whether a launcher started this process together with others, any of which may come to the preparation first."""
-    return not is_first_rank() or any(int(os.environ.get(name, "1")) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))

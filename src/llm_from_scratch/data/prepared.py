@@ -14,7 +14,12 @@ from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, Rand
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
 from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+FILES = "files"  # of a manifest: the checksums of the cleaned text; version 0.1 wrote none
+TEXT_FILES = tuple(f"{split}.{kind}" for split in SPLITS for kind in ("txt", "ends"))
+MAX_MANIFEST = 1_000_000_000  # bytes; of a corpus of many shards it has a hundred a shard
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Prepared:
     def documents(self, split: str) -> Iterator[str]:
         """The cleaned documents of a split, in order."""
         if self.has_text:
+            self.verify_text(split)
             yield from read_documents(self.folder / f"{split}.txt")
             return
         for shard in self.shards(split):
@@ -53,10 +59,28 @@ class Prepared:
     def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
         """Training batches; `settings` as of the samplers: block_size, batch_size, batch_schedule, seed, rank, world_size."""
         if stream == "text":
+            self.verify_text("train")
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
             path = self.folder / "train.txt"
             return RandomTextSampler(path, ends, self.tokenizer, subword_dropout=subword_dropout, **settings)
         return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
+
+    def verify_text(self, split: str) -> None:
+        """Checks every byte of a split's cleaned text; of one that version 0.1 prepared, its size and the ends of its documents.
+
+        Raises:
+            UserError: naming the file that is missing or changed.
+        """
+        facts, text = self.manifest["splits"][split], self.folder / f"{split}.txt"
+        ends = text.with_suffix(".ends")
+        for path, size in ((text, facts["text_bytes"]), (ends, 8 * facts["documents"])):
+            if not path.is_file() or path.stat().st_size != size:
+                raise _damaged(path, f"is missing, or has not {size} bytes")
+            if FILES in self.manifest and sha256(path) != self.manifest[FILES][path.name]:
+                raise _damaged(path, "has other bytes than were written")
+        places = np.fromfile(ends, dtype="<u8")
+        if places[-1:] != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
+            raise _damaged(ends, "has ends of documents that do not rise to the end of the text")
 
     @property
     def has_text(self) -> bool:
@@ -85,8 +109,10 @@ class Mixture(Prepared):
 def open_prepared(folder: Path) -> Prepared:
     """A prepared text as it lies there; a UserError in one line where its manifest or tokenizer does not hold."""
     path = folder / "manifest.json"
+    refuse_links(folder, folder)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            manifest = json.loads(file.read(MAX_MANIFEST))
         if manifest["sha256"] != manifest_sha256(manifest):
             raise UserError("checksum")
         for split in SPLITS:  # whoever made the checksum may have made up the rest
@@ -102,6 +128,9 @@ def open_prepared(folder: Path) -> Prepared:
                 raise UserError("names")
             if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
                 raise UserError("shards")
+        kept = TEXT_FILES if manifest.get("keep_text", True) and "corpora" not in manifest else ()
+        if FILES in manifest and set(manifest[FILES]) != set(kept):
+            raise UserError("text")
         for name, one in manifest.get("corpora", {}).items():
             if not all(re.fullmatch(r"[\w.-]{1,100}(/prepared-[\w]{1,100})?", each) for each in (name, one["folder"])):
                 raise UserError("corpora")
@@ -121,11 +150,30 @@ def open_prepared(folder: Path) -> Prepared:
     return Mixture(folder, manifest, tokenizer, parts)
 
 
+def find_prepared(corpus: Path, sha256: str) -> Prepared | None:
+    """The prepared text of that fingerprint below `corpus`, data.dir/data.name, whatever its source holds by now; None: not there.
+
+    Raises:
+        UserError: it is there, and damaged.
+    """
+    for folder in sorted(corpus.glob("prepared-*")):
+        try:
+            same = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"] == sha256
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # another text, which this run does not need
+        if same:
+            return open_prepared(folder)
+    return None
+
+
 def manifest_sha256(manifest: dict[str, Any]) -> str:
-    """What `manifest["sha256"]` must be."""
-    return hashlib.sha256(
-        json.dumps({key: manifest[key] for key in sorted(manifest) if key != "sha256"}, sort_keys=True).encode()
-    ).hexdigest()
+    """What `manifest["sha256"]` must be: a checksum of all but the checksums of the text, whose tokens it covers."""
+    covered = {key: manifest[key] for key in sorted(manifest) if key not in ("sha256", FILES)}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} {what}: delete {path.parent} and it is prepared anew")
 
 
 def read_documents(path: Path) -> Iterator[str]:

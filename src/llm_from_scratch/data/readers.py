@@ -3,18 +3,23 @@
     book.txt                                  one document: book.txt
     rows.jsonl.zst                            one a line: rows.jsonl.zst:1, rows.jsonl.zst:2, …
     rows.parquet                              one a row: rows.parquet:1, …
+    rows.csv rows.tsv                         one a row below the line of names, named after its first line: rows.csv:2, …
+    rows.json                                 one an item of a list, of objects or of strings: rows.json:1, …
     urlsf_subset00.tar                        one a text in it, at any depth: OpenWebText's archives hold .xz files,
       urlsf_subset00-1_data.xz                each of which is a compressed tar:
         0000001-abc.txt                       urlsf_subset00.tar/urlsf_subset00-1_data.xz/0000001-abc.txt
 
-An archive is read like a folder: its text files, tables and archives, without hidden files. Everything streams; nothing
-is written, so no name in an archive can lead anywhere. What a stranger's file could do to this machine is bounded by
+An archive is read like a folder: its text files, tables and archives, without hidden files. Everything that is not read is
+told to `on_skip`, every document that is no text to `on_fault`. Everything streams; nothing is written, so no name in an
+archive can lead anywhere. What a stranger's file could do to this machine is bounded by
 the numbers below; what is cut off or damaged is refused as far as its format has checks: a plain tar has none for the
 contents of its members, gzip, xz, bzip2 have them, zstd and parquet where their writer put them in.
 """
 
 import bz2
 import codecs
+import csv
+import hashlib
 import io
 import itertools
 import json
@@ -30,13 +35,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular, sha256
 
 TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
 COMPRESSED_SUFFIXES = {".gz", ".xz", ".bz2", ".zst"}
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
 OTHER_SUFFIXES = {".jsonl", ".parquet", ".tar", *COMPRESSED_SUFFIXES, *SHORT_SUFFIXES}
+# Tables that are read where data.path names them; in a folder or an archive such a file can be anything, notes or metadata.
+NAMED_SUFFIXES = {".csv", ".tsv", ".json", ".ndjson"}
+KINDS = {"ndjson": "jsonl"} | {kind: kind for kind in ("jsonl", "json", "csv", "tsv", "parquet", "tar")}
+DELIMITERS = {"csv": ",;\t", "tsv": "\t"}  # the first by which the first line names the column
 
 CHUNK = 2**16  # bytes
+SHA256_DIGITS = 64
 # Bytes of a document that is not a file of its own. The longest novels have 10 MB; and a line of JSON can take 30 times
 # its length in memory.
 MAX_DOCUMENT = 16 * 2**20
@@ -49,6 +60,9 @@ MAX_EXTENSION = 2**20  # bytes of a long name or pax header before a tar's membe
 MAX_NAME = 4096  # characters: Linux's own limit
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 ROWS = 16  # of a parquet file, in memory at a time
+MAX_COLUMNS = 100  # names of columns of a table of JSON objects that are remembered
+COLUMN, HIDDEN = "a column beside data.column", "hidden"
+OTHER_NAME = "no name of a text, a table or an archive"
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,28 @@ class _Budget:
             )
 
 
+Told = Callable[[int], object]  # hears of the bytes of the input as they are read
+OnFault = Callable[[str, str], object]  # (document, problem): a document that is no text
+OnSkip = Callable[[str, str], object]  # (file or member, why): it is not read
+
+
+def refuse(name: str, problem: str) -> None:
+    """The first document that is no text ends the reading."""
+    raise UserError(f"{name}: {problem}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a corpus are to be read."""
+
+    column: str = "text"  # the text of a row; a.b is b within a, where no column is called a.b
+    encoding: str = "utf-8"  # of texts and of the tables that are texts
+    separator: str | None = None  # stands between the documents of one text file
+
+
+PLAIN_FORMAT = Format()
+
+
 def is_plain(name: str) -> bool:
     """Whether a file of that name is one document as it stands."""
     compression, kind = _kind(name)
@@ -82,48 +118,100 @@ def is_plain(name: str) -> bool:
 
 
 def read_documents(
-    path: Path, name: str, column: str, told: Callable[[int], object] = lambda count: None
+    path: Path,
+    name: str,
+    form: Format | str = "text",
+    told: Told = lambda count: None,
+    *,
+    checksum: str = "",
+    on_fault: OnFault = refuse,
+    on_skip: OnSkip = lambda name, why: None,
 ) -> Iterator[Document]:
     """The documents of the file at `path`, one in memory at a time, in the file's order.
 
     Args:
-        path: any file; its name says what it is, and one that says nothing is a text.
+        path: any regular file; its name says its kind, and one that says nothing is a text.
         name: what it is called in the documents' names and in messages.
-        column: which key of a .jsonl line and which column of a .parquet file is the text.
+        form: how it is to be read; a string is the column of a table.
         told: hears how many more bytes of the file have been passed, for showing progress.
+        checksum: the sha256 that the bytes must have which are read here, or "SIZE TIME" of the file; "" accepts any.
+        on_fault: hears of each row, line or member that is no text; the reading goes on behind it.
+        on_skip: hears of each member and column that is not read.
 
     Raises:
         UserError: in one line that names the file and the member, line or row: the file cannot be read, is cut off or
-            damaged, would do harm, lacks the column, or needs a library that is not installed.
+            damaged, would do harm, lacks the column, needs a library that is not installed, or was changed meanwhile.
     """
-    if is_plain(name):
-        raw = read_file(path)
-        told(len(raw))
-        yield Document(name, raw)
-        return
-    budget = _Budget(told=told)
+    form = Format(form) if isinstance(form, str) else form
+    reader = _Reader(form, _Budget(told=told), on_fault, on_skip)
     compression, kind = _kind(name)
     if kind == "parquet" and compression is None:
-        yield from _parquet(path, name, column, budget)
+        verify_file(path, checksum)
+        before = _stamp(path)
+        with _opened(path) as file:
+            yield from _parquet(file, path, name, reader)
+        verify_file(path, before)
         return
-    found = False
-    for document in _Reader(column, budget).documents(_from_disk(path, budget), name, depth=0):
+    if kind == "text" and compression is None:
+        raw = read_file(path)
+        told(len(raw))
+        compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
+        documents = reader.texts(raw, name)
+        del raw  # it is as long as the text, and this generator lives as long as its document
+        yield from documents
+        return
+    digest = hashlib.sha256()
+    chunks, found = _from_disk(path, reader.budget, digest), False
+    for document in reader.documents(chunks, name, depth=0):
         found = True
         yield document
-    if not found and kind != "jsonl":
+    for _ in chunks:
+        pass
+    compare_checksum(path, checksum, digest.hexdigest())
+    if not found and kind in ("text", "tar"):
         raise UserError(f"{name}: an archive without texts ({', '.join(sorted(TEXT_SUFFIXES | OTHER_SUFFIXES))})")
 
 
+class ChangedFileError(UserError):
+    """A file is another one than when its checksum was computed: what was made of it would have the wrong name."""
+
+
+def verify_file(path: Path, checksum: str) -> None:
+    """Raises UserError where a file is another one than when its checksum (`read_documents`) was computed."""
+    if checksum:
+        compare_checksum(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
+
+
+def compare_checksum(path: Path, checksum: str, found: str) -> None:
+    """Raises ChangedFileError where the bytes that were read have another sha256, `found`, than they should."""
+    if len(checksum) != SHA256_DIGITS:
+        found = _stamp(path)
+    if checksum not in ("", found):
+        raise ChangedFileError(f"{path}: it was changed while it was prepared: start again")
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 def read_file(path: Path) -> bytes:
-    """All bytes of a file. UserError: it cannot be read."""
+    """All bytes of a regular file. UserError: it cannot be read."""
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            yield file
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _kind(name: str) -> tuple[str | None, str]:
-    """How a file of that name is compressed, and what it holds: text, jsonl, parquet or tar."""
+    """How a file of that name is compressed, and its kind: text, or one of KINDS."""
     left = name.lower()
     for short, long in SHORT_SUFFIXES.items():
         if left.endswith(short):
@@ -132,8 +220,7 @@ def _kind(name: str) -> tuple[str | None, str]:
     left = left.removesuffix(compression)
     if compression and left.endswith(tuple(COMPRESSED_SUFFIXES)):
         raise UserError(f"{name}: compressed twice: expand it once")
-    kind = next((kind for kind in ("jsonl", "parquet", "tar") if left.endswith(f".{kind}")), "text")
-    return compression[1:] or None, kind
+    return compression[1:] or None, KINDS.get(left.rpartition(".")[2] if "." in left else "", "text")
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
@@ -161,15 +248,13 @@ def _file(chunks: Iterator[bytes]) -> io.BufferedReader:
     return io.BufferedReader(_Stream(chunks), CHUNK)
 
 
-def _from_disk(path: Path, budget: _Budget) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                budget.read += len(chunk)
-                budget.told(len(chunk))
-                yield chunk
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+def _from_disk(path: Path, budget: _Budget, digest: Any) -> Iterator[bytes]:
+    with _opened(path) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            budget.read += len(chunk)
+            budget.told(len(chunk))
+            yield chunk
 
 
 def _part(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
@@ -415,8 +500,10 @@ def _safe(name: str, archive: str) -> str:
 class _Reader:
     """From the bytes of one file, and of what is in it, to documents."""
 
-    column: str
+    form: Format
     budget: _Budget
+    on_fault: OnFault
+    on_skip: OnSkip
 
     def documents(self, chunks: Iterator[bytes], name: str, depth: int) -> Iterator[Document]:
         """The documents of `name`, which lies within `depth` archives."""
@@ -435,27 +522,60 @@ class _Reader:
             if depth == MAX_DEPTH:
                 raise UserError(f"{name}: archives more than {MAX_DEPTH} deep within each other: unpack the first")
             for member, content in _members(_file(chunks), name):
-                hidden = any(part.startswith(".") for part in member.split("/"))
-                if not hidden and member.lower().endswith(tuple(TEXT_SUFFIXES | OTHER_SUFFIXES)):
+                if any(part.startswith(".") for part in member.split("/")):
+                    self.on_skip(f"{name}/{member}", HIDDEN)
+                elif not member.lower().endswith(tuple(TEXT_SUFFIXES | OTHER_SUFFIXES)):
+                    self.on_skip(f"{name}/{member}", OTHER_NAME)
+                else:
                     yield from self.documents(content, f"{name}/{member}", depth + 1)
-        elif kind == "jsonl":
-            yield from self.lines(_file(chunks), name)
         elif kind == "parquet":
             raise UserError(f"{name}: a parquet file cannot be read within another file: unpack it")
-        else:
+        elif kind == "text":
             raw = _file(chunks).read(MAX_DOCUMENT + 1)
             if len(raw) > MAX_DOCUMENT:
-                raise UserError(f"{name}: a document above {MAX_DOCUMENT:,} bytes: unpack it, and it is read whole")
+                self.on_fault(name, f"a document above {MAX_DOCUMENT:,} bytes: unpack it, and it is read whole")
+            else:
+                yield from self.texts(raw, name)
+        else:
+            file = _file(_as_utf8(chunks, self.form.encoding))
+            if kind in DELIMITERS:
+                yield from self.records(file, name, DELIMITERS[kind])
+            else:
+                yield from (self.lines if kind == "jsonl" else self.items)(file, name)
+
+    def texts(self, raw: bytes, name: str) -> Iterator[Document]:
+        """A text as one document, or as those between separators, in UTF-8."""
+        if self.form.encoding != "utf-8":
+            try:
+                raw = raw.decode(self.form.encoding).encode()
+            except UnicodeDecodeError as error:
+                found = f"0x{raw[error.start]:02X} is not {self.form.encoding} here" if raw else error.reason
+                self.on_fault(name, f"byte {error.start}: {found}: correct data.encoding or the file")
+                return
+            except UnicodeEncodeError as error:
+                self.on_fault(name, f"character {error.start}: half a surrogate pair, which is no text")
+                return
+        if self.form.separator is None:
             yield Document(name, raw)
+            return
+        parts = raw.split(self.form.separator.encode())
+        if len(parts) > 1 and not parts[-1].strip():
+            parts.pop()  # the last separator ends a document
+        for number, part in enumerate(parts, 1):
+            yield Document(f"{name}#{number}", part.removeprefix(b"\r").removeprefix(b"\n") if number > 1 else part)
 
     def lines(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
         """One document a line of JSON; empty lines count, and are passed over."""
+        ignored: set[str] = set()
         for number in itertools.count(1):
             line, where = file.readline(MAX_DOCUMENT + 1), f"{name}:{number}"
             if not line:
-                return
+                break
             if len(line) > MAX_DOCUMENT:
-                raise UserError(f"{where}: a line above {MAX_DOCUMENT:,} bytes: split it")
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(CHUNK)
+                self.on_fault(where, f"a line above {MAX_DOCUMENT:,} bytes: split it")
+                continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
@@ -463,59 +583,237 @@ class _Reader:
             try:
                 row = json.loads(line.decode())
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: no JSON ({error}): one object a line is expected") from None
-            if not isinstance(row, dict):
-                raise UserError(f'{where}: no object: a line such as {{"{self.column}": "…"}} is expected')
-            yield _row(row.get(self.column), where, self.column, list(row))
+                self.on_fault(where, f"no JSON ({_line(error)}): one object a line is expected")
+                continue
+            if isinstance(row, dict):
+                ignored.update(self._others(row) if len(ignored) < MAX_COLUMNS else ())
+                yield from self.row(_value(row, self.form.column), where, list(row))
+            else:
+                self.on_fault(where, f'no object: a line such as {{"{self.form.column}": "…"}} is expected')
+        self._ignore(name, ignored)
+
+    def items(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
+        """One document an item of a JSON list; a file that begins with an object has one object a line."""
+        head = file.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
+        if head.startswith(b"{"):
+            yield from self.lines(file, name)
+            return
+        ignored: set[str] = set()
+        for number, item in enumerate(_list_items(file, name), 1):
+            where = f"{name}:{number}"
+            if isinstance(item, dict):
+                ignored.update(self._others(item) if len(ignored) < MAX_COLUMNS else ())
+                yield from self.row(_value(item, self.form.column), where, list(item))
+            else:
+                yield from self.row(item, where, [])
+        self._ignore(name, ignored)
+
+    def records(self, file: io.BufferedReader, name: str, delimiters: str) -> Iterator[Document]:
+        """One document a row of a table in CSV or TSV, whose first row names the columns."""
+        csv.field_size_limit(MAX_DOCUMENT)
+        line_number = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal line_number
+            while line := file.readline(MAX_DOCUMENT + 1):
+                line_number += 1
+                if len(line) > MAX_DOCUMENT:
+                    raise UserError(f"{name}:{line_number}: a line above {MAX_DOCUMENT:,} bytes: split it")
+                if line_number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                yield line.decode("utf-8", "surrogateescape")  # `clean` names a byte that is not UTF-8
+
+        source = lines()
+        header = next(source, "")
+        headers = {sign: next(csv.reader([header], delimiter=sign), []) for sign in delimiters}
+        sign = next((sign for sign in delimiters if self.form.column in headers[sign]), delimiters[0])
+        columns = headers[sign]
+        if self.form.column not in columns:
+            raise UserError(
+                f"{name}: no column {self.form.column!r} in its first line: data.column names the text, of "
+                f"{ascii(columns)[:200]}"
+            )
+        place = columns.index(self.form.column)
+        table = csv.reader(source, delimiter=sign, strict=True)
+        while True:
+            where = f"{name}:{line_number + 1}"
+            try:
+                row = next(table, None)
+            except csv.Error as error:
+                self.on_fault(
+                    where, f"no row of a table ({_line(error)}): quote the field and double the marks within it"
+                )
+                continue
+            if row is None:
+                break
+            if len(row) == len(columns):
+                yield Document(where, row[place].encode("utf-8", "surrogateescape"))
+            elif row:  # an empty line is none
+                self.on_fault(where, f"{len(row)} fields for {len(columns)} columns: quote those that hold {sign!r}")
+        self._ignore(name, set(columns) - {self.form.column})
+
+    def row(self, text: Any, where: str, columns: list[str]) -> Iterator[Document]:
+        """The document of one row, where its text is one."""
+        document = _row(text, where, self.form.column, columns)
+        if isinstance(document, str):
+            self.on_fault(where, document)
+        else:
+            yield document
+
+    def _others(self, row: dict[str, Any]) -> set[str]:
+        column = self.form.column
+        return {key for key in row if key != (column if column in row else column.partition(".")[0])}
+
+    def _ignore(self, name: str, columns: set[str]) -> None:
+        for column in sorted(columns):
+            self.on_skip(column, COLUMN)
 
 
-def _row(text: Any, where: str, column: str, columns: list[str]) -> Document:
-    if not isinstance(text, str):
+def _value(row: dict[str, Any], column: str) -> Any:
+    """The value of a key; `a.b` is b within a where no key is called a.b."""
+    if column in row:
+        return row[column]
+    head, dot, rest = column.partition(".")
+    inner = row.get(head)
+    return _value(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | str:
+    """The document, or what is wrong with it."""
+    if isinstance(text, bytes):
+        raw = text  # of a table whose texts are stored as UTF-8
+    elif not isinstance(text, str):
         found = "nothing" if text is None else type(text).__name__
-        raise UserError(
-            f"{where}: no text but {found} under {column!r}: data.column names the text, of {ascii(columns)[:200]}"
-        )
-    try:
-        raw = text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: character {error.start}: half a surrogate pair, which is no text") from None
+        of = f", of {ascii(columns)[:200]}" if columns else ""
+        return f"no text but {found} under {column!r}: data.column names the text{of}"
+    else:
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:
+            return f"character {error.start}: half a surrogate pair, which is no text"
     if len(raw) > MAX_DOCUMENT:
-        raise UserError(f"{where}: a document above {MAX_DOCUMENT:,} bytes: split it")
+        return f"a document above {MAX_DOCUMENT:,} bytes: split it"
     return Document(where, raw)
 
 
-def _parquet(path: Path, name: str, column: str, budget: _Budget) -> Iterator[Document]:
+def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """The same text in UTF-8; what cannot be decoded becomes a byte that is not UTF-8, so that its row is named."""
+    if encoding == "utf-8":
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)(NO_TEXT)
+    for chunk in chunks:
+        yield decoder.decode(chunk).encode("utf-8", "surrogateescape")
+    yield decoder.decode(b"", True).encode("utf-8", "surrogateescape")
+
+
+NO_TEXT = "llm_from_scratch.no_text"
+codecs.register_error(NO_TEXT, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+
+
+def _list_items(file: io.BufferedReader, name: str) -> Iterator[Any]:
+    """The items of a JSON list, one in memory at a time."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    parse = json.JSONDecoder().raw_decode
+    space = re.compile(r"[ \t\r\n]*")
+    buffer, start, ended = "", 0, False
+
+    def more() -> None:
+        """Reads as much again as is waiting, so that a long item is not tried too often."""
+        nonlocal buffer, start, ended
+        chunk = file.read(max(CHUNK, len(buffer) - start))
+        ended = not chunk
+        try:
+            buffer, start = buffer[start:] + decode(chunk, ended), 0
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: {_line(error)}: save the file as UTF-8 or name its data.encoding") from None
+
+    def sign() -> str:
+        """The next character that is no white space; "" at the end."""
+        nonlocal start
+        while True:
+            start = space.match(buffer, start).end()  # type: ignore[union-attr]
+            if start < len(buffer) or ended:
+                return buffer[start : start + 1]
+            more()
+
+    expected = f"{name}: a list of objects or of strings, or one object a line, is expected"
+    more()
+    buffer = buffer.removeprefix("\ufeff")
+    if sign() != "[":
+        raise UserError(f"{expected}: convert the file to .jsonl")
+    start += 1
+    if sign() == "]":
+        start += 1
+    else:
+        for number in itertools.count(1):
+            sign()
+            while True:
+                try:
+                    item, end = parse(buffer, start)
+                    if end < len(buffer) or ended:  # a number may go on
+                        break
+                except (ValueError, RecursionError) as error:
+                    if ended or isinstance(error, RecursionError):
+                        raise UserError(f"{name}:{number}: no JSON ({_line(error)}): {expected}") from None
+                if len(buffer) - start > 2 * MAX_DOCUMENT:
+                    raise UserError(f"{name}:{number}: an item above {MAX_DOCUMENT:,} bytes, or no JSON: split it")
+                more()
+            start = end
+            yield item
+            following = sign()
+            start += 1
+            if following == "]":
+                break
+            if following != ",":
+                raise UserError(f"{name}:{number}: no comma behind it: {expected}")
+    if sign():
+        raise UserError(f"{name}: there is text behind the list: {expected}")
+
+
+def _parquet(opened: io.BufferedReader, path: Path, name: str, reader: _Reader) -> Iterator[Document]:
     """One document a row. The file is read from disk page by page; its metadata say beforehand what will come out."""
     try:
-        from pyarrow import parquet
+        from pyarrow import compute, large_binary, parquet, types
     except ImportError:
         raise _absent(name, "pyarrow") from None
-    try:
-        opened = path.open("rb")
-        budget.read = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    with opened:
+    budget, column = reader.budget, reader.form.column
+    budget.read = path.stat().st_size
+    with _damaged(name):
+        file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
+        columns = list(file.schema_arrow.names)
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        expected = sum(max(0, part.total_uncompressed_size) for part in chunks if part.path_in_schema == column)
+        field, *inner = [column] if column in columns else column.split(".")
+        found = field in columns and (not inner or bool(expected))
+    if not found:
+        raise UserError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
+    budget.spend(expected, name)
+    reader._ignore(name, set(columns) - {field})
+    rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
+    number = 0
+    while True:
         with _damaged(name):
-            file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
-            columns = list(file.schema_arrow.names)
-            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-            expected = sum(max(0, part.total_uncompressed_size) for part in chunks if part.path_in_schema == column)
-        if column not in columns:
-            raise UserError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
-        budget.spend(expected, name)
-        rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
-        number = 0
-        while True:
-            with _damaged(name):
-                batch = next(rows, None)
-                texts = [] if batch is None else batch.column(0).to_pylist()
+            batch = next(rows, None)
             if batch is None:
                 return
-            budget.told(budget.read * len(texts) // max(1, file.metadata.num_rows))
-            for text in texts:
-                number += 1
-                document = _row(text, f"{name}:{number}", column, columns)
+            values = batch.column(0)
+            for key in inner:
+                values = compute.struct_field(values, key)
+            if types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            if types.is_string(values.type) or types.is_large_string(values.type):
+                # As bytes: `clean` names those that are no UTF-8, where pyarrow would give up all rows.
+                values = values.cast(large_binary())
+            texts = values.to_pylist()
+        budget.told(budget.read * len(texts) // max(1, file.metadata.num_rows))
+        for text in texts:
+            number += 1
+            for document in reader.row(text, f"{name}:{number}", columns):
                 budget.spend(len(document.raw), name)  # a dictionary can repeat a long text in few bytes
                 yield document

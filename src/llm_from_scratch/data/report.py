@@ -1,22 +1,77 @@
 """What became of the documents of a corpus, beside its shards: report.md has counts and examples, report.png draws them."""
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.quality import RULES
-from llm_from_scratch.data.tasks import SPLITS, Tally
+from llm_from_scratch.data.readers import COLUMN
+from llm_from_scratch.data.sources import listed
+from llm_from_scratch.data.tasks import NAMED, NOT_READ, SPLITS, Tally
 from llm_from_scratch.data.work import Work
+from llm_from_scratch.pages import as_markdown
+from llm_from_scratch.tokenizer import END_OF_TEXT
 
+log = logging.getLogger(__name__)
 EXAMPLES = 3  # of what was removed for one reason
 PICTURE = "report.png"
 
 
+def leaves_out(work: Work, tallies: list[Tally]) -> bool:
+    """Whether anything was not read, or was asked to be left out."""
+    skipped = any(set(tally.skipped) - {COLUMN} or tally.removed for tally in tallies)
+    return work.chooses or bool(work.source.skipped) or skipped
+
+
+def warn(work: Work, tallies: list[Tally]) -> None:
+    """Says on standard error what was left out that nobody asked to leave out: the first few by name, then a count."""
+    name = work.source.name
+    meanings = {
+        "no_text": "documents are no text and left out",
+        "unreadable": "files are damaged and left out",
+        "empty": "documents are empty",
+    }
+    for reason in NOT_READ:
+        if count := sum(tally.removed.get(reason, 0) for tally in tallies):
+            examples = [example[0] for tally in tallies for example in tally.examples.get(reason, [])]
+            log.warning(
+                "%s: %s %s: %s", name, f"{count:,}", meanings[reason], listed([(one, "") for one in examples], count)
+            )
+    for why, count in summed(tally.skipped for tally in tallies).items():
+        members = dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))
+        if why == COLUMN:
+            log.info(
+                "%s: columns that are not read beside data.column=%s: %s",
+                name,
+                work.recipe.column,
+                listed([(one, "") for one in members]),
+            )
+        else:
+            log.warning(
+                "%s: %s members of archives are not read: %s",
+                name,
+                f"{count:,}",
+                listed([(one, why) for one in members], count),
+            )
+    if separators := sum(tally.separators for tally in tallies):
+        log.warning(
+            "%s: %s documents hold %s as a word of their text: where it stands between documents, say "
+            "data.separator='%s', and each is read by itself",
+            name,
+            f"{separators:,}",
+            END_OF_TEXT,
+            END_OF_TEXT,
+        )
+
+
 def write_report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> None:
     """Writes both files where the corpus is built. The same corpus gives the same bytes, whoever prepared it."""
-    (work.building / "report.md").write_text(report(work, tallies, splits), encoding="utf-8")
+    # A file's name can hold bytes that are no UTF-8.
+    content = report(work, tallies, splits).encode("utf-8", "backslashreplace")
+    (work.building / "report.md").write_bytes(content)
     kept = {split: splits[split]["documents"] for split in SPLITS}
     _draw(work.building / PICTURE, kept, summed(tally.removed for tally in tallies))
 
@@ -40,7 +95,7 @@ def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
 def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
     """What became of the documents, in Markdown: counts, and the first examples of what was removed for each reason."""
     removed = summed(tally.removed for tally in tallies)
-    lines = [f"# What was prepared of {work.source.name}", ""]
+    lines = [f"# What was prepared of {as_markdown(work.source.name)}", ""]
     of = "" if work.expected is None else f" of {work.expected:,} published"
     lines += [f"{sum(tally.read for tally in tallies):,} documents{of} were read.", ""]
     lines += ["| split | documents | bytes of text | tokens |", "|---|---|---|---|"]
@@ -59,7 +114,8 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
     ]
     meanings = {name: (rule.__doc__ or "").splitlines()[0] for name, rule in RULES.items()} | {
         "fraction": f"the part {work.recipe.fraction} by a hash of the name (data.fraction)",
-        "no_text": "what is UTF-8, without NUL",
+        "no_text": f"texts in {work.recipe.encoding}, without NUL",
+        "unreadable": "files that are whole",
         "empty": "at least one character",
         "min_chars": f"{work.recipe.min_chars} characters or more",
         "language": f"pages of {work.recipe.language} (data.language)",
@@ -71,13 +127,34 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
     cleaned = summed(tally.cleaned for tally in tallies)
     lines += ["", "## Changed by cleaning", "", "| what | characters or bytes |", "|---|---|"]
     lines += [f"| {step} | {count:,} |" for step, count in cleaned.items()]
+    lines += _not_read(work, tallies)
     for reason in removed:
-        examples = [example for tally in tallies for example in tally.examples.get(reason, [])][:EXAMPLES]
+        few = NAMED if reason in NOT_READ else EXAMPLES
+        examples = [example for tally in tallies for example in tally.examples.get(reason, [])][:few]
         if examples:
             lines += ["", f"## Examples: {reason}", ""]
         for name, text in examples:
-            lines.append(f"- {json.dumps(name, ensure_ascii=False)}: {json.dumps(text, ensure_ascii=False)}")
+            lines.append(
+                f"- {as_markdown(json.dumps(name, ensure_ascii=False))}: {as_markdown(json.dumps(text, ensure_ascii=False))}"
+            )
     return "\n".join(lines) + "\n"
+
+
+def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
+    """The files, members and columns that were not read, in Markdown; nothing where there are none."""
+    reasons = {why: [name for name, one in work.source.skipped if one == why] for _, why in work.source.skipped}
+    counts = {why: len(names) for why, names in reasons.items()}
+    for why, count in summed(tally.skipped for tally in tallies).items():
+        members = dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))
+        reasons[why] = reasons.get(why, []) + list(members)
+        counts[why] = counts.get(why, 0) + (len(members) if why == COLUMN else count)
+    if not reasons:
+        return []
+    lines = ["", "## Not read", "", "| what | count | the first |", "|---|---|---|"]
+    for why, names in reasons.items():
+        first = ", ".join(json.dumps(name, ensure_ascii=False).replace("|", "\\|") for name in names[:NAMED])
+        lines.append(f"| {why} | {counts[why]:,} | {first} |")
+    return lines
 
 
 def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:

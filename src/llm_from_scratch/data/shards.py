@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -64,34 +64,39 @@ class Shard:
 
 def write_shard(
     path: str | Path,
-    documents: Iterable[tuple[Sequence[int] | np.ndarray, int]],
+    documents: Iterable[tuple[Sequence[int] | np.ndarray | Iterator[np.ndarray], int]],
     *,
     vocab_size: int,
     tokenizer: str,
 ) -> ShardInfo:
     """Write `path`.bin and `path`.idx from (ids with their end-of-text piece, UTF-8 bytes of the text) a document.
 
-    Holds one document in memory at a time, and 8 bytes for each document so far. Raises UserError for an id outside
-    the vocabulary; whatever is raised, nothing is published.
+    A long document can come as an iterator of arrays. Holds one document or array in memory at a time, and 8 bytes for each
+    document so far. Raises UserError for an id outside the vocabulary; whatever is raised, nothing is published.
     """
     bin_path, index_path = _paths(path)
     bin_part, index_part = (p.with_name(p.name + ".tmp") for p in (bin_path, index_path))
     dtype = _dtype(vocab_size)
     digest, ends, tokens, text_bytes = hashlib.sha256(), array("Q"), 0, 0
     try:
-        with bin_part.open("wb") as file:
-            for number, (ids, size) in enumerate(documents):
-                ids = np.asarray(ids)
-                within = not ids.size or (ids.max() < vocab_size and ids.min() >= 0)  # a tenth of the time of a mask
-                for place in [] if within else np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
-                    raise UserError(
-                        f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
-                        f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"
-                    )
-                data = ids.astype(dtype).tobytes()
-                digest.update(data)
-                file.write(data)
-                tokens += len(ids)
+        # What a killed worker left must give way rather than be written through.
+        bin_part.unlink(missing_ok=True)
+        index_part.unlink(missing_ok=True)
+        with bin_part.open("xb") as file:
+            for number, (pieces, size) in enumerate(documents):
+                for ids in map(np.asarray, pieces if isinstance(pieces, Iterator) else (pieces,)):
+                    within = not ids.size or (
+                        ids.max() < vocab_size and ids.min() >= 0
+                    )  # a tenth of the time of a mask
+                    for place in [] if within else np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
+                        raise UserError(
+                            f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
+                            f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"
+                        )
+                    data = ids.astype(dtype).tobytes()
+                    digest.update(data)
+                    file.write(data)
+                    tokens += len(ids)
                 text_bytes += size
                 ends.append(tokens)
             _flush(file)
@@ -108,7 +113,7 @@ def write_shard(
         }
         header = json.dumps({"magic": MAGIC, "version": VERSION} | info).encode() + b"\n"
         assert len(header) <= MAX_HEADER
-        with index_part.open("wb") as file:
+        with index_part.open("xb") as file:
             file.write(header + end_bytes)
             _flush(file)
         index_path.unlink(missing_ok=True)  # a kill between the two renames must not leave an old index on new ids

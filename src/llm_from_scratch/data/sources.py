@@ -4,20 +4,24 @@ A source is a fixed list of named files: a named corpus (below data/, in a folde
 Python's own standard library, or the user's file, folder or glob. `readers.py` says which documents a file holds.
 """
 
-import hashlib
+import contextlib
+import errno
+import fnmatch
+import functools
 import http.client
 import itertools
 import logging
 import os
 import re
 import ssl
+import stat
 import sysconfig
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
@@ -32,8 +36,23 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from llm_from_scratch.data.readers import OTHER_SUFFIXES, TEXT_SUFFIXES, Document, is_plain, read_documents, read_file
+from llm_from_scratch.data.readers import (
+    HIDDEN,
+    NAMED_SUFFIXES,
+    OTHER_NAME,
+    OTHER_SUFFIXES,
+    PLAIN_FORMAT,
+    TEXT_SUFFIXES,
+    Document,
+    Format,
+    is_plain,
+    read_documents,
+    read_file,
+)
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sha256 as sha256_of
+from llm_from_scratch.places import user_path
+from llm_from_scratch.terminal import one_line
 
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without an answer or a byte
@@ -42,13 +61,17 @@ NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
 
+NAMED = 10  # files in a message, then their count
+
+
 @dataclass(frozen=True)
 class Source:
-    """A corpus: the stable name and the place of each file, in a fixed order; `column` is the text of a row of a table."""
+    """A corpus: the stable name and the place of each file, in a fixed order, and how the files are read."""
 
     name: str
     paths: list[tuple[str, Path]]
-    column: str = "text"
+    form: Format = PLAIN_FORMAT
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file or folder, why it is not read)
 
     @property
     def plain(self) -> bool:
@@ -58,13 +81,48 @@ class Source:
     def documents(self) -> Iterator[Document]:
         """The documents, one in memory at a time. UserError: a file cannot be read (`readers.read_documents`)."""
         for name, path in self.paths:
-            yield from read_documents(path, name, self.column)
+            yield from read_documents(path, name, self.form)
 
     def has(self, count: int) -> bool:
-        """Whether there are at least `count` documents; archives and tables are read as far as it takes."""
-        if len(self.paths) >= count or self.plain:
+        """Whether there are at least `count` documents; archives and tables are read as far as it takes.
+
+        Those that are no text count, for they are found out later; a file that cannot be read has none.
+        """
+        if self.plain and (len(self.paths) >= count or self.form.separator is None):
             return len(self.paths) >= count
-        return sum(1 for _ in itertools.islice(self.documents(), count)) == count
+        found = 0
+
+        def on_fault(name: str, problem: str) -> None:
+            nonlocal found
+            found += 1
+
+        for name, path in self.paths:
+            with contextlib.suppress(UserError):
+                for _ in read_documents(path, name, self.form, on_fault=on_fault):
+                    found += 1
+                    if found >= count:
+                        return True
+        return found >= count
+
+    def warn_of_skipped(self) -> None:
+        """Says on standard error which files are not read, once in a process."""
+        if self.skipped:
+            _warn_once(f"{self.name}: files or folders not read, {len(self.skipped):,} in all: {listed(self.skipped)}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def listed(named: Sequence[tuple[str, str]], count: int | None = None) -> str:
+    """The first few of (name, why) in one line, those of one reason together, and how many more there are."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in named[:NAMED]:
+        reasons.setdefault(why, []).append(ascii(name)[1:-1] if not name.isprintable() else name)
+    parts = [", ".join(names) + (f" ({why})" if why else "") for why, names in reasons.items()]
+    more = (len(named) if count is None else count) - min(NAMED, len(named))
+    return "; ".join(parts) + (f"; and {more:,} more" if more else "")
 
 
 @dataclass(frozen=True)
@@ -95,13 +153,15 @@ def open_source(
     url: str | None = None,
     sha256: str | None = None,
     must_contain: str | None = None,
-    column: str = "text",
+    form: Format = PLAIN_FORMAT,
+    on_error: str | None = None,
     layouts: list[str] | None = None,
     published: str | None = None,
     download: str | None = None,
     downloads: Mapping[str, Download] | None = None,
     connections: int = 4,
     data_dir: Path,
+    fetch: bool = True,
 ) -> Source:
     """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
 
@@ -111,23 +171,26 @@ def open_source(
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
     in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
-    and contain the text `must_contain`. `column` is the text of a row of a table.
+    and contain the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own folder is an
+    error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an address that stands in a run folder may be a
+    stranger's.
     UserError: nothing to read, the wrong file, or no network.
     """
     if path is not None:
-        return Source(name, _own_files(path), column)
+        found, skipped = _own_files(path, on_error)
+        return Source(name, found, form, skipped)
     if name == "stdlib":
-        return Source(name, _standard_library())
+        return Source(name, _standard_library(), form)
     if download is not None:
         if download not in (downloads or {}):
             raise UserError(
                 f"data.download={download}: data={name} is published as {', '.join(downloads or {}) or 'nothing'}"
             )
-        return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections), column)
+        return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections, fetch), form)
     for glob, root in itertools.product(layouts or [], roots(data_dir)):
         found = sorted((file.relative_to(root).as_posix(), file) for file in root.glob(glob) if file.is_file())
         if found:
-            return Source(name, found, column)
+            return Source(name, found, form)
     if layouts and url is None:
         places = ", ".join(str(data_dir / glob) for glob in layouts)
         raise UserError(
@@ -135,34 +198,188 @@ def open_source(
         )
     if file is None:
         raise UserError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
-    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir))], column)
+    return Source(name, [(file, _corpus_file(name, file, url, sha256, must_contain, data_dir, fetch))], form)
 
 
-def _own_files(path: str) -> list[tuple[str, Path]]:
-    """A file, all texts, tables and archives below a folder, or what a glob finds; named relative to the folder that holds them."""
-    given = Path(path).expanduser()
-    if not given.exists():
-        given = Path(path.replace("\\", "/")).expanduser()  # a glob of Windows
-    if given.is_file():
-        root, found = given.parent, [given]
-    elif given.is_dir():
-        suffixes = TEXT_SUFFIXES | OTHER_SUFFIXES
-        root, found = given, [file for file in given.rglob("*") if file.suffix.lower() in suffixes]
+def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+    """A file, all texts, tables and archives below a folder, or what a glob finds; named relative to the folder that holds them.
+
+    Returns:
+        The files, and (name, why) of what is not read.
+    """
+    try:
+        given = user_path(path)
+        if not given.exists():
+            given = user_path(path.replace("\\", "/"))  # a glob of Windows
+        is_folder, exists = given.is_dir(), given.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"data.path={path}: {error.strerror if isinstance(error, OSError) else error}") from None
+    if exists and not is_folder:
+        if not given.is_file():
+            raise UserError(f"data.path={path}: it is no regular file: copy what it gives into one")
+        _refuse_empty(path, [given])
+        return [(given.name, given)], []
+    if is_folder:
+        tree = _Tree(given)
+        found = [name for folder in tree.folders() for name in tree.files(folder)]
     else:
-        fixed = next((i for i, part in enumerate(given.parts) if set(part) & set("*?[")), len(given.parts))
-        if fixed == len(given.parts):
+        fixed, pattern = _fixed_part(given)
+        if not pattern:
             raise UserError(f"data.path={path}: there is no such file or folder")
-        root, pattern = Path(*given.parts[:fixed]), "/".join(given.parts[fixed:])
-        found = list(root.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
-    named = sorted((file.relative_to(root).as_posix(), file) for file in found if file.is_file())
-    if not given.is_file():
-        named = [(name, file) for name, file in named if not any(part.startswith(".") for part in name.split("/"))]
-    if not any(file.stat().st_size for _, file in named):
+        tree = _Tree(fixed)
+        found = tree.matching("", (*pattern, "*") if pattern[-1] == "**" else pattern)
+    named, skipped = [], list(tree.skipped.items())
+    for name in sorted(set(found)):
+        file = tree.root / name
+        suffix = file.suffix.lower()
+        try:
+            why = _no_file(file)
+        except OSError as error:
+            tree.faults.append((name, error.strerror or type(error).__name__))
+            continue
+        if why is None and is_folder and suffix in NAMED_SUFFIXES:
+            why = f"data.path={path}/**/*{file.suffix} reads it"
+        elif why is None and is_folder and suffix not in TEXT_SUFFIXES | OTHER_SUFFIXES:
+            why = OTHER_NAME
+        if why:
+            skipped.append((name, why))
+        else:
+            named.append((name, file))
+    if tree.faults and on_error != "skip":
+        raise UserError(
+            f"data.path={path}: cannot read {listed(tree.faults)}: make it readable, or leave it out with data.on_error=skip"
+        )
+    skipped = sorted(skipped + tree.faults)
+    if not named:
         known = sorted(TEXT_SUFFIXES) + sorted(OTHER_SUFFIXES)
-        kinds = f" ({', '.join(known)}; a glob such as {path}/**/*.py finds others)"
-        problem = "all files are empty" if named else f"there is no text file{kinds if given.is_dir() else ''}"
-        raise UserError(f"data.path={path}: {problem}")
-    return named
+        kinds = f" ({', '.join(known)}; a glob such as {path}/**/*.py finds others)" if is_folder else ""
+        aside = f"; not read: {listed(skipped)}" if skipped else ""
+        raise UserError(f"data.path={path}: there is no text file{kinds}{aside}")
+    _refuse_empty(path, [file for _, file in named])
+    return named, skipped
+
+
+def _refuse_empty(path: str, files: Sequence[Path]) -> None:
+    if not any(file.stat().st_size for file in files):
+        raise UserError(f"data.path={path}: all files are empty")
+
+
+def _no_file(path: Path) -> str | None:
+    """Why a name of a folder is no file to read; None where it is one. OSError: that cannot be found out."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return "a broken link"
+        raise
+    return None if stat.S_ISREG(mode) else "no regular file"
+
+
+def _fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that a glob begins with, and the rest: names that exist are names, whatever signs they hold."""
+    folder = Path(path.anchor)
+    parts = path.relative_to(folder).parts
+    for i, part in enumerate(parts):
+        if set(part) & set("*?[") and not (folder / part).exists():
+            return folder, parts[i:]
+        folder /= part
+    return folder, ()
+
+
+class _Tree:
+    """The folders below `root`, linked ones among them, each once; `skipped` and `faults` are what is not read there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.skipped: dict[str, str] = {}
+        self.faults: list[tuple[str, str]] = []
+        self.listed: dict[str, tuple[list[str], list[str], list[str]]] = {}
+
+    def matching(self, folder: str, pattern: tuple[str, ...]) -> list[str]:
+        """The files below a folder whose names match a glob, a part for each level; ** is any number of levels."""
+        head, rest = pattern[0], pattern[1:]
+        if head == "**":
+            if not rest:
+                return []
+            return [name for inner in self.folders(folder) for name in self.matching(inner, rest)]
+        folders, links, files = self.entries(folder)
+        entries = files if not rest else folders + links
+        matched = [name for name in entries if fnmatch.fnmatchcase(*_folded(name, head))]
+        if head in entries and head not in matched:  # `part [1]` is a name where there is one
+            matched = [head]
+        found = []
+        for name in matched:
+            below = f"{folder}/{name}" if folder else name
+            if name.startswith(".") and not head.startswith("."):
+                self.skipped[below] = HIDDEN
+            elif rest:
+                found += self.matching(below, rest)
+            else:
+                found.append(below)
+        return found
+
+    def files(self, folder: str) -> list[str]:
+        """Everything in one folder that is no folder, without hidden names."""
+        return self.matching(folder, ("*",))
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The folder and those below it, without hidden ones; a folder with several names has the one that is no link."""
+        found: list[str] = []
+        waiting: list[str] = [folder]
+        links: list[str] = []
+        seen: set[object] = set()
+        while waiting or links:
+            name = waiting.pop() if waiting else links.pop(0)
+            try:
+                place = (self.root / name).stat()
+            except OSError as error:
+                self._fault(name, error)
+                continue
+            # Windows' older file systems have no inodes.
+            identity = (place.st_dev, place.st_ino) if place.st_ino else (self.root / name).resolve()
+            if identity in seen:
+                continue
+            seen.add(identity)
+            found.append(name)
+            folders, linked, _ = self.entries(name)
+            below = {one: f"{name}/{one}" if name else one for one in folders + linked}
+            for one in below:
+                if one.startswith("."):
+                    self.skipped[below[one]] = HIDDEN
+            waiting += [below[one] for one in reversed(folders) if not one.startswith(".")]
+            links += [below[one] for one in linked if not one.startswith(".")]
+        return found
+
+    def entries(self, folder: str) -> tuple[list[str], list[str], list[str]]:
+        """The names in a folder, sorted: folders, links to folders, everything else."""
+        if folder not in self.listed:
+            folders: list[str] = []
+            links: list[str] = []
+            files: list[str] = []
+            try:
+                with os.scandir(self.root / folder) as scan:
+                    for entry in scan:
+                        is_folder = False
+                        with contextlib.suppress(OSError):  # a link that cannot be followed
+                            is_folder = entry.is_dir()
+                        if not is_folder:
+                            files.append(entry.name)
+                        elif entry.is_symlink():
+                            links.append(entry.name)
+                        else:
+                            folders.append(entry.name)
+            except OSError as error:
+                self._fault(folder, error)
+            self.listed[folder] = (sorted(folders), sorted(links), sorted(files))
+        return self.listed[folder]
+
+    def _fault(self, name: str, error: OSError) -> None:
+        self.faults.append((name or str(self.root), error.strerror or type(error).__name__))
+
+
+def _folded(name: str, pattern: str) -> tuple[str, str]:
+    """As the file systems of this machine compare names."""
+    return os.path.normcase(name), os.path.normcase(pattern)
 
 
 def _standard_library() -> list[tuple[str, Path]]:
@@ -181,11 +398,11 @@ def _standard_library() -> list[tuple[str, Path]]:
 
 def roots(data_dir: Path) -> tuple[Path, Path]:
     """Where a named corpus may lie."""
-    return data_dir, Path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+    return data_dir, user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
 
 
 def _corpus_file(
-    name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path
+    name: str, file: str, url: str | None, sha256: str | None, must_contain: str | None, data_dir: Path, fetch: bool
 ) -> Path:
     target = data_dir / file
     for candidate in (root / file for root in roots(data_dir)):
@@ -195,6 +412,8 @@ def _corpus_file(
     by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
     if url is None:
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
+    if not fetch:
+        raise _not_fetched(name, target)
     # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
     with _progress() as progress:
@@ -202,7 +421,14 @@ def _corpus_file(
     return target
 
 
-def _bring_all(name: str, download: Download, data_dir: Path, connections: int) -> list[tuple[str, Path]]:
+def _not_fetched(name: str, target: Path) -> UserError:
+    return UserError(
+        f"data={name}: there is no {target}, and an address that stands in a run folder is not fetched: put the file there by hand,"
+        f" give data={name} again where the run is resumed, or run: python -m llm_from_scratch prepare data={name}"
+    )
+
+
+def _bring_all(name: str, download: Download, data_dir: Path, connections: int, fetch: bool) -> list[tuple[str, Path]]:
     """The files of a download: those at hand where they lie, the others several at a time."""
     files = {
         file: next((root / file for root in roots(data_dir) if (root / file).is_file()), None)
@@ -213,6 +439,8 @@ def _bring_all(name: str, download: Download, data_dir: Path, connections: int) 
         raise UserError(
             f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
         )
+    if missing and not fetch:
+        raise _not_fetched(name, data_dir / missing[0])
     stop = threading.Event()
     with _progress() as progress, ThreadPoolExecutor(connections) as pool:
 
@@ -276,8 +504,10 @@ def _bring(
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
     if sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
         if found != sha256:
             raise UserError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
     if not any(must_contain):
@@ -290,12 +520,12 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
 
 def _progress() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True))
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
     """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more; whether one did go on."""
-    task, resumed = progress.add_task(part.stem, total=None), False
+    task, resumed = progress.add_task(one_line(part.stem), total=None), False
     while True:
         held = part.stat().st_size if part.exists() else 0
         try:

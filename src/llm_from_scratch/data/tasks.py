@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,28 @@ from filelock import FileLock, Timeout
 
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.duplicates import signer, width
+from llm_from_scratch.data.long import (
+    LONG,
+    LongText,
+    beginning_of,
+    encode_pieces,
+    holds_end_of_text,
+    open_long,
+    pieces_of,
+    read_pieces,
+    size_of,
+)
 from llm_from_scratch.data.quality import failed, language
-from llm_from_scratch.data.readers import read_documents
+from llm_from_scratch.data.readers import COLUMN, ChangedFileError, Format, Told, is_plain, read_documents, verify_file
 from llm_from_scratch.data.shards import open_shard, write_shard
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "val")
 EXAMPLES, EXAMPLE = 2, 200  # of what was removed for one reason, a task; characters of each
+NAMED = 10  # of what was not read, a task
+NOT_READ = ("no_text", "unreadable", "empty")  # reasons to remove a document that nobody has asked for
 LOCK_SECONDS = 10.0  # a worker outlives the process that started it by less
-Told = Callable[[int], object]  # hears of the bytes of the input as they are read
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,31 @@ class Recipe:
     quality: tuple[str, ...] = ()
     dedup: str = "none"  # none | exact | near
     language: str | None = None  # one of quality.SHORT_WORDS
+    on_error: str | None = None  # stop | skip, of a document that is no text; None: stop where the text is kept
+    encoding: str = "utf-8"
+    separator: str | None = None
+
+    @property
+    def form(self) -> Format:
+        """How files are read."""
+        return Format(self.column, self.encoding, self.separator)
+
+    @property
+    def reads_pieces(self) -> bool:
+        """Whether no setting looks at a document as a whole."""
+        return (
+            self.encoding == "utf-8"
+            and self.separator is self.language is None
+            and not self.quality
+            and self.dedup != "near"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The settings for a task's key; younger ones only where they are set, so that older keys stay."""
+        younger = ("on_error", "encoding", "separator")
+        return {
+            key: value for key, value in asdict(self).items() if key not in younger or value != getattr(Recipe, key)
+        }
 
 
 @dataclass(frozen=True)
@@ -70,17 +107,76 @@ class Tally:
     cleaned: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)  # members and columns that are not read, by the reason
+    named: dict[str, list[str]] = field(default_factory=dict)  # the first of them
+    separators: int = 0  # documents that hold the end-of-text as a word
 
-    def remove(self, reason: str, name: str, text: str) -> None:
+    def remove(self, reason: str, name: str, text: str | LongText) -> None:
         """Counts one document that goes."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
-        if len(examples := self.examples.setdefault(reason, [])) < EXAMPLES:
-            examples.append((name, text[:EXAMPLE]))
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < (NAMED if reason in NOT_READ else EXAMPLES):
+            examples.append((name, beginning_of(text, EXAMPLE)))
+
+    def skip(self, name: str, why: str) -> None:
+        """Counts one member of an archive, or one column of all tables, that is not read."""
+        names = self.named.setdefault(why, [])
+        if why == COLUMN and name in names:
+            return
+        self.skipped[why] = self.skipped.get(why, 0) + 1
+        if len(names) < NAMED:
+            names.append(name)
+
+
+class _Faults:
+    """What is to become of the documents and files that are no text.
+
+    stop: they are gathered, and end the work in one message; skip: they are counted. None: a document is counted, and a file
+    that is damaged ends the work, for nobody knows how much it held.
+    """
+
+    def __init__(self, on_error: str | None, at_once: bool, tally: Tally) -> None:
+        self.on_error, self.at_once, self.tally = on_error, at_once, tally
+        self.messages: list[str] = []
+        self.count = 0
+
+    def document(self, name: str, message: str) -> None:
+        if self.on_error == "stop":
+            self._gather(message)
+        else:
+            self.tally.remove("no_text", name, message)
+
+    def file(self, name: str, error: UserError) -> None:
+        if self.on_error is None or isinstance(error, ChangedFileError):
+            raise error
+        if self.on_error == "stop":
+            self._gather(first_line(error))
+        else:
+            self.tally.remove("unreadable", name, first_line(error))
+
+    def _gather(self, message: str) -> None:
+        self.count += 1
+        if len(self.messages) < NAMED:
+            self.messages.append(message)
+        elif self.at_once:
+            self.report()
+
+    def report(self) -> None:
+        """Raises UserError where there were faults and they are to stop the work."""
+        if self.count == 1:
+            raise UserError(f"{self.messages[0]} (data.on_error=skip leaves it out)")
+        if self.count:
+            more = self.count - len(self.messages)
+            parts = [message[:EXAMPLE] for message in self.messages] + ([f"and {more:,} more"] if more else [])
+            raise UserError(
+                f"{self.count:,} documents cannot be read: {'; '.join(parts)}: mend them, or leave them out with data.on_error=skip"
+            )
 
 
 def share(identity: str, salt: str = "") -> float:
     """A number from 0 to below 1 that is this document's for ever, whatever comes beside it."""
-    digest = hashlib.sha256((f"{salt}\n{identity}" if salt else identity).encode()).digest()
+    name = f"{salt}\n{identity}" if salt else identity
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()  # a file's name may be any bytes
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -91,55 +187,92 @@ def is_validation(document: str, val_fraction: float) -> bool:
 
 def split_document(text: str, val_fraction: float) -> tuple[str, str]:
     """The first part of a document for training, the last `val_fraction` of its characters for validation."""
-    cut = int(len(text) * (1 - val_fraction))
+    cut = training_characters(len(text), val_fraction)
     return text[:cut], text[cut:]
+
+
+def training_characters(count: int, val_fraction: float) -> int:
+    """Of the characters of a document that is split, those for training."""
+    return int(count * (1 - val_fraction))
 
 
 def documents(
     task: Task, recipe: Recipe, tally: Tally, *, strict: bool = False, told: Told = lambda count: None
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str | LongText]]:
     """Name and clean text of the documents that stay, as far as each by itself decides; duplicates are not removed here.
 
-    With `strict`, a document that is no text is an error, as befits a book; of millions, it is removed and counted.
-    UserError: a file cannot be read, is damaged or would do harm.
+    Recipe.on_error says what becomes of a document that is no text. Where it is None, it is an error with `strict`, as befits a
+    book; of millions, it is removed and counted.
+    UserError: documents that are to stop the work, all of a small corpus in one message; a file that was changed meanwhile.
     """
     kept = 0
-    for name, path, _ in task.files:
-        for document in read_documents(Path(path), name, recipe.column, told):
-            if kept == task.limit:
+    faults = _Faults(recipe.on_error or ("stop" if strict else None), not strict, tally)
+
+    def chosen(name: str) -> bool:
+        tally.read += 1
+        if recipe.fraction == 1 or share(name, f"subset {recipe.subset_seed}") < recipe.fraction:
+            return True
+        tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
+        return False
+
+    def on_fault(name: str, problem: str) -> None:
+        if chosen(name):
+            faults.document(name, f"{name}: {problem}")
+
+    def contents(name: str, path: Path, checksum: str) -> Iterator[tuple[str, bytes | LongText]]:
+        if is_plain(name) and recipe.reads_pieces and path.is_file() and path.stat().st_size >= LONG:
+            text = open_long(path, name, checksum, told)
+            if text is not None:
+                yield name, text
                 return
-            tally.read += 1
-            if recipe.fraction < 1 and share(document.name, f"subset {recipe.subset_seed}") >= recipe.fraction:
-                tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
-                continue
-            try:
-                text, counts = clean(document.raw, document.name)
-            except ValueError as error:
-                if strict:
-                    raise
-                tally.remove("no_text", document.name, str(error))
-                continue
-            for step, count in counts.items():
-                tally.cleaned[step] = tally.cleaned.get(step, 0) + count
-            reason = None
-            if not text:
-                reason = "empty"
-            elif len(text) < recipe.min_chars:
-                reason = "min_chars"
-            elif recipe.language is not None and language(text) != recipe.language:
-                reason = "language"
-            else:
-                reason = failed(text, recipe.quality)
-            if reason:
-                tally.remove(reason, document.name, text)
-                continue
-            kept += 1
-            yield document.name, text
+        for document in read_documents(
+            path, name, recipe.form, told, checksum=checksum, on_fault=on_fault, on_skip=tally.skip
+        ):
+            yield document.name, document.raw
+
+    for file, place, checksum in task.files:
+        path = Path(place)
+        try:
+            for name, content in contents(file, path, checksum):
+                if kept == task.limit:
+                    verify_file(path, checksum)
+                    faults.report()
+                    return
+                if not chosen(name):
+                    continue
+                text: str | LongText
+                try:
+                    text, counts = (content, content.cleaned) if isinstance(content, LongText) else clean(content, name)
+                except UserError as error:
+                    faults.document(name, str(error))
+                    continue
+                for step, count in counts.items():
+                    tally.cleaned[step] = tally.cleaned.get(step, 0) + count
+                reason = None
+                if not text:
+                    reason = "empty"
+                elif len(text) < recipe.min_chars:
+                    reason = "min_chars"
+                elif isinstance(text, LongText):
+                    pass  # no setting looks into it
+                elif recipe.language is not None and language(text) != recipe.language:
+                    reason = "language"
+                else:
+                    reason = failed(text, recipe.quality)
+                if reason:
+                    tally.remove(reason, name, text)
+                    continue
+                tally.separators += holds_end_of_text(text)
+                kept += 1
+                yield name, text
+        except UserError as error:
+            faults.file(file, error)
+    faults.report()
 
 
 def unique(
-    texts: Iterator[tuple[str, str]], repeated: np.ndarray, reason: str, tally: Tally
-) -> Iterator[tuple[str, str]]:
+    texts: Iterator[tuple[str, str | LongText]], repeated: np.ndarray, reason: str, tally: Tally
+) -> Iterator[tuple[str, str | LongText]]:
     """Without the documents whose numbers `repeated` (rising) holds."""
     place = 0
     for number, (name, text) in enumerate(texts):
@@ -161,7 +294,8 @@ def scan(job: tuple[Task, Recipe, str, bool], told: Told = lambda count: None) -
         columns, dtype = width(recipe.dedup)
         with part.open("wb") as file:
             for _, text in documents(task, recipe, Tally(), strict=strict, told=told):
-                file.write(sign(text).astype(dtype).tobytes())
+                signature = sign(text if isinstance(text, str) else text.pieces())
+                file.write(signature.astype(dtype).tobytes())
             file.flush()
             os.fsync(file.fileno())
         assert part.stat().st_size % (columns * np.dtype(dtype).itemsize) == 0
@@ -203,17 +337,19 @@ def make_shards(job: tuple[Task, Recipe, str, str], told: Told = lambda count: N
             with spool.open("wb+") as waiting:
                 sizes: list[int] = []
 
-                def training() -> Iterator[tuple[np.ndarray, int]]:
+                def training() -> Iterator[tuple[np.ndarray | Iterator[np.ndarray], int]]:
                     for name, text in texts:
                         if is_validation(name, recipe.val_fraction):
-                            sizes.append(waiting.write(text.encode()))
+                            sizes.append(sum(waiting.write(piece.encode()) for piece in pieces_of(text)))
                         else:
-                            yield _ids(text, tokenizer, name), len(text.encode())
+                            yield _ids(text, tokenizer, name), size_of(text)
 
-                def validation() -> Iterator[tuple[np.ndarray, int]]:
+                def validation() -> Iterator[tuple[np.ndarray | Iterator[np.ndarray], int]]:
                     waiting.seek(0)
                     for size in sizes:
-                        yield _ids(waiting.read(size).decode(), tokenizer, "the validation split"), size
+                        long = size >= LONG
+                        text = read_pieces(waiting, size) if long else waiting.read(size).decode()
+                        yield _ids(text, tokenizer, "the validation split"), size
 
                 shards = {}
                 for split, ids in zip(SPLITS, (training, validation), strict=True):
@@ -253,7 +389,7 @@ def sound_record(folder: Path, task: Task, key: str) -> dict[str, Any] | None:
 def task_key(task: Task, recipe: Recipe, tokenizer: str, repeated: np.ndarray) -> str:
     """What the task's shards are a function of, as one checksum."""
     files = [(name, checksum) for name, _, checksum in task.files]
-    facts = [files, task.limit, asdict(recipe), tokenizer, hashlib.sha256(repeated.tobytes()).hexdigest()]
+    facts = [files, task.limit, recipe.facts(), tokenizer, hashlib.sha256(repeated.tobytes()).hexdigest()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -275,11 +411,24 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def _ids(text: str, tokenizer: Tokenizer, where: str) -> np.ndarray:
+def _ids(text: str | LongText | Iterator[str], tokenizer: Tokenizer, where: str) -> np.ndarray | Iterator[np.ndarray]:
+    """The ids of a document and its end; of a long one, an array for each of its pieces."""
+    if isinstance(text, str):
+        try:
+            return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    return ids_in_pieces(text.pieces() if isinstance(text, LongText) else text, tokenizer, True, where)
+
+
+def ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, where: str) -> Iterator[np.ndarray]:
+    """The ids of a document, an array for each of its pieces; the last is the end-of-text where it `ends`."""
     try:
-        return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
+        yield from encode_pieces(pieces, tokenizer)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+    if ends:
+        yield np.array([tokenizer.eot_id])
 
 
 class _own:  # noqa: N801

@@ -31,7 +31,11 @@ NEW_TOKENS = 256  # of a generated answer, where the task does not say
 
 
 class HarnessModel(TemplateLM):
-    """What lm-eval calls. Texts begin behind an end-of-text; of a context that is too long the end is read."""
+    """What lm-eval calls. Texts begin behind an end-of-text; of a context that is too long the end is read.
+
+    A likelihood is that of the very string that is asked about, since lm-eval divides it by that string's own bytes: nothing is
+    cleaned. A context to write behind, and the strings that end the answer, are cleaned as the corpus was (`generate`).
+    """
 
     def __init__(self, run: Run, batch_size: int) -> None:
         super().__init__()
@@ -148,7 +152,7 @@ def harness(
                 log_samples=False,
             )
         except Exception as error:
-            if model.asked:
+            if model.asked or isinstance(error, UserError):  # such as a character that the tokenizer does not know
                 raise
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from llm_from_scratch.errors import UserError
 
 CHUNK = 4_000_000  # numbers drawn at a time
+MANY = 5_000  # units of a mean
 
 
 def bootstrap_ratio(
@@ -40,6 +41,17 @@ def bootstrap_ratio(
         ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
     return float(above.sum() / below.sum()), float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, samples: int = 500) -> tuple[float, float, float]:
+    """The mean of (T,) values in order and its interval, as of `bootstrap_ratio`.
+
+    Of more than `MANY` values, runs of values that follow one another are drawn together: the work stays the same, whatever T.
+    """
+    block = -(-len(values) // MANY)
+    counts = np.full(-(-len(values) // block), block)
+    counts[-1] = len(values) - block * (len(counts) - 1)
+    return bootstrap_ratio(block_sums(values, block), counts, samples=samples)
 
 
 def block_sums(values: np.ndarray, block: int) -> np.ndarray:

@@ -13,6 +13,13 @@ from torchmetrics.text import Perplexity
 
 from llm_from_scratch.model import GPT, IGNORE
 
+LOGITS = 2**27  # numbers of a batch's logits: half a GB, whatever the vocabulary
+
+
+def windows_at_once(batch_size: int, block_size: int, vocab_size: int) -> int:
+    """`batch_size`, or as many windows as keep their logits (B, T, V) within `LOGITS`; the figures do not depend on it."""
+    return max(1, min(batch_size, LOGITS // (block_size * vocab_size)))
+
 
 def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
     """The figures of a validation row: loss (nats a token), bits per byte of the text, perplexity a token."""

@@ -16,19 +16,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_from_scratch.checkpoint import Run, find_run, load_model, pick_device
-from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.checkpoint import Run, data_fingerprint, find_run, load_model, pick_device
+from llm_from_scratch.config import Config, DataConfig, check, read_run
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
+from llm_from_scratch.data.prepared import find_prepared
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
-from llm_from_scratch.evaluation.intervals import bootstrap_ratio
-from llm_from_scratch.evaluation.likelihood import token_nats
+from llm_from_scratch.evaluation.intervals import mean_interval
+from llm_from_scratch.evaluation.likelihood import token_nats, windows_at_once
 from llm_from_scratch.evaluation.texts import Text, first_characters, other_text, token_starts
 
 log = logging.getLogger(__name__)
 PASSAGE = 240  # bytes of the passages shown
 SHOWN = 3  # passages of each end, samples of each run
+UNKNOWN_TEXT = (
+    "it does not say which text it was trained on (version 0.1, no checkpoint): its tokenizer alone was compared"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +59,81 @@ class Settings:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run folder with its model and its text."""
+    """A run folder with its model, and with its text where that is needed."""
 
     folder: Path
     run: Run
-    prepared: Prepared
+    text: Prepared | None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The text of a run that was opened with it."""
+        assert self.text is not None
+        return self.text
 
 
-def open_run(name: str, device: str) -> Opened:
-    """A run folder (or `last`), its model and the prepared text it was trained on; a UserError where the two do not fit."""
+def open_run(name: str, device: str, *, with_text: bool = True) -> Opened:
+    """A run folder (or `last`), its model and the prepared text it was trained on.
+
+    Args:
+        name: a path, or `last`.
+        device: of the model, or auto.
+        with_text: False where another text is scored, so that the run's own need not be at hand.
+
+    Raises:
+        UserError: one of them is missing or damaged, or the text is another than the run's.
+    """
     folder = find_run(name, holding="model/config.json")
     run = load_model(folder, pick_device(device))
-    config = check(read_config(folder / "config.yaml"), Config)
-    given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
-    prepared = prepare(config.data, config.tokenizer, reuse=run.tokenizer if given else None)
+    config = check(read_run(folder), Config)
+    text = run_text(folder, config, run) if with_text else None
+    if config.data.doc_mask:  # as it was trained
+        run.model.eot_id = document_start(text) if text else run.tokenizer.eot_id
+    return Opened(folder, run, text)
+
+
+def run_text(folder: Path, config: Config, run: Run) -> Prepared:
+    """The prepared text that a run was trained on: the one of its fingerprint where it lies, else prepared from its source.
+
+    Nothing is downloaded for it. A run without a fingerprint is held against the tokenizer alone, with a warning.
+
+    Raises:
+        UserError: the source gives another text by now, or there is none.
+    """
+    corpus, known = Path(config.data.dir) / config.data.name, data_fingerprint(folder)
+    prepared = find_prepared(corpus, known) if known else None
+    if prepared is None:
+        given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
+        prepared = prepare(
+            config.data,
+            config.tokenizer,
+            reuse=run.tokenizer if given else None,
+            fetch=False,
+            write=config.data.dir == DataConfig().dir,
+        )
+    require_text(folder, prepared)
     if prepared.tokenizer.fingerprint != run.tokenizer.fingerprint:
         raise UserError(
             f"the text has changed since the run: the run's tokenizer is {run.tokenizer.fingerprint[:12]},"
             f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
         )
-    if config.data.doc_mask:  # as it was trained
-        run.model.eot_id = document_start(prepared)
-    return Opened(folder, run, prepared)
+    return prepared
+
+
+def require_text(folder: Path, prepared: Prepared) -> None:
+    """Refuses a prepared text that is another than the one a run was trained on: its split would be another, too.
+
+    Raises:
+        UserError: by the fingerprints; a run that has none is told of in a warning.
+    """
+    known, found = data_fingerprint(folder), prepared.manifest["sha256"]
+    if known is None:
+        log.warning("%s: %s", folder, UNKNOWN_TEXT)
+    elif found != known:
+        raise UserError(
+            f"{folder}: the text has changed since the run: it was trained on {known[:12]}, and {prepared.folder} is"
+            f" {found[:12]}: put the text back as it was, or name one to score with --data PATH"
+        )
 
 
 def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
@@ -98,7 +155,8 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     grammar = pairs.read_blimp(settings.blimp or pairs.GRAMMAR) if settings.pairs or settings.blimp else []
     against = _read_against(settings.against) if settings.against else None
 
-    opened = [open_run(name, settings.device) for name in names]
+    own = not settings.data or settings.baselines or bool(settings.generate)
+    opened = [open_run(name, settings.device, with_text=own) for name in names]
     text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
     for other in opened[1:]:
         if not settings.data and _held_out(other, settings.split).documents != text.documents:
@@ -109,7 +167,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
         raise UserError(
             "--ensemble: name several runs that have one tokenizer, such as those of a sweep over seed=1,2,3"
         )
-    left_out: list[str] = []
+    left_out = [f"{one.folder}: {UNKNOWN_TEXT}" for one in opened if one.text and not data_fingerprint(one.folder)]
     report: dict[str, Any] = {
         "text": text.facts() | {"split": None if settings.data else settings.split},
         "settings": {"overlap": settings.overlap, "seed": settings.seed},
@@ -192,12 +250,11 @@ def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
         last = min(max(2 * first - 1, 0), run.model.config.block_size - 1)  # counted from 1: 1, 2, 3-4, 5-8, …
         inside = (places >= first) & (places <= last)
         if inside.any():
-            mean, low, high = bootstrap_ratio(by_place[inside], np.ones(int(inside.sum())), samples=500)
+            mean, low, high = mean_interval(by_place[inside])
             row = {"first": first + 1, "last": last + 1, "loss": mean, "low": low, "high": high}
             figures["positions"].append(row)
         first = last + 1
-    pieces = list(_pieces(run, ids, nats))
-    return figures | {"passages": _extremes(pieces), "nats": nats}
+    return figures | {"passages": _extremes(run, ids, nats, lengths), "nats": nats}
 
 
 def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
@@ -215,10 +272,9 @@ def training_text(opened: Opened) -> list[str]:
 
 def encode(run: Run, documents: Sequence[str], whole: bool) -> np.ndarray:
     """(N,) ids of the documents one behind the other, as they were trained on."""
-    ids: list[int] = []
-    for document in documents:
-        ids += run.tokenizer.encode(document) + [run.tokenizer.eot_id] * whole
-    return np.array(ids, dtype=np.int64)
+    end = np.full(int(whole), run.tokenizer.eot_id, dtype=np.int32)
+    parts = [part for document in documents for part in (run.tokenizer.encode_array(document).astype(np.int32), end)]
+    return np.concatenate(parts) if parts else end
 
 
 def sentence_nats(run: Run) -> Callable[[str], float]:
@@ -292,7 +348,8 @@ def _read_against(name: str) -> tuple[str, str]:
 def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     block_size = min(run.model.config.block_size, len(ids))  # a text may be shorter than the context
     windows = ValidationWindows([ids], block_size=block_size, eot_id=run.tokenizer.eot_id, overlap=overlap)
-    return token_nats(run.model, windows.batches(batch_size), next(run.model.parameters()).device)
+    at_once = windows_at_once(batch_size, block_size, run.model.config.vocab_size)
+    return token_nats(run.model, windows.batches(at_once), next(run.model.parameters()).device)
 
 
 def _lengths(run: Run, ids: np.ndarray) -> np.ndarray:
@@ -334,17 +391,36 @@ def _pieces(run: Run, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, 
             bits = 0.0
 
 
-def _extremes(pieces: Sequence[tuple[str, float]]) -> dict[str, list[dict[str, Any]]]:
-    """The passages of `PASSAGE` bytes with the most and the fewest bits a byte; `pieces` of each are [text, bits]."""
-    sizes = np.array([len(piece.encode()) for piece, _ in pieces])
-    blocks = (np.cumsum(sizes) - sizes) // PASSAGE
-    rows: list[dict[str, Any]] = []
-    for block in range(int(blocks[-1]) + 1):
-        inside = np.flatnonzero(blocks == block).tolist()
-        size = int(sizes[inside].sum())
-        if size >= PASSAGE // 2:  # not the rest at the end
-            bits = sum(pieces[i][1] for i in inside)
-            own = [[pieces[i][0], round(pieces[i][1], 3)] for i in inside]
-            rows.append({"bits_per_byte": bits / size, "pieces": own})
-    rows.sort(key=lambda row: -row["bits_per_byte"])
-    return {"worst": rows[:SHOWN], "best": rows[-SHOWN:][::-1]}
+def _cut(ids: np.ndarray, size: int = 2**20) -> Iterator[np.ndarray]:
+    """Parts of so many, for what makes a Python object of each."""
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def _extremes(run: Run, ids: np.ndarray, nats: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """The passages of about `PASSAGE` bytes with the most and the fewest bits a byte; `pieces` of each are [text, bits].
+
+    A passage ends at the first token behind a multiple of `PASSAGE` that ends a character. `lengths` (N,) are the tokens' bytes.
+    """
+    ends = np.cumsum(lengths)  # (N,) the byte at which each token ends
+    text = np.concatenate([np.frombuffer(run.tokenizer.decode_bytes(part.tolist()), np.uint8) for part in _cut(ids)])
+    inside = np.append(text & 0xC0 == 0x80, False)[ends]  # the byte that follows goes on with a character
+    last = np.flatnonzero((lengths > 0) & ~inside)  # (P,) the token that each piece ends with
+    starts = np.append(0, ends[last])[:-1]  # (P,) the byte at which each begins
+    # (S,) the passages that hold a piece, in order, each from one token up to another.
+    first_piece = np.flatnonzero(np.diff(starts // PASSAGE, prepend=-1))
+    stops = np.append(last[first_piece[1:] - 1], last[-1]) + 1
+    begins = np.append(0, stops[:-1])
+    sizes = np.add.reduceat(lengths, begins)
+    bits = np.add.reduceat(nats[: stops[-1]], begins) / np.log(2)
+    long_enough = np.flatnonzero(sizes >= PASSAGE // 2)  # not the rest at the end
+    order = long_enough[np.argsort(-bits[long_enough] / sizes[long_enough], kind="stable")]
+
+    def shown(chosen: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        for passage in chosen.tolist():
+            part = slice(begins[passage], stops[passage])
+            pieces = [[piece, round(value, 3)] for piece, value in _pieces(run, ids[part], nats[part])]
+            rows.append({"bits_per_byte": float(bits[passage] / sizes[passage]), "pieces": pieces})
+        return rows
+
+    return {"worst": shown(order[:SHOWN]), "best": shown(order[-SHOWN:][::-1])}

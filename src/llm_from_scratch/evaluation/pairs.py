@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio, wilson
 
@@ -142,7 +143,8 @@ def _text(path: Path) -> str:
 def _pair(place: str, first: object, second: object, kind: object) -> Pair:
     if not (isinstance(first, str) and isinstance(second, str) and isinstance(kind, str)):
         raise UserError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
-    pair = Pair(first.strip(), second.strip(), kind.strip())
+    # Cleaned as the corpus was: an accent written as a character of its own would be another text to the model.
+    pair = Pair(clean_typed(first).strip(), clean_typed(second).strip(), kind.strip())
     if not (pair.first and pair.second and pair.kind) or pair.first == pair.second:
         raise UserError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")
     if any(character in text for text in (pair.first, pair.second, pair.kind) for character in "\0\r\n"):

@@ -9,7 +9,6 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.text import Text as RichText
 
 from llm_from_scratch.evaluation.figures import draw, heat, plain, run_names
 from llm_from_scratch.files import write_file
+from llm_from_scratch.pages import as_html, as_markdown
 
 # Of generated text: key, name, what it is and where it is from.
 DEFINITIONS = (
@@ -375,40 +375,36 @@ def markdown(parts: Sequence[Block]) -> str:
 def _markdown(part: Block) -> str:
     match part:
         case Heading(level, text):
-            return f"{'#' * level} {_md(text)}"
+            return f"{'#' * level} {as_markdown(text)}"
         case Paragraph(text):
-            return _md(text)
+            return as_markdown(text)
         case Picture(file, caption):
-            return f"![{_md(caption)}]({file})\n\n*{_md(caption)}*"
+            return f"![{as_markdown(caption)}]({file})\n\n*{as_markdown(caption)}*"
         case Passages(title, rows):
             # A colour becomes the list of the tokens that cost the most.
             lines = []
             for row in rows:
                 most = sorted(row["pieces"], key=lambda piece: -piece[1])[:5]
-                costly = ", ".join(f"“{_md(piece)}” {bits:.1f}" for piece, bits in most if bits)
+                costly = ", ".join(f"“{as_markdown(piece)}” {bits:.1f}" for piece, bits in most if bits)
                 head = row["label"] if "label" in row else f"{row['bits_per_byte']:.3f}"
-                lines.append(f"| {head} | {_md(''.join(piece for piece, _ in row['pieces']))} | {costly} |")
+                lines.append(f"| {head} | {as_markdown(''.join(piece for piece, _ in row['pieces']))} | {costly} |")
             surprising = "label" not in rows[0] if rows else True
             names = (
                 ("bits per byte", "passage", "the most surprising tokens (bits)") if surprising else ("", "text", "")
             )
-            return "\n".join([f"**{_md(title)}**", "", f"| {' | '.join(names)} |", "|---|---|---|", *lines])
+            return "\n".join([f"**{as_markdown(title)}**", "", f"| {' | '.join(names)} |", "|---|---|---|", *lines])
         case Table(title, _, _):
             columns = _columns(part)
             numbers = [all(NUMBER.fullmatch(cell) for cell in cells) for _, cells in columns]
             lines = [
-                f"| {' | '.join(_md(name) for name, _ in columns)} |",
+                f"| {' | '.join(as_markdown(name) for name, _ in columns)} |",
                 "|" + "|".join("---:" if right else "---" for right in numbers) + "|",
-                *(f"| {' | '.join(map(_md, row))} |" for row in zip(*(cells for _, cells in columns), strict=True)),
+                *(
+                    f"| {' | '.join(map(as_markdown, row))} |"
+                    for row in zip(*(cells for _, cells in columns), strict=True)
+                ),
             ]
-            return "\n".join([f"**{_md(title)}**", "", *lines])
-
-
-def _md(text: str) -> str:
-    """Text as Markdown shows it: no markup, no HTML, no links, one line."""
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).strip("\n")
-    shown = escape(re.sub(r"[ ]*\n\s*", " ⏎ ", shown), quote=False)
-    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", shown).replace("://", "&#58;//")
+            return "\n".join([f"**{as_markdown(title)}**", "", *lines])
 
 
 # ----------------------------------------------------------------------------------------------------------- HTML
@@ -419,7 +415,7 @@ def page(parts: Sequence[Block], folder: Path) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{as_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(_html(part, folder) for part in parts)
         + "\n</body>\n</html>\n"
     )
@@ -428,32 +424,32 @@ def page(parts: Sequence[Block], folder: Path) -> str:
 def _html(part: Block, folder: Path) -> str:
     match part:
         case Heading(level, text):
-            return f"<h{level}>{_text(text)}</h{level}>"
+            return f"<h{level}>{as_html(text)}</h{level}>"
         case Paragraph(text):
-            return f"<p>{_text(text)}</p>"
+            return f"<p>{as_html(text)}</p>"
         case Picture(file, caption):
             data = base64.b64encode((folder / file).read_bytes()).decode()
             return (
-                f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{_text(caption)}</figcaption></figure>"
+                f'<figure><img alt="{as_html(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{as_html(caption)}</figcaption></figure>"
             )
         case Passages(title, rows):
-            return f"<h4>{_text(title)}</h4>\n" + "\n".join(_passage(row) for row in rows)
+            return f"<h4>{as_html(title)}</h4>\n" + "\n".join(_passage(row) for row in rows)
         case Table(title, _, _):
             columns = _columns(part)
-            head = "".join(f"<th{_align(*cells)}>{_text(name)}</th>" for name, cells in columns)
+            head = "".join(f"<th{_align(*cells)}>{as_html(name)}</th>" for name, cells in columns)
             body = "\n".join(
-                "<tr>" + "".join(f"<td{_align(cell)}>{_text(cell)}</td>" for cell in row) + "</tr>"
+                "<tr>" + "".join(f"<td{_align(cell)}>{as_html(cell)}</td>" for cell in row) + "</tr>"
                 for row in zip(*(cells for _, cells in columns), strict=True)
             )
-            return f'<h4>{_text(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+            return f'<h4>{as_html(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
 
 
 def _passage(row: dict[str, Any]) -> str:
     if "label" in row:
-        return f'<div class="passage"><b>{_text(row["label"])}</b>\n{_text(row["pieces"][0][0])}</div>'
+        return f'<div class="passage"><b>{as_html(row["label"])}</b>\n{as_html(row["pieces"][0][0])}</div>'
     spans = "".join(
-        f'<span style="background:rgba(var(--hot),{heat(bits):.2f})" title="{bits:.1f} bits">{_text(piece)}</span>'
+        f'<span style="background:rgba(var(--hot),{heat(bits):.2f})" title="{bits:.1f} bits">{as_html(piece)}</span>'
         for piece, bits in row["pieces"]
     )
     return f'<div class="passage"><b>{row["bits_per_byte"]:.3f} bits per byte</b>\n{spans}</div>'
@@ -461,7 +457,3 @@ def _passage(row: dict[str, Any]) -> str:
 
 def _align(*cells: str) -> str:
     return ' class="number"' if any(cells) and all(NUMBER.fullmatch(cell) for cell in cells) else ""
-
-
-def _text(text: str) -> str:
-    return escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))

@@ -18,6 +18,7 @@ from llm_from_scratch.data.prepare import MANY_DOCUMENTS
 from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
+from llm_from_scratch.places import config_dir, user_path
 
 BLOCK = 500  # bytes of a block where there are too few documents to draw from: about 90 words of English
 WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published; of wiki.valid.* the file is named
@@ -43,7 +44,7 @@ class Text:
             ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])  # the last has the rest
         object.__setattr__(self, "ends", ends)
 
-    @property
+    @cached_property
     def joined(self) -> str:
         """The documents, one behind the other."""
         return "".join(self.documents)
@@ -136,10 +137,10 @@ def other_text(data: str, option: str = "--data") -> Text:
     A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is its test part, words counted as
     there. UserError in one line where there is none.
     """
-    if wikitext := _wikitext(Path(data)):
+    if wikitext := _wikitext(user_path(data)):
         return wikitext
-    config = Path("configs/data") / f"{data}.yaml"
-    if config.exists():
+    config = config_dir() / "data" / f"{data}.yaml"
+    if config.exists() and not Path(data).exists():
         values = read_config(config)
         known = {key: values[key] for key in ("file", "url", "sha256", "must_contain") if key in values}
         source = open_source(name=data, data_dir=Path("data"), **known)
@@ -148,6 +149,7 @@ def other_text(data: str, option: str = "--data") -> Text:
             source = open_source(name=data, path=data, data_dir=Path("data"))
         except ValueError as error:
             raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
+        source.warn_of_skipped()
     documents = tuple(clean(document.raw, document.name)[0] for document in source.documents())
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
 

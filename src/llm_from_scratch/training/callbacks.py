@@ -6,34 +6,40 @@ The step itself never waits for them: losses stay on the device, and are read ev
 import json
 import logging
 import math
-import os
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import (
     Background,
+    append_row,
+    checkpoints,
+    line_checksums,
+    model_facts,
     prune_states,
     read_rows,
     remove_leftovers,
     save_model,
+    write_rows,
 )
 from llm_from_scratch.config import OptimConfig, SampleConfig
-from llm_from_scratch.files import sync, write_file
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.terminal import argument, console, shell
 from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.training.loggers import flush, rewind
 from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.sharded import whole_model
+from llm_from_scratch.training.states import plain_state
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +65,8 @@ class Metrics(Callback):
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
-                write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+                write_rows(path, rows)
+            rewind(trainer.loggers, trainer.global_step)
         self.since = time.perf_counter()
 
     def on_train_batch_end(
@@ -104,8 +111,7 @@ class Metrics(Callback):
         for path, line in ((self.path, row), (self.timing, timing)):
             if not line:
                 continue
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_row(path, line)
         values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
         for logger in trainer.loggers:
@@ -122,7 +128,7 @@ class ProgressLine(Callback):
 
     def __init__(self, metrics: Metrics, show_bar: bool) -> None:
         self.metrics = metrics
-        self.console = Console(stderr=True)
+        self.console = console(stderr=True)
         self.bar: Progress | None = None
         if show_bar and self.console.is_terminal:
             columns = (
@@ -164,7 +170,7 @@ class ProgressLine(Callback):
         figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
         line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
         if trainer.is_global_zero:
-            self.console.print(line, highlight=False) if self.bar else log.info(line)
+            self.console.print(line) if self.bar else log.info(line)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the terminal back, also after an error."""
@@ -182,13 +188,9 @@ class Samples(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keeps the samples of up to the step that this run goes on from."""
         if trainer.is_global_zero:
-            old = (
-                self.path.read_text(encoding="utf-8").split("\n## Step ")
-                if self.path.exists() and trainer.global_step
-                else ["# Samples\n"]
-            )
-            kept = [old[0], *(part for part in old[1:] if int(part.split("\n", 1)[0]) <= trainer.global_step)]
-            write_file(self.path, "\n## Step ".join(kept))
+            old = _sections(self.path) if self.path.exists() and trainer.global_step else []
+            kept = [f"\n## Step {step}\n{text}" for step, text in old if step <= trainer.global_step]
+            write_file(self.path, "".join(["# Samples\n", *kept]))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Writes one sample."""
@@ -213,6 +215,23 @@ class Samples(Callback):
                 logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
 
 
+def _sections(path: Path) -> list[tuple[int, str]]:
+    """The steps of samples.md with their texts. It is a record: what cannot be read costs one warning and its own section."""
+    with open_regular(path) as file:
+        content = file.read()
+    text = content.decode(errors="replace")
+    found, damaged = [], text.encode() != content
+    for part in text.split("\n## Step ")[1:]:
+        step, _, rest = part.partition("\n")
+        if step.isascii() and step.isdigit():
+            found.append((int(step), rest))
+        else:
+            damaged = True
+    if damaged:
+        log.warning("%s: damaged; what can be read of it is kept", path)
+    return found
+
+
 class Patience(Callback):
     """Ends a run whose validation loss no longer falls; under the schedule `plateau` the learning rate falls first, down to its least."""
 
@@ -231,7 +250,12 @@ class Patience(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """A run that had stopped stops again, unless it is given more patience."""
         pl_module.lr_scale = self.optim.plateau_factor**self.lowered
-        trainer.should_stop = self.waited >= (self.optim.patience or math.inf)
+        trainer.should_stop = self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many validations as `optim.patience` came without a lower loss."""
+        return self.waited >= (self.optim.patience or math.inf)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Counts; every process comes to the same."""
@@ -244,8 +268,7 @@ class Patience(Callback):
         if self.optim.schedule == "plateau" and factor ** (self.lowered + 1) >= self.optim.min_lr_ratio:
             self.waited, self.lowered = 0, self.lowered + 1
             pl_module.lr_scale = factor**self.lowered
-            for group in trainer.optimizers[0].param_groups:  # the schedule comes to it after the next step
-                group["lr"] *= factor
+            pl_module.follow_settings()  # the schedule comes to it after the next step
             what = f"the learning rate falls to {factor**self.lowered:g} of its peak"
         else:
             trainer.should_stop, what = True, "training stops"
@@ -261,17 +284,65 @@ class Checkpoints(Callback):
 
     KEPT = 2
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer, background: Background) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        tokenizer: Tokenizer,
+        background: Background,
+        data: str,
+        users: dict[str, Callback],
+        settings: dict[str, Any],
+    ) -> None:
         self.run_dir, self.tokenizer, self.background = run_dir, tokenizer, background
-        self.best = float("inf")
+        self.data = data  # the fingerprint of the prepared text
+        self.users, self.settings = users, {name: json.dumps(settings[name], sort_keys=True) for name in users}
+        self.best, self.saved, self.stopped = float("inf"), 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best validation loss so far."""
-        return {"best": self.best}
+        """The best validation loss so far; whether a callback of the user's has stopped the run, and their settings."""
+        return {"best": self.best, "stopped": self.stopped, "users": self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from it."""
+        """Goes on from there, or from what is in `model/` where that is worse: then the next better validation replaces it.
+
+        A run that a callback has stopped stays so for as long as the callbacks are the same.
+        """
         self.best = float(state_dict["best"])
+        self.stopped = state_dict.get("stopped", False) and state_dict["users"] == self.settings
+        try:
+            held = float(model_facts(self.run_dir)["loss"])
+        except UserError as error:
+            log.warning("%s: the next validation writes it again", error)
+            held = float("inf")
+        if held > self.best:
+            if held < float("inf"):
+                log.warning(
+                    "%s: of a validation loss of %.4f, where the run had reached %.4f: the next better validation replaces it",
+                    *(self.run_dir / "model", held, self.best),
+                )
+            self.best = held
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A callback whose settings were changed begins anew: its old state would bring the old ones back."""
+        states = checkpoint["callbacks"]
+        before = states.get(self.state_key, {}).get("users", {})
+        for name, callback in self.users.items():
+            if before.get(name, self.settings[name]) != self.settings[name] and states.pop(callback.state_key, None):
+                log.info("callbacks.%s has other settings than before: it begins anew", name)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Finds a state that no checkpoint can hold before the first step rather than at the first validation."""
+        for name, callback in self.users.items():
+            plain_state(callback.state_dict(), f"callbacks.{name}")
+        if self.stopped:
+            trainer.should_stop = True
+            log.info(
+                "a callback stopped this run at step %d; it goes on when callbacks.* are others: %s",
+                trainer.global_step,
+                ", ".join(self.users),
+            )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -290,11 +361,13 @@ class Checkpoints(Callback):
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
-            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss}
+            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss, "data": self.data}
             if trainer.is_global_zero:
                 weights = dict(model.named_parameters())
                 with pl_module.averaged():
                     self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
+        plateau = any(isinstance(other, Patience) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]
+        self.stopped = trainer.should_stop and trainer.global_step < trainer.max_steps and not plateau
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -302,13 +375,13 @@ class Checkpoints(Callback):
         folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
             # What was logged up to here must be as durable as the state: it does not come again.
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.flush()
-            for name in ("metrics.jsonl", "samples.md"):
-                if (self.run_dir / name).exists():
-                    sync(self.run_dir / name)
+            flush(trainer.loggers)
+            rows = self.run_dir / "metrics.jsonl"
+            for path in (line_checksums(rows), rows, self.run_dir / "samples.md"):
+                if path.exists():
+                    sync(path)
         trainer.save_checkpoint(folder)
+        self.saved = trainer.global_step
         if trainer.is_global_zero:
             self.background.submit(prune_states, self.run_dir, self.KEPT)
 
@@ -326,50 +399,66 @@ class Checkpoints(Callback):
 
 
 class Signals(Callback):
-    """SIGTERM, Ctrl-C and SLURM's warning finish the step, save and end the run with 128 + the signal's number."""
+    """A signal finishes the step with its validation, saves and ends the run with 128 + the signal's number.
 
-    NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+    It is the first callback: when the state is saved, none has begun the next step.
+    """
 
     def __init__(self, saver: Checkpoints) -> None:
-        self.saver = saver
-        self.received: int | None = None
-        self.before: dict[int, Any] = {}
+        self.saver, self.told = saver, False
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Takes the place of Lightning's handlers, which save nothing or in the middle of a step."""
-        for name in self.NAMES:
-            number = getattr(signal, name, None)  # Windows has no SIGUSR1
-            if number is not None:
-                self.before[number] = signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step
-        self.received = number
-        os.write(2, b"stopping: this step is finished and saved first\n")
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Holds signals back from here on."""
+        self.saver.saved = trainer.global_step
+        signals.hold()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Says that the signal has come: a handler must not."""
+        if signals.received() and not self.told and trainer.is_global_zero:
+            self.told = True
+            log.warning("stopping: this step is finished and saved first")
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Saves and leaves between two optimizer steps; the last step ends the run by itself."""
-        if trainer.global_step >= trainer.max_steps or not stepped(trainer, batch_idx):
+        if batch_idx % trainer.accumulate_grad_batches:
             return
-        received = self.received or 0
+        received = signals.received() or 0
         if trainer.world_size > 1:
             if trainer.global_step % 10:
                 return  # the ranks must agree, and asking costs a message
             number = torch.tensor(received, device=pl_module.device)
             received = int(trainer.strategy.reduce(number, reduce_op="max").item())
-        if received:
+        if not received:
+            return
+        if self.saver.saved != trainer.global_step:
             self.saver.save(trainer)
-            self.saver.background.wait()
-            log.warning(
-                "stopped at step %d; go on with: python train.py resume=%s", trainer.global_step, self.saver.run_dir
-            )
-            sys.exit(128 + received)
+        self.saver.background.wait()
+        # Lightning kills the first process soon after another one has ended: none may end before the first has saved.
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            log.warning("stopped at step %d; go on with: %s", trainer.global_step, self._command())
+        sys.exit(128 + received)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """A second Ctrl-C leaves in the middle of a step."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            try:
+                self.saver.background.wait()
+            except Exception as error:
+                log.warning("the last checkpoint was not written: %s", error)
+            found = checkpoints(self.saver.run_dir)
+            step = int(found[0].name.removeprefix("step_")) if found else 0
+            log.warning("left in step %d; go on from step %d with: %s", trainer.global_step + 1, step, self._command())
+
+    def _command(self) -> str:
+        return shell("python", "train.py", f"resume={argument(self.saver.run_dir)}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the signals back."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        signals.release()

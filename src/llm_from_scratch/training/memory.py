@@ -5,6 +5,7 @@ Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D
 
 import math
 import os
+from pathlib import Path
 
 import torch
 
@@ -56,18 +57,56 @@ def on_gpu(settings: TrainerConfig) -> bool:
     return settings.accelerator in ("auto", "gpu") and torch.cuda.is_available()
 
 
-def free_bytes(settings: TrainerConfig) -> int:
-    """What a device may be filled with: 80 % of a GPU's free memory, half of the machine's."""
+def device_bytes(settings: TrainerConfig) -> int:
+    """Memory of a device: of the smallest visible GPU, or of this machine, which all its processes share.
+
+    The size counts, and never what is free at the moment: the same command must cut its batches alike.
+    """
     if on_gpu(settings):
-        return int(torch.cuda.mem_get_info()[0] * 0.8)
+        return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
-        return 4 * 1024**3
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        memory = 8 * 1024**3
+    return min([memory, *cgroup_limits()])
 
 
-def micro_batch_size(config: Config, devices: int) -> int:
-    """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the free memory has room for.
+def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Memory limits in bytes of this process's control groups and of those around them (a container, a batch job)."""
+    limits = []
+    lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers == "":  # version 2; it has a folder of its own where version 1 is mounted as well
+            places = [(mount, "memory.max"), (mount / "unified", "memory.max")]
+        elif "memory" in controllers.split(","):
+            places = [(mount / "memory", "memory.limit_in_bytes")]
+        else:
+            places = []
+        for root, name in places:
+            inner = root / group.strip("/")
+            # A container may see the outer group's path and its own folders: those that are missing say nothing.
+            for folder in (inner, *inner.parents):
+                if folder.is_relative_to(root) and (folder / name).is_file():
+                    text = (folder / name).read_text(encoding="utf-8").strip()
+                    if text.isdigit():  # else "max"
+                        limits.append(int(text))
+    return limits
+
+
+def activation_room(settings: TrainerConfig, processes: int) -> int:
+    """Bytes that a process may fill with activations: 80 % of its GPU; of a machine a quarter, shared by its processes."""
+    if on_gpu(settings):
+        return int(device_bytes(settings) * 0.8)
+    return device_bytes(settings) // 4 // processes
+
+
+def micro_batch_size(config: Config, devices: int, recorded: int | None = None) -> int:
+    """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the memory has room for.
+
+    Args:
+        config: the whole configuration.
+        devices: over all machines.
+        recorded: an earlier choice for the same run, which stays where it is possible here.
 
     Raises:
         UserError: where a batch cannot be shared out evenly.
@@ -84,5 +123,6 @@ def micro_batch_size(config: Config, devices: int) -> int:
     sequences = math.gcd(*(total // devices for _, total in batches))
     gpu, recompute = on_gpu(config.trainer), config.trainer.activation_checkpointing
     a_sequence = activation_bytes(config.model, recompute=recompute, cpu=not gpu) * config.model.block_size
-    fitting = free_bytes(config.trainer) // a_sequence
-    return asked or max((n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting), default=1)
+    fitting = activation_room(config.trainer, max(1, devices // config.trainer.num_nodes)) // a_sequence
+    sizes = [n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting] or [1]
+    return asked or (recorded if recorded in sizes else max(sizes))

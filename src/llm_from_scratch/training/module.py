@@ -1,7 +1,8 @@
 """The LightningModule: what one step of training and of validation is.
 
 Shapes: B batch, T time, V vocabulary. All that a step depends on is a function of (seed, step): the batch, dropout, the learning rate. So a
-checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped.
+checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped. How a batch is cut into
+micro-batches and processes changes rounding alone; on a GPU it also changes the dropout of the attention weights.
 """
 
 import logging
@@ -21,10 +22,11 @@ from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
-from llm_from_scratch.training.optimizers import lr_share, make_optimizer, seed_step
+from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_keys, seed_step
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
+JUMP = 0.1  # of the learning rate: what a resumed run says
 
 
 class LanguageModel(lightning.LightningModule):
@@ -102,9 +104,14 @@ class LanguageModel(lightning.LightningModule):
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.losses = []
+        keys = None
         if self.model.config.dropout:
-            seed_step(self.seed, self.trainer.global_step, micro, self.global_rank)
-        loss = self.loss(*batch)
+            step, count = self.trainer.global_step, len(batch[0])
+            # The sampler puts a step's sequences together in the order of (rank, micro-batch).
+            first = (self.global_rank * self.trainer.accumulate_grad_batches + micro) * count
+            keys = row_keys(self.seed, step, first, count, self.device)
+            seed_step(self.seed, step, micro, self.global_rank)  # of attention's own kernel on a GPU
+        loss = self.loss(*batch, keys=keys)
         self.losses.append(loss.detach())
         return loss
 
@@ -165,6 +172,30 @@ class LanguageModel(lightning.LightningModule):
                 f" optim.lr, or pass over such batches with optim.skip_bad_steps=N ({count} so far)"
             )
 
+    def on_train_start(self) -> None:
+        """A resumed run follows the settings that it has now, and says where that changes its learning rate at once."""
+        before = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.follow_settings()
+        now, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.trainer.global_step
+        if step and not math.isclose(before, now, rel_tol=JUMP) and self.trainer.is_global_zero:
+            log.warning(
+                "step %d: the learning rate jumps from %.3g to %.3g, as its settings or trainer.max_steps are others than"
+                " before: it goes on evenly with optim.schedule=constant, or trainer.max_steps and optim.lr as they were;"
+                " a new run from these weights (init_from=%s) warms up first",
+                *(step, before, now, self.trainer.default_root_dir),
+            )
+
+    def follow_settings(self) -> None:
+        """Gives the optimizer its hyper-parameters, and its learning rate by the schedule, from the present settings."""
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        for group, settings in zip(optimizer.param_groups, self.settings, strict=True):
+            group.update({name: value for name, value in settings.items() if name != "lr"})
+            group["initial_lr"] = settings["lr"]
+        scheduler.base_lrs = [settings["lr"] for settings in self.settings]
+        for group, base, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(scheduler.last_epoch)
+
     def on_fit_start(self) -> None:
         """Brings the counter to the device; lists the weights once, rather than at every step."""
         self.skipped = self.skipped.to(self.device)
@@ -202,6 +233,10 @@ class LanguageModel(lightning.LightningModule):
             self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         )  # a gradient scaler needs to see the gradients
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
+        # Lightning restores a checkpoint's over them.
+        self.settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
 
         def schedule(step: int) -> float:
             return lr_share(self.batches(step), self.optim, self.batches(self.max_steps)) * self.lr_scale
@@ -219,7 +254,7 @@ class LanguageModel(lightning.LightningModule):
         """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
         checkpoint.pop("loops")
         checkpoint["skipped"] = self.skipped.cpu()
-        checkpoint["layout"] = self._layout()
+        checkpoint["layout"] = self.layout()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
@@ -228,15 +263,39 @@ class LanguageModel(lightning.LightningModule):
         self._count_micro_batches(step)
         loop._batches_that_stepped = step
         self.skipped = checkpoint["skipped"].to(self.device)
-        if checkpoint["layout"] != self._layout() and self.trainer.is_global_zero:
-            log.info(
-                "the run goes on with %s rather than %s: the same data in the same order, sums may differ in the last bits",
-                self._layout(),
-                checkpoint["layout"],
-            )
+        if self.trainer.is_global_zero:
+            self._tell_changes(checkpoint["layout"])
 
-    def _layout(self) -> str:
-        """What the order of additions within a step depends on."""
+    def layout(self) -> dict[str, Any]:
+        """How a step is cut and computed, as every checkpoint records it; data and dropout on a CPU do not depend on it."""
         trainer = self.trainer
-        parts = f"{trainer.world_size} processes x {trainer.accumulate_grad_batches} micro-batches, {torch.get_num_threads()} threads"
-        return parts + ", compiled" * self.compiled
+        return {
+            "processes": trainer.world_size,
+            "micro_batch_size": trainer.datamodule.micro_batch_size,  # type: ignore[attr-defined]
+            "micro_batch_chosen": trainer.datamodule.micro_batch_chosen,  # type: ignore[attr-defined]
+            "threads": torch.get_num_threads(),
+            "compiled": self.compiled,
+            "device": trainer.strategy.root_device.type,
+            "precision": trainer.precision,
+        }
+
+    def _tell_changes(self, before: dict[str, Any] | str) -> None:
+        """Says what a resumed run computes in another way than the run before, and how far its losses can differ."""
+        now, dropout = self.layout(), self.model.config.dropout > 0
+        if isinstance(before, str):  # version 0.1
+            if dropout:
+                log.warning(
+                    "the run was begun with version 0.1: from here on dropout drops other numbers, as of another seed"
+                )
+            return
+        changed = [name for name in now if name != "micro_batch_chosen" and now[name] != before.get(name)]
+        if not changed:
+            return
+        by_kernels = dropout and {now["device"], before.get("device")} != {"cpu"} and changed != ["threads"]
+        log.info(
+            "the run goes on with %s: the data and their order do not depend on this, %s",
+            ", ".join(f"{name}={now[name]} rather than {before.get(name)}" for name in changed),
+            "but a GPU draws the dropout of attention weights by micro-batch: losses differ as between two seeds"
+            if by_kernels
+            else "nor does dropout; losses differ by rounding, and the difference grows with the steps",
+        )

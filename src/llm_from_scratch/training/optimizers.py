@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from llm_from_scratch.config import OptimConfig
-from llm_from_scratch.model import GPT
+from llm_from_scratch.model import GPT, splitmix
 from llm_from_scratch.training.muon import Muon
 
 
@@ -70,12 +71,26 @@ def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
     return [len(matrix)]
 
 
+def row_keys(seed: int, step: int, first: int, count: int, device: torch.device) -> Tensor:
+    """Dropout's keys (count,) int64 for the rows `first`… of a step's batch, over all processes and micro-batches.
+
+    A function of (seed, step, row), so that there is no random state to save, and the cut of a batch changes no mask.
+    """
+    start = _mixed(seed, step)
+    rows = torch.arange(first, first + count, device=device)  # made on the device: no copy, no wait for it
+    return splitmix(start if start < 2**63 else start - 2**64, rows)
+
+
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
-    """Seeds dropout as a function of where the run stands, so that there is no random state to save (splitmix64's mixing)."""
-    mixed = seed
-    for part in (step, micro, rank):
-        mixed = (mixed + 0x9E3779B97F4A7C15 * (part + 1)) % 2**64
-        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
-        mixed ^= mixed >> 31
-    torch.manual_seed(mixed)
+    """Seeds torch's generators as a function of where the run stands, for the kernels that draw from them."""
+    torch.manual_seed(_mixed(seed, step, micro, rank))
+
+
+def _mixed(start: int, *parts: int) -> int:
+    """64 bits from several numbers, mixed as by splitmix64."""
+    for part in parts:
+        start = (start + 0x9E3779B97F4A7C15 * (part + 1)) % 2**64
+        start = (start ^ (start >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        start = (start ^ (start >> 27)) * 0x94D049BB133111EB % 2**64
+        start ^= start >> 31
+    return start

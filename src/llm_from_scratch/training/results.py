@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import new_file
+from llm_from_scratch.terminal import argument, console, shell
 
 
 def best_row(run: Path) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def draw_curves(run: Path) -> None:
     for axes in (loss, lr):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    building = run / ".building-curves.png"
-    figure.savefig(building, dpi=120)
+    building = new_file(run / "curves.png")
+    figure.savefig(building, dpi=120, format="png")
     building.replace(run / "curves.png")
     plt.close(figure)
 
@@ -92,28 +94,45 @@ def print_results(run: Path, parameters: int, prompt: str) -> None:
         table.add_row(
             name, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", f"{row['perplexity']:.2f}"
         )
-    console = Console(stderr=True, highlight=False)
-    console.print(table)
-    console.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
+    out = console(stderr=True)
+    out.print(table)
+    out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
     for line in (
-        f'python generate.py run={run} prompt="{prompt}"',
-        f"python -m llm_from_scratch evaluate {run}",
-        f"tensorboard --logdir {run.parent}",
+        shell("python", "generate.py", f"run={argument(run)}", f"prompt={prompt}"),
+        shell("python", "-m", "llm_from_scratch", "evaluate", argument(run)),
+        shell("tensorboard", "--logdir", argument(run.parent)),
     ):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        out.print(f"  {line}", soft_wrap=True)
 
 
-def print_sweep(root: Path) -> None:
-    """One table of all runs of a sweep with what differs between them, the best first; on standard error."""
-    runs = {
-        folder.parent: set(OmegaConf.load(folder.parent / ".hydra" / "overrides.yaml"))
-        for folder in sorted(root.glob("*/metrics.jsonl"))
-    }
+def print_sweep(root: Path) -> int:
+    """One table of all runs of a sweep with what differs between them, the best first; on standard error.
+
+    Returns:
+        How many runs failed. They stand below the others, with their reasons.
+    """
+    runs = {file.parents[1]: set(OmegaConf.load(file)) for file in sorted(root.glob("*/.hydra/overrides.yaml"))}
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
     table = Table(title=f"All runs of {root}", title_justify="left")
     for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
         table.add_column(name, overflow="fold")
-    for row, run in sorted(((best_row(run), run) for run in runs), key=lambda item: item[0]["bits_per_byte"]):
+    made, failed = [], []
+    for run in runs:
+        rows = [row for row in _rows(run) if row["split"] == "val"]
+        told = run / FAILURE
+        if rows:
+            made.append((best_row(run), run))
+        if told.exists() or not rows:
+            failed.append((told.read_text(encoding="utf-8").strip() if told.exists() else "no validation", run))
+    for row, run in sorted(made, key=lambda item: item[0]["bits_per_byte"]):
         own = " ".join(sorted(runs[run] - shared))
-        table.add_row(run.name, own, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
-    Console(stderr=True, highlight=False).print(table)
+        figures = (str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+        table.add_row(run.name, own, *figures)
+    finished = [run for _, run in made]
+    for run in [run for _, run in failed if run not in finished]:
+        table.add_row(run.name, " ".join(sorted(runs[run] - shared)), "failed", "", "")
+    out = console(stderr=True)
+    out.print(table)
+    for reason, run in failed:
+        out.print(f"{run.name} failed: {reason}", soft_wrap=True)
+    return len(failed)

@@ -1,13 +1,16 @@
 """A Lightning Trainer from the settings: device, precision, loggers, callbacks, checkpoints without pickle."""
 
 import ctypes
+import importlib
 import inspect
 import logging
 import os
 import shutil
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,22 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
-from llm_from_scratch.config import Config, TrainerConfig, leaves, save_config
+from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
+from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
-from llm_from_scratch.errors import UserError
-from llm_from_scratch.training.memory import micro_batch_size
+from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.terminal import quote
+from llm_from_scratch.training.loggers import make_loggers
+from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
+from llm_from_scratch.training.states import plain_state, user_state
+
+log = logging.getLogger(__name__)
 
 
 class StateFolders(CheckpointIO):
@@ -42,17 +50,28 @@ class StateFolders(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
-        self.background.submit(save_state, checkpoint, Path(path), self.facts)
+        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.facts)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads and verifies; nothing in a checkpoint can run."""
         self.background.wait()
-        for name, fingerprint in verify_state(Path(path)).items():
-            if fingerprint != self.facts[name]:
+        self.compare(Path(path))
+        return user_state(load_state(Path(path)))
+
+    def compare(self, path: Path) -> None:
+        """Refuses a checkpoint of other data or of another tokenizer.
+
+        Raises:
+            UserError: in one line, with both fingerprints.
+        """
+        for name, fingerprint in verify_state(path).items():
+            own = self.facts.get(name, "none")
+            if fingerprint != own:
+                start = quote(f"init_from={path.parents[1]}")
                 raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {self.facts[name][:16]}"
+                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the text back as it"
+                    f" was, or start a new run from the weights ({start})"
                 )
-        return load_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder."""
@@ -84,36 +103,220 @@ def require_device(config: TrainerConfig) -> None:
         raise UserError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
     if config.devices == "auto" and config.accelerator == "cpu":
         raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
-    known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
-    for name in config.extra:
-        if name not in known:
-            raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
 
 
-def open_run(config: Config) -> None:
-    """Takes a run folder: one owner, never two runs, `config.yaml` before anything else.
+# Arguments of lightning.Trainer that trainer.extra hands on: in effect, and in nobody's way.
+EXTRA = ("benchmark", "detect_anomaly", "deterministic", "max_time", "min_steps")
+# What to use in place of those that this project sets itself.
+INSTEAD = {
+    **{
+        name: f"trainer.{name}"
+        for name in (
+            "accelerator",
+            "devices",
+            "num_nodes",
+            "strategy",
+            "precision",
+            "max_steps",
+            "val_check_interval",
+            "log_every_n_steps",
+            "gradient_clip_val",
+        )
+    },
+    "accumulate_grad_batches": "data.micro_batch_size",
+    "callbacks": "callbacks",
+    "check_val_every_n_epoch": "trainer.val_check_interval",
+    "default_root_dir": "run_dir",
+    "enable_progress_bar": "trainer.progress",
+    "fast_dev_run": "debug=fast",
+    "limit_train_batches": "trainer.max_steps",
+    "logger": "logger",
+    "max_epochs": "trainer.max_steps",
+    "overfit_batches": "debug=overfit",
+    "profiler": "trainer.profile",
+}
+
+
+def check_trainer(config: Config) -> None:
+    """Refuses what the Trainer, its loggers and its callbacks would refuse later, and what they would ignore.
 
     Raises:
-        UserError: when another process trains there, or an earlier run did.
+        UserError: in one line.
     """
-    run_dir = Path(config.run_dir)
+    known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
+    for name in config.trainer.extra:
+        if name not in known:
+            raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
+        if name not in EXTRA:
+            advice = f"use {INSTEAD[name]}" if name in INSTEAD else "leave it out"
+            raise UserError(f"trainer.extra.{name}: a run sets this itself: {advice}")
+    for name in config.logger:
+        if name == "wandb" and find_spec("wandb") is None:
+            raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'")
+    for name, settings in config.callbacks.items():
+        callback_class(name, settings)
+    _quiet()
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / ".lock", timeout=0)
-        lock.acquire()
-        _LOCKS.append(lock)  # held until the process ends
-        if not config.resume and (run_dir / "config.yaml").exists():
-            raise UserError(
-                f"run_dir={run_dir} holds a run already: choose another folder, or go on with resume={run_dir}"
-            )
-        save_config(config, run_dir / "config.yaml")
-    except Timeout:
-        raise UserError(f"{run_dir} belongs to a training that is running now") from None
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir} cannot be written ({error.strerror}): choose another folder") from None
+        trainer = lightning.Trainer(**_arguments(config), logger=False, default_root_dir=config.run_dir)
+    except Exception as error:  # Lightning raises errors of many types for what it does not take
+        raise UserError(f"trainer: Lightning refuses these settings: {first_line(error)}") from None
+    asked = precision(config.trainer)
+    if asked in ("16", "16-mixed") and trainer.precision != "16-mixed":
+        raise UserError(f"trainer.precision={asked}: this device has none of float16: use trainer.precision=bf16-mixed")
+    micro_batch_size(config, trainer.world_size)
 
 
-_LOCKS: list[FileLock] = []
+def callback_class(name: str, settings: Any) -> type[Callback]:
+    """The class that a callback of the user's names.
+
+    Raises:
+        UserError: there is none, or it is no callback of Lightning's.
+    """
+    target = settings.get("_target_") if isinstance(settings, dict) else None
+    if not isinstance(target, str):
+        raise UserError(f"callbacks.{name}: write callbacks.{name}._target_=MODULE.CLASS, a callback of Lightning's")
+    module, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's raises when it is read
+        raise UserError(f"callbacks.{name}._target_={target}: cannot be loaded: {first_line(error)}") from None
+    if not (isinstance(found, type) and issubclass(found, Callback)):
+        raise UserError(f"callbacks.{name}._target_={target}: is no lightning.pytorch.callbacks.Callback")
+    return found
+
+
+class Claim:
+    """The run folder of one process: one owner, never two runs, `config.yaml` before anything is prepared.
+
+    Until `start`, a new run that fails leaves its folder as it was found, and a resumed one its `config.yaml`: a command
+    that is refused changes nothing. Within `with`, the folder is locked.
+
+    Args:
+        config: of the run; `run_dir` names the folder.
+        owner: whether this is the first of the processes of a run; the others leave the folder to it.
+    """
+
+    LOGS = ("tensorboard", "csv")  # made by loggers before a run has started
+
+    def __init__(self, config: Config, owner: bool) -> None:
+        self.config, self.owner, self.started = config, owner, False
+        self.run_dir = Path(config.run_dir)
+        self.lock = FileLock(self.run_dir / ".lock", timeout=0)
+        self.made: list[Path] = []  # by this process, in the order in which they go again
+        self.handle: int | None = None  # of the lock's file: open, so that no other file gets its number
+
+    def __enter__(self) -> "Claim":
+        """Takes the folder.
+
+        Raises:
+            UserError: when another process trains there, or an earlier run did.
+        """
+        if not self.owner:
+            return self
+        run_dir = self.run_dir
+        try:
+            missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+            names = ("config.yaml", *self.LOGS, ".lock")
+            self.made = [run_dir / name for name in names if not (run_dir / name).exists()] + missing
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
+            self.handle = os.open(run_dir / ".lock", os.O_RDONLY)
+            if not self.config.resume:
+                if (run_dir / "config.yaml").exists():
+                    self.made = []  # another process was faster
+                    raise UserError(
+                        f"run_dir={run_dir} holds a run already: choose another folder, or go on with"
+                        f" {quote(f'resume={run_dir}')}"
+                    )
+                save_config(self.config, run_dir / "config.yaml")
+        except Timeout:
+            self.made = []
+            raise UserError(f"{run_dir} belongs to a training that is running now") from None
+        except OSError as error:
+            self._leave()
+            raise UserError(f"run_dir={run_dir} cannot be written ({error.strerror}): choose another folder") from None
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Gives the folder back."""
+        if self.owner:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self.started and (self.handle is None or self._is_own()):
+            for path in self.made:
+                with suppress(OSError):  # a folder that holds more than this start made stays
+                    if path.name in self.LOGS and path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    elif path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink()
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+        self.lock.release()
+
+    def _is_own(self) -> bool:
+        assert self.handle is not None
+        try:
+            return os.path.samestat(os.fstat(self.handle), (self.run_dir / ".lock").stat())
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        """From here on it is a run: a resumed one takes over its new settings, and what tells that it was complete goes."""
+        if self.owner and not self.started:
+            self.started = True
+            if self.config.resume:
+                save_config(self.config, self.run_dir / "config.yaml")
+            for name in ("curves.png", FAILURE):
+                (self.run_dir / name).unlink(missing_ok=True)
+
+    def verify(self) -> None:
+        """Raises RuntimeError where the folder was deleted, also where another run has made it anew."""
+        if self.owner and not self._is_own():
+            raise RuntimeError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
+
+
+@contextmanager
+def separate_processes() -> Iterator[None]:
+    """Within it a run has processes of its own; Lightning leaves their group and their variables to the next run."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before  # by this process, and by no launcher
+        if started and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if started:
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+
+
+class Ownership(Callback):
+    """Guards the run folder, as the first of the callbacks: nothing is written before the start or after a replacement."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The checkpoint is loaded, and nothing can be refused any more."""
+        self.claim.verify()
+        self.claim.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Before a row is written."""
+        self.claim.verify()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Before the row, the sample and the checkpoint of a validation are written."""
+        self.claim.verify()
 
 
 def build_trainer(
@@ -139,7 +342,25 @@ def build_trainer(
     if settings.profile:
         trace = torch.profiler.tensorboard_trace_handler(str(run_dir / "tensorboard"))
         profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
-    arguments = {
+    trainer = lightning.Trainer(
+        **_arguments(config),
+        logger=make_loggers(config.logger, run_dir, first_step, bool(config.resume)),
+        callbacks=callbacks,
+        plugins=[states],
+        profiler=profiler,
+        default_root_dir=run_dir,
+    )
+    # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
+    # Its handlers log and send messages between processes at whatever moment a signal comes.
+    trainer._signal_connector.register_signal_handlers = _no_question  # type: ignore[method-assign]
+    return trainer
+
+
+def _arguments(config: Config) -> dict[str, Any]:
+    """The Trainer's arguments, without its loggers and callbacks."""
+    settings = config.trainer
+    return {
         "accelerator": settings.accelerator,
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
@@ -152,20 +373,12 @@ def build_trainer(
         "val_check_interval": settings.val_check_interval,
         "num_sanity_val_steps": 0,
         "gradient_clip_val": settings.gradient_clip_val,
-        "logger": _loggers(config, run_dir, first_step),
-        "callbacks": callbacks,
-        "plugins": [states],
-        "profiler": profiler,
-        "default_root_dir": run_dir,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
+        **settings.extra,
     }
-    trainer = lightning.Trainer(**(arguments | settings.extra))
-    # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
-    return trainer
 
 
 def _no_question() -> None:
@@ -218,26 +431,6 @@ def precision(settings: TrainerConfig) -> str:
     return "32-true"
 
 
-def _loggers(config: Config, run_dir: Path, first_step: int) -> list[Logger]:
-    made: list[Logger] = []
-    for name in config.logger:
-        if name == "tensorboard":
-            # Points after the checkpoint come again: TensorBoard forgets the old ones.
-            made.append(
-                TensorBoardLogger(
-                    run_dir, name="", version="tensorboard", purge_step=first_step + 1 if config.resume else None
-                )
-            )
-        elif name == "csv":
-            made.append(CSVLogger(run_dir, name="csv", version=f"from_step_{first_step}"))  # it empties its folder
-        elif name == "wandb":
-            try:
-                made.append(WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name))
-            except ModuleNotFoundError:
-                raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
-    return made
-
-
 def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[str, Any]) -> None:
     """The settings beside the best validation, for TensorBoard's and wandb's tables of runs."""
     settings = {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
@@ -249,12 +442,25 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[s
         elif isinstance(logger, WandbLogger):
             logger.log_hyperparams(settings | metrics)
         logger.finalize("success")
+        if isinstance(logger, TensorBoardLogger):
+            logger.finalize("closed")
 
 
-def micro_batches(trainer: lightning.Trainer, config: Config) -> int:
-    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches."""
-    size = micro_batch_size(config, trainer.world_size)
+def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
+    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches.
+
+    Args:
+        trainer: whose intervals are set.
+        config: the whole configuration.
+        state: the checkpoint that the run goes on from. A size that was chosen for its run stays, where there is room.
+    """
+    layout = recorded_layout(state) if state else {}
+    recorded = layout.get("micro_batch_size") if layout.get("micro_batch_chosen") else None
+    size = micro_batch_size(config, trainer.world_size, recorded)
     sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
     trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
+    if config.data.micro_batch_size is None and trainer.is_global_zero:
+        why = "as before" if size == recorded else f"by the {device_bytes(config.trainer) / 1e9:.1f} GB of a device"
+        log.info("data.micro_batch_size: %d sequences, %s", size, why)
     return size

@@ -1,0 +1,222 @@
+"""Loggers whose points come once and in order, however often a run was killed and whatever its machines' clocks say.
+
+Before a checkpoint, what was logged goes to the disk; a resumed run forgets what was logged behind its checkpoint.
+"""
+
+import csv
+import io
+import logging
+import re
+import secrets
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sync, write_file
+
+log = logging.getLogger(__name__)
+EVENTS = "events.out.tfevents."
+HISTORY = f"{EVENTS}0000000000.history"  # sorts before the file of any process, whose names begin with the time
+
+
+def make_loggers(names: Sequence[str], run_dir: Path, first_step: int, resumed: bool) -> list[Logger]:
+    """The loggers that the setting `logger` names.
+
+    Raises:
+        UserError: for wandb where it is not installed.
+    """
+    made: list[Logger] = []
+    for name in names:
+        if name == "tensorboard":
+            made.append(TensorBoard(run_dir, first_step if resumed else None))
+        elif name == "csv":
+            made.append(Csv(run_dir))
+        elif name == "wandb":
+            made.append(_wandb(run_dir))
+    return made
+
+
+def flush(loggers: Sequence[Logger]) -> None:
+    """Brings to the disk what was logged up to a checkpoint: it does not come again."""
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.save()
+        else:  # its `save` would write hparams.yaml, which the end of a run fills
+            logger.experiment.flush()
+            for path in Path(logger.log_dir).glob(f"{EVENTS}*"):
+                sync(path)
+
+
+def rewind(loggers: Sequence[Logger], step: int) -> None:
+    """Forgets what was logged behind the checkpoint of this step: it comes again."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoard | Csv):
+            logger.rewind(step)
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard's curves and texts, in `tensorboard/` of the run folder.
+
+    TensorBoard reads the files of a folder in the order of their names, which begin with the time. So the files of
+    earlier processes become one, which has every point once and whose name comes before all others.
+    """
+
+    def __init__(self, run_dir: Path, resumed_from: int | None) -> None:
+        # A TensorBoard that is running has read the points behind the checkpoint: the start event makes it drop them.
+        purge = None if resumed_from is None else resumed_from + 1
+        super().__init__(run_dir, name="", version="tensorboard", purge_step=purge)
+        self.earlier = sorted((run_dir / "tensorboard").glob(f"{EVENTS}*"))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """After training the file stays open for the table of runs: a clock that was set back would put a second file first."""
+        if status == "success":
+            self.experiment.flush()
+            self.save()
+        else:
+            super().finalize(status)
+
+    def rewind(self, step: int) -> None:
+        """Makes one file of those of earlier processes, with the points up to `step`."""
+        if not self.earlier:
+            return
+        points: dict[tuple[int, tuple[str, ...]], Event] = {}
+        for event in (event for path in self.earlier for event in _events(path)):
+            tags = tuple(value.tag for value in event.summary.value)
+            # The table of runs is written when a run ends, and then again.
+            if tags and event.step <= step and not tags[0].startswith("_hparams_"):
+                points.setdefault((event.step, tags), event)
+        content = io.BytesIO()
+        writer = RecordWriter(content)
+        last = time.time()
+        events = sorted(points.values(), key=lambda event: event.step)
+        for event in reversed(events):  # whatever the clocks said, a later step is not earlier
+            event.wall_time = last = min(event.wall_time, last)
+        for event in (Event(wall_time=last, file_version="brain.Event:2"), *events):
+            writer.write(event.SerializeToString())
+        history = Path(self.log_dir) / HISTORY
+        write_file(history, content.getvalue())
+        for path in self.earlier:
+            if path != history:
+                path.unlink(missing_ok=True)
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """The events of a file, up to where a kill cut it off; one whose bytes have changed is left out, with a warning."""
+    content, place = path.read_bytes(), 0
+    while place + 12 <= len(content):
+        header = content[place : place + 8]
+        (length,) = struct.unpack("<Q", header)
+        if content[place + 8 : place + 12] != struct.pack("<I", masked_crc32c(header)):
+            log.warning("%s: damaged at byte %d: the points behind it are lost", path, place)
+            return
+        record = content[place + 12 : place + 12 + length]
+        checksum = content[place + 12 + length : place + 16 + length]
+        if len(checksum) < 4:
+            return
+        if checksum == struct.pack("<I", masked_crc32c(record)):
+            yield Event.FromString(record)
+        else:
+            log.warning("%s: damaged at byte %d: one point is lost", path, place)
+        place += 16 + length
+
+
+class Csv(Logger):
+    """`csv/version_0/metrics.csv`: a row for each time that something was logged, a column for each name.
+
+    Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a kill.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.path = run_dir / "csv" / "version_0" / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []  # not yet written
+        self.columns: list[str] | None = None  # of the file
+
+    @property
+    def name(self) -> str:
+        """As Lightning's loggers have it."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """As Lightning's loggers have it."""
+        return "version_0"
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Notes one row."""
+        self.rows.append({name: float(value) for name, value in metrics.items()} | {"step": step})
+        if len(self.rows) >= 100:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Appends the new rows, or writes all of them where there is a new column; then they are durable."""
+        if not self.rows:
+            return
+        if self.columns is None:
+            self.columns = sorted({name for row in self._read() for name in row})
+        columns = sorted({*self.columns, *(name for row in self.rows for name in row)})
+        if columns != self.columns:
+            self._write(columns, [*self._read(), *self.rows])
+        else:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, columns).writerows(self.rows)
+            sync(self.path)
+        self.rows, self.columns = [], columns
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes what is left."""
+        self.save()
+
+    def rewind(self, step: int) -> None:
+        """Keeps the rows up to `step`."""
+        if self.path.exists():
+            kept = [row for row in self._read() if re.fullmatch(r"\d+", row["step"]) and int(row["step"]) <= step]
+            columns = sorted({name for row in kept for name in row} | {"step"})
+            self._write(columns, kept)
+            self.columns = columns
+
+    def _read(self) -> list[dict[str, str]]:
+        """The whole rows of the file: a kill may have cut off the last one."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        return [row for row in csv.DictReader(whole) if "step" in row and None not in row and None not in row.values()]
+
+    def _write(self, columns: list[str], rows: Sequence[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(self.path, text.getvalue())
+
+
+def _wandb(run_dir: Path) -> WandbLogger:
+    """The same run in wandb for as long as the run folder goes on: its id is in the file wandb_id."""
+    path = run_dir / "wandb_id"
+    known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    name = known if re.fullmatch(r"[0-9a-f]{8}", known) else secrets.token_hex(4)
+    try:
+        logger = WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name, id=name, resume="allow")
+    except ModuleNotFoundError:
+        raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
+    if name != known:
+        rank_zero_only(write_file)(path, name + "\n")
+    return logger

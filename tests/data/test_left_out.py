@@ -1,0 +1,276 @@
+"""Kinds 10 and 15 of the faults: everything of a corpus that is not read is named, and any name of a file or folder can be read."""
+
+import gzip
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data import readers, sources, work
+from llm_from_scratch.data.prepare import Prepared, prepare
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_readers import parquet, tar
+
+CHARS = TokenizerConfig(kind="char", vocab_size=None)
+NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 20
+linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
+
+
+@pytest.fixture(autouse=True)
+def said_anew() -> None:
+    sources._warn_once.cache_clear()
+
+
+def put(path: Path, content: str | bytes = NOVEL) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def prepared(folder: Path, path: object, **settings: object) -> Prepared:
+    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
+
+
+def names(path: object, on_error: str | None = None) -> list[str]:
+    return [name for name, _ in opened(path, on_error).paths]
+
+
+def opened(path: object, on_error: str | None = None) -> sources.Source:
+    return sources.open_source(name="text", path=str(path), on_error=on_error, data_dir=Path("data"))
+
+
+# ------------------------------------------------------------------------------------------------------------- links
+@linux
+def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    put(own / "a.txt")
+    put(own / "b/c.txt")
+    for i in range(5):
+        put(tmp_path / f"novels/{i}.txt")
+    put(tmp_path / "novels/deep/6.txt")
+    (own / "linked").symlink_to(tmp_path / "novels")
+    (tmp_path / "novels/deep/back").symlink_to(own)  # a loop through the root
+    (own / "b/self").symlink_to(own / "b")
+    (own / "a second name").symlink_to(own / "b")
+    novels = [f"linked/{i}.txt" for i in range(5)] + ["linked/deep/6.txt"]
+    assert names(own) == names(f"{own}/**/*.txt") == ["a.txt", "b/c.txt", *novels]
+    assert names(f"{own}/*/*.txt") == ["a second name/c.txt", "b/c.txt", *novels[:5]]  # both names are asked for
+    (tmp_path / "all").symlink_to(own)
+    assert len(names(tmp_path / "all")) == 8
+    facts = prepared(tmp_path, own).manifest["splits"]
+    assert facts["train"]["text_bytes"] + facts["val"]["text_bytes"] == 8 * len(NOVEL)
+
+
+# ---------------------------------------------------------------------------------------------------------- not read
+@linux
+def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = tmp_path / "own"
+    for name in ("a.txt", "b.txt", "c.html", "d.json", "e.csv", ".hidden.txt", ".git/x.txt", "f"):
+        put(own / name)
+    (own / "broken.txt").symlink_to(own / "nowhere")
+    (own / "round").symlink_to(own / "round")
+    os.mkfifo(own / "pipe.txt")
+    text = prepared(tmp_path, own)
+    (line,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert line.startswith("text: files or folders not read, 9 in all: ")
+    assert ".git, .hidden.txt (hidden)" in line
+    assert "broken.txt, round (a broken link)" in line
+    assert "pipe.txt (no regular file)" in line
+    assert "d.json (data.path=" in line
+    report = (text.folder / "report.md").read_text(encoding="utf-8")
+    for name in ("c.html", "d.json", "e.csv", ".hidden.txt", ".git", "f", "broken.txt", "round", "pipe.txt"):
+        assert f'"{name}"' in report
+    caplog.clear()
+    sources._warn_once.cache_clear()
+    assert prepared(tmp_path, own).folder == text.folder
+    assert "9 in all" in caplog.text  # a later start says it, too
+
+
+def test_of_many_files_the_first_ten_are_named_and_the_rest_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "own/a.txt")
+    for i in range(25):
+        put(tmp_path / f"own/{i:02}.html")
+    prepared(tmp_path, tmp_path / "own")
+    assert "files or folders not read, 25 in all: 00.html, 01.html" in caplog.text
+    assert "; and 15 more" in caplog.text
+    assert "09.html" in caplog.text
+    assert "10.html" not in caplog.text
+
+
+def test_a_folder_of_which_nothing_is_read_names_what_is_there(tmp_path: Path) -> None:
+    put(tmp_path / "own/a.html")
+    with pytest.raises(ValueError, match=r"there is no text file.*not read: a\.html") as error:
+        names(tmp_path / "own")
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_archive_leaves_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = {"a.txt": NOVEL.encode(), "b.html": b"x", ".c.txt": b"x", "d.tar": tar({"e.txt": b"y", "f.csv": b"z"})}
+    path = put(tmp_path / "own/a.tar.gz", gzip.compress(tar(members)))
+    text = prepared(tmp_path, path)
+    report = (text.folder / "report.md").read_text(encoding="utf-8")
+    for name in ("a.tar.gz/b.html", "a.tar.gz/.c.txt", "a.tar.gz/d.tar/f.csv"):
+        assert name in caplog.text
+        assert name in report
+
+
+def test_empty_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [NOVEL, "", NOVEL, ""]
+    put(tmp_path / "own/a.jsonl", "\n".join(json.dumps({"id": 1, "text": row}) for row in rows))
+    put(tmp_path / "own/b.parquet", parquet(rows))
+    text = prepared(tmp_path, tmp_path / "own")
+    assert "4 documents are empty: a.jsonl:2, a.jsonl:4, b.parquet:2, b.parquet:4" in caplog.text
+    assert "| empty | 4 |" in (text.folder / "report.md").read_text(encoding="utf-8")
+    assert "removed" not in text.manifest  # a manifest is of the same bytes as before
+
+
+def test_columns_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    put(tmp_path / "a.jsonl", json.dumps({"url": "x", "title": "y", "text": NOVEL}))
+    text = prepared(tmp_path, tmp_path / "a.jsonl")
+    assert "columns that are not read beside data.column=text: title, url" in caplog.text
+    assert not (text.folder / "report.md").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- unreadable
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may do both."""
+    scandir, opens = os.scandir, os.open
+
+    def refuse(name: str) -> None:
+        if name.split("/")[-1] in ("locked", "locked.txt"):
+            raise PermissionError(13, "Permission denied", name)
+
+    def scan(path: object) -> object:
+        refuse(str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    def open_(path: object, *more: object, **named: object) -> object:
+        refuse(str(path))
+        return opens(path, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "open", open_)
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_folder_that_cannot_be_read_is_an_error_or_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "own/a.txt")
+    put(tmp_path / "own/locked/b.txt")
+    for path in (tmp_path / "own", f"{tmp_path}/own/**/*.txt", f"{tmp_path}/own/*/*.txt"):
+        with pytest.raises(ValueError, match=r"cannot read locked \(Permission denied\).*data\.on_error=skip"):
+            prepared(tmp_path, path)
+    text = prepared(tmp_path, tmp_path / "own", on_error="skip")
+    assert "files or folders not read, 1 in all: locked (Permission denied)" in caplog.text
+    assert '| Permission denied | 1 | "locked" |' in (text.folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("keep_text", [None, False])
+def test_a_file_that_cannot_be_read_is_an_error_or_is_counted(
+    keep_text: bool | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(30):
+        put(tmp_path / f"own/{i}.txt", NOVEL + "ab" * i)
+    put(tmp_path / "own/locked.txt")
+    settings = {"keep_text": keep_text, "val_fraction": 0.3}
+    with pytest.raises(ValueError, match=r"cannot read locked\.txt \(Permission denied\).*data\.on_error=skip"):
+        prepared(tmp_path, tmp_path / "own", **settings)
+    prepared(tmp_path, tmp_path / "own", on_error="skip", **settings)
+    assert "locked.txt (Permission denied)" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+@linux
+def test_names_with_the_signs_of_globs_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("texts [old]/a.txt", "texts [old]/b [1].txt", "c/[d]/e.txt", "c/d/f.txt", "g/*/h.txt", "g/i/j.txt"):
+        put(Path(name))
+    assert names("texts [old]") == names("texts [old]/*.txt") == ["a.txt", "b [1].txt"]
+    assert names(tmp_path / "texts [old]/*.txt") == ["a.txt", "b [1].txt"]
+    assert names("texts [old]/b [1].txt") == ["b [1].txt"]
+    assert names("*/[d]/*.txt") == ["c/[d]/e.txt"]
+    assert names("c/[d]/*.txt") == ["e.txt"]
+    assert names("c/[de]/*.txt") == ["d/f.txt"]
+    assert names("texts [[]old]/*.txt") == ["texts [old]/a.txt", "texts [old]/b [1].txt"]
+    assert names("?/*/h.txt") == ["g/*/h.txt"]
+    assert names("g/**/*.txt") == ["*/h.txt", "i/j.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have Unicode names alone")
+@pytest.mark.parametrize("count", [1, 30])
+def test_names_that_are_no_utf8_are_read_and_hashed(
+    count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(count):
+        put(tmp_path / os.fsdecode(b"own/caf\xe9%d.txt" % i), NOVEL + "ab" * i)
+    put(tmp_path / os.fsdecode(b"own/\xff.html"))
+    put(tmp_path / os.fsdecode(b"own/empty\xff.txt"), "")
+    for settings in ({}, {"fraction": 0.9, "dedup": "exact"}, {"keep_text": False}):
+        text = prepared(tmp_path, tmp_path / "own", val_fraction=0.3, **settings)
+        assert text.manifest["splits"]["train"]["text_bytes"] > 0
+        assert "\\udcff" in (text.folder / "report.md").read_text(encoding="utf-8")
+    assert "\\udcff.html" in caplog.text
+
+
+@linux
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for form in ("pipe", "a.txt", "a.jsonl", "a.txt.gz", "a.tar", "a.parquet"):
+        (tmp_path / "pipe").rename(tmp_path / form)
+        with pytest.raises(ValueError, match="no regular file"):
+            prepared(tmp_path, tmp_path / form)
+        with pytest.raises(ValueError, match="no regular file"):  # a file that became one after it was found
+            list(readers.read_documents(tmp_path / form, form))
+        (tmp_path / form).rename(tmp_path / "pipe")
+
+
+# ------------------------------------------------------------------------------------------- saved while it was read
+@pytest.mark.parametrize(
+    ("name", "keep_text"),
+    [("a.txt", None), ("a.jsonl", None), ("a.jsonl", False), ("a.parquet", False), ("a.jsonl.gz", False)],
+)
+@pytest.mark.parametrize("settings", [{}, {"max_docs": 25}])
+def test_a_file_saved_between_its_checksum_and_its_reading_is_refused(
+    name: str, keep_text: bool | None, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content(word: str) -> bytes:
+        rows = [f"{word} {i % 2} {NOVEL}" for i in range(30)]
+        if name.endswith(".parquet"):
+            return parquet(rows)
+        if ".jsonl" in name:
+            raw = "\n".join(json.dumps({"text": row}) for row in rows).encode()
+            return gzip.compress(raw) if name.endswith(".gz") else raw
+        return "\n".join(rows).encode()
+
+    path = put(tmp_path / name, content("first"))
+    stamp = path.stat()
+    checksums = work._checksums
+
+    def saved_after(*arguments: object) -> object:
+        found = checksums(*arguments)  # type: ignore[arg-type]
+        path.write_bytes(content("other"))
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        return found
+
+    monkeypatch.setattr(work, "_checksums", saved_after)
+    settings = {"keep_text": keep_text, "val_fraction": 0.3, **settings}
+    with pytest.raises(ValueError, match="was changed while it was prepared: start again"):
+        prepared(tmp_path, path, **settings)
+    path.write_bytes(content("first"))
+    with pytest.raises(ValueError, match="was changed"):  # not a document to be skipped
+        prepared(tmp_path, path, on_error="skip", **settings)
+    monkeypatch.undo()
+    assert prepared(tmp_path, path, **settings).folder.exists()

@@ -1,0 +1,325 @@
+"""Kind 11 of the faults: one policy for documents that are no text, whichever layer sees it, and every table read as its kind."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_from_scratch.config import Config, DataConfig, TokenizerConfig, check
+from llm_from_scratch.data import readers
+from llm_from_scratch.data.prepare import Prepared, prepare
+from llm_from_scratch.data.readers import Format, read_documents
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_readers import parquet, refused, tar, texts_of
+
+CHARS = TokenizerConfig(kind="char", vocab_size=None)
+NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 5
+BAD_LINES = {
+    2: b'{"text": null}',
+    3: b'{"text": "cut o',
+    5: b'{"text": "\\ud800"}',
+    6: b'["text"]',
+    7: b'{"text": "\xff"}',
+    8: b'{"text": 17}',
+    9: b'{"body": "x"}',
+}
+
+
+def put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def prepared(folder: Path, path: object, **settings: object) -> Prepared:
+    settings = {"val_fraction": 0.3, **settings}
+    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
+
+
+def read(folder: Path, name: str, raw: str | bytes, form: Format | str = "text") -> list[str]:
+    return texts_of(list(read_documents(put(folder / "file", raw), name, form)))
+
+
+def broken_table(bad: dict[int, bytes]) -> bytes:
+    lines = (bad.get(i, json.dumps({"text": f"{NOVEL}{'ab' * i}"}).encode()) for i in range(1, 31))
+    return b"\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------------- the policy
+def test_all_faults_of_a_small_corpus_are_in_one_message(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    put(own / "a.jsonl", broken_table(BAD_LINES))
+    put(own / "b.parquet", parquet([NOVEL, None]))
+    put(own / "c.txt", b"abc\xff" + NOVEL.encode())
+    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": NOVEL.encode()}))
+    put(own / "g.txt.gz", gzip.compress(NOVEL.encode())[:-4])
+    with pytest.raises(ValueError, match=r"data\.on_error=skip") as error:
+        prepared(tmp_path, own)
+    line = str(error.value)
+    assert line.startswith("11 documents cannot be read: ")
+    assert "\n" not in line
+    for place in (
+        "a.jsonl:2: no text but nothing",
+        "a.jsonl:3: no JSON",
+        "b.parquet:2: no text",
+        "c.txt: byte 3",
+        "d.tar/e.txt: byte 2",
+    ):
+        assert place in line
+    assert "; and 1 more: " in line
+    assert not list((tmp_path / "data/text").glob("prepared-*/"))
+
+
+def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = tmp_path / "own"
+    put(own / "a.jsonl", broken_table(BAD_LINES))
+    put(own / "b.parquet", parquet([NOVEL, None]))
+    put(own / "c.txt", b"abc\xff" + NOVEL.encode())
+    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": NOVEL.encode()}))
+    put(own / "g.txt.gz", gzip.compress(NOVEL.encode())[:-4])
+    for keep_text in (None, False):
+        caplog.clear()
+        text = prepared(tmp_path, own, on_error="skip", keep_text=keep_text)
+        assert text.manifest["removed"] == {"no_text": 10, "unreadable": 1}
+        counts = text.manifest["splits"]
+        assert counts["train"]["documents"] + counts["val"]["documents"] == 25  # 23 lines, a row, a member
+        assert "10 documents are no text and left out: a.jsonl:2, a.jsonl:3" in caplog.text
+        assert "1 files are damaged and left out: g.txt.gz" in caplog.text
+        report = (text.folder / "report.md").read_text(encoding="utf-8")
+        assert "| no_text | 10 |" in report
+        for name in ("a.jsonl:9", "b.parquet:2", "c.txt", "d.tar/e.txt", "g.txt.gz"):
+            assert f'"{name}"' in report
+
+
+@pytest.mark.parametrize("keep_text", [None, False])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.tar", "a.csv", "a.json"])
+def test_one_bad_document_meets_the_same_policy_in_every_format(
+    name: str, keep_text: bool | None, tmp_path: Path
+) -> None:
+    texts = [f"{NOVEL}{'ab' * i}" for i in range(30)]
+    raws = {
+        "a.jsonl": lambda: broken_table({4: b'{"text": null}'}),
+        "a.parquet": lambda: parquet([*texts, None]),
+        "a.tar": lambda: tar({f"{i}.txt": text.encode() for i, text in enumerate(texts)} | {"bad.txt": b"\xff"}),
+        "a.csv": lambda: ("text\n" + "\n".join(texts)).encode() + b"\n\xff\n",
+        "a.json": lambda: json.dumps([*texts, 17]).encode(),
+    }
+    path = put(tmp_path / name, raws[name]())
+    if keep_text is None:  # small: it stops by default
+        with pytest.raises(ValueError, match=rf"^{name}\W.*data\.on_error=skip"):
+            prepared(tmp_path, path)
+    else:  # a large one counts it
+        assert prepared(tmp_path, path, keep_text=False).manifest["removed"] == {"no_text": 1}
+    with pytest.raises(ValueError, match=rf"^{name}\W"):
+        prepared(tmp_path, path, keep_text=keep_text, on_error="stop")
+    skipped = prepared(tmp_path, path, keep_text=keep_text, on_error="skip")
+    assert skipped.manifest["removed"] == {"no_text": 1}
+    assert skipped.manifest["splits"]["train"]["documents"] + skipped.manifest["splits"]["val"]["documents"] >= 29
+
+
+def test_a_large_corpus_stops_at_a_damaged_file_by_default(tmp_path: Path) -> None:
+    put(tmp_path / "own/a.jsonl", broken_table({}))
+    put(tmp_path / "own/b.tar", tar({"a.txt": NOVEL.encode()})[:-9000])
+    with pytest.raises(ValueError, match=r"^b\.tar.*cut off"):
+        prepared(tmp_path, tmp_path / "own", keep_text=False)
+    text = prepared(tmp_path, tmp_path / "own", keep_text=False, on_error="skip")
+    assert text.manifest["removed"] == {"unreadable": 1}
+
+
+def test_with_fraction_and_duplicates_the_policy_is_the_same(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", broken_table(BAD_LINES))
+    for settings in ({"dedup": "exact"}, {"fraction": 0.9}):
+        with pytest.raises(ValueError, match="documents cannot be read"):
+            prepared(tmp_path, path, **settings)
+        removed = prepared(tmp_path, path, on_error="skip", **settings).manifest["removed"]
+        assert removed["no_text"] + removed.get("fraction", 0) >= 7
+        assert removed["no_text"] <= 7
+
+
+def test_young_settings_leave_the_names_of_prepared_folders_as_they_were(tmp_path: Path) -> None:
+    put(tmp_path / "own/a.txt", "some text " * 50)
+    # The names that version 0.1 gave.
+    assert prepared(tmp_path, tmp_path / "own").folder.name == "prepared-86dc34e2844d"
+    put(tmp_path / "rows/a.jsonl", broken_table({}))
+    assert prepared(tmp_path, tmp_path / "rows").folder.name == "prepared-0ad3f9f1e75d"
+    assert prepared(tmp_path, tmp_path / "rows", keep_text=False).folder.name == "prepared-67feaf903a29"
+    same = prepared(tmp_path, tmp_path / "own", encoding="UTF8").folder.name
+    assert same == "prepared-86dc34e2844d"
+    others = {
+        prepared(tmp_path, tmp_path / "own", **one).folder.name
+        for one in ({"on_error": "stop"}, {"encoding": "cp1252"}, {"separator": "x"})
+    }
+    assert len(others | {same}) == 4
+
+
+# ----------------------------------------------------------------------------------------------------------- columns
+def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) -> None:
+    rows = [{"data": {"text": "inner", "a.b": "dotted"}}, {"data.text": "literal", "data": {"text": "inner"}}]
+    raw = "\n".join(map(json.dumps, rows))
+    assert read(tmp_path, "a.jsonl", raw, "data.text") == ["inner", "literal"]
+    assert read(tmp_path, "a.json", json.dumps(rows), "data.text") == ["inner", "literal"]
+    assert read(tmp_path, "a.jsonl", json.dumps(rows[0]), "data.a.b") == ["dotted"]
+    refused(tmp_path, "a.jsonl", b'{"data": "x"}', r"^a\.jsonl:1: no text but nothing under")
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    struct = pa.array([{"text": "one", "n": 1}, {"text": None, "n": 2}, None, {"text": "four", "n": 4}])
+    write_table(pa.table({"data": struct, "other": [1, 2, 3, 4]}), tmp_path / "file")
+    faults: list[str] = []
+    found = read_documents(tmp_path / "file", "a.parquet", "data.text", on_fault=lambda name, _: faults.append(name))
+    assert texts_of(list(found)) == ["one", "four"]
+    assert faults == ["a.parquet:2", "a.parquet:3"]
+    for wrong in ("data.body", "data", "nothing.text"):
+        with pytest.raises(ValueError, match="data.column|no text but dict"):
+            list(read_documents(tmp_path / "file", "a.parquet", wrong))
+
+
+def test_bytes_of_a_parquet_row_that_are_no_utf8_are_of_that_row(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    array = pa.array([b"\xff", NOVEL.encode()] * 15).view(pa.string())
+    write_table(pa.table({"text": array}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"15 documents.*a\.parquet:1: byte 0: 0xFF is not UTF-8 here"):
+        prepared(tmp_path, tmp_path / "a.parquet")
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+def test_csv_and_tsv_are_tables(tmp_path: Path) -> None:
+    table = 'id,text\r\n1,plain\r\n2,"with, comma, ""marks"" and\nlines"\r\n\r\n3,é\r\n4,\r\n'
+    expected = ["plain", 'with, comma, "marks" and\nlines', "é", ""]
+    assert read(tmp_path, "a.csv", table) == expected
+    assert read(tmp_path, "a.csv", "\ufeff" + table) == expected
+    assert read(tmp_path, "a.csv.gz", gzip.compress(table.encode())) == expected
+    assert read(tmp_path, "a.csv", table.replace("with, comma, ", "").replace(",", ";")) == [
+        "plain",
+        '"marks" and\nlines',
+        "é",
+        "",
+    ]
+    assert read(tmp_path, "a.tsv", "n\ttext\n1\ta, b; c\n") == ["a, b; c"]
+    names = [document.name for document in read_documents(put(tmp_path / "file", table), "a.csv")]
+    assert names == ["a.csv:2", "a.csv:3", "a.csv:6", "a.csv:7"]
+    assert read(tmp_path, "a.csv", "data.text\nx\n", "data.text") == ["x"]
+    for name in ("a.csv", "a.tsv"):
+        refused(tmp_path, name, b"id,body\n1,x\n", r"no column 'text' in its first line: data\.column names the text")
+        refused(tmp_path, name, b"", "no column")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("1,2,3", "3 fields for 2 columns"), ('1,"a"b', "no row of a table"), ('1,"never closed', "no row of a table")],
+)
+def test_a_wrong_row_of_csv_is_named_and_the_next_is_read(row: str, message: str, tmp_path: Path) -> None:
+    raw = f"id,text\n0,first\n{row}\n".encode()
+    refused(tmp_path, "a.csv", raw, rf"^a\.csv:3: {message}")
+    faults: list[str] = []
+    path = put(tmp_path / "file", raw + b"2,last\n")
+    found = texts_of(list(read_documents(path, "a.csv", on_fault=lambda name, _: faults.append(name))))
+    assert faults == ["a.csv:3"]
+    assert found == (["first"] if "never" in row else ["first", "last"])
+
+
+def test_a_field_of_csv_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_DOCUMENT", 1000)
+    refused(tmp_path, "a.csv", b"text\n" + b"a" * 2000, r"^a\.csv:2: a line above 1,000 bytes")
+    refused(tmp_path, "a.csv", b'text\n"' + b"a\n" * 2000, r"^a\.csv:2: no row of a table .*limit")
+
+
+@pytest.mark.parametrize("size", [readers.CHUNK, 7])
+def test_a_list_of_json_is_a_table(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "CHUNK", size)
+    texts = ["one", "é 猫 🦁", 'with "marks", [brackets] {and} so on\n' * 30, ""]
+    for indent in (None, 2):
+        rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+        assert read(tmp_path, "a.json", json.dumps(rows, indent=indent, ensure_ascii=False)) == texts
+        assert read(tmp_path, "a.json", json.dumps(texts, indent=indent)) == texts
+    assert read(tmp_path, "a.json", " [ ] \n") == []
+    assert read(tmp_path, "a.json", '{"text": "one"}\n{"text": "two"}\n') == ["one", "two"]
+    assert read(tmp_path, "a.ndjson", '{"text": "one"}\n') == ["one"]
+    for raw, message in (
+        ('{\n "text": "one"\n}', r"^a\.json:1: no JSON"),
+        ('"text"', "a list of objects or of strings"),
+        ("", "a list of objects or of strings"),
+        ('["a", 12, "b"]', r"^a\.json:2: no text but int"),
+        ('["a" "b"]', r"^a\.json:1: no comma"),
+        ('["a", "b', r"^a\.json:2: no JSON"),
+        ('["a", nothing]', r"^a\.json:2: no JSON"),
+        ('["a"] "b"', "text behind the list"),
+        ('["a",', r"^a\.json:2: no JSON"),
+        ("[" * 100_000, "no JSON|of strings"),
+    ):
+        refused(tmp_path, "a.json", raw.encode(), message)
+    refused(tmp_path, "a.json", b'["\xff"]', "save the file as UTF-8")
+
+
+def test_a_long_list_of_json_takes_linear_time(tmp_path: Path) -> None:
+    rows = [{"text": "x" * 100}] * 20_000 + [{"text": "y" * 5_000_000}]
+    assert len(read(tmp_path, "a.json", json.dumps(rows))) == 20_001
+
+
+# --------------------------------------------------------------------------------------------------------- encodings
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le"])
+def test_texts_in_another_encoding_are_read_when_it_is_named(encoding: str, tmp_path: Path) -> None:
+    text = "Émile said: déjà vu. " * 20
+    form = Format(encoding=encoding)
+    assert read(tmp_path, "a.txt", text.encode(encoding), form) == [text]
+    assert read(tmp_path, "a.csv", f"text\n{text}\n".encode(encoding), form) == [text]
+    rows = json.dumps({"text": text}, ensure_ascii=False)
+    assert read(tmp_path, "a.jsonl", rows.encode(encoding), form) == [text]
+    assert read(tmp_path, "a.json", f"[{rows}]".encode(encoding), form) == [text]
+    assert read(tmp_path, "a.txt.gz", gzip.compress(text.encode(encoding)), form) == [text]
+    path = put(tmp_path / "own/a.txt", text.encode(encoding))
+    split = prepared(tmp_path, path, encoding=encoding)
+    assert "".join(list(split.documents("train")) + list(split.documents("val"))) == text
+
+
+def test_a_byte_that_the_encoding_does_not_know_is_named(tmp_path: Path) -> None:
+    form = Format(encoding="cp1252")
+    for name, place in (("a.txt", r"a\.txt: byte 2: 0x81 is not cp1252 here"),):
+        with pytest.raises(ValueError, match=place):
+            read(tmp_path, name, b"ab\x81", form)
+    with pytest.raises(ValueError, match=r"^a\.jsonl:2: no JSON"):
+        read(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": "\x81"}\n', form)
+
+
+def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
+    for raw, offer in (
+        (b"caf\xe9" * 50, r"data\.encoding=cp1252"),
+        ("café".encode("utf-16"), r"data\.encoding=utf-16"),
+    ):
+        with pytest.raises(ValueError, match=offer):
+            prepared(tmp_path, put(tmp_path / "a.txt", raw))
+
+
+@pytest.mark.parametrize("name", ["utf-9", "rot13", "hex", "base64", "a\0b"])
+def test_an_encoding_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"data\.encoding=.*must be one of Python's text encodings"):
+        check({"data": {"encoding": name}}, Config)
+
+
+# --------------------------------------------------------------------------------------------------------- separators
+def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"{NOVEL}{'ab' * i}\n" for i in range(30)]
+    path = put(tmp_path / "own/a.txt", "<|endoftext|>\n".join(texts) + "<|endoftext|>\n")
+    whole = prepared(tmp_path, path)
+    assert "data.separator='<|endoftext|>'" in caplog.text
+    assert whole.manifest["splits"]["train"]["documents"] == 1
+    caplog.clear()
+    parted = prepared(tmp_path, path, separator="<|endoftext|>")
+    assert sorted([*parted.documents("train"), *parted.documents("val")]) == sorted(texts)
+    assert "separator" not in caplog.text
+    ids = parted.shards("train")[0].tokens.tolist()
+    assert ids.count(parted.tokenizer.eot_id) == parted.manifest["splits"]["train"]["documents"]
+    assert read(tmp_path, "a.txt", "one<|e|>\r\ntwo<|e|><|e|>three", Format(separator="<|e|>")) == [
+        "one",
+        "two",
+        "",
+        "three",
+    ]
+    assert read(tmp_path, "a.jsonl", '{"text": "a<|e|>b"}', Format(separator="<|e|>")) == ["a<|e|>b"]

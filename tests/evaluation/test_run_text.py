@@ -1,0 +1,177 @@
+"""A run is measured on the text it was trained on, known by its fingerprint; and what a long text costs."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import story
+
+from llm_from_scratch.checkpoint import data_fingerprint, load_model, save_model, save_state
+from llm_from_scratch.cli import main
+from llm_from_scratch.config import Config, check, save_config
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.evaluation import measure as measuring
+from llm_from_scratch.evaluation.intervals import MANY, bootstrap_ratio, mean_interval
+from llm_from_scratch.evaluation.likelihood import LOGITS, windows_at_once
+from llm_from_scratch.evaluation.measure import PASSAGE, SHOWN, Settings, _extremes, _lengths, _pieces, encode, measure
+from llm_from_scratch.model import GPT, GPTConfig
+
+CPU = {"device": "cpu"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """story.txt, data/ and `run`, whose model of characters has not learned anything."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "story.txt").write_text(story(6000), encoding="utf-8")
+    values: dict[str, Any] = {
+        "data": {"name": "text", "path": "story.txt"},
+        "tokenizer": {"kind": "char", "vocab_size": None},
+    }
+    config = check(
+        values | {"run_dir": "run", "model": {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16}}, Config
+    )
+    prepared = prepare(config.data, config.tokenizer)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
+    data = prepared.manifest["sha256"]
+    save_model(
+        dict(model.named_parameters()), model.config, prepared.tokenizer, Path("run"), step=1, loss=2.0, data=data
+    )
+    save_config(config, Path("run/config.yaml"))
+    return tmp_path
+
+
+def figures(**options: Any) -> dict[str, Any]:
+    report = measure(["run"], Settings(**options, **CPU))
+    return {
+        "bits": report["runs"][0]["bits_per_byte"],
+        "text": report["text"]["sha256"],
+        "left_out": report["left_out"],
+    }
+
+
+def chapters_in_front(folder: Path) -> None:
+    """The tokenizer of characters stays the same; the split moves, so that what was trained on is held out."""
+    text = (folder / "story.txt").read_text(encoding="utf-8")
+    (folder / "story.txt").write_text(text[:3000] + text, encoding="utf-8")
+
+
+def test_a_changed_text_is_not_the_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = figures()
+    assert before["left_out"] == []
+    chapters_in_front(folder)
+    assert figures() == before  # the text that the run saw lies there prepared
+    main(["evaluate", "run", "--json", "--device", "cpu"])
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] == pytest.approx(before["bits"])
+    shutil.rmtree("data")
+    for options in ({}, {"generate": 1}, {"data": "story.txt", "baselines": True}):
+        with pytest.raises(UserError, match=r"^run: the text has changed since the run: .*: put the text back"):
+            figures(**options)
+    for words in (["evaluate", "run"], ["inspect", "resume=run"], ["prepare", "resume=run"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert "error: run: the text has changed since the run" in capsys.readouterr().err
+    assert figures(data="story.txt")["text"] != before["text"]  # which needs none of it
+
+
+def test_two_runs_together_are_each_held_against_their_text(folder: Path) -> None:
+    shutil.copytree("run", "other")
+    together = measure(["run", "other"], Settings(ensemble=True, **CPU))
+    assert together["baselines"][0]["bits_per_byte"] == pytest.approx(together["runs"][0]["bits_per_byte"])
+    facts = json.loads(Path("other/model/config.json").read_text(encoding="utf-8"))
+    Path("other/model/config.json").write_text(json.dumps(facts | {"data": "0" * 64}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"^other: the text has changed"):
+        measure(["run", "other"], Settings(ensemble=True, **CPU))
+
+
+def test_a_run_that_does_not_say_its_text(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = json.loads(Path("run/model/config.json").read_text(encoding="utf-8"))
+    known = facts.pop("data")
+    assert data_fingerprint(Path("run")) == load_model(Path("run")).data == known
+    Path("run/model/config.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert data_fingerprint(Path("run")) is None
+    assert figures()["left_out"] == [f"run: {measuring.UNKNOWN_TEXT}"]
+    assert "run: it does not say which text it was trained on" in caplog.text
+    # A run of version 0.1 says it in its checkpoints.
+    save_state({}, Path("run/checkpoints/step_00000001"), {"tokenizer": "x", "data": known})
+    assert data_fingerprint(Path("run")) == known
+    assert figures()["left_out"] == []
+
+
+def test_evaluating_fetches_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = check(
+        {
+            "data": {"name": "far", "file": "far.txt", "url": "http://evil.example/far.txt"},
+            "tokenizer": {"kind": "char", "vocab_size": None},
+        },
+        Config,
+    )
+    config.model = replace(config.model, n_layer=1, n_embd=16, n_head=2, block_size=16)
+    save_config(config, Path("run/config.yaml"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **settings: pytest.fail("an address was asked"))
+    with pytest.raises(UserError, match="data=far: there is no data/far.txt"):
+        figures()
+
+
+# ------------------------------------------------------------------------------------------------------ long texts
+def plainly(run: Any, ids: np.ndarray, nats: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """`_extremes`, block by block."""
+    blocks: dict[int, list[tuple[str, float]]] = {}
+    place = 0
+    for piece, bits in _pieces(run, ids, nats):
+        blocks.setdefault(place // PASSAGE, []).append((piece, bits))
+        place += len(piece.encode())
+    rows = []
+    for pieces in blocks.values():
+        size = sum(len(piece.encode()) for piece, _ in pieces)
+        if size >= PASSAGE // 2:
+            own = [[piece, round(bits, 3)] for piece, bits in pieces]
+            rows.append({"bits_per_byte": pytest.approx(sum(bits for _, bits in pieces) / size), "pieces": own})
+    rows.sort(key=lambda row: -row["bits_per_byte"].expected)
+    return {"worst": rows[:SHOWN], "best": rows[-SHOWN:][::-1]}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_passages_are_those_of_a_plain_loop(finished: Path, whole: bool) -> None:
+    run = load_model(finished / "run")
+    documents = [story(1500, seed=i) + "木é👩‍👩‍👧 “" * 30 for i in range(3)] + ["é", ""]
+    ids = encode(run, documents, whole)
+    nats = np.random.default_rng(0).exponential(size=len(ids))
+    assert _extremes(run, ids, nats, _lengths(run, ids)) == plainly(run, ids, nats)
+
+
+def test_the_work_of_the_passages_is_linear(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = load_model(finished / "run")
+    looked: list[int] = []
+    monkeypatch.setattr(measuring, "_pieces", lambda run, ids, nats: looked.append(len(ids)) or [("x", 1.0)])
+    sizes = []
+    for times in (1, 8):
+        ids = encode(run, [story(20_000)] * times, False)
+        _extremes(run, ids, np.ones(len(ids)), _lengths(run, ids))
+        sizes.append(sum(looked))
+        looked.clear()
+    assert sizes[1] < 2 * sizes[0] < 4 * SHOWN * 2 * PASSAGE
+
+
+def test_an_interval_of_many_values_draws_no_more_than_of_some() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.exponential(size=MANY), rng.exponential(size=40 * MANY + 7)
+    assert mean_interval(few) == bootstrap_ratio(few, np.ones(len(few)), samples=500)
+    mean, low, high = mean_interval(many)
+    assert mean == pytest.approx(many.mean())
+    half = 1.96 * many.std() / len(many) ** 0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)
+
+
+def test_logits_of_a_large_vocabulary_are_made_a_few_windows_at_a_time() -> None:
+    assert windows_at_once(32, 256, 1024) == 32
+    assert windows_at_once(32, 1024, 50_257) * 1024 * 50_257 <= LOGITS
+    assert windows_at_once(32, 100_000, 50_257) == 1
