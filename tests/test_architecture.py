@@ -18,10 +18,19 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 
 # Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
 ANYTHING = "*"
-GROUND = ["errors", "files", "pages", "places", "signals", "terminal"]  # below everything: any module may import them
+GROUND = [
+    "errors",
+    "files",
+    "mistakes",
+    "pages",
+    "places",
+    "signals",
+    "terminal",
+]  # below everything: any module may import them
 MAY_IMPORT = {
     "errors": [],
     "files": [],
+    "mistakes": [],
     "pages": [],
     "places": [],
     "signals": [],
@@ -57,6 +66,7 @@ MAY_IMPORT = {
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
+    "settings": ["config"],
     "plan": ["training", "data", "model", "tokenizer", "config"],
     "overrides": ["config", "checkpoint", "training.results"],
     "cli": [ANYTHING],

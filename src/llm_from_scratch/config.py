@@ -20,6 +20,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from llm_from_scratch import mistakes
 from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links, write_file
@@ -414,7 +415,10 @@ def keys(schema: type) -> list[str]:
 
 
 def unknown(key: str, known: list[str]) -> str:
-    """One line for a setting that does not exist, with the nearest one that does."""
+    """One line for a setting that does not exist, with what does its work here or the nearest one that does."""
+    known_elsewhere = mistakes.answer(key, "train" if "trainer" in known else "generate")
+    if known_elsewhere and key.split(".")[-1] not in {name.split(".")[-1] for name in known}:
+        return f"{key}: there is no such setting: {known_elsewhere}"
     # The last part decides: `optim.learning_rate` and `model.lr` are both about `optim.lr`, rather than about their groups.
     by_last_part = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -449,7 +453,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         key = getattr(error, "full_key", None) or _refused(typed, values)
         where = f"{key}: " if key else ""
         raise UserError(
-            where + re.sub(r" for field of type|of type '\w+' ", " ", str(error).splitlines()[0])[:300]
+            where + re.sub(r" for field of type| of type '\w+' ", " ", str(error).splitlines()[0])[:300]
         ) from None
     for key, value in leaves(config):
         if isinstance(value, float) and not math.isfinite(value):
@@ -458,6 +462,9 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
             raise UserError(
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
+        meant = mistakes.meant(key, str(value))
+        if meant:
+            raise UserError(f"{key}={value}: write {key}={meant}")
         valid, words = RANGES.get(key, (None, ""))
         try:
             right = valid is None or value is None or valid(value)

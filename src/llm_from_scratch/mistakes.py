@@ -6,6 +6,8 @@ not hold is compared with the schema by its spelling (`config.unknown`).
 
 from collections.abc import Mapping
 
+# Arguments of lightning.Trainer that trainer.extra hands on: in effect, and in nobody's way.
+TRAINER_EXTRA = ("benchmark", "detect_anomaly", "deterministic", "max_time", "min_steps")
 # A name, whatever group it was typed in -> the setting of train.py.
 TRAIN_NAMES: Mapping[str, str] = {
     **dict.fromkeys(
@@ -41,11 +43,9 @@ TRAIN_NAMES: Mapping[str, str] = {
             "n_steps",
             "train_steps",
             "total_steps",
-            "min_steps",
         ),
         "trainer.max_steps=N, in optimizer steps",
     ),
-    "max_time": "trainer.max_steps=N; plan --hours H says how many steps fit into a time",
     **dict.fromkeys(
         (
             "eval_interval",
@@ -176,12 +176,16 @@ TRAIN_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("random_seed", "random_state", "manual_seed"), "seed=N"),
     "fast_dev_run": "debug=fast tries a whole run in seconds",
     "overfit_batches": "debug=overfit learns one batch by heart",
-    **dict.fromkeys(("deterministic", "benchmark"), "a run is a function of its seed; on a CPU bit for bit"),
+    **{name: f"+trainer.extra.{name}=VALUE hands it to Lightning" for name in TRAINER_EXTRA},
     "enable_progress_bar": "trainer.progress=true|false",
     "enable_checkpointing": "a checkpoint comes with every validation: trainer.val_check_interval=N",
     "enable_model_summary": "plan model=… says the size of a model",
     "use_distributed_sampler": "every process draws its own sequences of a step: there is no sampler to replace",
     "reload_dataloaders_every_n_epochs": "the sampler has no epochs: it draws a random place for every sequence",
+    "inference_mode": "validation keeps no gradients: there is nothing to choose",
+    "sync_batchnorm": "a GPT has no batch norm",
+    "enable_autolog_hparams": "the settings are in config.yaml, and in TensorBoard beside the best validation",
+    "model_registry": "a run folder holds the model: run=RUN, init_from=RUN",
     "profiler": "debug=profile, or trainer.profile=true",
     "plugins": "checkpoints are verified folders of the project's own: Lightning's plugins have no place",
     "barebones": "the loop does nothing that barebones would leave out; logger=none sample.max_new_tokens=0 leave out more",

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_from_scratch import signals
+from llm_from_scratch import mistakes, signals
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.places import PATHS, expanded
 from llm_from_scratch.terminal import printable, quote, use_utf8
@@ -61,6 +61,11 @@ SETTLED = {
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
 MULTIRUN = {"--multirun", "-m"}
+# The long options of a Hydra program.
+HYDRA_FLAGS = {
+    *("--run", "--multirun", "--cfg", "--info", "--resolve", "--package", "--config-path", "--config-name"),
+    *("--config-dir", "--experimental-rerun"),
+}
 Task = Callable[[DictConfig], Any]
 
 
@@ -203,17 +208,21 @@ def _front(
 ) -> list[str]:
     """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
-    if flags & {"--help", "-h", "--hydra-help", "--version"}:
+    if flags & {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}:
         return arguments
-    modes = sorted(
-        flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-    )
+    modes = sorted(flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"})
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--") and flag not in HYDRA_FLAGS:
+            value = value if equals else next(iter(arguments[place + 1 :]), "VALUE")
+            raise UserError(f"{flag}: settings are written as key=value, without dashes: {flag.strip('-')}={value}")
     sweeps = bool(flags & MULTIRUN)
     arguments = [argument if sweeps and _is_choice(argument) else literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
+    words = _without_none(words, config_dir, config_name)
     for before, word in zip(["", *others], others, strict=False):
         if not word.startswith("-") and not before.startswith("-"):
             raise UserError(f"{word}: settings are written as key=value; see --help")
@@ -248,6 +257,28 @@ def _front(
     if not sweeps and not set(modes) - MULTIRUN:
         words.append("hydra.output_subdir=null")  # config.yaml says all, and is written when nothing can be refused
     return others + words
+
+
+def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+    """Gives `group=null` and `~group` their meaning, none of it, which Hydra's grammar does not know.
+
+    Raises:
+        UserError: a choice is needed there.
+    """
+    defaults = OmegaConf.load(config_dir / f"{config_name}.yaml").get("defaults") or []
+    absent = {next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry) and None in entry.values()}
+    kept = []
+    for word in words:
+        key, _, value = word.removeprefix("~").partition("=")
+        group = config_dir / key
+        if not group.is_dir() or not (word.startswith("~") or value == "null"):
+            kept.append(word)
+        elif (group / "none.yaml").exists():
+            kept.append(f"{key}=none")
+        elif key not in absent:
+            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+            raise UserError(f"{word}: a choice is needed: {key}= one of {options}")
+    return kept
 
 
 def _is_choice(argument: str) -> bool:
@@ -350,7 +381,10 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
             extra = "'llm-from-scratch[sweep]'" if choice == "optuna" else f"hydra-{choice}-{group.split('/')[1]}"
             raise UserError(f"{group}={choice}: is not installed here: pip install {extra}") from None
         options = list(error.options or [])
-        nearest = difflib.get_close_matches(choice, options, n=1)
+        if group == "data" and (Path(choice).suffix or Path(choice).exists()):
+            raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None
+        known = mistakes.meant(group, choice)
+        nearest = [known] if known else difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -360,6 +394,10 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         known = _flat(hydra.compose(config_name)) if key else []
         if key and key[1] in known:
             raise UserError(f"{key[1]}: a new name in it is written as +{key[1]}.NAME=VALUE") from None
+        if key and key[1].startswith("trainer.extra."):
+            raise UserError(
+                f"{key[1]}: a further argument of Lightning's Trainer is written as +{key[1]}=VALUE"
+            ) from None
         if key and key[1] in NEEDS:
             raise UserError(f"{key[1]}: changes nothing without {NEEDS[key[1]][1]}") from None
         if key:

@@ -24,6 +24,7 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
+from llm_from_scratch import mistakes
 from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
@@ -105,38 +106,6 @@ def require_device(config: TrainerConfig) -> None:
         raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
 
 
-# Arguments of lightning.Trainer that trainer.extra hands on: in effect, and in nobody's way.
-EXTRA = ("benchmark", "detect_anomaly", "deterministic", "max_time", "min_steps")
-# What to use in place of those that this project sets itself.
-INSTEAD = {
-    **{
-        name: f"trainer.{name}"
-        for name in (
-            "accelerator",
-            "devices",
-            "num_nodes",
-            "strategy",
-            "precision",
-            "max_steps",
-            "val_check_interval",
-            "log_every_n_steps",
-            "gradient_clip_val",
-        )
-    },
-    "accumulate_grad_batches": "data.micro_batch_size",
-    "callbacks": "callbacks",
-    "check_val_every_n_epoch": "trainer.val_check_interval",
-    "default_root_dir": "run_dir",
-    "enable_progress_bar": "trainer.progress",
-    "fast_dev_run": "debug=fast",
-    "limit_train_batches": "trainer.max_steps",
-    "logger": "logger",
-    "max_epochs": "trainer.max_steps",
-    "overfit_batches": "debug=overfit",
-    "profiler": "trainer.profile",
-}
-
-
 def check_trainer(config: Config) -> None:
     """Refuses what the Trainer, its loggers and its callbacks would refuse later, and what they would ignore.
 
@@ -147,9 +116,9 @@ def check_trainer(config: Config) -> None:
     for name in config.trainer.extra:
         if name not in known:
             raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
-        if name not in EXTRA:
-            advice = f"use {INSTEAD[name]}" if name in INSTEAD else "leave it out"
-            raise UserError(f"trainer.extra.{name}: a run sets this itself: {advice}")
+        if name not in mistakes.TRAINER_EXTRA:
+            own = f"use trainer.{name}" if hasattr(config.trainer, name) else mistakes.answer(name, "train")
+            raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name in config.logger:
         if name == "wandb" and find_spec("wandb") is None:
             raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'")
