@@ -241,6 +241,7 @@ def contents(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
+        assert not name.startswith("tensorboard/.building"), "half a file is left"
         if path.is_file() and not name.startswith((".hydra/", "tensorboard/")) and name != ".lock":
             found[name] = path.read_bytes()
     found["config.yaml"] = yaml.safe_load(found["config.yaml"]) | {"resume": None}
