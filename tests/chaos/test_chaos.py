@@ -430,7 +430,7 @@ SAVE = ("state rename 2 before", "model write 1 amid", "metrics rename 1 after",
         ("two", ("start +4", "validation call 3 before", "state rename 2 before", "forward call 12 before")),
         (
             "tokens",
-            (STEADY, "curves rename 1 before", "curves rename 1 after", "curves fsync 3 before", "curves write 1 amid"),
+            (STEADY, "curves rename 1 before", "curves rename 2 after", "curves fsync 3 before", "curves write 1 amid"),
         ),
     ],
 )
