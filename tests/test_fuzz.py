@@ -372,6 +372,8 @@ def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     def read(folder: Path) -> object:
         run = load_model(folder)
         ids = run.tokenizer.encode("abc")
+        if run.model.config.n_layer > 100:
+            return run  # at most 1,024 layers in a circle: slow beside the others
         with torch.inference_mode():
             logits = run.model(torch.tensor([ids]))
         return run.tokenizer.decode(logits.argmax(-1)[0].tolist())
