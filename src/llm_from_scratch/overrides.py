@@ -39,6 +39,8 @@ LITERAL = (
     "data.path",
     "data.dir",
     "data.column",
+    "data.encoding",
+    "data.separator",
     "sample.prompt",
 )
 # What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.

@@ -86,8 +86,8 @@ def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogC
         assert text.manifest["removed"] == {"no_text": 10, "unreadable": 1}
         counts = text.manifest["splits"]
         assert counts["train"]["documents"] + counts["val"]["documents"] == 25  # 23 lines, a row, a member
-        assert "10 documents are no text and left out: a.jsonl:2, a.jsonl:3" in caplog.text
-        assert "1 files are damaged and left out: g.txt.gz" in caplog.text
+        assert "documents left out that are no text, 10 in all: a.jsonl:2, a.jsonl:3" in caplog.text
+        assert "files left out that are damaged, 1 in all: g.txt.gz" in caplog.text
         report = (text.folder / "report.md").read_text(encoding="utf-8")
         assert "| no_text | 10 |" in report
         for name in ("a.jsonl:9", "b.parquet:2", "c.txt", "d.tar/e.txt", "g.txt.gz"):

@@ -29,40 +29,25 @@ def warn(work: Work, tallies: list[Tally]) -> None:
     """Says on standard error what was left out that nobody asked to leave out: the first few by name, then a count."""
     name = work.source.name
     meanings = {
-        "no_text": "documents are no text and left out",
-        "unreadable": "files are damaged and left out",
-        "empty": "documents are empty",
+        "no_text": "documents left out that are no text",
+        "unreadable": "files left out that are damaged",
+        "empty": "empty documents",
     }
     for reason in NOT_READ:
         if count := sum(tally.removed.get(reason, 0) for tally in tallies):
-            examples = [example[0] for tally in tallies for example in tally.examples.get(reason, [])]
-            log.warning(
-                "%s: %s %s: %s", name, f"{count:,}", meanings[reason], listed([(one, "") for one in examples], count)
-            )
+            examples = [(example[0], "") for tally in tallies for example in tally.examples.get(reason, [])]
+            log.warning("%s: %s, %s in all: %s", name, meanings[reason], f"{count:,}", listed(examples, count))
     for why, count in summed(tally.skipped for tally in tallies).items():
-        members = dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))
+        members = [(one, why) for one in dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))]
         if why == COLUMN:
-            log.info(
-                "%s: columns that are not read beside data.column=%s: %s",
-                name,
-                work.recipe.column,
-                listed([(one, "") for one in members]),
-            )
+            log.info("%s: columns not read: %s", name, listed(members))
         else:
-            log.warning(
-                "%s: %s members of archives are not read: %s",
-                name,
-                f"{count:,}",
-                listed([(one, why) for one in members], count),
-            )
+            log.warning("%s: members of archives not read, %s in all: %s", name, f"{count:,}", listed(members, count))
     if separators := sum(tally.separators for tally in tallies):
         log.warning(
-            "%s: %s documents hold %s as a word of their text: where it stands between documents, say "
-            "data.separator='%s', and each is read by itself",
-            name,
-            f"{separators:,}",
-            END_OF_TEXT,
-            END_OF_TEXT,
+            "%s: documents that hold %s as a word of their text, %s in all: where it stands between documents, "
+            "data.separator='%s' reads each of them by itself",
+            *(name, END_OF_TEXT, f"{separators:,}", END_OF_TEXT),
         )
 
 
