@@ -120,6 +120,17 @@ def test_one_bad_document_meets_the_same_policy_in_every_format(
     assert skipped.manifest["splits"]["train"]["documents"] + skipped.manifest["splits"]["val"]["documents"] >= 29
 
 
+def test_the_report_shows_a_hostile_text_as_code(tmp_path: Path) -> None:
+    hostile = "![x](http://example.com/`a``b) <img src=x> "
+    put(tmp_path / "own/a.txt", NOVEL)
+    put(tmp_path / "own/![x](y).html", "x")
+    put(tmp_path / "own/b.txt", hostile)
+    text = prepared(tmp_path, tmp_path / "own", min_chars=100)
+    report = (text.folder / "report.md").read_text(encoding="utf-8")
+    assert f'- ` "b.txt" `: ``` "{hostile}" ```' in report
+    assert '` "![x](y).html" `' in report
+
+
 def test_a_large_corpus_stops_at_a_damaged_file_by_default(tmp_path: Path) -> None:
     put(tmp_path / "own/a.jsonl", broken_table({}))
     put(tmp_path / "own/b.tar", tar({"a.txt": NOVEL.encode()})[:-9000])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,15 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
         if examples:
             lines += ["", f"## Examples: {reason}", ""]
         for name, text in examples:
-            lines.append(f"- {json.dumps(name, ensure_ascii=False)}: {json.dumps(text, ensure_ascii=False)}")
+            lines.append(f"- {_code(name)}: {_code(text)}")
     return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A stranger's text as code in Markdown: its links and images stay signs."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", quoted)), default=0))
+    return f"{ticks} {quoted} {ticks}"
 
 
 def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
@@ -134,7 +142,7 @@ def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
         return []
     lines = ["", "## Not read", "", "| what | count | the first |", "|---|---|---|"]
     for why, names in reasons.items():
-        first = ", ".join(json.dumps(name, ensure_ascii=False).replace("|", "\\|") for name in names[:NAMED])
+        first = ", ".join(_code(name).replace("|", "\\|") for name in names[:NAMED])
         lines.append(f"| {why} | {counts[why]:,} | {first} |")
     return lines
 
