@@ -131,6 +131,26 @@ def test_the_report_shows_a_hostile_text_as_code(tmp_path: Path) -> None:
     assert '` "![x](y).html" `' in report
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> None:
+    rows = [{"text": f"{NOVEL}{'ab' * i}"} for i in range(1100)]
+    raws = {
+        "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
+        "a.json": lambda: json.dumps(rows).encode(),
+        "a.csv": lambda: ("text\n" + "\n".join(row["text"] for row in rows)).encode(),
+        "a.parquet": lambda: parquet([row["text"] for row in rows]),
+    }
+    path = put(tmp_path / name, raws[name]())
+    with pytest.raises(ValueError, match=rf"^{name}: no .*'body'.*data\.column names the text, of \["):
+        prepared(tmp_path, path, keep_text=False, column="body")
+
+
+def test_a_split_that_is_empty_says_what_was_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(ValueError, match=r"the train split is empty \(documents left out: no_text 2\)"):
+        prepared(tmp_path, path, on_error="skip")
+
+
 def test_a_large_corpus_stops_at_a_damaged_file_by_default(tmp_path: Path) -> None:
     put(tmp_path / "own/a.jsonl", broken_table({}))
     put(tmp_path / "own/b.tar", tar({"a.txt": NOVEL.encode()})[:-9000])
