@@ -10,6 +10,7 @@ to gpu/NAME.jsonl below $OUT, where that is set, else below --results; a table c
 On a machine without a GPU the parts run at a small size on the CPU, which shows that they work, and the table says "not measured".
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -48,7 +49,7 @@ def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(REPO / test) for test in tests)]
     if on_gpu:
         return {
-            "tests": Part(tests, 150),
+            "tests": Part(tests, 200),
             "decoding": benchmark(
                 "decoding", 120, *["--gpt2", "--device", "cuda", "--batches", "1", "64", "--compile", "false"], *peer
             ),
@@ -121,10 +122,8 @@ def run(part: Part, log: Path) -> tuple[str, float]:
             said = f"not done in {part.seconds} s"
         finally:
             if hasattr(os, "killpg"):
-                try:
+                with contextlib.suppress(ProcessLookupError):  # all of it has ended
                     os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:  # all of it has ended
-                    pass
             else:
                 process.kill()
             process.wait()

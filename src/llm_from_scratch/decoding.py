@@ -7,7 +7,9 @@ sampling and its noise inside, and replayed. Its plain twin is `decode` and `sam
 Shapes: B batch (samples), T positions of the text, V vocabulary.
 """
 
+import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,6 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_from_scratch import kernels
 from llm_from_scratch.model import GPT, KVCache
+
+log = logging.getLogger(__name__)
 
 SMALLEST = 128  # positions: the smallest bucket
 Sampler = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -40,6 +44,7 @@ class StaticStep:
         ids: the whole text (B, T) with room for the tokens to come; its columns are filled one by one.
         choose: logits (B, V), text (B, T) and the generator -> the next ids (B,).
         reads_text: the choice depends on the text; its columns that are still empty then hold the first token.
+        temperature: where the choice has no filter, its temperature, 0 for greedy: the fused kernels then make it, too.
         generator: of the noise. A graph advances it by as much as the plain step does, so that the ids are the same.
         compiled: compiles the arithmetic with torch.compile. What a graph captures then has fewer kernels.
     """
@@ -54,15 +59,18 @@ class StaticStep:
         *,
         compiled: bool = False,
         reads_text: bool = True,
+        temperature: float | None = None,
     ) -> None:
         self.model, self.cache, self.ids, self.choose, self.generator = model, cache, ids, choose, generator
         self.on_gpu = ids.device.type == "cuda"
-        self.fused = self.on_gpu and not compiled and kernels.supports(model)
-        # The fused kernels read the positions there are; others read whole buckets.
-        self.bucketed = not self.fused and not compiled
-        self.forward = kernels.next_logits if self.fused else _next_logits
-        if compiled:
-            self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False)
+        self.temperature = temperature
+        self.building: Future[None] | None = None
+        self.head: Tensor | None = None  # where it is set, the fused kernels read the token
+        if self.on_gpu and not compiled and kernels.supports(model):
+            self.head = kernels.head_of(model, len(ids))
+            self.building = kernels.build(model, len(ids), temperature or 0.0)
+        self.compiled = compiled
+        self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False) if compiled else _next_logits
         self.place = torch.zeros(2, dtype=torch.int64, device=ids.device)
         self.position, self.column = self.place.split(1)  # of the token to read: in the cache, in the text
         self.columns = torch.arange(ids.shape[1], device=ids.device) if reads_text else None
@@ -74,7 +82,10 @@ class StaticStep:
         cache = self.cache
         if self.expected != (cache.length, length):
             self._move_to(cache.length, length - 1)
-        attended = bucket(cache.length + 1, cache.capacity) if self.bucketed else cache.capacity
+        self._finish_building()
+        # The fused kernels read the positions there are, a compiled step all; others read whole buckets.
+        whole = self.compiled or self.head is not None
+        attended = cache.capacity if whole else bucket(cache.length + 1, cache.capacity)
         if not self.on_gpu:
             self._run(attended, self.generator)
         else:
@@ -83,6 +94,18 @@ class StaticStep:
             self.graphs[attended].replay()
         cache.length += 1
         self.expected = (cache.length, length + 1)
+
+    def _finish_building(self) -> None:
+        """Waits for the kernels; without them, as on a machine without a C compiler, the model itself reads the token."""
+        if self.building is None:
+            return
+        try:
+            self.building.result()
+        except Exception as error:  # no compiler, an old GPU, …: each raises another
+            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            log.warning("Triton: %s: %s: decoding goes on without its kernels", type(error).__name__, reason)
+            self.head = None
+        self.building = None
 
     def _move_to(self, position: int, column: int) -> None:
         self.position.fill_(position)
@@ -93,12 +116,21 @@ class StaticStep:
         length, cache.length = cache.length, 0  # a count that grew would be compiled again
         cache.position, cache.attended = self.position, attended
         try:
-            with attention_kernels(self.ids.device):
-                logits = self.forward(self.model, self.ids.index_select(1, self.column)[:, 0], cache)
-            text = self.ids
-            if self.columns is not None:
-                text = torch.where(self.columns <= self.column, text, text[:, :1])
-            chosen = self.choose(logits, text, generator)
+            ids = self.ids.index_select(1, self.column)[:, 0]
+            if self.head is not None:
+                logits = kernels.next_logits(self.model, ids, cache, self.head)
+            else:
+                logits = self.forward(self.model, ids, cache)
+            if self.head is not None and self.temperature is not None:
+                noise = None
+                if self.temperature:  # as `generation.draw_noise` draws it
+                    noise = torch.empty(logits.shape, device=logits.device).exponential_(generator=generator)
+                chosen = kernels.choose(logits, noise, self.temperature or 1.0)
+            else:
+                text = self.ids
+                if self.columns is not None:
+                    text = torch.where(self.columns <= self.column, text, text[:, :1])
+                chosen = self.choose(logits, text, generator)
             self.place += 1
             self.ids.index_copy_(1, self.column, chosen[:, None])
         finally:

@@ -231,7 +231,17 @@ def generate_tokens(
     step = None
     if static(config, ids.device):
         penalised = config.repetition_penalty != 1
-        step = StaticStep(model, cache, ids, choose, generator, compiled=config.compile is True, reads_text=penalised)
+        filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
+        step = StaticStep(
+            model,
+            cache,
+            ids,
+            choose,
+            generator,
+            compiled=config.compile is True,
+            reads_text=penalised,
+            temperature=None if filtered else config.temperature,
+        )
     try:
         logits = prefill(model, prompt, cache)
         ids[:, length] = choose(logits, ids[:, :length], generator)

@@ -11,6 +11,10 @@ Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,17 +24,37 @@ from llm_from_scratch.model import GPT, Attention, KVCache
 try:
     import triton
     import triton.language as tl
+    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 except ImportError:  # torch's builds for CPUs
     triton = None
 
 FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix library is faster
-TILE = 8192  # weights that a program holds at once, 64 a thread
-WARPS = 4  # of 32 threads, a program
+TILE = 8192  # weights that a program of a product holds at once
+WARPS = 4  # of 32 threads, a program of a product
 PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
+ATTENTION_TILE = 8192  # numbers of the keys, and of the values, that a program of attention holds at once
+ATTENTION_WARPS = 8
+CHOICE_TILE = 4096  # logits that a program of the choice reads
+Launch = Callable[..., None]
 
 
 def _jit(function):  # type: ignore[no-untyped-def]
     return function if triton is None else triton.jit(function)
+
+
+def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
+    """Launches a kernel."""
+    kernel[grid](*arguments, **settings)
+
+
+def overlap(device: torch.device) -> dict[str, bool]:
+    """Settings of a launch that lets a kernel start, and load its weights, before the one in front of it has ended.
+
+    Hopper and later GPUs can (programmatic dependent launch). Every kernel waits for the one in front before it reads or writes what a
+    kernel writes; cached keys and `position` are of earlier steps.
+    """
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"OVERLAP": True, "launch_pdl": True} if able else {"OVERLAP": False}
 
 
 @_jit
@@ -59,6 +83,7 @@ def _linear_kernel(  # type: ignore[no-untyped-def]
     x, weight, bias, gain, shift, residual, y, outputs, eps,
     INPUTS: tl.constexpr, O_TILE: tl.constexpr, I_TILE: tl.constexpr, I_POWER: tl.constexpr,
     NORM: tl.constexpr, BIAS: tl.constexpr, SHIFT: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row times O_TILE rows of the weight: y = activation(norm(x) W^T + bias) + residual."""
     row = tl.program_id(1)
@@ -67,12 +92,15 @@ def _linear_kernel(  # type: ignore[no-untyped-def]
     x += row * INPUTS
     there = o < outputs
     weight += o[:, None].to(tl.int64) * INPUTS
-    # The first weights are asked for before the norm, whose sums then wait for nothing else.
+    # The first weights are asked for before the kernel in front has ended, and before the norm.
     w = tl.load(weight + i[None, :], mask=there[:, None] & (i < INPUTS)[None, :], other=0.0)
     if ACTIVATION == "swiglu":
         half = outputs.to(tl.int64) * INPUTS
         u = tl.load(weight + half + i[None, :], mask=there[:, None] & (i < INPUTS)[None, :], other=0.0)
         up = tl.zeros((O_TILE, I_TILE), tl.float32)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     mean = 0.0
     scale = 1.0
     if NORM != "none":
@@ -146,7 +174,7 @@ def _head_vector(  # type: ignore[no-untyped-def]
 def _attention_kernel(  # type: ignore[no-untyped-def]
     qkv, keys, values, position, cos, sin, q_gain, q_shift, k_gain, k_shift, y, capacity, eps, temperature,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, S_TILE: tl.constexpr,
-    NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr,
+    NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One head of one sample: writes the new key and value at `position` of the cache, attends to all up to there."""
     sample = tl.program_id(0)
@@ -155,6 +183,17 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     now = tl.load(position).to(tl.int32)
     d = tl.arange(0, SIZE_POWER)
     inside = d < SIZE
+    start_of_head = (sample * GROUPS + group).to(tl.int64) * capacity * SIZE
+    keys += start_of_head
+    values += start_of_head
+    # A tile of older keys and values is asked for while the one before it is worked on, the first while q is made.
+    slot = tl.arange(0, S_TILE)
+    place = slot[:, None] * SIZE + d[None, :]
+    next_keys = tl.load(keys + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
+    next_values = tl.load(values + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     qkv += sample * (HEADS + 2 * GROUPS) * SIZE
     cos += now * SIZE
     sin += now * SIZE
@@ -163,31 +202,75 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         qkv + (HEADS + group) * SIZE, k_gain, k_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY
     ).to(keys.dtype.element_ty)
     v = tl.load(qkv + (HEADS + GROUPS + group) * SIZE + d, mask=inside, other=0.0)
-    start_of_head = (sample * GROUPS + group).to(tl.int64) * capacity * SIZE
-    keys += start_of_head
-    values += start_of_head
     first_of_group = head % (HEADS // GROUPS) == 0
     # The other heads of the group hold the new key and value themselves and read the older ones alone: no race.
     tl.store(keys + now * SIZE + d, k, mask=inside & first_of_group)
     tl.store(values + now * SIZE + d, v, mask=inside & first_of_group)
-    largest = tl.sum(q * k.to(tl.float32)) * temperature
-    weights = 1.0
-    mixed = v.to(tl.float32)
+    # Each slot of the tile has a running soft-max of its own; they are joined once, since joining makes the threads wait.
+    largest = tl.full((S_TILE,), float("-inf"), tl.float32)
+    weights = tl.zeros((S_TILE,), tl.float32)
+    mixed = tl.zeros((S_TILE, SIZE_POWER), tl.float32)
     for start in range(0, now, S_TILE):
-        s = start + tl.arange(0, S_TILE)
-        older = s < now
-        place = s[:, None] * SIZE + d[None, :]
-        mask = older[:, None] & inside[None, :]
-        old_keys = tl.load(keys + place, mask=mask, other=0.0).to(tl.float32)
-        old_values = tl.load(values + place, mask=mask, other=0.0).to(tl.float32)
-        scores = tl.where(older, tl.sum(q[None, :] * old_keys, axis=1) * temperature, float("-inf"))
-        larger = tl.maximum(largest, tl.max(scores))
-        p = tl.exp(scores - larger)
-        shrink = tl.exp(largest - larger)
-        weights = weights * shrink + tl.sum(p)
-        mixed = mixed * shrink + tl.sum(p[:, None] * old_values, axis=0)
+        old_keys = next_keys.to(tl.float32)
+        old_values = next_values.to(tl.float32)
+        following = start + S_TILE + slot < now
+        next_place = (start + S_TILE) * SIZE + place
+        next_keys = tl.load(keys + next_place, mask=following[:, None] & inside[None, :], other=0.0)
+        next_values = tl.load(values + next_place, mask=following[:, None] & inside[None, :], other=0.0)
+        scores = tl.sum(q[None, :] * old_keys, axis=1) * temperature
+        scores = tl.where(start + slot < now, scores, float("-inf"))
+        larger = tl.maximum(largest, scores)
+        base = tl.where(larger == float("-inf"), 0.0, larger)  # of a slot that holds nothing yet
+        p = tl.exp(scores - base)
+        shrink = tl.exp(largest - base)
+        weights = weights * shrink + p
+        mixed = mixed * shrink[:, None] + p[:, None] * old_values
         largest = larger
-    tl.store(y + (sample * HEADS + head) * SIZE + d, (mixed / weights).to(y.dtype.element_ty), mask=inside)
+    own = tl.sum(q * k.to(tl.float32)) * temperature
+    top = tl.maximum(tl.max(largest), own)
+    share = tl.exp(largest - top)
+    own = tl.exp(own - top)
+    total = tl.sum(weights * share) + own
+    result = tl.sum(mixed * share[:, None], axis=0) + own * v.to(tl.float32)
+    tl.store(y + (sample * HEADS + head) * SIZE + d, (result / total).to(y.dtype.element_ty), mask=inside)
+
+
+@_jit
+def _best_of_tile_kernel(  # type: ignore[no-untyped-def]
+    logits, noise, scores, indices, stride, vocabulary, temperature,
+    TILE: tl.constexpr, NOISE: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """The best of TILE logits of one row, and its index."""
+    tile = tl.program_id(0)
+    row = tl.program_id(1)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    v = tile * TILE + tl.arange(0, TILE)
+    there = v < vocabulary
+    score = tl.load(logits + row.to(tl.int64) * stride + v, mask=there, other=float("-inf")).to(tl.float32)
+    if NOISE:
+        drawn = tl.load(noise + row.to(tl.int64) * vocabulary + v, mask=there, other=1.0)
+        score = score / temperature - tl.log(drawn)
+    best, index = tl.max(score, axis=0, return_indices=True)
+    tiles = tl.num_programs(0)
+    tl.store(scores + row * tiles + tile, best)
+    tl.store(indices + row * tiles + tile, tile * TILE + index)
+
+
+@_jit
+def _best_of_row_kernel(  # type: ignore[no-untyped-def]
+    scores, indices, chosen, tiles, POWER: tl.constexpr, OVERLAP: tl.constexpr
+):
+    """The best of the tiles' best."""
+    row = tl.program_id(0)
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    tile = tl.arange(0, POWER)
+    score = tl.load(scores + row * tiles + tile, mask=tile < tiles, other=float("-inf"))
+    _, index = tl.max(score, axis=0, return_indices=True)
+    tl.store(chosen + row, tl.load(indices + row * tiles + index).to(tl.int64))
 
 
 def _norm_name(norm: nn.Module | None) -> str:
@@ -204,6 +287,7 @@ def linear(
     activation: str = "none",
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    launch: Launch = run,
 ) -> Tensor:
     """activation(norm(x) W^T + bias) + residual for few rows: x (R, I), weight (O, I) -> (R, O), for swiglu (R, O/2)."""
     rows, inputs = x.shape
@@ -215,17 +299,23 @@ def linear(
     while outputs_tile > 1 and triton.cdiv(outputs, outputs_tile) * rows < PROGRAMS:
         outputs_tile //= 2
     gain, shift = (None, None) if norm is None else (norm.weight, getattr(norm, "bias", None))
-    _linear_kernel[(triton.cdiv(outputs, outputs_tile), rows)](
+    launch(
+        _linear_kernel, (triton.cdiv(outputs, outputs_tile), rows),
         x, weight, bias, gain, shift, residual, y, outputs, getattr(norm, "eps", 0.0),
         INPUTS=inputs, O_TILE=outputs_tile, I_TILE=tile, I_POWER=power,
         NORM=_norm_name(norm), BIAS=bias is not None, SHIFT=shift is not None, RESIDUAL=residual is not None,
-        ACTIVATION=activation, num_warps=WARPS,
+        ACTIVATION=activation, num_warps=WARPS, **overlap(x.device),
     )  # fmt: skip
     return y
 
 
 def attention(
-    qkv: Tensor, module: Attention, cache: KVCache, layer: int, rotary: tuple[Tensor, Tensor] | None
+    qkv: Tensor,
+    module: Attention,
+    cache: KVCache,
+    layer: int,
+    rotary: tuple[Tensor, Tensor] | None,
+    launch: Launch = run,
 ) -> Tensor:
     """qkv (R, (H + 2G) D) of the position in `cache.position` -> (R, H D); rotary tables hold a row for each position."""
     heads, groups, size = module.heads[0], module.heads[1], module.head_size
@@ -235,10 +325,12 @@ def attention(
     q, k = module.q_norm, module.k_norm
     parameters = [getattr(norm, name, None) for norm in (q, k) for name in ("weight", "bias")]
     power = triton.next_power_of_2(size)
-    _attention_kernel[(len(qkv), heads)](
+    launch(
+        _attention_kernel, (len(qkv), heads),
         qkv, keys, values, position, cos, sin, *parameters, y, keys.shape[2], getattr(q, "eps", 0.0), size**-0.5,
-        HEADS=heads, GROUPS=groups, SIZE=size, SIZE_POWER=power, S_TILE=max(16, TILE // power),
-        NORM=_norm_name(q), SHIFT=parameters[1] is not None, ROTARY=rotary is not None, num_warps=WARPS,
+        HEADS=heads, GROUPS=groups, SIZE=size, SIZE_POWER=power, S_TILE=max(16, ATTENTION_TILE // power),
+        NORM=_norm_name(q), SHIFT=parameters[1] is not None, ROTARY=rotary is not None,
+        num_warps=ATTENTION_WARPS, **overlap(qkv.device),
     )  # fmt: skip
     return y
 
@@ -247,10 +339,11 @@ def supports(model: GPT) -> bool:
     """Whether `next_logits` computes this model: pre-norm, and every product a plain `nn.Linear` with its weights in rows."""
     if triton is None or model.config.norm_position != "pre":
         return False
-    linears = [
+    blocks: Any = model.blocks
+    linears: list[Any] = [
         module
-        for block in model.blocks
-        for module in (block.attention.qkv, block.attention.out, block.feed_forward.up, block.feed_forward.out)  # type: ignore[union-attr]
+        for block in blocks
+        for module in (block.attention.qkv, block.attention.out, block.feed_forward.up, block.feed_forward.out)
     ]
     if model.head is not None:
         linears.append(model.head)
@@ -260,31 +353,91 @@ def supports(model: GPT) -> bool:
     )
 
 
-def next_logits(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    """ids (R,), the tokens at `cache.position` -> logits (R, V) of the next ones; writes keys and values into the cache."""
+def head_of(model: GPT, rows: int) -> Tensor:
+    """The head's matrix (V, C); for many rows V is filled up with zeros to a multiple of 64, for the tensor cores."""
+    weight = model.token_embedding.weight if model.head is None else model.head.weight
+    return weight if rows <= FEW_ROWS else F.pad(weight, (0, 0, 0, -len(weight) % 64))
+
+
+def next_logits(model: GPT, ids: Tensor, cache: KVCache, head: Tensor, launch: Launch = run) -> Tensor:
+    """ids (R,), the tokens at `cache.position` -> logits (R, V) of the next ones; writes keys and values into the cache.
+
+    `head` comes from `head_of`.
+    """
     config, position = model.config, cache.position
     assert position is not None
     few = len(ids) <= FEW_ROWS
-    x = model.token_embedding.weight[ids]  # (R, C)
+    x = F.embedding(ids, model.token_embedding.weight)  # (R, C)
     rotary = None
     if config.position == "rotary":
         rotary = model.rotary_cos, model.rotary_sin
     else:
         table = model.position_embedding.weight if config.position == "learned" else model.sinusoids
-        x = x + table[position]
+        x = x + F.embedding(position, table)
     for layer in range(config.n_layer):
-        block = model.blocks[layer % len(model.blocks)]
+        block: Any = model.blocks[layer % len(model.blocks)]
         attend, feed = block.attention, block.feed_forward
         if few:
-            qkv = linear(x, attend.qkv.weight, attend.qkv.bias, block.attention_norm)
-            y = attention(qkv, attend, cache, layer, rotary)
-            x = linear(y, attend.out.weight, attend.out.bias, residual=x)
-            y = linear(x, feed.up.weight, feed.up.bias, block.feed_forward_norm, config.activation)
-            x = linear(y, feed.out.weight, feed.out.bias, residual=x)
+            qkv = linear(x, attend.qkv.weight, attend.qkv.bias, block.attention_norm, launch=launch)
+            y = attention(qkv, attend, cache, layer, rotary, launch)
+            x = linear(y, attend.out.weight, attend.out.bias, residual=x, launch=launch)
+            y = linear(x, feed.up.weight, feed.up.bias, block.feed_forward_norm, config.activation, launch=launch)
+            x = linear(y, feed.out.weight, feed.out.bias, residual=x, launch=launch)
         else:
-            x = x + attend.out(attention(attend.qkv(block.attention_norm(x)), attend, cache, layer, rotary))
+            qkv = attend.qkv(block.attention_norm(x))
+            x = x + attend.out(attention(qkv, attend, cache, layer, rotary, launch))
             x = x + feed(block.feed_forward_norm(x))
-    head = model.token_embedding.weight if model.head is None else model.head.weight
     if few:
-        return linear(x, head, None, model.norm, dtype=torch.float32)
-    return F.linear(model.norm(x), head)
+        return linear(x, head, None, model.norm, dtype=torch.float32, launch=launch)
+    return F.linear(model.norm(x), head)[:, : config.vocab_size]
+
+
+def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Launch = run) -> Tensor:
+    """The twin of `generation.sample` without filters: logits (R, V), noise (R, V) or none -> (R,).
+
+    softmax(logits / t) / noise is largest where logits / t - log(noise) is.
+    """
+    rows, vocabulary = logits.shape
+    tiles = triton.cdiv(vocabulary, CHOICE_TILE)
+    scores = torch.empty(rows, tiles, device=logits.device)
+    indices = torch.empty(rows, tiles, device=logits.device, dtype=torch.int32)
+    chosen = torch.empty(rows, device=logits.device, dtype=torch.int64)
+    settings = overlap(logits.device)
+    launch(
+        _best_of_tile_kernel, (tiles, rows), logits, noise, scores, indices, logits.stride(0), vocabulary, temperature,
+        TILE=CHOICE_TILE, NOISE=noise is not None, **settings,
+    )  # fmt: skip
+    power = triton.next_power_of_2(tiles)
+    launch(_best_of_row_kernel, (rows,), scores, indices, chosen, tiles, POWER=power, **settings)
+    return chosen
+
+
+def build(model: GPT, rows: int, temperature: float) -> Future[None]:
+    """Compiles all that `next_logits` and `choose` launch, each kernel in a thread of its own: the first time seconds, later loaded."""
+    found: dict[Any, tuple] = {}
+
+    def remember(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
+        kinds = tuple(one.dtype if isinstance(one, Tensor) else one for one in arguments)
+        found[kernel.__name__, kinds, tuple(settings.items())] = kernel, grid, arguments, settings
+
+    weight = model.token_embedding.weight
+    cache = KVCache(model.config, rows, weight.device, weight.dtype, capacity=1)
+    cache.position = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
+    logits = next_logits(model, ids, cache, head_of(model, rows), remember)
+    noise = torch.ones(logits.shape, device=weight.device) if temperature else None
+    choose(logits, noise, temperature or 1.0, remember)
+
+    def compiled(work: tuple) -> None:
+        kernel, grid, arguments, settings = work
+        torch.cuda.set_device(weight.device)
+        kernel.warmup(*arguments, grid=grid, **settings)
+
+    def all_compiled() -> None:
+        with ThreadPoolExecutor(len(found)) as threads:
+            list(threads.map(compiled, found.values()))
+
+    thread = ThreadPoolExecutor(1)
+    future = thread.submit(all_compiled)
+    thread.shutdown(wait=False)
+    return future
