@@ -49,13 +49,13 @@ def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(REPO / test) for test in tests)]
     if on_gpu:
         return {
-            "tests": Part(tests, 200),
+            "tests": Part(tests, 150),
             "decoding": benchmark(
-                "decoding", 120, *["--gpt2", "--device", "cuda", "--batches", "1", "64", "--compile", "false"], *peer
+                "decoding", 110, *["--gpt2", "--device", "cuda", "--batches", "1", "64", "--compile", "false"], *peer
             ),
             "training": benchmark(
                 "training",
-                180,
+                170,
                 *[
                     "--gpt2",
                     "--device",

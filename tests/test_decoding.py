@@ -105,7 +105,7 @@ def test_the_fused_kernels_compute_the_logits_of_the_model(
     for parameter in model.parameters():  # gains and biases that are not the ones of a new model
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator()).to(DEVICE))
     assert kernels.supports(model)
-    for name, small in (("PROGRAMS", 1), ("TILE", 512), ("ATTENTION_TILE", 256)):
+    for name, small in (("PROGRAMS", 1), ("TILE", 512), ("ATTENTION_TILES", (256, 256))):
         monkeypatch.setattr(kernels, name, small)  # few programs for the interpreter, of several tiles each
     ids = torch.randint(40, (rows, 40), generator=generator()).to(DEVICE)
     expected = model(ids)

@@ -63,17 +63,19 @@ class StaticStep:
     ) -> None:
         self.model, self.cache, self.ids, self.choose, self.generator = model, cache, ids, choose, generator
         self.on_gpu = ids.device.type == "cuda"
+        self.place = torch.zeros(2, dtype=torch.int64, device=ids.device)
+        self.position, self.column = self.place.split(1)  # of the token to read: in the cache, in the text
+        self.columns = torch.arange(ids.shape[1], device=ids.device) if reads_text else None
         self.temperature = temperature
         self.building: Future[None] | None = None
         self.head: Tensor | None = None  # where it is set, the fused kernels read the token
         if self.on_gpu and not compiled and kernels.supports(model):
             self.head = kernels.head_of(model, len(ids))
-            self.building = kernels.build(model, len(ids), temperature or 0.0)
+            cache.position = self.position
+            self.building = kernels.build(model, cache, temperature or 0.0)
+            cache.position = None
         self.compiled = compiled
         self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False) if compiled else _next_logits
-        self.place = torch.zeros(2, dtype=torch.int64, device=ids.device)
-        self.position, self.column = self.place.split(1)  # of the token to read: in the cache, in the text
-        self.columns = torch.arange(ids.shape[1], device=ids.device) if reads_text else None
         self.expected: tuple[int, int] | None = None  # position and length of the text, as the host counts them
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 

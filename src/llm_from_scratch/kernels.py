@@ -32,7 +32,9 @@ FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix 
 TILE = 8192  # weights that a program of a product holds at once
 WARPS = 4  # of 32 threads, a program of a product
 PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
-ATTENTION_TILE = 8192  # numbers of the keys, and of the values, that a program of attention holds at once
+# Numbers of the keys, and of the values, that a program of attention holds at once: for few rows, whose programs do not fill the GPU,
+# and for many.
+ATTENTION_TILES = (16384, 8192)
 ATTENTION_WARPS = 8
 CHOICE_TILE = 4096  # logits that a program of the choice reads
 Launch = Callable[..., None]
@@ -325,10 +327,11 @@ def attention(
     q, k = module.q_norm, module.k_norm
     parameters = [getattr(norm, name, None) for norm in (q, k) for name in ("weight", "bias")]
     power = triton.next_power_of_2(size)
+    tile = ATTENTION_TILES[len(qkv) > FEW_ROWS]
     launch(
         _attention_kernel, (len(qkv), heads),
         qkv, keys, values, position, cos, sin, *parameters, y, keys.shape[2], getattr(q, "eps", 0.0), size**-0.5,
-        HEADS=heads, GROUPS=groups, SIZE=size, SIZE_POWER=power, S_TILE=max(16, ATTENTION_TILE // power),
+        HEADS=heads, GROUPS=groups, SIZE=size, SIZE_POWER=power, S_TILE=max(16, tile // power),
         NORM=_norm_name(q), SHIFT=parameters[1] is not None, ROTARY=rotary is not None,
         num_warps=ATTENTION_WARPS, **overlap(qkv.device),
     )  # fmt: skip
@@ -412,17 +415,18 @@ def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Lau
     return chosen
 
 
-def build(model: GPT, rows: int, temperature: float) -> Future[None]:
-    """Compiles all that `next_logits` and `choose` launch, each kernel in a thread of its own: the first time seconds, later loaded."""
+def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
+    """Compiles all that `next_logits` and `choose` launch, each kernel in a thread of its own; from the second time on it is loaded.
+
+    Nothing is launched, and the cache, whose `position` is set, stays as it is: its shapes decide what is compiled.
+    """
     found: dict[Any, tuple] = {}
 
     def remember(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
         kinds = tuple(one.dtype if isinstance(one, Tensor) else one for one in arguments)
         found[kernel.__name__, kinds, tuple(settings.items())] = kernel, grid, arguments, settings
 
-    weight = model.token_embedding.weight
-    cache = KVCache(model.config, rows, weight.device, weight.dtype, capacity=1)
-    cache.position = torch.zeros(1, dtype=torch.int64, device=weight.device)
+    weight, rows = model.token_embedding.weight, len(cache.keys[0])
     ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
     logits = next_logits(model, ids, cache, head_of(model, rows), remember)
     noise = torch.ones(logits.shape, device=weight.device) if temperature else None
@@ -431,9 +435,11 @@ def build(model: GPT, rows: int, temperature: float) -> Future[None]:
     def compiled(work: tuple) -> None:
         kernel, grid, arguments, settings = work
         torch.cuda.set_device(weight.device)
-        kernel.warmup(*arguments, grid=grid, **settings)
+        # `run` loads what was compiled, and builds the C function that launches it, which takes longer than compiling.
+        _ = kernel.warmup(*arguments, grid=grid, **settings).run
 
     def all_compiled() -> None:
+        triton.runtime.driver.active.get_current_device()  # builds the driver's module once, rather than in every thread
         with ThreadPoolExecutor(len(found)) as threads:
             list(threads.map(compiled, found.values()))
 
