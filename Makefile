@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check chaos bench format clean
+.PHONY: help demo test slow check chaos bench gpu format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,11 @@ check: $(VENV)/.dev  ## formatting, lint, types and the import rules
 	$(PY) -m pytest -q tests/test_architecture.py
 
 bench: $(VENV)/.dev  ## speed beside peers: about ten minutes; NANOGPT=PATH names a clone of nanoGPT to run beside
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(PY) "$$file" $(if $(NANOGPT),--nanogpt "$(NANOGPT)"); done
+	@set -e; for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$file"; $(PY) "$$file" $(if $(NANOGPT),--nanogpt "$(NANOGPT)"); done
+
+# On a machine with a GPU and without a network: make gpu PY=python3, with the libraries that are there.
+gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/.dev)  ## the one check of a GPU: its tests, its speeds, under nine minutes; NANOGPT=PATH as above
+	$(PY) benchmarks/gpu.py $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(ARGS)
 
 format: $(VENV)/.dev  ## format the code and mend what lint can mend
 	$(PY) -m ruff check --fix .
