@@ -100,7 +100,13 @@ class Start:
             output: Any = self.reader.stdin if self.reader else errors
             command = [sys.executable, *program, *words]
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_hears_hangups,
             )
             if self.reader:
                 output.close()
@@ -135,6 +141,11 @@ class Start:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _hears_hangups() -> None:
+    """A run would leave SIGHUP ignored where `make chaos` itself stands behind nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _group(leader: int) -> list[int]:
