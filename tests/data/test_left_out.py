@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_or_is_counted(
             prepared(tmp_path, path)
     text = prepared(tmp_path, tmp_path / "own", on_error="skip")
     assert "files or folders not read, 1 in all: locked (Permission denied)" in caplog.text
-    assert '| Permission denied | 1 | "locked" |' in (text.folder / "report.md").read_text(encoding="utf-8")
+    assert '| Permission denied | 1 | ` "locked" ` |' in (text.folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("locked")

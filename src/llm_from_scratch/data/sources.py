@@ -50,6 +50,7 @@ from llm_from_scratch.data.readers import (
     read_file,
 )
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import BUILDING
 from llm_from_scratch.files import sha256 as sha256_of
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import one_line
@@ -366,6 +367,8 @@ class _Tree:
             try:
                 with os.scandir(self.root / folder) as scan:
                     for entry in scan:
+                        if entry.name.startswith(BUILDING):  # a preparation that is under way is no input
+                            continue
                         is_folder = False
                         with contextlib.suppress(OSError):  # a link that cannot be followed
                             is_folder = entry.is_dir()
