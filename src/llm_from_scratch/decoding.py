@@ -140,7 +140,7 @@ class StaticStep:
 
     def _capture(self, attended: int, column: int) -> torch.cuda.CUDAGraph:
         """The step as a graph. It runs once before, which builds kernels and plans and leaves nothing behind it."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(self.ids.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # The noise of a step that does not count comes from another generator.
