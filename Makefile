@@ -12,7 +12,7 @@ ACTIVATE = printf '\nTo go on in this shell: source %s/bin/activate, then: pytho
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check chaos bench format clean
+.PHONY: help demo test slow check chaos bench gpu format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,11 @@ check: $(VENV)/.dev  ## formatting, lint, types and the import rules
 	$(PY) -m pytest -q tests/test_architecture.py
 
 bench: $(VENV)/.dev  ## speed beside peers: about ten minutes; NANOGPT=PATH names a clone of nanoGPT to run beside
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(PY) "$$file" $(if $(NANOGPT),--nanogpt "$(NANOGPT)"); done
+	@set -e; for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do echo "$$file"; $(PY) "$$file" $(if $(NANOGPT),--nanogpt "$(NANOGPT)"); done
+
+# On a machine with a GPU and without a network: make gpu PY=python3, with the libraries that are there.
+gpu: $(if $(filter $(VENV)/bin/python,$(PY)),$(VENV)/.dev)  ## the one check of a GPU: its tests, its speeds, under nine minutes; NANOGPT=PATH as above
+	$(PY) benchmarks/gpu.py $(if $(NANOGPT),--nanogpt "$(NANOGPT)") $(ARGS)
 
 format: $(VENV)/.dev  ## format the code and mend what lint can mend
 	$(PY) -m ruff check --fix .

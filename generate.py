@@ -33,11 +33,13 @@ def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
     """Streams the text to standard output as it is written; several samples come one after the other."""
-    from llm_from_scratch.checkpoint import find_run, load_model, pick_device
+    from llm_from_scratch.checkpoint import find_run, load_model, pick_device, pick_dtype
     from llm_from_scratch.generation import generate, lay_out_for_decoding
 
     config = settings(composed)
-    run = load_model(find_run(config.run, holding="model/config.json"), pick_device(config.device))
+    device = pick_device(config.device)
+    run = load_model(find_run(config.run, holding="model/config.json"), device)
+    run.model.to(pick_dtype(config.dtype, device))
     lay_out_for_decoding(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config)
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]

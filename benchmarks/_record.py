@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from llm_from_scratch import __version__
+
 T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 
@@ -89,7 +91,8 @@ def record(
     facts: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
-        "versions": {name: version(name) for name in ("torch", "lightning", "llm-from-scratch")},
+        # The package itself may be a checkout on the path, which no installer knows.
+        "versions": {name: version(name) for name in ("torch", "lightning")} | {"llm-from-scratch": __version__},
     }
     results.mkdir(parents=True, exist_ok=True)
     with (results / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:

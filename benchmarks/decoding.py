@@ -1,8 +1,9 @@
 """Decoding beside nanoGPT's `generate` and Hugging Face's with its cache: tokens a second of 256 new tokens after a prompt of one.
 
 All have the same shape (GPT-2's architecture; 6 layers, width 384, 6 heads, T=256, float32 unless told) with new weights, the same
-temperature and no filter, and never stop early. Ours is what generate.py runs: `lay_out_for_decoding`, then `generate_tokens`, each
-token read on the host as it comes. One call before the measurements warms each up.
+temperature and no filter, and never stop early. Ours is what generate.py runs: `lay_out_for_decoding`, then `fetched` around
+`generate_tokens`, every token read on the host. --compile adds rows with that setting. One call before the measurements warms each up;
+of ours it is timed on a GPU, up to its first token and to its end.
 
     python benchmarks/decoding.py                                        batch 1, one and two threads: a minute on two cores
     python benchmarks/decoding.py --nanogpt PATH --batches 1 8 64        some minutes
@@ -26,11 +27,13 @@ GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_s
 TEMPERATURE = 0.8
 
 
-def writers(shape: dict[str, int], dtype: str, device: str, clone: Path | None) -> dict[str, Callable[[int, int], Any]]:
+def writers(
+    shape: dict[str, int], dtype: str, device: str, clone: Path | None, settings: list[str]
+) -> dict[str, Callable[[int, int], Any]]:
     """Who writes: name -> function (batch, new tokens) -> ids (batch, new tokens)."""
     import torch
 
-    from llm_from_scratch.generation import SamplingConfig, generate_tokens, lay_out_for_decoding
+    from llm_from_scratch.generation import SamplingConfig, fetched, generate_tokens, lay_out_for_decoding
     from llm_from_scratch.model import GPT, GPTConfig
 
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}
@@ -42,9 +45,18 @@ def writers(shape: dict[str, int], dtype: str, device: str, clone: Path | None) 
     def prompt(batch: int) -> torch.Tensor:
         return torch.zeros(batch, 1, dtype=torch.int64, device=device)
 
-    def write(batch: int, new_tokens: int) -> torch.Tensor:
-        config = SamplingConfig(max_new_tokens=new_tokens, temperature=TEMPERATURE)
-        return torch.tensor([ids.tolist() for ids in generate_tokens(ours, prompt(batch), config)]).T
+    def writer(compiled: bool | str) -> Callable[[int, int], torch.Tensor]:
+        def write(batch: int, new_tokens: int) -> torch.Tensor:
+            config = SamplingConfig(
+                max_new_tokens=new_tokens, temperature=TEMPERATURE, num_samples=batch, compile=compiled
+            )
+            start = time.perf_counter()
+            tokens = fetched(generate_tokens(ours, prompt(1), config))
+            ids = [next(tokens)]
+            write.first_token = time.perf_counter() - start  # type: ignore[attr-defined]
+            return torch.tensor(ids + list(tokens)).T
+
+        return write
 
     @torch.inference_mode()
     def write_theirs(batch: int, new_tokens: int) -> torch.Tensor:
@@ -54,7 +66,8 @@ def writers(shape: dict[str, int], dtype: str, device: str, clone: Path | None) 
         found = theirs.generate(ids, attention_mask=torch.ones_like(ids), use_cache=True, **length, **sampling)
         return found[:, 1:].cpu()
 
-    found = {"generate_tokens": write, "Hugging Face": write_theirs}
+    found = {"generate_tokens": writer("auto"), "Hugging Face": write_theirs}
+    found |= {f"generate_tokens, compile={name}": writer(name == "true") for name in settings}
     if clone:
         module = load_module(clone)
         nano = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=True)).to(**place).eval()
@@ -69,6 +82,7 @@ def main() -> None:
     parser.add_argument("--nanogpt-batches", type=int, nargs="+", default=[1], metavar="B", help="default: 1")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="on a CPU (default: 1 2)")
     parser.add_argument("--new-tokens", type=int, default=256, metavar="N", help="a sample (default: 256)")
+    parser.add_argument("--compile", choices=("false", "true"), nargs="+", default=[], help="further rows of ours")
     parser.add_argument("--gpt2", action="store_true", help="GPT-2 124M instead of the 6-layer model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
@@ -88,7 +102,7 @@ def main() -> None:
     for threads in options.threads if options.device == "cpu" else [None]:
         if threads:
             torch.set_num_threads(threads)
-        known = writers(shape, dtype, options.device, clone)
+        known = writers(shape, dtype, options.device, clone, options.compile)
         for batch in options.batches:
             present = {
                 name: one for name, one in known.items() if name != "nanoGPT" or batch in options.nanogpt_batches
@@ -101,8 +115,14 @@ def main() -> None:
                 assert ids.shape == (batch, options.new_tokens)
                 return batch * options.new_tokens / seconds
 
-            for write in present.values():
-                write(batch, min(8, options.new_tokens))
+            first: dict[str, tuple[float, float]] = {}
+            for name, write in present.items():
+                if options.device == "cuda" and name.startswith("generate_tokens"):
+                    start = time.perf_counter()
+                    write(batch, options.new_tokens)
+                    first[name] = write.first_token, time.perf_counter() - start  # type: ignore[attr-defined]
+                else:
+                    write(batch, min(8, options.new_tokens))
             speeds = take_turns(
                 {name: (lambda write=write, speed=speed: speed(write)) for name, write in present.items()},
                 options.repeats,
@@ -116,6 +136,8 @@ def main() -> None:
                     "tokens/s": rate,
                     "to nanoGPT": rate / rates["nanoGPT"] if "nanoGPT" in rates else None,
                     "to Hugging Face": rate / rates["Hugging Face"],
+                    "first token s": first.get(name, (None, None))[0],
+                    "first text s": first.get(name, (None, None))[1],
                 }
                 for name, rate in rates.items()
             ]

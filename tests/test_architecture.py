@@ -48,7 +48,9 @@ MAY_IMPORT = {
     "data.parts": ["data", "tokenizer", "config"],
     "data.work": ["data", "tokenizer", "config"],
     "config": ["model", "generation", "data.clean"],
-    "generation": ["model", "tokenizer", "data.clean"],  # a prompt is cleaned as the corpus was
+    "kernels": ["model"],
+    "decoding": ["kernels", "model"],
+    "generation": ["decoding", "model", "tokenizer", "data.clean"],  # a prompt is cleaned as the corpus was
     "checkpoint": ["model", "tokenizer", "config"],
     "huggingface": ["checkpoint", "generation", "model", "tokenizer", "config"],
     "evaluation.ngram": [],

@@ -138,6 +138,17 @@ def test_decoding_measures_every_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU it is measured: make gpu")
+def test_the_gpu_check_runs_at_a_small_size_without_a_gpu(tmp_path: Path) -> None:
+    script = str(REPO / "benchmarks" / "gpu.py")
+    done = run([script, "--results", str(tmp_path), "--only", "tests", "decoding"], tmp_path, {"OUT": ""})
+    assert done.returncode == 0, done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "gpu" / "table.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["measured"] for row in rows} == {"not measured"}
+    assert "decoding, batch 1: generate_tokens" in {row["what"] for row in rows}
+
+
+@pytest.mark.slow
 def test_startup_measures_both_scripts(tmp_path: Path) -> None:
     seconds = {row["program"]: row["seconds"] for row in rows_of("startup", tmp_path)}
     assert list(seconds) == ["import torch", "train.py --help", "generate.py --help", "generate.py, first token"]

@@ -56,6 +56,7 @@ def layers(run: Path, home: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+DOWNLOADS = "download: one\n  downloads: {one: {files: evil.txt, mirrors: [http://192.0.2.1]}}"
 DOWNLOAD = f"file: evil.txt\n  url: {URL}"
 # What is done to a run of version 0.1, whose files have no checksums in the way.
 KINDS: dict[str, Callable[[Path, Path], None]] = {
@@ -85,10 +86,10 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
         settings("path: story.txt\n  file: null\n  url: null", "path: null\n  " + DOWNLOAD)(run, home),
         settings("dir: data", "dir: HOME")(run, home),
     )[0],
-    "downloads": settings(
-        "path: story.txt\n  file: null",
-        "path: null\n  file: null\n  download: one\n  downloads: {one: {files: .bashrc, mirrors: [http://192.0.2.1]}}",
-    ),
+    "downloads": lambda run, home: [
+        settings("path: story.txt", "path: null")(run, home),
+        settings("download: null\n  downloads: {}", DOWNLOADS)(run, home),
+    ][0],
     "place": settings("dir: data", "dir: HOME"),
     "name": settings("name: text", "name: .."),
     "gpt2": settings("kind: char", "kind: gpt2"),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import as_version_0_1
 
 INPUTS = 1000  # of each kind
 CPU_SECONDS = 1.0  # for one input
@@ -354,7 +355,12 @@ def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
 
     def seal(folder: Path) -> None:
         model = folder / "model"
-        change_json(model / "config.json", lambda tree: tree.update(sha256=sha256(model / "model.safetensors")))
+
+        def change(tree: Any) -> None:
+            tree.pop("config_sha256", None)  # as version 0.1 wrote it, so that what is behind the checksum is tried
+            tree.update(sha256=sha256(model / "model.safetensors"))
+
+        change_json(model / "config.json", change)
         change_json(
             model / "tokenizer.json",
             lambda tree: tree.update(
@@ -367,7 +373,7 @@ def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
         run = load_model(folder)
         ids = run.tokenizer.encode("abc")
         if run.model.config.n_layer > 100:
-            return run  # a few layers in a circle, many times: slow, and as asked for
+            return run  # at most 1,024 layers in a circle: slow beside the others
         with torch.inference_mode():
             logits = run.model(torch.tensor([ids]))
         return run.tokenizer.decode(logits.argmax(-1)[0].tolist())
@@ -403,6 +409,7 @@ def checkpoint_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
         step = folder / "step_00000007"
 
         def change(tree: Any) -> None:
+            tree.pop("sha256", None)
             for name in ("state.json", "tensors.safetensors"):
                 tree["files"][name].update(bytes=(step / name).stat().st_size, sha256=sha256(step / name))
 
@@ -428,6 +435,7 @@ def config_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     from llm_from_scratch.config import Config, check, read_config, save_config
 
     save_config(Config(), folder / "config.yaml")
+    as_version_0_1(folder / "config.yaml")  # so that what is behind the checksum is tried
     return (
         {"config.yaml": hostile_yaml},
         lambda folder: None,

@@ -17,6 +17,8 @@ HOSTILE = [
     "- item",
     "+ item",
     "12. item",
+    "7) item",
+    "- - -",
     "---",
     "=== under",
     "    indented",
@@ -55,6 +57,11 @@ def test_what_readers_make_links_of_without_brackets_is_parted(text: str) -> Non
     assert "://" not in source
     assert "www." not in source.lower()
     assert "@e" not in source
+
+
+def test_numbers_stay_as_they_are() -> None:
+    for number in ("42.70", "-0.5", "+0.031 – +0.042", "1,234", "12"):
+        assert as_markdown(number) == number
 
 
 def test_controls_have_no_picture() -> None:

@@ -256,7 +256,7 @@ def test_two_processes_see_the_data_that_one_sees(
 def test_the_cut_of_a_batch_changes_rounding_alone(
     train: Process, text: Path, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
-    """Micro-batches, processes, recomputation, a compiled graph: one seed, one run, dropout on."""
+    """1, 2, 3, 4, 8 micro-batches and two processes: one seed, one run, dropout on."""
     small = [word for word in SMALL if word not in ("trainer=cpu", "data.batch_size=8")]
     shared = (*small, "data.batch_size=24", "model.dropout=0.2", *overrides)
     shared += ("trainer.max_steps=6", "trainer.log_every_n_steps=1", "trainer.val_check_interval=3")
@@ -265,8 +265,6 @@ def test_the_cut_of_a_batch_changes_rounding_alone(
     if not overrides:
         kinds["chosen"] = ("trainer=cpu",)
         kinds["fsdp"] = ("trainer=fsdp_cpu",)
-        kinds["again"] = ("trainer=cpu", "data.micro_batch_size=8", "trainer.activation_checkpointing=true")
-        kinds["compiled"] = ("trainer=cpu", "data.micro_batch_size=12", "trainer.compile=true")
     rows = {}
     for name, more in kinds.items():
         done = train(*shared, *more, f"run_dir={name}")
@@ -275,7 +273,7 @@ def test_the_cut_of_a_batch_changes_rounding_alone(
     for name, found in rows.items():
         for a, b in zip(rows["1"], found, strict=True):
             assert (a["step"], a["split"]) == (b["step"], b["split"])
-            assert a["loss"] == pytest.approx(b["loss"], abs=1e-4), name
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5), name
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])

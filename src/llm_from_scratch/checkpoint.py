@@ -594,3 +594,11 @@ def pick_device(name: str) -> torch.device:
     if name not in there:
         raise UserError(f"device={name}: this machine has {', '.join(there)}")
     return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` -> bfloat16 on a CUDA GPU that has it in hardware, else float32; the other names are torch's."""
+    if name != "auto":
+        return getattr(torch, name)
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32

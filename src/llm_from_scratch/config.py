@@ -218,9 +218,12 @@ class GenerateConfig(SamplingConfig):
     run: str = "last"
     prompt: str = ""
     device: str = "auto"
+    dtype: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 on GPUs that have it, else float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"dtype={self.dtype} must be auto, float32 or bfloat16")
         self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it
 
 

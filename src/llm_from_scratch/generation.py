@@ -11,7 +11,8 @@ import codecs
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_from_scratch.data.clean import clean_typed
+from llm_from_scratch.decoding import StaticStep, attention_kernels, bucket
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
 from llm_from_scratch.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+WORTH_CAPTURE = 32  # new tokens: capturing a step as a CUDA graph takes the time of some tens of plain ones
 
 
 @dataclass(kw_only=True)
@@ -37,7 +41,9 @@ class SamplingConfig:
     min_p: float | None = None  # share of the likeliest token's probability that a token needs; null: none
     repetition_penalty: float = 1.0  # 1: none
     num_samples: int = 1  # texts, written side by side in one batch
-    compile: bool = False  # the step of one token as one compiled piece: a minute's wait, for long texts on a GPU
+    compile: bool | str = (
+        "auto"  # true | false | auto: on a CUDA GPU each token's step as one captured graph, else plain
+    )
     seed: int = 1337
     stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
 
@@ -52,6 +58,7 @@ class SamplingConfig:
             ("min_p", self.min_p is None or 0 < self.min_p <= 1, "above 0 and at most 1, or null to keep all tokens"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a finite number above 0 (1: no penalty)"),
             ("num_samples", self.num_samples >= 1, "1 or more"),
+            ("compile", self.compile in (True, False, "auto"), "true, false or auto"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
             ("stop", "" not in self.stop, "a list of strings that are not empty"),
             (
@@ -147,14 +154,28 @@ def window_start(start: int, length: int, block_size: int) -> int:
 
 
 def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    """Reads ids (B, T) into the emptied cache; logits (B, V) of the token after them."""
+    """Reads ids (B, T) into the emptied cache; logits (B, V) of the token after them.
+
+    A single text (1, T) is read once and its keys and values are copied to all samples of the cache.
+    """
     cache.reset()
-    return model.logits(model.hidden_states(ids, cache)[:, -1])
+    rows = len(cache.keys[0])
+    if len(ids) == rows:
+        with attention_kernels(ids.device):
+            return model.logits(model.hidden_states(ids, cache)[:, -1])
+    device, dtype = cache.keys[0].device, cache.keys[0].dtype
+    one = KVCache(model.config, 1, device, dtype, capacity=ids.shape[1])
+    logits = prefill(model, ids, one)
+    for of_all, of_one in zip(cache.keys + cache.values, one.keys + one.values, strict=True):
+        of_all[:, :, : one.length] = of_one
+    cache.length = one.length
+    return logits.expand(rows, -1)
 
 
 def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     """Reads one token (B,) after those in the cache; logits (B, V) of the next one."""
-    return model(ids[:, None], cache)[:, 0]
+    with attention_kernels(ids.device):
+        return model(ids[:, None], cache)[:, 0]
 
 
 class SplitLinear(nn.Module):
@@ -206,7 +227,7 @@ def lay_out_for_decoding(model: GPT) -> None:
 def generate_tokens(
     model: GPT, ids: Tensor, config: SamplingConfig, generator: torch.Generator | None = None
 ) -> Iterator[Tensor]:
-    """Yields the next tokens (B,) of ids (B, T), max_new_tokens times; T is 1 or more.
+    """Yields the next tokens (B,) of ids (B, T), max_new_tokens times; T is 1 or more. One text (1, T) is continued num_samples times.
 
     A prompt longer than the context keeps its last block_size tokens, with a warning. The generator, on the device of
     ids, is seeded from the configuration where none is given. The model is left in the mode it was found in.
@@ -219,66 +240,60 @@ def generate_tokens(
             "the prompt has %d tokens, the context %d: only the last %d are read", length, block_size, block_size
         )
     generator = generator or torch.Generator(ids.device).manual_seed(config.seed)
-    cache = KVCache(model.config, len(ids), ids.device, model.token_embedding.weight.dtype)
-    ids = torch.cat((ids, ids.new_empty(len(ids), config.max_new_tokens)), dim=1)
+    prompt, rows = ids[:, start:], config.num_samples if len(ids) == 1 else len(ids)
+    capacity = bucket(length - start + config.max_new_tokens - 1, block_size)
+    cache = KVCache(model.config, rows, ids.device, model.token_embedding.weight.dtype, capacity)
+    room = ids.new_zeros(rows, config.max_new_tokens)
+    ids = torch.cat((ids.expand(rows, -1), room), dim=1)
     model.eval()
-    step = compiled_step(model, cache, config) if config.compile else None
+
+    def choose(logits: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        return sample(logits, text, config, draw_noise(logits, config, generator))
+
+    step = None
+    if static(config, ids.device):
+        penalised = config.repetition_penalty != 1
+        filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
+        step = StaticStep(
+            model,
+            cache,
+            ids,
+            choose,
+            generator,
+            compiled=config.compile is True,
+            reads_text=penalised,
+            temperature=None if filtered else config.temperature and _bounded(config.temperature),
+        )
     try:
-        logits = prefill(model, ids[:, start:length], cache)
+        logits = prefill(model, prompt, cache)
         if logits.isnan().any():
             raise UserError(
                 "the model answers with NaN: its training diverged, or its weights are damaged; use another one"
             )
-        noise = draw_noise(logits, config, generator)
-        ids[:, length] = sample(logits, ids[:, :length], config, noise)
+        ids[:, length] = choose(logits, ids[:, :length], generator)
         while True:
             yield ids[:, length]
             length += 1
             if length == ids.shape[1]:
                 return
-            noise = draw_noise(logits, config, generator)
             if cache.length == block_size:
                 start = window_start(start, length, block_size)
                 logits = prefill(model, ids[:, start:length], cache)
             elif step:
-                ids[:, length] = step(ids[:, length - 1], noise)
+                step(length)
                 continue
             else:
                 logits = decode(model, ids[:, length - 1], cache)
-            ids[:, length] = sample(logits, ids[:, :length], config, noise)
+            ids[:, length] = choose(logits, ids[:, :length], generator)
     finally:
         model.train(was_training)
 
 
-def compiled_step(model: GPT, cache: KVCache, config: SamplingConfig) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """`decode` and `sample` as one compiled piece (on CUDA one graph to launch): ids (B,), noise (B, V) -> the next ids (B,).
-
-    All shapes are fixed and the position is on the device. Its plain twin, whose results it has, is the rest of `generate_tokens`.
-
-    Raises:
-        UserError: with a repetition penalty, which reads a text that grows.
-    """
-    if config.repetition_penalty != 1:
-        raise UserError("compile=true: leave repetition_penalty at 1, it reads the whole text again for each token")
-    position = torch.zeros(1, dtype=torch.int64, device=cache.keys[0].device)
-    for buffer in (*cache.keys, *cache.values, position):
-        torch._dynamo.mark_static_address(buffer)  # what a CUDA graph may write to
-
-    def step(ids: Tensor, noise: Tensor | None) -> Tensor:
-        logits = decode(model, ids, cache)
-        return sample(logits, ids[:, None], config, noise)
-
-    fast = torch.compile(step, mode="reduce-overhead" if position.is_cuda else None, fullgraph=True, dynamic=False)
-
-    def run(ids: Tensor, noise: Tensor | None) -> Tensor:
-        position.fill_(cache.length)
-        length, cache.length, cache.position = cache.length, 0, position  # a count that grew would be compiled again
-        try:
-            return fast(ids, noise).clone()  # the graph writes its results to the same place each time
-        finally:
-            cache.length, cache.position = length + 1, None
-
-    return run
+def static(config: SamplingConfig, device: torch.device) -> bool:
+    """Whether tokens come from a `StaticStep`; by itself on a CUDA GPU, for texts that are worth the capture."""
+    if config.compile == "auto":
+        return device.type == "cuda" and config.max_new_tokens >= WORTH_CAPTURE
+    return bool(config.compile)
 
 
 @torch.no_grad()
@@ -302,16 +317,46 @@ def generate_with_temperature(
     return ids
 
 
-def fetched(tokens: Iterator[Tensor], at_a_time: int = 8) -> Iterator[list[int]]:
-    """The ids (B,) of each step on the host. From a GPU, which would wait for each fetch, they come some steps at a time."""
+def fetched(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
+    """The ids (B,) of each step on the host.
+
+    A GPU would wait at each fetch. The first token is fetched at once; the next ones come 2, 4, … `at_a_time` steps together, copied
+    while the steps behind them run.
+    """
     held: list[Tensor] = []
+    copies: deque[_Copy] = deque()
+    size = 1
     for ids in tokens:
         held.append(ids)
-        if len(held) == at_a_time or ids.device.type == "cpu":
-            yield from torch.stack(held).tolist()
-            held = []
+        if len(held) < size and ids.device.type != "cpu":
+            continue
+        copies.append(_Copy(held))
+        if size == 1 or len(copies) == 2:
+            yield from copies.popleft().wait()
+        if ids.device.type != "cpu":
+            size = min(2 * size, at_a_time)
+        held = []
     if held:
-        yield from torch.stack(held).tolist()
+        copies.append(_Copy(held))
+    for copy in copies:
+        yield from copy.wait()
+
+
+class _Copy:
+    """A copy of some steps' ids (B,) to the host under way."""
+
+    def __init__(self, steps: list[Tensor]) -> None:
+        on_gpu = steps[0].device.type == "cuda"
+        self.ids = torch.stack(steps).to("cpu", non_blocking=on_gpu)  # into pinned memory
+        self.event = torch.cuda.Event() if on_gpu else None
+        if self.event:
+            self.event.record()
+
+    def wait(self) -> list[list[int]]:
+        """The ids of each step, once they have arrived."""
+        if self.event:
+            self.event.synchronize()
+        return self.ids.tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------- text
@@ -363,7 +408,7 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
     Raises UserError at once when the tokenizer does not know a character of the prompt.
     """
     prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
-    ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device).repeat(config.num_samples, 1)
+    ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]
 
     def pieces() -> Iterator[list[str]]:
         streams = [TextStream(config.stop) for _ in range(config.num_samples)]

@@ -180,11 +180,11 @@ def document_mask(ids: Tensor, eot_id: int) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the positions read so far, in buffers (B, G, block_size, D), one pair for each layer.
+    """Keys and values of the positions read so far, in buffers (B, G, capacity, D), one pair for each layer.
 
     `GPT.forward` fills it and moves `length`, the number of positions held. It grows by no allocation. Where `position`, a tensor of
-    one number, is set, the next token goes there, attention masks what lies behind, and no shape ever changes: what a compiled step
-    and CUDA graphs want.
+    one number, is set, the next token goes there, attention reads the first `attended` positions with a mask over those to come, and
+    no shape changes from token to token, as a compiled step and CUDA graphs need.
     """
 
     def __init__(
@@ -193,21 +193,26 @@ class KVCache:
         batch_size: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        capacity: int | None = None,  # positions; None: block_size
     ) -> None:
-        shape = (batch_size, config.kv_heads, config.block_size, config.head_size)
+        self.capacity = capacity or config.block_size
+        shape = (batch_size, config.kv_heads, self.capacity, config.head_size)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.length = 0
         self.position: Tensor | None = None
+        self.attended = self.capacity
 
     def reset(self) -> None:
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D), or the whole buffers."""
+        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D), or the attended ones."""
         keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
         if self.position is not None:
-            return keys.index_copy_(2, self.position, k), values.index_copy_(2, self.position, v)
+            keys.index_copy_(2, self.position, k)
+            values.index_copy_(2, self.position, v)
+            return keys.narrow(2, 0, self.attended), values.narrow(2, 0, self.attended)
         keys.narrow(2, self.length, time).copy_(k)
         values.narrow(2, self.length, time).copy_(v)
         return keys.narrow(2, 0, self.length + time), values.narrow(2, 0, self.length + time)
@@ -523,7 +528,7 @@ class GPT(nn.Module):
         mask = None  # the causal kernel and a lone last position need none
         if cache is not None and cache.position is not None:
             places = cache.position
-            mask = (torch.arange(self.config.block_size, device=ids.device) <= places)[None]  # (1, S)
+            mask = (torch.arange(cache.attended, device=ids.device) <= places)[None]  # (1, S)
         elif end > self.config.block_size:
             raise UserError(
                 f"a sequence of {end} tokens exceeds model.block_size={self.config.block_size}: shorten it to its last block"

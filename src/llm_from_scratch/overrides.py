@@ -43,6 +43,8 @@ LITERAL = (
     "data.path",
     "data.dir",
     "data.column",
+    "data.encoding",
+    "data.separator",
     "sample.prompt",
     "tokenizer.path",
 )

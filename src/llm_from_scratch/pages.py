@@ -25,6 +25,7 @@ def as_markdown(text: str) -> str:
     line = escape(line, quote=False)
     line = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", line)
     # At its start, a line could begin a list, or be one of dashes below a heading.
-    line = re.sub(r"^\s*([-+=]|\d+(?=\.))", lambda m: m[1] + "\\" if m[1].isdigit() else "\\" + m[1], line)
+    line = re.sub(r"^(\s*)([-+](?=\s|$)|[-=](?=[-=\s]*$))", r"\1\\\2", line)
+    line = re.sub(r"^(\s*\d+)(?=[.)](\s|$))", r"\1\\", line)
     line = re.sub(r"^ {4,}", lambda m: "&#32;" * len(m[0]), line)  # which would make it a block of code
     return line.replace("\0", _JOINER)

@@ -1,10 +1,12 @@
+import time
 import unicodedata
+from unicodedata import combining, normalize
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_from_scratch.data.clean import clean, decode
+from llm_from_scratch.data.clean import clean, decode, normalize_unicode
 
 NOTHING = {"byte_order_mark": 0, "carriage_returns": 0, "gutenberg": 0, "unicode_nfc": 0}
 BOOK = "  CHAPTER I\n\nDorothy lived in Kansas. The house was small.\n\n* * *\n\n“Oh!” she cried.\n"
@@ -209,3 +211,42 @@ def test_cleaning_twice_is_cleaning_once(text):
     assert unicodedata.is_normalized("NFC", once)
     assert "\r" not in once
     assert list(report) == list(NOTHING)
+
+
+# --------------------------------------------------------------------------------------------- kind 18: linear time
+MARKS = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000 and combining(normalize("NFD", chr(i))[0])]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.one_of(st.text(st.sampled_from(MARKS), max_size=80), st.text(max_size=5), st.sampled_from("aeé각각")),
+        max_size=6,
+    )
+)
+def test_long_runs_of_marks_are_normalized_as_unicode_says(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert normalize_unicode(text)[0] == normalize("NFC", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + "\u0301\u0323" * 100_000,  # classes 230 and 220 in turn
+        "a" + "\u0f73" * 200_000,  # class 0 itself, and two marks that are out of order
+        "\u1ea5" + "\u0344\u0323" * 100_000,
+        "\u1100" * 100_000 + "\u1161" * 100_000,
+        "\u0dd9\u0dcf" * 100_000,
+    ],
+)
+def test_normalization_takes_linear_time(text: str) -> None:
+    start = time.process_time()
+    clean(text.encode(), "page")
+    assert time.process_time() - start < 5  # 22 s and more by insertion
+
+
+def test_blanks_within_a_book_take_linear_time() -> None:
+    text = f"{MODERN_HEADER}one{' ' * 200_000}two{chr(10) * 200_000}three{MODERN_FOOTER}"
+    start = time.process_time()
+    assert clean(text.encode(), "book")[0].endswith("three\n")
+    assert time.process_time() - start < 5

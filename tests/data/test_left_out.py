@@ -93,6 +93,17 @@ def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
     assert "9 in all" in caplog.text  # a later start says it, too
 
 
+@linux
+def test_a_published_corpus_is_found_behind_links_too(tmp_path: Path) -> None:
+    put(tmp_path / "disk/plain_text/a.jsonl", "{}")
+    put(tmp_path / "disk/plain_text/.cache/b.jsonl", "{}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/corpus").symlink_to(tmp_path / "disk")
+    source = sources.open_source(name="c", layouts=["corpus/**/*.jsonl"], data_dir=tmp_path / "data")
+    assert [name for name, _ in source.paths] == ["corpus/plain_text/a.jsonl"]
+    assert source.skipped == [("corpus/plain_text/.cache", "hidden")]
+
+
 def test_of_many_files_the_first_ten_are_named_and_the_rest_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +139,7 @@ def test_empty_rows_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCapt
     put(tmp_path / "own/a.jsonl", "\n".join(json.dumps({"id": 1, "text": row}) for row in rows))
     put(tmp_path / "own/b.parquet", parquet(rows))
     text = prepared(tmp_path, tmp_path / "own")
-    assert "4 documents are empty: a.jsonl:2, a.jsonl:4, b.parquet:2, b.parquet:4" in caplog.text
+    assert "empty documents, 4 in all: a.jsonl:2, a.jsonl:4, b.parquet:2, b.parquet:4" in caplog.text
     assert "| empty | 4 |" in (text.folder / "report.md").read_text(encoding="utf-8")
     assert "removed" not in text.manifest  # a manifest is of the same bytes as before
 
@@ -137,7 +148,7 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     put(tmp_path / "a.jsonl", json.dumps({"url": "x", "title": "y", "text": NOVEL}))
     text = prepared(tmp_path, tmp_path / "a.jsonl")
-    assert "columns that are not read beside data.column=text: title, url" in caplog.text
+    assert "columns not read: title, url (a column beside data.column)" in caplog.text
     assert not (text.folder / "report.md").exists()
 
 
@@ -174,7 +185,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_or_is_counted(
             prepared(tmp_path, path)
     text = prepared(tmp_path, tmp_path / "own", on_error="skip")
     assert "files or folders not read, 1 in all: locked (Permission denied)" in caplog.text
-    assert '| Permission denied | 1 | "locked" |' in (text.folder / "report.md").read_text(encoding="utf-8")
+    assert '| Permission denied | 1 | ` "locked" ` |' in (text.folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("locked")

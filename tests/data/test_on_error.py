@@ -86,8 +86,8 @@ def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogC
         assert text.manifest["removed"] == {"no_text": 10, "unreadable": 1}
         counts = text.manifest["splits"]
         assert counts["train"]["documents"] + counts["val"]["documents"] == 25  # 23 lines, a row, a member
-        assert "10 documents are no text and left out: a.jsonl:2, a.jsonl:3" in caplog.text
-        assert "1 files are damaged and left out: g.txt.gz" in caplog.text
+        assert "documents left out that are no text, 10 in all: a.jsonl:2, a.jsonl:3" in caplog.text
+        assert "files left out that are damaged, 1 in all: g.txt.gz" in caplog.text
         report = (text.folder / "report.md").read_text(encoding="utf-8")
         assert "| no_text | 10 |" in report
         for name in ("a.jsonl:9", "b.parquet:2", "c.txt", "d.tar/e.txt", "g.txt.gz"):
@@ -118,6 +118,37 @@ def test_one_bad_document_meets_the_same_policy_in_every_format(
     skipped = prepared(tmp_path, path, keep_text=keep_text, on_error="skip")
     assert skipped.manifest["removed"] == {"no_text": 1}
     assert skipped.manifest["splits"]["train"]["documents"] + skipped.manifest["splits"]["val"]["documents"] >= 29
+
+
+def test_the_report_shows_a_hostile_text_as_code(tmp_path: Path) -> None:
+    hostile = "![x](http://example.com/`a``b) <img src=x> "
+    put(tmp_path / "own/a.txt", NOVEL)
+    put(tmp_path / "own/![x](y).html", "x")
+    put(tmp_path / "own/b.txt", hostile)
+    text = prepared(tmp_path, tmp_path / "own", min_chars=100)
+    report = (text.folder / "report.md").read_text(encoding="utf-8")
+    assert f'- ` "b.txt" `: ``` "{hostile}" ```' in report
+    assert '` "![x](y).html" `' in report
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> None:
+    rows = [{"text": f"{NOVEL}{'ab' * i}"} for i in range(1100)]
+    raws = {
+        "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
+        "a.json": lambda: json.dumps(rows).encode(),
+        "a.csv": lambda: ("text\n" + "\n".join(row["text"] for row in rows)).encode(),
+        "a.parquet": lambda: parquet([row["text"] for row in rows]),
+    }
+    path = put(tmp_path / name, raws[name]())
+    with pytest.raises(ValueError, match=rf"^{name}: no .*'body'.*data\.column names the text, of \["):
+        prepared(tmp_path, path, keep_text=False, column="body")
+
+
+def test_a_split_that_is_empty_says_what_was_left_out(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(ValueError, match=r"the train split is empty \(documents left out: no_text 2\)"):
+        prepared(tmp_path, path, on_error="skip")
 
 
 def test_a_large_corpus_stops_at_a_damaged_file_by_default(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What was logged comes once and in order, whatever was killed and whatever the clocks say; what callbacks keep comes back."""
 
 import json
+import os
 import struct
 import time
 from pathlib import Path
@@ -69,9 +70,28 @@ def test_tensorboards_file_may_be_cut_off_or_damaged(tmp_path: Path, caplog: pyt
     curve, _, _ = points(tmp_path)
     assert len(curve) == 7
     assert "one point is lost" in caplog.text
+    # What a kill leaves half written is not read as events, and goes.
+    assert all("tfevents" not in name or name.startswith("events") for name in written_names(tmp_path))
     # The same again changes nothing.
     TensorBoard(tmp_path, 8).rewind(8)
     assert points(tmp_path)[0] == curve
+
+
+def written_names(folder: Path) -> set[str]:
+    """The names that a rewinding writes under, the ones in between included."""
+    names = set()
+    with pytest.MonkeyPatch.context() as patch:
+        opened = os.open
+
+        def noted(path: Any, *arguments: Any, **options: Any) -> int:
+            names.add(Path(path).name)
+            return opened(path, *arguments, **options)
+
+        patch.setattr(os, "open", noted)
+        (folder / "tensorboard/.building-history-0").touch()
+        TensorBoard(folder, 8).rewind(8)
+    assert not list((folder / "tensorboard").glob(".building*"))
+    return names
 
 
 def test_csv_is_one_whole_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Pure functions: a cleaner takes a text and returns it with a count of what it re
 """
 
 import codecs
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -182,13 +183,9 @@ def order_marks(text: str) -> str:
     `unicodedata` orders the marks of a character by insertion, which takes quadratic time; it is linear for marks that are in order.
     The order is by combining class, and marks of one class keep theirs: a stable sort.
     """
-    marks = {
-        character
-        for character in set(text)
-        if not character.isascii() and unicodedata.combining(unicodedata.normalize("NFD", character)[0])
-    }
-    if not marks:
+    if not any(map(_is_mark, set(text[::MARKS_IN_A_ROW]))):  # a longer run holds one of these characters
         return text
+    marks = filter(_is_mark, set(text))
     long_run = re.compile(f"[{re.escape(''.join(sorted(marks)))}]{{{MARKS_IN_A_ROW + 1},}}")
 
     def in_order(run: re.Match[str]) -> str:
@@ -197,6 +194,12 @@ def order_marks(text: str) -> str:
 
     ordered = long_run.sub(in_order, text)
     return text if ordered == text else ordered
+
+
+@functools.lru_cache(maxsize=2**14)
+def _is_mark(character: str) -> bool:
+    """Whether the character belongs to the one before it, or begins with such a part."""
+    return unicodedata.combining(unicodedata.normalize("NFD", character)[0]) > 0
 
 
 CLEANERS = {

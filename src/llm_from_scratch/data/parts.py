@@ -216,7 +216,8 @@ def finish(
         )
     for split in SPLITS:
         if not splits[split]["documents"]:
-            raise empty_split(work.source, split, work.recipe.val_fraction)
+            removed = summed(tally.removed for tally in tallies)
+            raise empty_split(work.source, split, work.recipe.val_fraction, removed)
     manifest = work.facts | {
         "name": work.source.name,
         "fingerprint": tokenizer.fingerprint,

@@ -315,7 +315,7 @@ def _build(work: Work) -> None:
         find_repeated(building, [task], work.recipe, PrepareConfig(workers=1), strict=True)
         texts = documents(task, work.recipe, tally, strict=True)
         texts = unique(texts, repeats(building, task), f"{work.recipe.dedup}_duplicate", tally)
-        _write_splits(building, source, texts, facts["val_fraction"], whole)
+        _write_splits(building, source, texts, facts["val_fraction"], whole, tally)
         cleaned = tally.cleaned
     except ValueError:  # a document that cannot be read: what came before it is of no use
         shutil.rmtree(building)
@@ -352,7 +352,12 @@ def _build(work: Work) -> None:
 
 
 def _write_splits(
-    building: Path, source: Source, texts: Iterable[tuple[str, str | LongText]], val_fraction: float, whole: bool
+    building: Path,
+    source: Source,
+    texts: Iterable[tuple[str, str | LongText]],
+    val_fraction: float,
+    whole: bool,
+    tally: Tally,
 ) -> None:
     """Writes the cleaned text of both splits."""
     ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
@@ -373,7 +378,7 @@ def _write_splits(
                     ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
         if len(ends[split]) == 1:
-            raise empty_split(source, split, val_fraction)
+            raise empty_split(source, split, val_fraction, tally.removed)
         np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
 
 

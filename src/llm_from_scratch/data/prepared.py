@@ -79,7 +79,7 @@ class Prepared:
             if FILES in self.manifest and sha256(path) != self.manifest[FILES][path.name]:
                 raise _damaged(path, "has other bytes than were written")
         places = np.fromfile(ends, dtype="<u8")
-        if places[-1:] != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
+        if (int(places[-1]) if len(places) else 0) != facts["text_bytes"] or np.any(places[1:] < places[:-1]):
             raise _damaged(ends, "has ends of documents that do not rise to the end of the text")
 
     @property

@@ -60,6 +60,7 @@ MAX_EXTENSION = 2**20  # bytes of a long name or pax header before a tar's membe
 MAX_NAME = 4096  # characters: Linux's own limit
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 ROWS = 16  # of a parquet file, in memory at a time
+WITHOUT_TEXT = 1000  # rows of a table of JSON objects, from the first, before the column is known to be wrong
 MAX_COLUMNS = 100  # names of columns of a table of JSON objects that are remembered
 COLUMN, HIDDEN = "a column beside data.column", "hidden"
 OTHER_NAME = "no name of a text, a table or an archive"
@@ -567,6 +568,7 @@ class _Reader:
     def lines(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
         """One document a line of JSON; empty lines count, and are passed over."""
         ignored: set[str] = set()
+        rows = texts = 0
         for number in itertools.count(1):
             line, where = file.readline(MAX_DOCUMENT + 1), f"{name}:{number}"
             if not line:
@@ -587,9 +589,14 @@ class _Reader:
                 continue
             if isinstance(row, dict):
                 ignored.update(self._others(row) if len(ignored) < MAX_COLUMNS else ())
-                yield from self.row(_value(row, self.form.column), where, list(row))
+                text = _value(row, self.form.column)
+                rows, texts = rows + 1, texts + (text is not None)
+                yield from self.row(text, where, list(row))
+                if rows == WITHOUT_TEXT and not texts:
+                    break
             else:
                 self.on_fault(where, f'no object: a line such as {{"{self.form.column}": "…"}} is expected')
+        self._refuse_column(name, rows, texts, ignored)
         self._ignore(name, ignored)
 
     def items(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
@@ -599,13 +606,19 @@ class _Reader:
             yield from self.lines(file, name)
             return
         ignored: set[str] = set()
+        rows = texts = 0
         for number, item in enumerate(_list_items(file, name), 1):
             where = f"{name}:{number}"
             if isinstance(item, dict):
                 ignored.update(self._others(item) if len(ignored) < MAX_COLUMNS else ())
-                yield from self.row(_value(item, self.form.column), where, list(item))
+                text = _value(item, self.form.column)
+                rows, texts = rows + 1, texts + (text is not None)
+                yield from self.row(text, where, list(item))
+                if rows == WITHOUT_TEXT and not texts:
+                    break
             else:
                 yield from self.row(item, where, [])
+        self._refuse_column(name, rows, texts, ignored)
         self._ignore(name, ignored)
 
     def records(self, file: io.BufferedReader, name: str, delimiters: str) -> Iterator[Document]:
@@ -659,6 +672,14 @@ class _Reader:
             self.on_fault(where, document)
         else:
             yield document
+
+    def _refuse_column(self, name: str, rows: int, texts: int, columns: set[str]) -> None:
+        """A wrong data.column is a fault of the setting, not of each of a million rows."""
+        if rows and not texts:
+            raise UserError(
+                f"{name}: no row holds a text under {self.form.column!r}: data.column names the text, of "
+                f"{ascii(sorted(columns))[:200]}"
+            )
 
     def _others(self, row: dict[str, Any]) -> set[str]:
         column = self.form.column

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,40 +31,25 @@ def warn(work: Work, tallies: list[Tally]) -> None:
     """Says on standard error what was left out that nobody asked to leave out: the first few by name, then a count."""
     name = work.source.name
     meanings = {
-        "no_text": "documents are no text and left out",
-        "unreadable": "files are damaged and left out",
-        "empty": "documents are empty",
+        "no_text": "documents left out that are no text",
+        "unreadable": "files left out that are damaged",
+        "empty": "empty documents",
     }
     for reason in NOT_READ:
         if count := sum(tally.removed.get(reason, 0) for tally in tallies):
-            examples = [example[0] for tally in tallies for example in tally.examples.get(reason, [])]
-            log.warning(
-                "%s: %s %s: %s", name, f"{count:,}", meanings[reason], listed([(one, "") for one in examples], count)
-            )
+            examples = [(example[0], "") for tally in tallies for example in tally.examples.get(reason, [])]
+            log.warning("%s: %s, %s in all: %s", name, meanings[reason], f"{count:,}", listed(examples, count))
     for why, count in summed(tally.skipped for tally in tallies).items():
-        members = dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))
+        members = [(one, why) for one in dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))]
         if why == COLUMN:
-            log.info(
-                "%s: columns that are not read beside data.column=%s: %s",
-                name,
-                work.recipe.column,
-                listed([(one, "") for one in members]),
-            )
+            log.info("%s: columns not read: %s", name, listed(members))
         else:
-            log.warning(
-                "%s: %s members of archives are not read: %s",
-                name,
-                f"{count:,}",
-                listed([(one, why) for one in members], count),
-            )
+            log.warning("%s: members of archives not read, %s in all: %s", name, f"{count:,}", listed(members, count))
     if separators := sum(tally.separators for tally in tallies):
         log.warning(
-            "%s: %s documents hold %s as a word of their text: where it stands between documents, say "
-            "data.separator='%s', and each is read by itself",
-            name,
-            f"{separators:,}",
-            END_OF_TEXT,
-            END_OF_TEXT,
+            "%s: documents that hold %s as a word of their text, %s in all: where it stands between documents, "
+            "data.separator='%s' reads each of them by itself",
+            *(name, END_OF_TEXT, f"{separators:,}", END_OF_TEXT),
         )
 
 
@@ -134,10 +120,15 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
         if examples:
             lines += ["", f"## Examples: {reason}", ""]
         for name, text in examples:
-            lines.append(
-                f"- {as_markdown(json.dumps(name, ensure_ascii=False))}: {as_markdown(json.dumps(text, ensure_ascii=False))}"
-            )
+            lines.append(f"- {_code(name)}: {_code(text)}")
     return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A stranger's text as code in Markdown: its links and images stay signs."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", quoted)), default=0))
+    return f"{ticks} {quoted} {ticks}"
 
 
 def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
@@ -152,7 +143,7 @@ def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
         return []
     lines = ["", "## Not read", "", "| what | count | the first |", "|---|---|---|"]
     for why, names in reasons.items():
-        first = ", ".join(json.dumps(name, ensure_ascii=False).replace("|", "\\|") for name in names[:NAMED])
+        first = ", ".join(_code(name).replace("|", "\\|") for name in names[:NAMED])
         lines.append(f"| {why} | {counts[why]:,} | {first} |")
     return lines
 

@@ -50,6 +50,7 @@ from llm_from_scratch.data.readers import (
     read_file,
 )
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import BUILDING
 from llm_from_scratch.files import sha256 as sha256_of
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import one_line
@@ -188,9 +189,11 @@ def open_source(
             )
         return Source(name, _bring_all(name, (downloads or {})[download], data_dir, connections, fetch), form)
     for glob, root in itertools.product(layouts or [], roots(data_dir)):
-        found = sorted((file.relative_to(root).as_posix(), file) for file in root.glob(glob) if file.is_file())
+        tree = _Tree(root)
+        found, skipped = tree.regular(tree.matching("", tuple(glob.split("/")))) if root.is_dir() else ([], [])
         if found:
-            return Source(name, found, form)
+            tree.refuse_faults(f"data={name}", on_error)
+            return Source(name, found, form, skipped + tree.faults)
     if layouts and url is None:
         places = ", ".join(str(data_dir / glob) for glob in layouts)
         raise UserError(
@@ -212,6 +215,8 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
         if not given.exists():
             given = user_path(path.replace("\\", "/"))  # a glob of Windows
         is_folder, exists = given.is_dir(), given.exists()
+        fixed, pattern = (given, ()) if exists else _fixed_part(given)
+        missing = not exists and not (pattern and fixed.is_dir())
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"data.path={path}: {error.strerror if isinstance(error, OSError) else error}") from None
     if exists and not is_folder:
@@ -219,36 +224,20 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
             raise UserError(f"data.path={path}: it is no regular file: copy what it gives into one")
         _refuse_empty(path, [given])
         return [(given.name, given)], []
+    if missing:
+        raise UserError(f"data.path={path}: there is no such file or folder")
+    tree = _Tree(fixed)
     if is_folder:
-        tree = _Tree(given)
         found = [name for folder in tree.folders() for name in tree.files(folder)]
+        kept = [name for name in found if Path(name).suffix.lower() in TEXT_SUFFIXES | OTHER_SUFFIXES]
+        named, skipped = tree.regular(kept)
+        for name in sorted(set(found) - set(kept)):
+            suffix = Path(name).suffix
+            reads = f"data.path={path}/**/*{suffix} reads it" if suffix.lower() in NAMED_SUFFIXES else OTHER_NAME
+            skipped.append((name, tree.no_file(name) or reads))
     else:
-        fixed, pattern = _fixed_part(given)
-        if not pattern:
-            raise UserError(f"data.path={path}: there is no such file or folder")
-        tree = _Tree(fixed)
-        found = tree.matching("", (*pattern, "*") if pattern[-1] == "**" else pattern)
-    named, skipped = [], list(tree.skipped.items())
-    for name in sorted(set(found)):
-        file = tree.root / name
-        suffix = file.suffix.lower()
-        try:
-            why = _no_file(file)
-        except OSError as error:
-            tree.faults.append((name, error.strerror or type(error).__name__))
-            continue
-        if why is None and is_folder and suffix in NAMED_SUFFIXES:
-            why = f"data.path={path}/**/*{file.suffix} reads it"
-        elif why is None and is_folder and suffix not in TEXT_SUFFIXES | OTHER_SUFFIXES:
-            why = OTHER_NAME
-        if why:
-            skipped.append((name, why))
-        else:
-            named.append((name, file))
-    if tree.faults and on_error != "skip":
-        raise UserError(
-            f"data.path={path}: cannot read {listed(tree.faults)}: make it readable, or leave it out with data.on_error=skip"
-        )
+        named, skipped = tree.regular(tree.matching("", (*pattern, "*") if pattern[-1] == "**" else pattern))
+    tree.refuse_faults(f"data.path={path}", on_error)
     skipped = sorted(skipped + tree.faults)
     if not named:
         known = sorted(TEXT_SUFFIXES) + sorted(OTHER_SUFFIXES)
@@ -262,17 +251,6 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
 def _refuse_empty(path: str, files: Sequence[Path]) -> None:
     if not any(file.stat().st_size for file in files):
         raise UserError(f"data.path={path}: all files are empty")
-
-
-def _no_file(path: Path) -> str | None:
-    """Why a name of a folder is no file to read; None where it is one. OSError: that cannot be found out."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return "a broken link"
-        raise
-    return None if stat.S_ISREG(mode) else "no regular file"
 
 
 def _fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -318,6 +296,36 @@ class _Tree:
                 found.append(below)
         return found
 
+    def regular(self, names: Sequence[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+        """(name, place) of those that are files, in order, and (name, why) of the others and of all that was skipped."""
+        skipped = list(self.skipped.items())
+        named = []
+        for name in sorted(set(names)):
+            if why := self.no_file(name):
+                skipped.append((name, why))
+            else:
+                named.append((name, self.root / name))
+        failed = {name for name, _ in self.faults}
+        return [one for one in named if one[0] not in failed], skipped
+
+    def no_file(self, name: str) -> str | None:
+        """Why a name is no file to read; None where it is one, or where that cannot be found out, which is a fault."""
+        try:
+            mode = (self.root / name).stat().st_mode
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return "a broken link"
+            self._fault(name, error)
+            return None
+        return None if stat.S_ISREG(mode) else "no regular file"
+
+    def refuse_faults(self, setting: str, on_error: str | None) -> None:
+        """Raises UserError for what cannot be read, unless it is to be skipped."""
+        if self.faults and on_error != "skip":
+            raise UserError(
+                f"{setting}: cannot read {listed(self.faults)}: make it readable, or leave it out with data.on_error=skip"
+            )
+
     def files(self, folder: str) -> list[str]:
         """Everything in one folder that is no folder, without hidden names."""
         return self.matching(folder, ("*",))
@@ -359,6 +367,8 @@ class _Tree:
             try:
                 with os.scandir(self.root / folder) as scan:
                     for entry in scan:
+                        if entry.name.startswith(BUILDING):  # a preparation that is under way is no input
+                            continue
                         is_folder = False
                         with contextlib.suppress(OSError):  # a link that cannot be followed
                             is_folder = entry.is_dir()

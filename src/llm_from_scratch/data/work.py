@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -277,8 +278,10 @@ def _count_unknown(work: Work, splits: dict[str, Any], tokenizer: Tokenizer) -> 
             )
 
 
-def empty_split(source: Source, split: str, val_fraction: float) -> UserError:
-    """For a split that nothing came to."""
+def empty_split(source: Source, split: str, val_fraction: float, removed: Mapping[str, int]) -> UserError:
+    """For a split that nothing came to; `removed` has the documents that were left out, by the reason."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in removed.items())
+    aside = f" (documents left out: {reasons})" if reasons else ""
     return UserError(
-        f"{source.name}: the {split} split is empty; use a longer text or change data.val_fraction={val_fraction}"
+        f"{source.name}: the {split} split is empty{aside}; use a longer text or change data.val_fraction={val_fraction}"
     )

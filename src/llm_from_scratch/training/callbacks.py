@@ -183,7 +183,9 @@ class Samples(Callback):
 
     def __init__(self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> None:
         self.path, self.tokenizer, self.prompt = run_dir / "samples.md", tokenizer, prompt
-        self.sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed)
+        self.sampling = SamplingConfig(
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed, compile=False
+        )
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keeps the samples of up to the step that this run goes on from."""

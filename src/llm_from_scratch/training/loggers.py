@@ -21,7 +21,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import sync, write_file
+from llm_from_scratch.files import BUILDING, sync, write_file
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
@@ -87,6 +87,7 @@ class TensorBoard(TensorBoardLogger):
 
     def rewind(self, step: int) -> None:
         """Makes one file of those of earlier processes, with the points up to `step`."""
+        _remove_leftovers(Path(self.log_dir))
         if not self.earlier:
             return
         points: dict[tuple[int, tuple[str, ...]], Event] = {}
@@ -104,10 +105,19 @@ class TensorBoard(TensorBoardLogger):
         for event in (Event(wall_time=last, file_version="brain.Event:2"), *events):
             writer.write(event.SerializeToString())
         history = Path(self.log_dir) / HISTORY
-        write_file(history, content.getvalue())
+        whole = history.with_name("history")  # TensorBoard reads each file with tfevents in its name, half ones, too
+        write_file(whole, content.getvalue())
+        whole.replace(history)
+        sync(history.parent)
         for path in self.earlier:
             if path != history:
                 path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the files that a kill has left half written."""
+    for path in folder.glob(f"{BUILDING}*"):
+        path.unlink(missing_ok=True)
 
 
 def _events(path: Path) -> Iterator[Event]:
@@ -185,6 +195,7 @@ class Csv(Logger):
 
     def rewind(self, step: int) -> None:
         """Keeps the rows up to `step`."""
+        _remove_leftovers(self.path.parent)
         if self.path.exists():
             kept = [row for row in self._read() if re.fullmatch(r"\d+", row["step"]) and int(row["step"]) <= step]
             columns = sorted({name for row in kept for name in row} | {"step"})
