@@ -219,7 +219,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
     effects = {
         "data.dir": any((copy / "moved" / "text").glob("prepared-*/manifest.json")),
         "data.path": not (copy / "story.txt").exists(),
-        "data.micro_batch_size": "2 micro-batches" in state["layout"],
+        "data.micro_batch_size": state["layout"]["micro_batch_size"] == 4,
         "optim.lr": group["initial_lr"] == 3e-3 and rows[0]["lr"] > 3e-4,
         "optim.patience": "Patience" in callbacks and seen["trainer"].callbacks is not None,
         "optim.weight_decay": (group["weight_decay"], rest["weight_decay"]) == (0.5, 0.0),
@@ -235,7 +235,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
         "trainer.val_check_interval": [row["step"] for row in rows if row["split"] == "val"] == [62, 64],
         "trainer.log_every_n_steps": [row["step"] for row in rows if row["split"] == "train"] == [61, 62, 63, 64],
         "trainer.progress": seen["bar"] is False,
-        "trainer.threads": "2 threads" in state["layout"],
+        "trainer.threads": state["layout"]["threads"] == 2,
         "trainer.profile": any((run / "tensorboard").glob("*.pt.trace.json")),
         "trainer.extra": "Timer" in callbacks,
         "sample.prompt": "\n    Toto" in samples.split("## Step 62")[1],
