@@ -196,6 +196,11 @@ class Config:
             raise UserError(
                 "optim.schedule=plateau needs optim.patience=N, validations, and an optim.min_lr_ratio above 0 to end at"
             )
+        decides = {"char": "the text decides", "gpt2": "its files decide"}.get(self.tokenizer.kind)
+        if decides and self.tokenizer.vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={self.tokenizer.vocab_size}: with tokenizer={self.tokenizer.kind} {decides} it, leave it null"
+            )
         if self.data.subword_dropout and (self.data.stream, self.tokenizer.kind) != ("text", "bpe"):
             raise UserError("data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out")
         largest = max((size for pair in self.data.batch_schedule or [] for size in pair[1:]), default=0)
