@@ -44,7 +44,7 @@ class SamplingConfig:
     compile: bool | str = (
         "auto"  # true | false | auto: on a CUDA GPU each token's step as one captured graph, else plain
     )
-    seed: int = 1337
+    seed: int = 1337  # the same seed writes the same text (on a CPU)
     stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ from llm_from_scratch.terminal import printable, quote, use_utf8
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
     "prompt",
+    "prompt_file",
     "stop",
     "run",
     "run_dir",
@@ -61,7 +62,7 @@ SETTLED = {
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
 # Literal settings that a sweep may vary, written as choice(a,b).
-SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
+SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
 MULTIRUN = {"--multirun", "-m"}
 # The long options of a Hydra program.
 HYDRA_FLAGS = {
@@ -267,8 +268,10 @@ def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> l
     Raises:
         UserError: a choice is needed there.
     """
-    defaults = OmegaConf.load(config_dir / f"{config_name}.yaml").get("defaults") or []
-    absent = {next(iter(entry)) for entry in defaults if OmegaConf.is_dict(entry) and None in entry.values()}
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # interpolations as they stand
+    assert isinstance(main, dict)
+    defaults = main.get("defaults") or []
+    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
     kept = []
     for word in words:
         key, _, value = word.removeprefix("~").partition("=")
