@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import generate
 import pytest
 import torch
 from conftest import REPO, Process
 
-import generate
 from llm_from_scratch.checkpoint import load_model
 
 

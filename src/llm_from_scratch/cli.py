@@ -153,6 +153,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     sub.set_defaults(command=plan)
 
+    sub = commands.add_parser(
+        "settings",
+        help="every setting of train.py and generate.py: its default, its range and what it does",
+        description="Every setting of train.py and generate.py: its default, its range and what it does.",
+    )
+    sub.add_argument("word", metavar="WORD", nargs="?", default="", help="those alone whose name or meaning holds it")
+    shapes = sub.add_mutually_exclusive_group()
+    shapes.add_argument("--markdown", action="store_true", help="as the page docs/settings.md")
+    shapes.add_argument("--json", action="store_true", help="one JSON list rather than tables")
+    sub.set_defaults(command=settings)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
@@ -426,6 +437,39 @@ def doctor(options: argparse.Namespace) -> None:
         print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in found]}))
     if faults:
         raise SystemExit(1)
+
+
+def settings(options: argparse.Namespace) -> None:
+    """The reference of the settings, with the defaults of the commands as they stand."""
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+    from rich.table import Table
+
+    from llm_from_scratch.overrides import composed
+    from llm_from_scratch.settings import groups, markdown, reference
+
+    defaults: dict[str, Any] = {
+        f"{name}.py": OmegaConf.to_container(composed(config_dir(), name, [])) for name in ("train", "generate")
+    }
+    found = reference(defaults, options.word)
+    if options.json:
+        print(json.dumps([asdict(setting) for setting in found]))
+        return
+    if options.markdown:
+        print(markdown(found), end="")
+        return
+    out = console()
+    for group, own in groups(found):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, max_width=18)  # an address is shortened; the page has all of it
+        table.add_column(overflow="fold")
+        for setting in own:
+            table.add_row(setting.key, setting.default, setting.explanation)
+        out.print(group, style="bold")
+        out.print(table)
+        out.print()
 
 
 def demo(options: argparse.Namespace) -> None:

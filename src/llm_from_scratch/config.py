@@ -66,7 +66,7 @@ class DataConfig:
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
     column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
-    encoding: str = "utf-8"  # of texts and of tables that are texts, by Python's name: cp1252, latin-1, utf-16
+    encoding: str = "utf-8"  # of texts and of tables that are texts
     separator: str | None = (
         None  # between the documents of one text file, such as <|endoftext|>; null: it is one document
     )
@@ -76,7 +76,9 @@ class DataConfig:
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
-    batch_schedule: list[list[int]] | None = None  # [[N, size], …]: up to optimizer step N, size sequences
+    batch_schedule: list[list[int]] | None = (
+        None  # so many sequences up to that optimizer step; null: batch_size always
+    )
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
     subword_dropout: float = (
@@ -140,7 +142,7 @@ class OptimConfig:
 @dataclass(kw_only=True)
 class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | mps
-    devices: int | str = 1  # a count a node, or auto for all
+    devices: int | str = 1  # devices of each machine; auto: all of them
     num_nodes: int = 1  # machines, each with `devices` devices
     strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
     precision: str = (
@@ -176,7 +178,7 @@ class SampleConfig:
 class Config:
     """One training run: what `config.yaml` in a run folder holds."""
 
-    task: str = "oz"  # outputs/TASK/…
+    task: str = "oz"  # names the folder of the run: outputs/TASK/…
     seed: int = 1337  # of the weights, the order of the data, dropout and the samples
     run_dir: str = "outputs"  # the folder of the run; a sweep makes one for each of its runs below it
     resume: str | None = None  # a run folder to go on with

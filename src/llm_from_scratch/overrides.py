@@ -211,7 +211,10 @@ def _front(
 ) -> list[str]:
     """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
-    if flags & {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}:
+    if flags & {"--shell-completion", "-sc"}:
+        _check_completion(arguments)
+        return arguments
+    if flags & {"--help", "-h", "--hydra-help", "--version"}:
         return arguments
     modes = sorted(flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"})
     if len(modes) > 1:
@@ -260,6 +263,22 @@ def _front(
     if not sweeps and not set(modes) - MULTIRUN:
         words.append("hydra.output_subdir=null")  # config.yaml says all, and is written when nothing can be refused
     return others + words
+
+
+def _check_completion(arguments: Sequence[str]) -> None:
+    """Holds what asks for shell completion against what Hydra knows, and keeps a query quiet: its terminal is in mid-line.
+
+    Raises:
+        UserError: neither a script for a shell nor a query is asked for.
+    """
+    asked = [argument for argument in arguments if argument not in ("-sc", "--shell-completion")]
+    if len(asked) != 1 or not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", asked[0]):
+        raise UserError(
+            f"-sc {' '.join(asked)}: shell completion is for bash, zsh or fish:"
+            f' eval "$(python {Path(sys.argv[0]).name} -sc install=bash)"'
+        )
+    if asked[0].startswith("query") and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the program ends
 
 
 def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
@@ -388,8 +407,8 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         options = list(error.options or [])
         if group == "data" and (Path(choice).suffix or Path(choice).exists()):
             raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None
-        known = mistakes.meant(group, choice)
-        nearest = [known] if known else difflib.get_close_matches(choice, options, n=1)
+        typed = mistakes.meant(group, choice)
+        nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
