@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate",
         help="loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
         description="Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second group,"
-        " make a fuller table; --report writes a page of all of it. Nothing is downloaded.",
+        " make fuller tables; --report writes a page of all of it and prints the first figures. Nothing is downloaded.",
     )
     sub.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
     sub.add_argument(
@@ -244,7 +244,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
     from llm_from_scratch.evaluation.measure import Settings, measure
-    from llm_from_scratch.evaluation.report import print_tables, write_report
+    from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 
     if options.report:
         try:
@@ -266,13 +266,19 @@ def report(options: argparse.Namespace) -> None:
     figures = measure(options.run, settings)
     if everything:
         figures["command"] = shell("python", "-m", "llm_from_scratch", *options.arguments)
-        write_report(figures, options.report)
+        page = write_report(figures, options.report)
+        if not options.json:
+            print_summary(figures, console())
+            print(for_stream(f"report: {page}", sys.stdout), flush=True)
+            return
     if options.json:
         print(json.dumps(figures))
     else:
-        print_tables(figures, console(width=180))
+        print_tables(figures, console())
     for line in figures["left_out"]:
         print(printable(f"left out: {line}"), file=sys.stderr)
+    if everything:
+        print(printable(f"report: {page}", keep=""), file=sys.stderr)
 
 
 def lm_eval(options: argparse.Namespace) -> None:
