@@ -61,8 +61,9 @@ h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem
 p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
 th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere } td { max-width: 26rem; overflow-wrap: break-word }
- td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
+th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere }
+td { max-width: 26rem; overflow-wrap: break-word }
+td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
