@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_from_scratch import mistakes, signals
-from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.places import PATHS, expanded
 from llm_from_scratch.terminal import printable, quote, use_utf8
 
@@ -402,8 +402,10 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
     except MissingConfigException as error:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         if group.startswith("hydra/") and error.options is not None:
-            extra = "'llm-from-scratch[sweep]'" if choice == "optuna" else f"hydra-{choice}-{group.split('/')[1]}"
-            raise UserError(f"{group}={choice}: is not installed here: pip install {extra}") from None
+            if choice.split("_")[0] in ("optuna", "joblib", "submitit"):
+                raise missing_extra(f"{group}={choice}: is not installed here", "sweep") from None
+            package = f"hydra-{choice}-{group.split('/')[1]}"
+            raise UserError(f"{group}={choice}: is not installed here: pip install {package}") from None
         options = list(error.options or [])
         if group == "data" and (Path(choice).suffix or Path(choice).exists()):
             raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None

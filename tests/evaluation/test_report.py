@@ -515,7 +515,7 @@ def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.Monke
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
-    metrics, hf = "pip install 'llm-from-scratch[metrics]'", "pip install 'llm-from-scratch[hf]'"
+    metrics, hf = "pip install -e '.[metrics]'", "pip install -e '.[hf]'"
     assert f"BLEU and chrF need: {metrics}" in report["left_out"]
     assert f"ROUGE needs: {metrics}" in report["left_out"]
     assert f"BERTScore needs: {hf}" in report["left_out"]
