@@ -275,7 +275,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     if trainer.is_global_zero:
         log_hyperparameters(trainer, config, best)
         draw_curves(run_dir)
-        print_results(run_dir, model.num_parameters(), prompt)
+        print_results(run_dir, model.num_parameters(), prompt, overfit=config.data.overfit)
         print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
     return float(best["loss"])
 

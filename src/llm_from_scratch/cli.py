@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate",
         help="loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
         description="Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second group,"
-        " make a fuller table; --report writes a page of all of it. Nothing is downloaded.",
+        " make fuller tables; --report writes a page of all of it and prints the first figures. Nothing is downloaded.",
     )
     sub.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
     sub.add_argument(
@@ -158,6 +158,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     sub.set_defaults(command=plan)
 
+    sub = commands.add_parser(
+        "settings",
+        help="every setting of train.py and generate.py: its default, its range and what it does",
+        description="Every setting of train.py and generate.py: its default, its range and what it does.",
+    )
+    sub.add_argument("word", metavar="WORD", nargs="?", default="", help="those alone whose name or meaning holds it")
+    shapes = sub.add_mutually_exclusive_group()
+    shapes.add_argument("--markdown", action="store_true", help="as the page docs/settings.md")
+    shapes.add_argument("--json", action="store_true", help="one JSON list rather than tables")
+    sub.set_defaults(command=settings)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
@@ -238,7 +249,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
     from llm_from_scratch.evaluation.measure import Settings, measure
-    from llm_from_scratch.evaluation.report import print_tables, write_report
+    from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 
     if options.report:
         try:
@@ -260,13 +271,19 @@ def report(options: argparse.Namespace) -> None:
     figures = measure(options.run, settings)
     if everything:
         figures["command"] = shell("python", "-m", "llm_from_scratch", *options.arguments)
-        write_report(figures, options.report)
+        page = write_report(figures, options.report)
+        if not options.json:
+            print_summary(figures, console())
+            print(for_stream(f"report: {page}", sys.stdout), flush=True)
+            return
     if options.json:
         print(json.dumps(figures))
     else:
-        print_tables(figures, console(width=180))
+        print_tables(figures, console())
     for line in figures["left_out"]:
         print(printable(f"left out: {line}"), file=sys.stderr)
+    if everything:
+        print(printable(f"report: {page}", keep=""), file=sys.stderr)
 
 
 def lm_eval(options: argparse.Namespace) -> None:
@@ -431,6 +448,39 @@ def doctor(options: argparse.Namespace) -> None:
         print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in found]}))
     if faults:
         raise SystemExit(1)
+
+
+def settings(options: argparse.Namespace) -> None:
+    """The reference of the settings, with the defaults of the commands as they stand."""
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+    from rich.table import Table
+
+    from llm_from_scratch.overrides import composed
+    from llm_from_scratch.settings import groups, markdown, reference
+
+    defaults: dict[str, Any] = {
+        f"{name}.py": OmegaConf.to_container(composed(config_dir(), name, [])) for name in ("train", "generate")
+    }
+    found = reference(defaults, options.word)
+    if options.json:
+        print(json.dumps([asdict(setting) for setting in found]))
+        return
+    if options.markdown:
+        print(markdown(found), end="")
+        return
+    out = console()
+    for group, own in groups(found):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, max_width=18)  # an address is shortened; the page has all of it
+        table.add_column(overflow="fold")
+        for setting in own:
+            table.add_row(setting.key, setting.default, setting.explanation)
+        out.print(group, style="bold")
+        out.print(table)
+        out.print()
 
 
 def demo(options: argparse.Namespace) -> None:

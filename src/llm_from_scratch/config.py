@@ -66,7 +66,7 @@ class DataConfig:
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
     column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
-    encoding: str = "utf-8"  # of texts and of tables that are texts, by Python's name: cp1252, latin-1, utf-16
+    encoding: str = "utf-8"  # of texts and of tables that are texts
     separator: str | None = (
         None  # between the documents of one text file, such as <|endoftext|>; null: it is one document
     )
@@ -76,7 +76,9 @@ class DataConfig:
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
-    batch_schedule: list[list[int]] | None = None  # [[N, size], …]: up to optimizer step N, size sequences
+    batch_schedule: list[list[int]] | None = (
+        None  # so many sequences up to that optimizer step; null: batch_size always
+    )
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
     subword_dropout: float = (
@@ -131,8 +133,8 @@ class OptimConfig:
     )
     plateau_factor: float = 0.5  # plateau: what the learning rate is multiplied by
     weight_decay: float = 0.1  # on matrices alone
-    beta1: float = 0.9
-    beta2: float = 0.95
+    beta1: float = 0.9  # AdamW: decay, a step, of the mean of the gradients
+    beta2: float = 0.95  # AdamW: decay, a step, of the mean of their squares
     ema_decay: float | None = None  # of an average of the weights, a step; it is what is validated and kept; null: none
     skip_bad_steps: int = 0  # batches with a NaN or infinite loss or gradient to pass over before the run stops
 
@@ -140,8 +142,8 @@ class OptimConfig:
 @dataclass(kw_only=True)
 class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | mps
-    devices: int | str = 1  # a count a node, or auto for all
-    num_nodes: int = 1
+    devices: int | str = 1  # devices of each machine; auto: all of them
+    num_nodes: int = 1  # machines, each with `devices` devices
     strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
     precision: str = (
         "auto"  # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
@@ -164,7 +166,7 @@ class TrainerConfig:
 class SampleConfig:
     prompt: str | None = None  # what the samples of a run continue; null: the first words of the validation split
     max_new_tokens: int = 100  # tokens; 0: no samples
-    temperature: float = 0.8
+    temperature: float = 0.8  # of the samples; 0: always the likeliest token
 
     def __post_init__(self) -> None:
         self.prompt = self.prompt and clean_typed(
@@ -176,9 +178,9 @@ class SampleConfig:
 class Config:
     """One training run: what `config.yaml` in a run folder holds."""
 
-    task: str = "oz"  # outputs/TASK/…
-    seed: int = 1337
-    run_dir: str = "outputs"
+    task: str = "oz"  # names the folder of the run: outputs/TASK/…
+    seed: int = 1337  # of the weights, the order of the data, dropout and the samples
+    run_dir: str = "outputs"  # the folder of the run; a sweep makes one for each of its runs below it
     resume: str | None = None  # a run folder to go on with
     init_from: str | None = None  # a run folder, or a .pt or .ckpt of torch's, whose weights to start from
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -220,15 +222,18 @@ class Config:
 class GenerateConfig(SamplingConfig):
     """What generate.py takes: where the model is, what it continues, and how it samples."""
 
-    run: str = "last"
-    prompt: str = ""
-    device: str = "auto"
+    run: str = "last"  # a run folder, or last: the newest one below outputs/
+    prompt: str = ""  # what the text continues; empty: the start of a document; -: standard input
+    prompt_file: str | None = None  # a UTF-8 file that holds the prompt, in place of prompt; -: standard input
+    device: str = "auto"  # auto | cpu | cuda | mps; auto: the best one of this machine
     dtype: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 on GPUs that have it, else float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"dtype={self.dtype} must be auto, float32 or bfloat16")
+        if self.prompt and self.prompt_file:
+            raise UserError(f"prompt_file={self.prompt_file}: the prompt is given as well: leave one of them out")
         self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it
 
 

@@ -30,13 +30,12 @@ from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.terminal import argument, quote
 from llm_from_scratch.tokenizer import load_tokenizer
 
-PACKAGE = "llm-from-scratch"
 NETWORK_SECONDS = 3.0
 LOW_DISK = 2 * 10**9  # bytes
 DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its tokens decode to
@@ -116,16 +115,17 @@ def _line(error: BaseException | str) -> str:
 def versions() -> Iterator[Finding]:
     """Python and the libraries, held against what the package was declared to work with."""
     try:
-        facts = importlib.metadata.metadata(PACKAGE)
-        requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
+        facts = importlib.metadata.metadata(DISTRIBUTION)
+        requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
     except importlib.metadata.PackageNotFoundError:
         yield warning(
-            f"{PACKAGE} {__version__} is not installed, and runs from its folder", "pip install -c constraints.txt -e ."
+            f"{DISTRIBUTION} {__version__} is not installed, and runs from its folder",
+            "pip install -c constraints.txt -e .",
         )
         return
     pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
     if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {PACKAGE} {__version__}")
+        yield ok(f"Python {own}, {DISTRIBUTION} {__version__}")
     else:
         yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
     good = []
@@ -242,7 +242,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
 
 def _reach(name: str, url: str, answers: dict[str, str]) -> None:
     try:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": PACKAGE})
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": DISTRIBUTION})
         with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
             answers[name] = "reached"
     except (OSError, ValueError, urllib.error.URLError) as error:

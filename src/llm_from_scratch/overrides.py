@@ -28,13 +28,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_from_scratch import mistakes, signals
-from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.places import PATHS, expanded
 from llm_from_scratch.terminal import printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
     "prompt",
+    "prompt_file",
     "stop",
     "run",
     "run_dir",
@@ -61,7 +62,7 @@ SETTLED = {
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
 # Literal settings that a sweep may vary, written as choice(a,b).
-SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
+SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
 MULTIRUN = {"--multirun", "-m"}
 # The options of a Hydra program.
 HYDRA_FLAGS = {
@@ -210,7 +211,10 @@ def _front(
 ) -> list[str]:
     """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
-    if flags & {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}:
+    if flags & {"--shell-completion", "-sc"}:
+        _check_completion(arguments)
+        return arguments
+    if flags & {"--help", "-h", "--hydra-help", "--version"}:
         return arguments
     modes = sorted(flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"})
     if len(modes) > 1:
@@ -263,21 +267,32 @@ def _front(
     return others + words
 
 
+def _check_completion(arguments: Sequence[str]) -> None:
+    """Holds what asks for shell completion against what Hydra knows, and keeps a query quiet: its terminal is in mid-line.
+
+    Raises:
+        UserError: neither a script for a shell nor a query is asked for.
+    """
+    asked = [argument for argument in arguments if argument not in ("-sc", "--shell-completion")]
+    if len(asked) != 1 or not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", asked[0]):
+        raise UserError(
+            f"-sc {' '.join(asked)}: shell completion is for bash, zsh or fish:"
+            f' eval "$(python {Path(sys.argv[0]).name} -sc install=bash)"'
+        )
+    if asked[0].startswith("query") and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the program ends
+
+
 def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
     """Gives `group=null` and `~group` their meaning, none of it, which Hydra's grammar does not know.
 
     Raises:
         UserError: a choice is needed there.
     """
-    content = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
-    assert isinstance(content, dict)
-    absent = {
-        group
-        for entry in content.get("defaults", [])
-        if isinstance(entry, dict)
-        for group, choice in entry.items()
-        if choice is None
-    }
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # interpolations as they stand
+    assert isinstance(main, dict)
+    defaults = main.get("defaults") or []
+    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
     kept = []
     for word in words:
         key, _, value = word.removeprefix("~").partition("=")
@@ -389,13 +404,15 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
     except MissingConfigException as error:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         if group.startswith("hydra/") and error.options is not None:
-            extra = "'llm-from-scratch[sweep]'" if choice == "optuna" else f"hydra-{choice}-{group.split('/')[1]}"
-            raise UserError(f"{group}={choice}: is not installed here: pip install {extra}") from None
+            if choice.split("_")[0] in ("optuna", "joblib", "submitit"):
+                raise missing_extra(f"{group}={choice}: is not installed here", "sweep") from None
+            package = f"hydra-{choice}-{group.split('/')[1]}"
+            raise UserError(f"{group}={choice}: is not installed here: pip install {package}") from None
         options = list(error.options or [])
         if group == "data" and (Path(choice).suffix or Path(choice).exists()):
             raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None
-        known = mistakes.meant(group, choice)
-        nearest = [known] if known else difflib.get_close_matches(choice, options, n=1)
+        typed = mistakes.meant(group, choice)
+        nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:

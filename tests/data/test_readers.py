@@ -253,7 +253,7 @@ def test_a_missing_library_says_what_brings_it(
     library: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    refused(tmp_path, name, b"anything", rf"needs {library}: pip install 'llm-from-scratch\[openwebtext\]'")
+    refused(tmp_path, name, b"anything", rf"needs {library}: pip install -e '\.\[openwebtext\]'")
 
 
 def test_nothing_optional_is_imported_before_it_is_needed() -> None:

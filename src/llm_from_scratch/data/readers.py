@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.files import open_regular, sha256
 
 TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
@@ -336,7 +336,7 @@ DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 
 def _absent(name: str, library: str) -> UserError:
-    return UserError(f"{name}: reading it needs {library}: pip install 'llm-from-scratch[openwebtext]'")
+    return missing_extra(f"{name}: reading it needs {library}", "openwebtext")
 
 
 @contextmanager

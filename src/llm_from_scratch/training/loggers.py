@@ -20,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def _wandb(run_dir: Path) -> WandbLogger:
     try:
         logger = WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name, id=name, resume="allow")
     except ModuleNotFoundError:
-        raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
+        raise missing_extra("logger=wandb needs", "wandb") from None
     if name != known:
         rank_zero_only(write_file)(path, name + "\n")
     return logger

@@ -28,7 +28,7 @@ from llm_from_scratch import mistakes
 from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
-from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.terminal import quote
 from llm_from_scratch.training.loggers import make_loggers
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size
@@ -123,7 +123,7 @@ def check_trainer(config: Config) -> None:
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name in config.logger:
         if name == "wandb" and find_spec("wandb") is None:
-            raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'")
+            raise missing_extra("logger=wandb needs", "wandb")
     for name, settings in config.callbacks.items():
         callback_class(name, settings)
     _quiet()
