@@ -42,34 +42,7 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
     config = check_settings(composed, Config)
     check_given(config, given_settings(job))
-    if config.init_from and not config.resume:
-        _take_tokenizer(config, job)
     return config
-
-
-def _take_tokenizer(config: "Config", job: Sequence[str]) -> None:
-    """Sets the tokenizer's settings to those of the run whose weights the new one starts from.
-
-    Raises:
-        UserError: the job asks for another tokenizer.
-    """
-    from llm_from_scratch.checkpoint import PICKLES, load_model, model_folder
-    from llm_from_scratch.tokenizer import load_tokenizer
-
-    origin = Path(str(config.init_from))
-    if origin.suffix in PICKLES:  # weights alone
-        return
-    folder = model_folder(origin)
-    tokenizer = load_tokenizer(folder) if folder.is_dir() else load_model(origin).tokenizer
-    size = tokenizer.vocab_size if tokenizer.kind == "bpe" else None
-    asked = set(given_settings(job)) | {"tokenizer.kind" for word in job if word.startswith("tokenizer=")}
-    for name, value in (("kind", tokenizer.kind), ("vocab_size", size)):
-        now = getattr(config.tokenizer, name)
-        if f"tokenizer.{name}" in asked and now != value:
-            raise UserError(
-                f"tokenizer.{name}={now}: init_from={origin} brings its own tokenizer, of {value}: leave it out"
-            )
-        setattr(config.tokenizer, name, value)
 
 
 def check(composed: DictConfig, job: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.tokenizer import open_gpt2
+from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 from llm_from_scratch.training.compilation import PAYS, wanted
 from llm_from_scratch.training.memory import (
     activation_bytes,
@@ -81,16 +81,17 @@ class TextSize:
     documents: int | None = None
 
 
-def text_size(config: Config) -> TextSize:
+def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
     """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
 
     UserError: as `prepare`.
     """
     if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer))
-    work = plan_work(config.data, config.tokenizer, None)
+        return counted(prepare(config.data, config.tokenizer, reuse=reuse))
+    work = plan_work(config.data, config.tokenizer, reuse)
     if work.keep_text or work.folder.exists():
-        return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
+        there = work.folder.exists()
+        return counted(open_prepared(work.folder) if there else prepare(config.data, config.tokenizer, reuse=reuse))
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
     tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)

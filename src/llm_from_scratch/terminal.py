@@ -6,6 +6,7 @@ brackets as markup, and a shell runs what stands in `$(…)`: each gets the text
 
 import codecs
 import contextlib
+import functools
 import logging
 import shlex
 import sys
@@ -105,6 +106,13 @@ def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
     character = error.object[error.start]
     code = ord(character)
     return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else _escape(character), error.start + 1
+
+
+@functools.cache
+def note(line: str) -> None:
+    """One line on standard error; a line that this process has said before is not said again."""
+    sys.stderr.write(printable(line, keep="") + "\n")
+    sys.stderr.flush()
 
 
 class Formatter(logging.Formatter):

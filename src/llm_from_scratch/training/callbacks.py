@@ -311,6 +311,8 @@ class Checkpoints(Callback):
         """
         self.best = float(state_dict["best"])
         self.stopped = state_dict.get("stopped", False) and state_dict["users"] == self.settings
+        if math.isinf(self.best):
+            return  # no validation yet: nothing is missing
         try:
             held = float(model_facts(self.run_dir)["loss"])
         except UserError as error:
