@@ -113,7 +113,9 @@ def test_a_run_takes_the_shape_of_the_one_that_it_starts_from(three: tuple[Path,
     assert new["tokenizer"] == old["tokenizer"]
     status, said = start("plan", *TEXT, "init_from=last", "--no-measuring")
     assert status == 0, said
-    assert len(list(Path("data/text").glob("prepared-????????????"))) == 2  # the run's own pieces of the text, and no third
+    assert (
+        len(list(Path("data/text").glob("prepared-????????????"))) == 2
+    )  # the run's own pieces of the text, and no third
 
 
 @pytest.mark.parametrize(

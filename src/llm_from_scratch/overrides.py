@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_from_scratch import mistakes, signals
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.places import PATHS, expanded
-from llm_from_scratch.terminal import printable, quote, use_utf8
+from llm_from_scratch.terminal import passing, printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
@@ -150,7 +150,10 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def command(
-    config_dir: Path, config_name: str, check: Callable[[DictConfig, Sequence[str]], Any]
+    config_dir: Path,
+    config_name: str,
+    check: Callable[[DictConfig, Sequence[str]], Any],
+    starting: str = "",
 ) -> Callable[[Task], Callable[[], None]]:
     """Makes a task of a composed configuration the program that the shell starts.
 
@@ -159,6 +162,7 @@ def command(
         config_name: the main one, without `.yaml`.
         check: raises UserError for a configuration that cannot run, given with the overrides that made it; called for
             every job before the first one starts.
+        starting: a line for a terminal while the checks load what they need; it goes with the next line.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -177,7 +181,8 @@ def command(
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
                 try:
-                    sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
+                    with passing(starting):
+                        sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
             SweepTable.failures = 0
@@ -445,6 +450,16 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
         if OmegaConf.is_dict(config._get_node(key)):
             found += _flat(config[key], f"{prefix}{key}.")
     return found
+
+
+def experiments() -> Iterator[tuple[str, DictConfig]]:
+    """Each `experiment=` that is one run, as it is composed; where the front checks, for Hydra is initialised there."""
+    for path in sorted((Path(_main_config_dir()) / "experiment").glob("*.yaml")):
+        config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            OmegaConf.set_struct(config, False)
+            config.pop("hydra")
+            yield path.stem, config
 
 
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:

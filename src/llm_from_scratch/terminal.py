@@ -8,9 +8,11 @@ import codecs
 import contextlib
 import functools
 import logging
+import os
 import shlex
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -113,6 +115,21 @@ def note(line: str) -> None:
     """One line on standard error; a line that this process has said before is not said again."""
     sys.stderr.write(printable(line, keep="") + "\n")
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def passing(line: str) -> Iterator[None]:
+    """Shows a line in a terminal while something takes its time, and takes it away; elsewhere nothing is shown."""
+    shown = bool(line) and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if shown:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\x1b[1A\x1b[2K\r")  # up, and erased: an interruption leaves a whole line behind
+            sys.stderr.flush()
 
 
 class Formatter(logging.Formatter):
