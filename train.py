@@ -19,9 +19,17 @@ from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, may_fetch, run_folder
+from llm_from_scratch.overrides import (
+    command,
+    experiments,
+    final_config,
+    given_settings,
+    job_overrides,
+    may_fetch,
+    run_folder,
+)
 from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import for_stream, quote
+from llm_from_scratch.terminal import for_stream, note, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
@@ -42,38 +50,11 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
     config = check_settings(composed, Config)
     check_given(config, given_settings(job))
-    if config.init_from and not config.resume:
-        _take_tokenizer(config, job)
     return config
 
 
-def _take_tokenizer(config: "Config", job: Sequence[str]) -> None:
-    """Sets the tokenizer's settings to those of the run whose weights the new one starts from.
-
-    Raises:
-        UserError: the job asks for another tokenizer.
-    """
-    from llm_from_scratch.checkpoint import PICKLES, load_model, model_folder
-    from llm_from_scratch.tokenizer import load_tokenizer
-
-    origin = Path(str(config.init_from))
-    if origin.suffix in PICKLES:  # weights alone
-        return
-    folder = model_folder(origin)
-    tokenizer = load_tokenizer(folder) if folder.is_dir() else load_model(origin).tokenizer
-    size = tokenizer.vocab_size if tokenizer.kind == "bpe" else None
-    asked = set(given_settings(job)) | {"tokenizer.kind" for word in job if word.startswith("tokenizer=")}
-    for name, value in (("kind", tokenizer.kind), ("vocab_size", size)):
-        now = getattr(config.tokenizer, name)
-        if f"tokenizer.{name}" in asked and now != value:
-            raise UserError(
-                f"tokenizer.{name}={now}: init_from={origin} brings its own tokenizer, of {value}: leave it out"
-            )
-        setattr(config.tokenizer, name, value)
-
-
 def check(composed: DictConfig, job: Sequence[str]) -> None:
-    """What must hold before any job starts: nothing has been written yet, and nothing is."""
+    """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
     config = settle(composed, job)
 
     from llm_from_scratch.data.prepare import check_text, is_first_rank
@@ -95,8 +76,21 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
             f" {quote(f'resume={config.run_dir}')}"
         )
 
+    from llm_from_scratch.plan import too_much
 
-@command(config_dir(), "train", check)
+    for line in too_much(config, recipes):
+        note(line)
+
+
+def recipes() -> dict[str, "Config"]:
+    """The experiments by their names."""
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.config import check as check_settings
+
+    return {name: check_settings(composed, Config) for name, composed in experiments()}
+
+
+@command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
@@ -160,10 +154,12 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     from llm_from_scratch.data.prepare import document_start, prepare
     from llm_from_scratch.data.sampler import sequences_before
     from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.plan import counted, warnings_at_start
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.training.averaging import WeightAverage
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, Patience, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
+    from llm_from_scratch.training.progress import Opening, Overfitting
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
         Ownership,
@@ -236,16 +232,28 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
+    progress = ProgressLine(metrics, config.trainer.progress)
     samples = []
     if config.sample.max_new_tokens:
-        samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
+        samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress)]
     average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
     patience = [Patience(config.optim)] if config.optim.patience else []
+
+    def passes(step: int) -> float:
+        sequences = sequences_before(step, batch_size, config.data.batch_schedule)
+        return sequences * config.model.block_size / max(1, text.train_tokens)
+
+    text = counted(prepared)
+    by_heart = config.data.overfit or config.optim.patience is not None
+    overfitting = [] if by_heart else [Overfitting(run_dir, config, passes)]
+    unwise = warnings_at_start(config, text)
     callbacks = [
         Ownership(claim),
         Signals(saver),
         metrics,
-        ProgressLine(metrics, config.trainer.progress),
+        Opening(config, passes(config.trainer.max_steps), unwise),
+        progress,
+        *overfitting,
         *average,
         *samples,
         *patience,

@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
     "settings": ["config"],
     "plan": ["training", "data", "model", "tokenizer", "config"],
-    "overrides": ["config", "checkpoint", "training.results"],
+    "overrides": ["config", "checkpoint", "tokenizer", "training.results"],
     "cli": [ANYTHING],
     "__main__": ["cli"],
     "train": [ANYTHING],

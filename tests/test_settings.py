@@ -155,6 +155,7 @@ TOGETHER = {
     "sample.prompt": "Toto",
     "sample.max_new_tokens": "5",
     "sample.temperature": "0",
+    "sample.show": "true",
     "logger": "[tensorboard,csv]",
     "callbacks": "callbacks=early_stopping",
 }
@@ -241,6 +242,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
         "sample.prompt": "\n    Toto" in samples.split("## Step 62")[1],
         "sample.max_new_tokens": len(samples.split("## Step 64")[1]) < 80,
         "sample.temperature": samples.count("## Step 6") == 3,
+        "sample.show": said.count("\n    Toto") == 2,
         "logger": any((run / "csv").rglob("metrics.csv")) and len(seen["trainer"].loggers) == 2,
         "callbacks": "EarlyStopping" in callbacks,
     }

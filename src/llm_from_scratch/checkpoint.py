@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import zlib
@@ -31,7 +32,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256, write_file
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.places import user_path
-from llm_from_scratch.terminal import quote
+from llm_from_scratch.terminal import note, quote
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -351,12 +352,6 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         UserError: in one line, naming what is missing or damaged.
     """
     folder = model_folder(run)
-    if not folder.is_dir():
-        raise UserError(
-            f"{run}: has no model yet (its first validation writes one)"
-            if (run / "config.yaml").exists()
-            else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
-        )
     facts = model_facts(run)
     settings, path = facts["model"], folder / "model.safetensors"
     weights = _read_weights(path)
@@ -378,7 +373,26 @@ def model_facts(run: Path) -> dict[str, Any]:
     Raises:
         UserError: in one line, naming what is missing or damaged.
     """
+    facts = saved_settings(run)
+    path = model_folder(run) / "model.safetensors"
+    if not path.is_file() or sha256(path) != facts["sha256"]:
+        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    return facts
+
+
+def saved_settings(run: Path) -> dict[str, Any]:
+    """`model_facts` without a look at the weights.
+
+    Raises:
+        UserError: in one line, naming what is missing or damaged.
+    """
     folder = model_folder(run)
+    if not folder.is_dir():
+        raise UserError(
+            f"{run}: has no model yet (its first validation writes one)"
+            if (run / "config.yaml").exists()
+            else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
+        )
     refuse_links(folder, run)
     try:
         facts = _read_json(folder / "config.json")
@@ -387,9 +401,6 @@ def model_facts(run: Path) -> dict[str, Any]:
         facts["step"], facts["loss"] = int(facts["step"]), float(facts["loss"])
     except MALFORMED as error:
         raise UserError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
-    path = folder / "model.safetensors"
-    if not path.is_file() or sha256(path) != facts["sha256"]:
-        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
     return facts
 
 
@@ -562,24 +573,61 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+MODEL = "model/config.json"  # what a run holds from its first validation on
+
+
+def _runs(root: Path) -> list[Path]:
+    """The runs below `root` in the order of their starts; a resumed one counts from its resumption."""
+    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
+    found = [
+        path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
+    ]
+    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))]
+
+
+def started_last(run: Path, root: Path = Path("outputs")) -> None:
+    """Makes `run`, which has just written its config.yaml, the last of `_runs`, also where the clock went back."""
+    path = run / "config.yaml"
+    times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
+    if times and max(times) >= path.stat().st_mtime_ns:
+        os.utime(path, ns=(max(times) + 10**6,) * 2)  # file systems round times
+
+
 def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path:
-    """The newest run below `root` that has got as far as `holding`.
+    """The run below `root` that was started last, of those that hold the file `holding`.
 
     Raises:
         UserError: when there is none.
     """
-    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
-    found = [
-        path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/{holding}") if ".hydra" not in path.parts
-    ]
+    found = [run for run in _runs(root) if _holds(run, holding)]
     if not found:
-        raise UserError(f"there is no run below {root}/: train one with train.py, or name its folder (run=PATH)")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parents[len(Path(holding).parts) - 1]
+        missing = " with a model" if holding == MODEL and _runs(root) else ""
+        raise UserError(
+            f"there is no run{missing} below {root}/: train one with train.py, or name its folder (run=PATH)"
+        )
+    return found[-1]
 
 
-def find_run(name: str, holding: str = "config.yaml") -> Path:
-    """`last` or a path -> the run folder."""
-    return last_run(holding=holding) if name == "last" else user_path(name)
+def _holds(run: Path, holding: str) -> bool:
+    return ((model_folder(run) / "config.json") if holding == MODEL else run / holding).is_file()
+
+
+def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
+    """`last` or a path -> the run folder; the one that `last` stands for is said on standard error.
+
+    Args:
+        name: what the user wrote.
+        holding: the file that the command needs.
+        key: the setting that `name` is the value of.
+
+    Raises:
+        UserError: no run below outputs/ holds that file.
+    """
+    if name != "last":
+        return user_path(name)
+    run, newest = last_run(holding=holding), last_run()
+    note(f"{key}=last: {run}" + (f" ({newest} is newer and has no model yet)" if newest != run else ""))
+    return run
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,11 +11,12 @@ from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 from llm_from_scratch.places import config_dir, user_path
-from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell, use_utf8
+from llm_from_scratch.terminal import argument, console, for_stream, log_to_stderr, printable, shell, use_utf8
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.tokenizer import Tokenizer
 
 PASSAGES = 20  # continued in a report
 
@@ -334,9 +335,11 @@ def prepare(options: argparse.Namespace) -> None:
 
     log_to_stderr()
     started = time.monotonic()
-    config = check(composed(config_dir(), "train", options.overrides), Config)
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
     if config.prepare.task is None:
-        prepared = _text_of_run(config) or prepare_all(config.data, config.tokenizer, how=config.prepare)
+        prepared = _text_of_run(config) or prepare_all(
+            config.data, config.tokenizer, reuse=_tokenizer_of_origin(config), how=config.prepare
+        )
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
@@ -366,8 +369,10 @@ def inspect(options: argparse.Namespace) -> None:
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
-    config = check(composed(config_dir(), "train", options.overrides), Config)
-    prepared = _text_of_run(config) or prepare(config.data, config.tokenizer, how=config.prepare)
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    prepared = _text_of_run(config) or prepare(
+        config.data, config.tokenizer, reuse=_tokenizer_of_origin(config), how=config.prepare
+    )
     sampler = prepared.sampler(
         config.data.stream,
         config.data.subword_dropout,
@@ -393,6 +398,16 @@ def _text_of_run(config: "Config") -> "Prepared | None":
     return run_text(folder, config, load_model(folder))
 
 
+def _tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
+    """With `init_from=RUN`, the tokenizer that the new run takes over; None without."""
+    from llm_from_scratch.checkpoint import PICKLES, model_folder
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
+        return None
+    return load_tokenizer(model_folder(Path(config.init_from)))
+
+
 def plan(options: argparse.Namespace) -> None:
     """The figures of a training that has not begun."""
     from llm_from_scratch import plan as planning
@@ -412,7 +427,7 @@ def plan(options: argparse.Namespace) -> None:
     if options.tokens:
         text = planning.assumed_text(config, int(options.tokens))
     else:
-        text = planning.text_size(config)
+        text = planning.text_size(config, _tokenizer_of_origin(config))
     presets = {}
     for path in sorted((configs / "model").glob("*.yaml")):
         if path.stem == "article":  # one layer, one head: to look at
@@ -509,12 +524,18 @@ def demo(options: argparse.Namespace) -> None:
             "def ",
             ["task=stdlib_demo", "sample.prompt=def ", "trainer.val_check_interval=240"],
         )
-    steps = (
-        ["train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides],
-        ["generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9"],
-    )
-    for script, *words in steps:
+    told: list[str] = []
+
+    def on_line(line: str) -> None:
+        told.append(line)
+        print(for_stream(line, sys.stdout), flush=True)
+
+    def run(script: str, *words: str, on_line: Callable[[str], None] | None = None) -> None:
         print("$ " + shell("python", script, *words), file=sys.stderr)
-        status = signals.run_child([sys.executable, str(project / script), *words])
+        status = signals.run_child([sys.executable, str(project / script), *words], on_line)
         if status:
             raise SystemExit(status)
+
+    run("train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides, on_line=on_line)
+    trained = next(line for line in reversed(told) if line.startswith("run: ")).removeprefix("run: ")
+    run("generate.py", f"run={argument(trained)}", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9")

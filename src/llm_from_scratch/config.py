@@ -167,6 +167,7 @@ class SampleConfig:
     prompt: str | None = None  # what the samples of a run continue; null: the first words of the validation split
     max_new_tokens: int = 100  # tokens; 0: no samples
     temperature: float = 0.8  # of the samples; 0: always the likeliest token
+    show: bool | str = "auto"  # true | false | auto: on standard error as they come, where that is a terminal
 
     def __post_init__(self) -> None:
         self.prompt = self.prompt and clean_typed(
@@ -324,6 +325,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.threads": _POSITIVE,
     "sample.max_new_tokens": _NOT_NEGATIVE,
     "sample.temperature": _NOT_NEGATIVE,
+    "sample.show": (lambda value: value in (True, False, "auto"), "true, false or auto"),
     "logger": (lambda value: set(value) <= {"tensorboard", "csv", "wandb"}, "a list of tensorboard, csv, wandb"),
 }
 
@@ -370,6 +372,7 @@ NEEDS: dict[str, Need] = {
     "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
     "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
     "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "sample.show": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
 }

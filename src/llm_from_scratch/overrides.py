@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_from_scratch import mistakes, signals
 from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.places import PATHS, expanded
-from llm_from_scratch.terminal import printable, quote, use_utf8
+from llm_from_scratch.terminal import passing, printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
@@ -63,6 +63,10 @@ SETTLED = {
 }
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
+# The settings that take `last`, and the file that the run must hold for them.
+LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model/config.json"}
+# What a run that starts from another's weights decides itself: the weights fit whatever these are.
+OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base")
 MULTIRUN = {"--multirun", "-m"}
 # The options of a Hydra program.
 HYDRA_FLAGS = {
@@ -147,7 +151,10 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def command(
-    config_dir: Path, config_name: str, check: Callable[[DictConfig, Sequence[str]], Any]
+    config_dir: Path,
+    config_name: str,
+    check: Callable[[DictConfig, Sequence[str]], Any],
+    starting: str = "",
 ) -> Callable[[Task], Callable[[], None]]:
     """Makes a task of a composed configuration the program that the shell starts.
 
@@ -156,6 +163,7 @@ def command(
         config_name: the main one, without `.yaml`.
         check: raises UserError for a configuration that cannot run, given with the overrides that made it; called for
             every job before the first one starts.
+        starting: a line for a terminal while the checks load what they need; it goes with the next line.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -174,7 +182,8 @@ def command(
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
                 try:
-                    sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
+                    with passing(starting):
+                        sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
             SweepTable.failures = 0
@@ -234,15 +243,13 @@ def _front(
             key, _, value = word.partition(":")
             value = value or next((other for other in others[place + 1 :] if other not in ("=", ":")), "VALUE")
             raise UserError(f"{word}: settings are written as key=value, without spaces: {key}={value}")
+    words = _without_last(words)
     given = {override.key_or_group: override.value() for override in _parse(words)}
     if given.get("resume"):
         if "run_dir" in given:
             raise UserError(
                 "run_dir: a resumed run goes on in its own folder; leave it out, or start a new run with init_from=RUN"
             )
-        if given["resume"] == "last":
-            given["resume"] = str(_last_run())
-            words = [word for word in words if not word.startswith("resume=")] + [literal(f"resume={given['resume']}")]
         words.append(literal(f"run_dir={given['resume']}"))
         if sweeps:
             raise _no_sweep(str(given["resume"]))
@@ -346,22 +353,40 @@ def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], 
         print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
 
-def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
-    """The configuration of one job, for a command that needs no more of Hydra. UserError: as for the scripts, in one line."""
+def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: str = "config.yaml") -> DictConfig:
+    """The configuration of one job, for a command that needs no more of Hydra.
+
+    Args:
+        config_dir: the folder of the YAML files.
+        config_name: the main one, without `.yaml`.
+        words: the overrides.
+        resumes: the file that a run must hold for `resume=last`.
+
+    Raises:
+        UserError: as for the scripts, in one line.
+    """
     words = [literal(word) for word in words]
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise UserError(f"{word}: settings are written as key=value; see --help")
     if any(override.is_sweep_override() for override in _parse(words)):
         raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
+    words = _without_last(words, LAST | {"resume": resumes})
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         return final_config(_compose(config_name, list(words)), words)
 
 
-def _last_run() -> Path:
-    from llm_from_scratch.checkpoint import last_run
+def _without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
+    """`resume=last` -> the folder that it stands for, which is said; so every process of the command has the same one."""
+    settled = []
+    for override, word in zip(_parse(words), words, strict=True):
+        key = override.key_or_group
+        if key in needs and override.value() == "last":
+            from llm_from_scratch.checkpoint import find_run
 
-    return last_run()
+            word = literal(f"{key}={find_run('last', needs[key], key)}")
+        settled.append(word)
+    return settled
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
@@ -451,10 +476,21 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
+def experiments() -> Iterator[tuple[str, DictConfig]]:
+    """Each `experiment=` that is one run, as it is composed; where the front checks, for Hydra is initialised there."""
+    for path in sorted((Path(_main_config_dir()) / "experiment").glob("*.yaml")):
+        config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            OmegaConf.set_struct(config, False)
+            config.pop("hydra")
+            yield path.stem, config
+
+
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """What a job runs with: the composed configuration, or for `resume=RUN` the saved one under this job's overrides.
 
     A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as it was saved.
+    With `init_from=RUN` the model's shape and the tokenizer are those of that run.
 
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
@@ -464,6 +500,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         if isinstance(loggers, list):
             config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
+        _take_shape(config, job)
         return config
     from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
 
@@ -492,6 +529,48 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
     refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
+
+
+def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
+    """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts from.
+
+    What the job itself asks for must agree; what weights do not decide (OWN_MODEL) is the job's where it asks, and
+    the other run's where it does not. A file of torch's holds weights alone, and decides nothing.
+
+    Raises:
+        UserError: the job asks for another shape or tokenizer, or there is no such run.
+    """
+    from llm_from_scratch.checkpoint import PICKLES, model_folder, saved_settings
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    if not isinstance(config.get("init_from"), str) or Path(config.init_from).suffix in PICKLES:
+        return
+    origin = Path(config.init_from)
+    model = saved_settings(origin)["model"]
+    tokenizer = load_tokenizer(model_folder(origin))
+    brought = {f"model.{name}": value for name, value in model.items() if name in config.model}
+    brought |= {
+        "tokenizer.kind": tokenizer.kind,
+        "tokenizer.vocab_size": tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
+    }
+    asked: dict[str, str] = {}  # setting -> the override that sets it
+    for override, word in zip(_parse(job), job, strict=True):
+        key, value = override.key_or_group, override.value()
+        if (Path(_main_config_dir()) / key).is_dir():
+            choices = value if isinstance(value, list) else [value]
+            asked |= {name: f"{word} sets {name}" for choice in choices for name in _set_by(key, choice)}
+        else:
+            asked[key] = key
+    for name, value in brought.items():
+        now = OmegaConf.select(config, name)
+        group, _, inner = name.partition(".")
+        free = inner in OWN_MODEL and not (inner == "block_size" and model["position"] == "learned")
+        if group == "model" and free and (name in asked or inner in ("dropout", "init_std")):
+            continue
+        if name in asked and now != value:
+            what = "tokenizer" if group == "tokenizer" else "model"
+            raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
+        OmegaConf.update(config, name, value)
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:

@@ -25,7 +25,14 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch import mistakes
-from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
+from llm_from_scratch.checkpoint import (
+    Background,
+    load_state,
+    recorded_layout,
+    save_state,
+    started_last,
+    verify_state,
+)
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError, first_line, missing_extra
@@ -200,6 +207,7 @@ class Claim:
                         f" {quote(f'resume={run_dir}')}"
                     )
                 save_config(self.config, run_dir / "config.yaml")
+                started_last(run_dir)
         except Timeout:
             self.made = []
             raise UserError(f"{run_dir} belongs to a training that is running now") from None
@@ -244,6 +252,7 @@ class Claim:
             self.started = True
             if self.config.resume:
                 save_config(self.config, self.run_dir / "config.yaml")
+                started_last(self.run_dir)
             for name in ("curves.png", FAILURE):
                 (self.run_dir / name).unlink(missing_ok=True)
 
