@@ -19,9 +19,17 @@ from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.overrides import command, final_config, given_settings, job_overrides, may_fetch, run_folder
+from llm_from_scratch.overrides import (
+    announce,
+    command,
+    final_config,
+    given_settings,
+    job_overrides,
+    may_fetch,
+    run_folder,
+)
 from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import for_stream, quote
+from llm_from_scratch.terminal import quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
@@ -276,7 +284,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         log_hyperparameters(trainer, config, best)
         draw_curves(run_dir)
         print_results(run_dir, model.num_parameters(), prompt)
-        print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
+        announce(config.run_dir)
     return float(best["loss"])
 
 

@@ -105,6 +105,12 @@ def print_results(run: Path, parameters: int, prompt: str) -> None:
         out.print(f"  {line}", soft_wrap=True)
 
 
+def completed(root: Path) -> list[Path]:
+    """The runs of a sweep that came to their end, in the order of their numbers."""
+    numbered = [path.parent for path in root.glob("*/curves.png") if path.parent.name.isdigit()]
+    return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
+
+
 def print_sweep(root: Path) -> int:
     """One table of all runs of a sweep with what differs between them, the best first; on standard error.
 
