@@ -403,8 +403,8 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         options = list(error.options or [])
         if group == "data" and (Path(choice).suffix or Path(choice).exists()):
             raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None
-        known = mistakes.meant(group, choice)
-        nearest = [known] if known else difflib.get_close_matches(choice, options, n=1)
+        named = mistakes.meant(group, choice)
+        nearest = [named] if named else difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -418,6 +418,9 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
             raise UserError(
                 f"{key[1]}: a further argument of Lightning's Trainer is written as +{key[1]}=VALUE"
             ) from None
+        if key and key[1].startswith("logger."):
+            chosen = [word for word in job if word.startswith("logger=")]
+            raise UserError(f"{key[1]}: {_of_logger(key[1], _flat(hydra.compose(config_name, chosen)))}") from None
         if key and key[1] in NEEDS:
             raise UserError(f"{key[1]}: changes nothing without {NEEDS[key[1]][1]}") from None
         if key:
@@ -427,6 +430,21 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
     return config
+
+
+def _of_logger(key: str, known: list[str]) -> str:
+    """What to write rather than a setting of a logger that the configuration does not have."""
+    from llm_from_scratch.config import LOGGERS
+
+    name = key.split(".")[1]
+    if f"logger.{name}" in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+        if nearest:
+            return f"there is no such setting; did you mean {nearest[0]}?"
+        return f"a further setting of it is written as +{key}=VALUE"
+    if name in LOGGERS:
+        return f"changes nothing without logger={name}"
+    return f"a logger of your own is written as +logger.{name}._target_=MODULE.CLASS, and its arguments likewise"
 
 
 def _flat(config: DictConfig, prefix: str = "") -> list[str]:
@@ -446,10 +464,6 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
-    for override in _parse(job):
-        loggers = override.value() if override.key_or_group == "logger" else None
-        if isinstance(loggers, list):
-            config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         return config
     from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
@@ -562,7 +576,7 @@ def announce(folder: str) -> None:
     print(for_stream(f"run: {folder}", sys.stdout), flush=True)
 
 
-def _is_basic(settings: DictConfig) -> bool:
+def _is_basic(settings: Any) -> bool:
     """Whether the jobs of a sweep run one after another in this process."""
     return str(settings.launcher._target_).endswith(".BasicLauncher")
 

@@ -83,8 +83,15 @@ def draw_curves(run: Path) -> None:
     plt.close(figure)
 
 
-def print_results(run: Path, parameters: int, prompt: str) -> None:
-    """The table at the end of a run, and the three commands that come next; on standard error."""
+def print_results(run: Path, parameters: int, prompt: str, *, board: bool) -> None:
+    """The table at the end of a run, and the commands that come next; on standard error.
+
+    Args:
+        run: the run folder.
+        parameters: of the model.
+        prompt: what the model continues in the first of the commands.
+        board: whether there are curves for TensorBoard.
+    """
     best, rows = best_row(run), _rows(run)
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
     table = Table(title=f"Results of {run}", title_justify="left")
@@ -97,11 +104,13 @@ def print_results(run: Path, parameters: int, prompt: str) -> None:
     out = console(stderr=True)
     out.print(table)
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
-    for line in (
+    commands = [
         shell("python", "generate.py", f"run={argument(run)}", f"prompt={prompt}"),
         shell("python", "-m", "llm_from_scratch", "evaluate", argument(run)),
-        shell("tensorboard", "--logdir", argument(run.parent)),
-    ):
+    ]
+    if board:
+        commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
+    for line in commands:
         out.print(f"  {line}", soft_wrap=True)
 
 
