@@ -123,7 +123,7 @@ def main(composed: DictConfig) -> float:
         )
 
 
-def make_objects(group: str, settings: dict[str, Any], kind: type) -> dict[str, Any]:
+def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The user's callbacks or loggers by their names, each made from its settings.
 
     Raises:
@@ -135,7 +135,7 @@ def make_objects(group: str, settings: dict[str, Any], kind: type) -> dict[str, 
 
     made = {}
     for name, one in settings.items():
-        object_class(group, name, one, kind)
+        object_class(group, name, one)
         try:
             made[name] = instantiate(one)
         except Exception as error:  # hydra wraps what the object raises
@@ -153,8 +153,6 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
     """
     import torch
-    from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.loggers import Logger
 
     from llm_from_scratch.checkpoint import (
         PICKLES,
@@ -184,9 +182,9 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     )
 
     run_dir = Path(config.run_dir)
-    users: dict[str, Callback] = make_objects("callbacks", config.callbacks, Callback)
+    users = make_objects("callbacks", config.callbacks)
     own = {name: settings for name, settings in config.logger.items() if "_target_" in settings}
-    loggers: dict[str, Logger] = make_objects("logger", own, Logger)
+    loggers = make_objects("logger", own)
 
     # The text, as tokens. A run that starts from another's weights speaks that one's tokens; one that goes on has all it needs.
     state = newest_state(run_dir) if config.resume else None

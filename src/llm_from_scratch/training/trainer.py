@@ -120,11 +120,11 @@ def check_trainer(config: Config) -> None:
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name, settings in config.logger.items():
         if "_target_" in settings:
-            object_class("logger", name, settings, Logger)
+            object_class("logger", name, settings)
         else:
             check_settings(name, settings)
     for name, settings in config.callbacks.items():
-        object_class("callbacks", name, settings, Callback)
+        object_class("callbacks", name, settings)
     _quiet()
     try:
         trainer = lightning.Trainer(**_arguments(config), logger=False, default_root_dir=config.run_dir)
@@ -136,16 +136,14 @@ def check_trainer(config: Config) -> None:
     micro_batch_size(config, trainer.world_size)
 
 
-def object_class(group: str, name: str, settings: Any, kind: type) -> type:
+def object_class(group: str, name: str, settings: Any) -> type:
     """The class that a callback or a logger of the user's names.
 
     Raises:
         UserError: there is none, or it is not of Lightning's kind.
     """
-    key, of_kind = (
-        f"{group}.{name}",
-        f"lightning.pytorch.{'callbacks.Callback' if kind is Callback else 'loggers.Logger'}",
-    )
+    key = f"{group}.{name}"
+    kind: type = {"callbacks": Callback, "logger": Logger}[group]
     target = settings.get("_target_") if isinstance(settings, dict) else None
     if not isinstance(target, str):
         raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a {kind.__name__.lower()} of Lightning's")
@@ -155,7 +153,7 @@ def object_class(group: str, name: str, settings: Any, kind: type) -> type:
     except Exception as error:  # whatever a module of the user's raises when it is read
         raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{key}._target_={target}: is no {of_kind}")
+        raise UserError(f"{key}._target_={target}: is no lightning.pytorch.{group.rstrip('s')}s.{kind.__name__}")
     return found
 
 
