@@ -25,7 +25,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with one line and status 2."""
-        super().error(printable(message, keep=""))
+        line = printable(message, keep="")
+        for script in ("train", "generate"):
+            if message.startswith(f"argument COMMAND: invalid choice: '{script}'"):
+                line = f"{script} is a program of its own: python {script}.py"
+        print(f"error: {line}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
 
 
 @signals.ending

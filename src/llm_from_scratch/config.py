@@ -436,7 +436,7 @@ def unknown(key: str, known: list[str]) -> str:
     """One line for a setting that does not exist, with what does its work here or the nearest one that does."""
     known_elsewhere = mistakes.answer(key, "train" if "trainer" in known else "generate")
     if known_elsewhere and key.split(".")[-1] not in {name.split(".")[-1] for name in known}:
-        return f"{key}: there is no such setting: {known_elsewhere}"
+        return f"{key}: there is no such setting here: {known_elsewhere}"
     # The last part decides: `optim.learning_rate` and `model.lr` are both about `optim.lr`, rather than about their groups.
     by_last_part = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -560,7 +560,9 @@ def read_config(path: Path) -> dict[str, Any]:
                 raise UserError("nested too deep")
         values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from None
+        raise UserError(
+            f"{path.parent} is no run folder: it has no {path.name}; name one of outputs/*/*, or last"
+        ) from None
     except Exception as error:  # YAML parsers raise a whole family of errors
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(values, dict):

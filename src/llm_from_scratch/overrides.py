@@ -63,10 +63,10 @@ SETTLED = {
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
 MULTIRUN = {"--multirun", "-m"}
-# The long options of a Hydra program.
+# The options of a Hydra program.
 HYDRA_FLAGS = {
     *("--run", "--multirun", "--cfg", "--info", "--resolve", "--package", "--config-path", "--config-name"),
-    *("--config-dir", "--experimental-rerun"),
+    *("--config-dir", "--experimental-rerun", "-r", "-m", "-c", "-i", "-p", "-cp", "-cn", "-cd"),
 }
 Task = Callable[[DictConfig], Any]
 # The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
@@ -230,7 +230,7 @@ def _front(
         raise UserError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
     for place, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
-        if flag.startswith("--") and flag not in HYDRA_FLAGS:
+        if flag.startswith("-") and flag not in HYDRA_FLAGS:
             value = value if equals else next(iter(arguments[place + 1 :]), "VALUE")
             raise UserError(f"{flag}: settings are written as key=value, without dashes: {flag.strip('-')}={value}")
     sweeps = bool(flags & MULTIRUN)
@@ -238,9 +238,11 @@ def _front(
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
     words = _without_none(words, config_dir, config_name)
-    for before, word in zip(["", *others], others, strict=False):
+    for place, (before, word) in enumerate(zip(["", *others], others, strict=False)):
         if not word.startswith("-") and not before.startswith("-"):
-            raise UserError(f"{word}: settings are written as key=value; see --help")
+            key, _, value = word.partition(":")
+            value = value or next((other for other in others[place + 1 :] if other not in ("=", ":")), "VALUE")
+            raise UserError(f"{word}: settings are written as key=value, without spaces: {key}={value}")
     given = {override.key_or_group: override.value() for override in _parse(words)}
     if given.get("resume"):
         if "run_dir" in given:
@@ -284,9 +286,15 @@ def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> l
     Raises:
         UserError: a choice is needed there.
     """
-    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # `optional tuned` interpolates
-    defaults = main.get("defaults") or [] if isinstance(main, dict) else []
-    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
+    content = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
+    assert isinstance(content, dict)
+    absent = {
+        group
+        for entry in content.get("defaults", [])
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+        if choice is None
+    }
     kept = []
     for word in words:
         key, _, value = word.removeprefix("~").partition("=")
@@ -412,15 +420,20 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
         known = _flat(hydra.compose(config_name)) if key else []
+        if key and key[1].startswith("logger."):
+            chosen = [word for word in job if word.startswith("logger=")]
+            raise UserError(f"{key[1]}: {_of_logger(key[1], _flat(hydra.compose(config_name, chosen)))}") from None
         if key and key[1] in known:
             raise UserError(f"{key[1]}: a new name in it is written as +{key[1]}.NAME=VALUE") from None
         if key and key[1].startswith("trainer.extra."):
             raise UserError(
                 f"{key[1]}: a further argument of Lightning's Trainer is written as +{key[1]}=VALUE"
             ) from None
-        if key and key[1].startswith("logger."):
-            chosen = [word for word in job if word.startswith("logger=")]
-            raise UserError(f"{key[1]}: {_of_logger(key[1], _flat(hydra.compose(config_name, chosen)))}") from None
+        if key and key[1].startswith("callbacks."):
+            name = key[1].split(".")[1]
+            raise UserError(
+                f"{key[1]}: a callback is given as a whole: '+callbacks.{name}={{_target_: MODULE.CLASS, …}}'"
+            ) from None
         if key and key[1] in NEEDS:
             raise UserError(f"{key[1]}: changes nothing without {NEEDS[key[1]][1]}") from None
         if key:

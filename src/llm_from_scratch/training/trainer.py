@@ -116,7 +116,9 @@ def check_trainer(config: Config) -> None:
         if name not in known:
             raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
         if name not in mistakes.TRAINER_EXTRA:
-            own = f"use trainer.{name}" if hasattr(config.trainer, name) else mistakes.answer(name, "train")
+            own = mistakes.answer(name, "train")
+            for prefix, group in (("", config), ("trainer.", config.trainer)):
+                own = f"use {prefix}{name}" if hasattr(group, name) else own
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name, settings in config.logger.items():
         if "_target_" in settings:
