@@ -1,5 +1,6 @@
 """Every setting is in effect or refused in one line, on a new run, on resume and in a sweep; a refused command writes nothing."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -525,3 +526,42 @@ def test_a_sweep_of_two_processes_a_run(train: Process, tmp_path: Path) -> None:
     done = train("-m", *small, "trainer=ddp_cpu", "trainer.max_steps=1", "optim.lr=1e-3,2e-3", "run_dir=sweep")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run: sweep") == 2
+
+
+MINE = """
+from lightning.pytorch.callbacks import Callback
+
+class Mine(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.log("mine/step", float(trainer.global_step))
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.log("mine/val", 2.0 * trainer.global_step)
+"""
+
+
+def test_what_a_callback_logs_lands_at_its_step(copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two micro-batches a step; with loggers of three kinds beside each other."""
+    (copy / "of_mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(copy)
+    words = ("+callbacks.mine._target_=of_mine.Mine", "data.micro_batch_size=4", "trainer.max_steps=66")
+    words += ("trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "sample.max_new_tokens=0")
+    words += ("logger=[tensorboard,csv]", "logger.csv.every_n_rows=1", "+logger.third.save_dir=third")
+    words += ("+logger.third._target_=lightning.pytorch.loggers.CSVLogger",)
+    status, said = program(copy, "resume=run", *words)
+    assert status == 0, said
+    rows = [row for row in read_rows(copy / "run/metrics.jsonl") if row["split"] == "user"]
+    steps = [{"step": step, "split": "user", "mine/step": float(step)} for step in (62, 64, 66)]
+    assert [row for row in rows if "mine/step" in row] == steps
+    assert [(row["step"], row["mine/val"]) for row in rows if "mine/val" in row] == [(64, 128.0), (66, 132.0)]
+    with (copy / "run/csv/version_0/metrics.csv").open(encoding="utf-8", newline="") as file:
+        points = [(row["step"], float(row["mine/step"])) for row in csv.DictReader(file) if row["mine/step"]]
+    assert points == [("62", 62.0), ("64", 64.0), ("66", 66.0)]
+    assert any((copy / "third").rglob("metrics.csv"))
+    assert "tensorboard --logdir" in said
+    status, said = program(copy, "resume=run", "trainer.max_steps=68")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "logger.third: a run folder may be a stranger's" in said
+    status, said = program(copy, "resume=run", "trainer.max_steps=68", "logger=csv")
+    assert status == 0, said
+    assert "tensorboard --logdir" not in said
