@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from omegaconf import DictConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.overrides import (
+    announce,
     command,
     experiments,
     final_config,
@@ -29,7 +29,7 @@ from llm_from_scratch.overrides import (
     run_folder,
 )
 from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import for_stream, note, quote
+from llm_from_scratch.terminal import note, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
@@ -110,23 +110,23 @@ def main(composed: DictConfig) -> float:
         )
 
 
-def make_callbacks(config: "Config") -> dict[str, Any]:
-    """The user's callbacks by their names, each made from its settings.
+def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The user's callbacks or loggers by their names, each made from its settings.
 
     Raises:
         UserError: one does not take its settings.
     """
     from hydra.utils import instantiate
 
-    from llm_from_scratch.training.trainer import callback_class
+    from llm_from_scratch.training.trainer import object_class
 
     made = {}
-    for name, settings in config.callbacks.items():
-        callback_class(name, settings)
+    for name, one in settings.items():
+        object_class(group, name, one)
         try:
-            made[name] = instantiate(settings)
-        except Exception as error:  # hydra wraps what the callback raises
-            raise UserError(f"callbacks.{name}: {first_line(error.__cause__ or error)}") from None
+            made[name] = instantiate(one)
+        except Exception as error:  # hydra wraps what the object raises
+            raise UserError(f"{group}.{name}: {first_line(error.__cause__ or error)}") from None
     return made
 
 
@@ -167,10 +167,13 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         build_trainer,
         log_hyperparameters,
         micro_batches,
+        plain_settings,
     )
 
     run_dir = Path(config.run_dir)
-    users = make_callbacks(config)
+    users = make_objects("callbacks", config.callbacks)
+    own = {name: settings for name, settings in config.logger.items() if "_target_" in settings}
+    loggers = make_objects("logger", own)
 
     # The text, as tokens. A run that starts from another's weights speaks that one's tokens; one that goes on has all it needs.
     state = newest_state(run_dir) if config.resume else None
@@ -227,7 +230,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     states = StateFolders(facts, background)
     if state:
         states.compare(state)
-    metrics = Metrics(run_dir, config.trainer.log_every_n_steps)
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, plain_settings(config))
     saver = Checkpoints(run_dir, prepared.tokenizer, background, facts["data"], users, config.callbacks)
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
@@ -260,7 +263,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         *users.values(),
         saver,
     ]
-    trainer = build_trainer(config, run_dir, callbacks, first_step, states)
+    trainer = build_trainer(config, run_dir, callbacks, loggers, first_step, states)
     micro = micro_batches(trainer, config, state)
     data = TextDataModule(
         prepared,
@@ -281,10 +284,16 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     claim.start()  # where a kill had left these words alone to do, no step came first
     best = best_row(run_dir)
     if trainer.is_global_zero:
-        log_hyperparameters(trainer, config, best)
+        log_hyperparameters(trainer, config, model.num_parameters(), best)
         draw_curves(run_dir)
-        print_results(run_dir, model.num_parameters(), prompt, overfit=config.data.overfit)
-        print(for_stream(f"run: {config.run_dir}", sys.stdout), flush=True)
+        print_results(
+            run_dir,
+            model.num_parameters(),
+            prompt,
+            board="tensorboard" in config.logger,
+            overfit=config.data.overfit,
+        )
+        announce(config.run_dir)
     return float(best["loss"])
 
 

@@ -92,6 +92,36 @@ def test_what_writes_nothing_goes_on_by_itself() -> None:
         refuse_foreign_code(extra, asdict(Config()))
 
 
+def logger(**loggers: Any) -> dict[str, Any]:
+    return asdict(Config()) | {"logger": loggers}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (logger(x={"_target_": "os.system", "command": "true"}), "would run os.system"),
+        (logger(x={"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/"}), "would run lightning"),
+        (logger(wandb={"config": {"_target_": "os.system"}}), "would run os.system"),
+        (logger(wandb={"settings": {"base_url": "http://evil"}}), "logger.wandb.settings: a run folder may be"),
+    ],
+)
+def test_a_logger_of_a_strangers_is_not_run(settings: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        refuse_foreign_code(settings, asdict(Config()))
+    refuse_foreign_code(settings, settings)  # given again, it is the user's
+
+
+def test_loggers_that_are_made_here_go_on() -> None:
+    ours = logger(tensorboard={"flush_secs": 9}, csv={}, wandb={"project": "oz", "tags": ["a"]})
+    refuse_foreign_code(ours, asdict(Config()))
+
+
+def test_a_list_of_loggers_of_an_older_run_is_read(saved: Path) -> None:
+    text = as_version_0_1(saved).replace("logger: {}", "logger:\n- tensorboard\n- csv")
+    saved.write_text(text, encoding="utf-8")
+    assert check(read_run(saved.parent), Config).logger == {"tensorboard": {}, "csv": {}}
+
+
 @pytest.mark.parametrize("name", ["..", ".", ".ssh", "a/b", ""])
 def test_a_name_of_a_corpus_stays_below_the_data(name: str) -> None:
     with pytest.raises(ValueError, match=r"data\.name|name"):

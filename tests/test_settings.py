@@ -1,5 +1,6 @@
 """Every setting is in effect or refused in one line, on a new run, on resume and in a sweep; a refused command writes nothing."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -156,7 +157,7 @@ TOGETHER = {
     "sample.max_new_tokens": "5",
     "sample.temperature": "0",
     "sample.show": "true",
-    "logger": "[tensorboard,csv]",
+    "logger": "logger=[tensorboard,csv]",
     "callbacks": "callbacks=early_stopping",
 }
 # Changed one by one: each gives other losses, other learning rates or other weights than a resumption without it.
@@ -243,7 +244,8 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
         "sample.max_new_tokens": len(samples.split("## Step 64")[1]) < 80,
         "sample.temperature": samples.count("## Step 6") == 3,
         "sample.show": said.count("\n    Toto") == 2,
-        "logger": any((run / "csv").rglob("metrics.csv")) and len(seen["trainer"].loggers) == 2,
+        "logger": any((run / "csv").rglob("metrics.csv"))
+        and [logger.name for logger in seen["trainer"].loggers] == ["", "csv", "user"],
         "callbacks": "EarlyStopping" in callbacks,
     }
     assert effects.keys() == TOGETHER.keys()
@@ -347,6 +349,16 @@ def test_muon_follows_its_new_settings() -> None:
         ("trainer.strategy=nonsense", "invalid strategy name"),
         ("data.micro_batch_size=3", "data.micro_batch_size=3 does not divide"),
         ("logger=wandb", "pip install -e '.[wandb]'"),
+        ("logger.wandb.project=a", "logger.wandb.project: changes nothing without logger=wandb"),
+        ("logger.csv.every_n_rows=5", "logger.csv.every_n_rows: changes nothing without logger=csv"),
+        ("logger=csv logger.tensorboard.max_queue=5", "max_queue: changes nothing without logger=tensorboard"),
+        ("logger=csv logger.csv.every_n_row=5", "did you mean logger.csv.every_n_rows?"),
+        ("logger=csv logger.csv.every_n_rows=0", "must be a whole number above 0"),
+        ("+logger.csv.other=5", "logger.csv.other: there is no such setting; it has every_n_rows"),
+        ("logger.mine.a=b", "a logger of your own is written as +logger.mine._target_=MODULE.CLASS"),
+        ("+logger.mine.a=b", "tensorboard, csv or wandb, each with its settings, or NAME with a _target_"),
+        ("+logger.mine._target_=os.system", "is no lightning.pytorch.loggers.Logger"),
+        ("+logger.mine._target_=nowhere.Nothing", "cannot be loaded"),
         ("callbacks.a._target_=os.system", "is no lightning.pytorch.callbacks.Callback"),
         ("callbacks.a._target_=nowhere.Nothing", "cannot be loaded"),
         ("callbacks.a.b=c", "write callbacks.a._target_"),
@@ -518,3 +530,42 @@ def test_a_sweep_of_two_processes_a_run(train: Process, tmp_path: Path) -> None:
     done = train("-m", *small, "trainer=ddp_cpu", "trainer.max_steps=1", "optim.lr=1e-3,2e-3", "run_dir=sweep")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run: sweep") == 2
+
+
+MINE = """
+from lightning.pytorch.callbacks import Callback
+
+class Mine(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.log("mine/step", float(trainer.global_step))
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.log("mine/val", 2.0 * trainer.global_step)
+"""
+
+
+def test_what_a_callback_logs_lands_at_its_step(copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two micro-batches a step; with loggers of three kinds beside each other."""
+    (copy / "of_mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(copy)
+    words = ("+callbacks.mine._target_=of_mine.Mine", "data.micro_batch_size=4", "trainer.max_steps=66")
+    words += ("trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "sample.max_new_tokens=0")
+    words += ("logger=[tensorboard,csv]", "logger.csv.every_n_rows=1", "+logger.third.save_dir=third")
+    words += ("+logger.third._target_=lightning.pytorch.loggers.CSVLogger",)
+    status, said = program(copy, "resume=run", *words)
+    assert status == 0, said
+    rows = [row for row in read_rows(copy / "run/metrics.jsonl") if row["split"] == "user"]
+    steps = [{"step": step, "split": "user", "mine/step": float(step)} for step in (62, 64, 66)]
+    assert [row for row in rows if "mine/step" in row] == steps
+    assert [(row["step"], row["mine/val"]) for row in rows if "mine/val" in row] == [(64, 128.0), (66, 132.0)]
+    with (copy / "run/csv/version_0/metrics.csv").open(encoding="utf-8", newline="") as file:
+        points = [(row["step"], float(row["mine/step"])) for row in csv.DictReader(file) if row["mine/step"]]
+    assert points == [("62", 62.0), ("64", 64.0), ("66", 66.0)]
+    assert any((copy / "third").rglob("metrics.csv"))
+    assert "tensorboard --logdir" in said
+    status, said = program(copy, "resume=run", "trainer.max_steps=68")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "logger.third: a run folder may be a stranger's" in said
+    status, said = program(copy, "resume=run", "trainer.max_steps=68", "logger=csv")
+    assert status == 0, said
+    assert "tensorboard --logdir" not in said

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,7 +19,8 @@ from llm_from_scratch import doctor
 from llm_from_scratch.cli import main
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import literal, stop
-from llm_from_scratch.terminal import Formatter, argument, console, for_stream, printable, shell, use_utf8
+from llm_from_scratch.terminal import Formatter, argument, console, end_echo, for_stream, printable, shell, use_utf8
+from llm_from_scratch.training.callbacks import Metrics, ProgressLine
 from llm_from_scratch.training.results import print_results, print_sweep
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil\r\x08\0\udcff"
@@ -177,7 +179,7 @@ def test_the_next_commands_can_be_pasted(
     monkeypatch.chdir(tmp_path)
     folder = Path("a b[/b] $(touch pwned)")
     rows(folder)
-    print_results(folder, 7, prompt)
+    print_results(folder, 7, prompt, board=True)
     err = capsys.readouterr().err
     assert f"Results of {folder}" in " ".join(err.split())
     commands = err.partition("Next:\n")[2].splitlines()
@@ -241,3 +243,43 @@ def test_a_table_in_another_encoding(finished: Path) -> None:
     done = run(["-m", "llm_from_scratch", *words], finished, OTHER[1])
     assert done.returncode == 0, done.stderr
     assert "“" in done.stdout
+
+
+class Screen(io.StringIO):
+    """A terminal that keeps what it is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = logging.StreamHandler(screen)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [handler])
+    line = ProgressLine(Metrics(Path("run"), 1, {}), show_bar=True)
+    trainer = SimpleNamespace(is_global_zero=True, max_steps=9, global_step=0)
+    line.on_train_start(trainer, None)  # type: ignore[arg-type]
+    try:
+        assert handler.stream is sys.stderr is not screen
+        end_echo()  # the bar clears its own line
+        logging.getLogger("llm_from_scratch").warning("stopping: this step")
+    finally:
+        line.teardown(trainer, None, "fit")  # type: ignore[arg-type]
+    assert handler.stream is sys.stderr is screen
+    assert "stopping: this step\n" in screen.getvalue()
+    before = screen.getvalue().split("stopping: this step")[0]
+    assert before.endswith("\x1b[2K"), before  # the bar's line is cleared first, the echo of Ctrl-C with it
+
+
+def test_without_a_bar_a_message_does_not_follow_the_echo_of_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    end_echo()
+    assert screen.getvalue() == "\n"
+    monkeypatch.setattr("sys.stderr", pipe := io.StringIO())
+    end_echo()
+    assert pipe.getvalue() == ""

@@ -34,6 +34,13 @@ MAX_CONFIG = 100_000  # bytes; ours have two thousand
 # The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
 FOOTER = "# sha256: "
+# The loggers that are made here, with those of their settings that a stranger's run folder may have changed: they write
+# nowhere else and run nothing. None stands for all of a logger's settings.
+LOGGERS: Mapping[str, frozenset[str] | None] = {
+    "tensorboard": None,
+    "csv": None,
+    "wandb": frozenset({"project", "entity", "name", "group", "tags", "notes", "job_type", "offline", "mode"}),
+}
 # What every version has written; a file without some of it has been cut off.
 GROUPS = {
     *("task", "seed", "run_dir", "model", "tokenizer", "data", "prepare", "optim", "trainer", "sample", "logger"),
@@ -191,7 +198,9 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    logger: list[str] = field(default_factory=lambda: ["tensorboard"])  # of tensorboard, csv, wandb
+    logger: dict[str, Any] = field(
+        default_factory=dict
+    )  # tensorboard | csv | wandb -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
     callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}
 
     def __post_init__(self) -> None:
@@ -326,7 +335,13 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.max_new_tokens": _NOT_NEGATIVE,
     "sample.temperature": _NOT_NEGATIVE,
     "sample.show": (lambda value: value in (True, False, "auto"), "true, false or auto"),
-    "logger": (lambda value: set(value) <= {"tensorboard", "csv", "wandb"}, "a list of tensorboard, csv, wandb"),
+    "logger": (
+        lambda value: all(
+            isinstance(settings, dict) and (name in LOGGERS or "_target_" in settings)
+            for name, settings in value.items()
+        ),
+        "tensorboard, csv or wandb, each with its settings, or NAME with a _target_: a logger of Lightning's",
+    ),
 }
 
 
@@ -590,7 +605,8 @@ HARMLESS = {
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
 
-    Callbacks go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the run folder.
+    Callbacks and loggers go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the
+    run folder.
 
     Args:
         config: the settings of the resumed run.
@@ -599,19 +615,36 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
     Raises:
         UserError: in one line, with what to give again.
     """
-    for name, callback in config["callbacks"].items():
-        if callback == given["callbacks"].get(name):
+    objects = [
+        *(("callbacks", name, settings) for name, settings in config["callbacks"].items()),
+        *(("logger", name, settings) for name, settings in config["logger"].items()),
+    ]
+    for group, name, settings in objects:
+        if settings == given[group].get(name):
             continue
-        targets = list(_targets(callback))
-        if len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
+        targets = list(_targets(settings))
+        if group == "logger" and name in LOGGERS and not targets:
+            _refuse_settings(name, settings, given["logger"].get(name) or {})
+        elif len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
             raise UserError(
-                f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
-                f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
+                f"{group}.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
+                f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
         if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
             raise UserError(
                 f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
+            )
+
+
+def _refuse_settings(logger: str, settings: Any, given: Any) -> None:
+    """Refuses settings of one of LOGGERS that could write elsewhere or send something away, where they are not given again."""
+    harmless = LOGGERS[logger]
+    for key, value in (settings or {}).items():
+        if harmless is not None and key not in harmless and (key not in given or given[key] != value):
+            raise UserError(
+                f"logger.{logger}.{key}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again:"
+                f" logger={logger} +logger.{logger}.{key}=…"
             )
 
 
@@ -650,4 +683,6 @@ def read_run(run: Path) -> dict[str, Any]:
     missing = sorted(GROUPS - set(values))
     if missing:
         raise UserError(f"{path}: cut off, it has no {', '.join(missing)}: restore it from a copy")
+    if isinstance(values["logger"], list):  # up to version 0.1: names alone
+        values["logger"] = {str(name): {} for name in values["logger"]}
     return values

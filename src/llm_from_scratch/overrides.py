@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm_from_scratch import mistakes, signals
 from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.places import PATHS, expanded
-from llm_from_scratch.terminal import passing, printable, quote, use_utf8
+from llm_from_scratch.terminal import for_stream, passing, printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
@@ -74,14 +74,22 @@ HYDRA_FLAGS = {
     *("--config-dir", "--experimental-rerun", "-r", "-m", "-c", "-i", "-p", "-cp", "-cn", "-cd"),
 }
 Task = Callable[[DictConfig], Any]
+# The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
+RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 
 
-@functools.cache
 def _run_name() -> str:
     """DATE_TIME_ID: the id keeps two runs that start in the same second apart, also when the clock goes back.
 
-    One for all jobs of a sweep, and one for all processes of a run, whoever started them.
+    One for all jobs of a sweep, and one for all processes of a run, whoever started them: the first process of a command
+    chooses it and hands it on in RUN_NAME.
     """
+    if RUN_NAME not in os.environ:
+        os.environ[RUN_NAME] = _new_name()
+    return os.environ[RUN_NAME]
+
+
+def _new_name() -> str:
     name = time.strftime("%Y-%m-%d_%H-%M-%S") + "_" + secrets.token_hex(2)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
@@ -107,11 +115,15 @@ def literal(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in LITERAL or (value == "null" and key != "prompt"):
         return argument
-    from llm_from_scratch.config import escape
-
     if key.lstrip("+") in PATHS:
         value = expanded(value)
-    return f"{key}={QuotedString(escape(value), Quote.single).with_quotes()}"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    from llm_from_scratch.config import escape
+
+    return QuotedString(escape(value), Quote.single).with_quotes()
 
 
 def stop(error: BaseException) -> None:
@@ -181,6 +193,7 @@ def command(
             use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
+                os.environ.pop(RUN_NAME, None)  # of another command, which started this one
                 try:
                     with passing(starting):
                         sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
@@ -267,6 +280,10 @@ def _front(
             settings = HydraConfig.get()
             sweeps = sweeps or settings.mode == RunMode.MULTIRUN
             _check_sweep(words, sweeps, settings.sweeper.get("params") or {}, str(given.get("resume") or ""))
+            if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
+                # One folder for all jobs, in whatever process and on whatever machine a launcher starts them, and also
+                # where they differ in what names the folder of a run, such as the text.
+                words.append(f"hydra.sweep.dir={_quoted(expanded(first.run_dir))}")
             for number, job in enumerate(jobs):
                 check(final_config(_compose(config_name, job) if number else first, job), job)
     if not sweeps and not set(modes) - MULTIRUN:
@@ -445,6 +462,9 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
         known = _flat(hydra.compose(config_name)) if key else []
+        if key and key[1].startswith("logger."):
+            chosen = [word for word in job if word.startswith("logger=")]
+            raise UserError(f"{key[1]}: {_of_logger(key[1], _flat(hydra.compose(config_name, chosen)))}") from None
         if key and key[1] in known:
             raise UserError(f"{key[1]}: a new name in it is written as +{key[1]}.NAME=VALUE") from None
         if key and key[1].startswith("trainer.extra."):
@@ -465,6 +485,21 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
     return config
+
+
+def _of_logger(key: str, known: list[str]) -> str:
+    """What to write rather than a setting of a logger that the configuration does not have."""
+    from llm_from_scratch.config import LOGGERS
+
+    name = key.split(".")[1]
+    if f"logger.{name}" in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+        if nearest:
+            return f"there is no such setting; did you mean {nearest[0]}?"
+        return f"a further setting of it is written as +{key}=VALUE"
+    if name in LOGGERS:
+        return f"changes nothing without logger={name}"
+    return f"a logger of your own is written as +logger.{name}._target_=MODULE.CLASS, and its arguments likewise"
 
 
 def _flat(config: DictConfig, prefix: str = "") -> list[str]:
@@ -495,10 +530,6 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
-    for override in _parse(job):
-        loggers = override.value() if override.key_or_group == "logger" else None
-        if isinstance(loggers, list):
-            config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         _take_shape(config, job)
         return config
@@ -641,9 +672,22 @@ def run_folder(config: DictConfig) -> Path:
         return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
     # Lightning starts the other processes of a DDP run with these arguments: this one job, rather than the sweep again.
-    own = [word for word in job_overrides() if not word.startswith("run_dir=")]
+    own = [word for word in job_overrides() if not word.startswith(("run_dir=", "task="))]
     sys.argv[1:] = [*own, literal(f"run_dir={folder}"), "hydra.mode=RUN"]
     return folder
+
+
+def announce(folder: str) -> None:
+    """`run: PATH` on standard output. A launcher's processes leave it to the process of the command (`SweepTable`)."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN and not _is_basic(settings):
+        return
+    print(for_stream(f"run: {folder}", sys.stdout), flush=True)
+
+
+def _is_basic(settings: Any) -> bool:
+    """Whether the jobs of a sweep run one after another in this process."""
+    return str(settings.launcher._target_).endswith(".BasicLauncher")
 
 
 class SweepTable(Callback):
@@ -653,7 +697,11 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra with its whole configuration."""
-        from llm_from_scratch.training.results import print_sweep
+        from llm_from_scratch.training.results import completed, print_sweep
 
+        root = Path(config.hydra.sweep.dir)
+        if not _is_basic(config.hydra):  # its processes may have their output elsewhere
+            for run in completed(root):
+                print(for_stream(f"run: {run}", sys.stdout), flush=True)
         # A launcher may have made the runs in other processes.
-        SweepTable.failures = max(SweepTable.failures, print_sweep(Path(config.hydra.sweep.dir)))
+        SweepTable.failures = max(SweepTable.failures, print_sweep(root))

@@ -140,6 +140,13 @@ class Formatter(logging.Formatter):
         return printable(super().format(record))
 
 
+def end_echo() -> None:
+    """Ends the line of a terminal on which Ctrl-C was echoed as ^C; a progress bar, which has the stream, clears its own."""
+    if sys.stderr.isatty() and type(sys.stderr).__module__ != "rich.file_proxy":
+        sys.stderr.write("\n")
+        sys.stderr.flush()
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
     """The package's messages on standard error, each as its bare line; other libraries' from a warning on."""
     handler = logging.StreamHandler()

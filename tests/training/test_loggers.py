@@ -12,13 +12,16 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from llm_from_scratch.checkpoint import load_state, save_state
+from llm_from_scratch.checkpoint import load_state, read_rows, save_state
+from llm_from_scratch.config import Config, OptimConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.training import loggers
 from llm_from_scratch.training.callbacks import Checkpoints
-from llm_from_scratch.training.loggers import Csv, TensorBoard, flush, make_loggers
+from llm_from_scratch.training.loggers import Csv, TensorBoard, UserRows, check_settings, flush, make_logger, paragraphs
 from llm_from_scratch.training.states import plain_state, user_state
+from llm_from_scratch.training.trainer import columns
 
 
 def points(folder: Path) -> tuple[list[tuple[int, float]], list[int], list[float]]:
@@ -129,12 +132,15 @@ def test_csv_is_one_whole_file(tmp_path: Path) -> None:
 def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(loggers, "WandbLogger", lambda **settings: made.append(settings))
-    for resumed in (False, True, True):
-        make_loggers(["wandb"], tmp_path, 0, resumed)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
+    for resumed_from in (None, 0, 0):
+        make_logger("wandb", {"project": "oz", "entity": None}, tmp_path, resumed_from)
+    assert {settings["project"] for settings in made} == {"oz"}
+    assert "entity" not in made[0]
     assert len({settings["id"] for settings in made}) == 1
     assert {settings["resume"] for settings in made} == {"allow"}
     (tmp_path / "wandb_id").write_bytes(b"../\xff")
-    make_loggers(["wandb"], tmp_path, 0, True)
+    make_logger("wandb", {}, tmp_path, 0)
     assert made[-1]["id"].isalnum()
 
     def absent(**settings: Any) -> None:
@@ -143,8 +149,56 @@ def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loggers, "WandbLogger", absent)
     (tmp_path / "wandb_id").unlink()
     with pytest.raises(UserError, match="logger=wandb needs: pip install"):
-        make_loggers(["wandb"], tmp_path, 0, False)
+        make_logger("wandb", {}, tmp_path, None)
     assert not (tmp_path / "wandb_id").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("csv", {"every_n_rows": 0}, "logger.csv.every_n_rows=0: must be a whole number above 0"),
+        ("csv", {"rows": 3}, "logger.csv.rows: there is no such setting; it has every_n_rows"),
+        ("tensorboard", {"flush_secs": "often"}, "logger.tensorboard.flush_secs=often: must be"),
+        ("tensorboard", {"filename_suffix": "/../x"}, "logger.tensorboard.filename_suffix: there is no such setting"),
+        ("wandb", {"id": "x"}, "logger.wandb.id: a run sets this itself"),
+    ],
+)
+def test_a_loggers_wrong_setting_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_settings(name, settings)
+    assert str(error.value).startswith(said)
+
+
+def test_a_sample_is_lines_that_a_page_can_break() -> None:
+    shown = paragraphs("    # “Oh!” <b>*said*</b>\n\nthe Lion")
+    assert shown.splitlines() == ["&#32;" * 4 + r"\# “Oh!” &lt;b&gt;\*said\*&lt;/b&gt;  ", "&nbsp;  ", "the Lion"]
+
+
+def test_tensorboards_table_has_what_matters_first_and_no_curve_of_one_point(tmp_path: Path) -> None:
+    logger = TensorBoard(tmp_path, None)
+    logger.log_layout()
+    for step in (1, 2):
+        logger.log_metrics({"val/loss": 3.0 - step, "val/bits_per_byte": 2.0, "epoch": 0}, step=step)
+    best = {"loss": 1.0, "bits_per_byte": 2.0, "step": 2}
+    config = Config(task="other", optim=OptimConfig(beta1=0.8), run_dir=str(tmp_path))
+    logger.log_row(columns(config, 1234, best), 3)
+    logger.finalize("closed")
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["val/bits_per_byte", "val/loss"]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    plugin = events.summary_metadata
+    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"].plugin_data.content).experiment
+    names = [info.name for info in experiment.hparam_infos]
+    assert names[:5] == ["best bits_per_byte", "best loss", "best step", "parameters", "optim.lr"]
+    assert names[-2:] == ["task", "optim.beta1"]
+    assert {info.name.tag for info in experiment.metric_infos} == {"val/bits_per_byte", "val/loss"}
+
+
+def test_what_a_user_logs_is_a_row_of_metrics(tmp_path: Path) -> None:
+    rows = UserRows(tmp_path)
+    rows.log_metrics({"mine/norm": 2.5, "mine/bad": float("nan"), "epoch": 0, "split": 1.0}, step=7)
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 7, "split": "user", "mine/norm": 2.5, "mine/bad": None}]
 
 
 def test_a_callbacks_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -176,7 +230,7 @@ class Loose(Callback):
 
 
 def checkpoints_with(callback: Callback, **settings: Any) -> Checkpoints:
-    return Checkpoints(Path("run"), None, None, {"stop": callback}, {"stop": settings})  # type: ignore[arg-type]
+    return Checkpoints(Path("run"), None, None, "", {"stop": callback}, {"stop": settings})  # type: ignore[arg-type]
 
 
 def test_a_run_that_a_callback_stopped_stays_so_until_the_callback_is_another(

@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llm_from_scratch import signals
@@ -34,9 +34,9 @@ from llm_from_scratch.config import OptimConfig, SampleConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
-from llm_from_scratch.terminal import argument, console, shell
+from llm_from_scratch.terminal import argument, console, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
-from llm_from_scratch.training.loggers import flush, rewind
+from llm_from_scratch.training.loggers import TensorBoard, UserRows, flush, open_loggers, rewind
 from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.progress import Pace, clock
 from llm_from_scratch.training.sharded import whole_model
@@ -56,7 +56,8 @@ class Metrics(Callback):
     A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
     """
 
-    def __init__(self, run_dir: Path, every_n_steps: int) -> None:
+    def __init__(self, run_dir: Path, every_n_steps: int, settings: dict[str, Any]) -> None:
+        self.settings = settings  # for the loggers
         self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
         self.every_n_steps, self.tokens = every_n_steps, 0  # of this process, since the last row
         self.latest: dict[str, Any] = {}  # for the progress callback
@@ -68,6 +69,7 @@ class Metrics(Callback):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
                 write_rows(path, rows)
             rewind(trainer.loggers, trainer.global_step)
+            open_loggers(trainer.loggers, self.settings)
         self.since = time.perf_counter()
 
     def on_train_batch_end(
@@ -116,7 +118,8 @@ class Metrics(Callback):
         values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
         values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=row["step"])
+            if not isinstance(logger, UserRows):  # metrics.jsonl has the row
+                logger.log_metrics(values, step=row["step"])
 
 
 def _number(value: float) -> float | None:
@@ -153,6 +156,7 @@ class ProgressLine(Callback):
         self.step = trainer.global_step
         if self.bar and trainer.is_global_zero:
             self.bar.start()
+            _log_above_the_bar()
             self.task = self.bar.add_task(
                 "training", total=trainer.max_steps, completed=trainer.global_step, figures=""
             )
@@ -198,6 +202,14 @@ class ProgressLine(Callback):
         """Gives the terminal back, also after an error."""
         if self.bar:
             self.bar.stop()
+            _log_above_the_bar()
+
+
+def _log_above_the_bar() -> None:
+    """Lets log lines go where `sys.stderr` is now: a bar puts its own there, which writes above it and then draws it again."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 class Samples(Callback):
@@ -242,8 +254,8 @@ class Samples(Callback):
         if self.shown:
             self.progress.say(quoted)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("sample", quoted, trainer.global_step)
+            if isinstance(logger, TensorBoard):
+                logger.log_sample(text, trainer.global_step)
             elif isinstance(logger, WandbLogger):
                 logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
 
@@ -453,6 +465,7 @@ class Signals(Callback):
         """Says that the signal has come: a handler must not."""
         if signals.received() and not self.told and trainer.is_global_zero:
             self.told = True
+            end_echo()
             log.warning("stopping: this step is finished and saved first")
 
     def on_train_batch_start(

@@ -6,43 +6,69 @@ Before a checkpoint, what was logged goes to the disk; a resumed run forgets wha
 import csv
 import io
 import logging
+import math
+import os
 import re
 import secrets
 import struct
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams
 
-from llm_from_scratch.errors import missing_extra
+from llm_from_scratch.checkpoint import append_row
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
+from llm_from_scratch.pages import as_markdown
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
 HISTORY = f"{EVENTS}0000000000.history"  # sorts before the file of any process, whose names begin with the time
 
 
-def make_loggers(names: Sequence[str], run_dir: Path, first_step: int, resumed: bool) -> list[Logger]:
-    """The loggers that the setting `logger` names.
+def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_from: int | None) -> Logger:
+    """One of the loggers of `config.LOGGERS`.
 
     Raises:
-        UserError: for wandb where it is not installed.
+        UserError: it does not take its settings, or is not installed.
     """
-    made: list[Logger] = []
-    for name in names:
-        if name == "tensorboard":
-            made.append(TensorBoard(run_dir, first_step if resumed else None))
-        elif name == "csv":
-            made.append(Csv(run_dir))
-        elif name == "wandb":
-            made.append(_wandb(run_dir))
-    return made
+    check_settings(name, settings)
+    if name == "tensorboard":
+        return TensorBoard(run_dir, resumed_from, **settings)
+    if name == "csv":
+        return Csv(run_dir, **settings)
+    return _wandb(run_dir, settings)
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuses what one of the loggers of `config.LOGGERS` would not take, before anything is written.
+
+    Raises:
+        UserError: in one line.
+    """
+    known = {"tensorboard": ("flush_secs", "max_queue"), "csv": ("every_n_rows",)}.get(name)
+    if known is None:
+        own = [key for key in ("id", "save_dir", "dir", "version", "resume") if key in settings]
+        if own:
+            raise UserError(f"logger.{name}.{own[0]}: a run sets this itself: leave it out")
+        if find_spec("wandb") is None:
+            raise missing_extra("logger=wandb needs", "wandb")
+        return
+    for key, value in settings.items():
+        if key not in known:
+            raise UserError(f"logger.{name}.{key}: there is no such setting; it has {', '.join(known)}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"logger.{name}.{key}={value}: must be a whole number above 0")
 
 
 def flush(loggers: Sequence[Logger]) -> None:
@@ -70,11 +96,49 @@ class TensorBoard(TensorBoardLogger):
     earlier processes become one, which has every point once and whose name comes before all others.
     """
 
-    def __init__(self, run_dir: Path, resumed_from: int | None) -> None:
+    # One chart of both losses, on the page "Custom Scalars"; elsewhere each name has its own.
+    LAYOUT: ClassVar = {"loss": {"training and validation (nats a token)": ["Multiline", ["train/loss", "val/loss"]]}}
+
+    def __init__(self, run_dir: Path, resumed_from: int | None, **settings: int) -> None:
         # A TensorBoard that is running has read the points behind the checkpoint: the start event makes it drop them.
         purge = None if resumed_from is None else resumed_from + 1
-        super().__init__(run_dir, name="", version="tensorboard", purge_step=purge)
+        options: dict[str, Any] = {"purge_step": purge, **settings}
+        super().__init__(run_dir, name="", version="tensorboard", **options)
         self.earlier = sorted((run_dir / "tensorboard").glob(f"{EVENTS}*"))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds a point to each curve; Lightning's `epoch` is none, as the sampler has no epochs."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    @rank_zero_only
+    def log_layout(self) -> None:
+        """Puts curves that belong together into one chart."""
+        self.experiment.add_custom_scalars(self.LAYOUT)
+
+    @rank_zero_only
+    def log_row(self, columns: Mapping[str, Any], step: int) -> None:
+        """This run's row in the table of runs, the columns in their order; its metrics are the last points of curves.
+
+        Args:
+            columns: numbers and texts by their names.
+            step: behind the last one, so that a resumed run, which drops what comes behind its checkpoint, has one row.
+        """
+        self.hparams = dict(columns)
+        writer = self.experiment._get_file_writer()
+        for summary in hparams(self.hparams, {"val/bits_per_byte": 0.0, "val/loss": 0.0}):
+            writer.add_summary(summary, step)
+
+    @rank_zero_only
+    def log_sample(self, text: str, step: int) -> None:
+        """A text in lines that fit the page."""
+        self.experiment.add_text("sample", paragraphs(text), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning's, which writes hparams.yaml once: not before the run's end fills it."""
+        if self.hparams:
+            super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -114,6 +178,11 @@ class TensorBoard(TensorBoardLogger):
                 path.unlink(missing_ok=True)
 
 
+def paragraphs(text: str) -> str:
+    """Text as Markdown that a page breaks at its width, rather than the block of code whose lines run out of it."""
+    return "  \n".join(as_markdown(line) if line.strip() else "&nbsp;" for line in text.splitlines())
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Removes the files that a kill has left half written."""
     for path in folder.glob(f"{BUILDING}*"):
@@ -146,9 +215,9 @@ class Csv(Logger):
     Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a kill.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, every_n_rows: int = 100) -> None:
         super().__init__()
-        self.path = run_dir / "csv" / "version_0" / "metrics.csv"
+        self.path, self.every_n_rows = run_dir / "csv" / "version_0" / "metrics.csv", every_n_rows
         self.rows: list[dict[str, Any]] = []  # not yet written
         self.columns: list[str] | None = None  # of the file
 
@@ -168,8 +237,9 @@ class Csv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Notes one row."""
-        self.rows.append({name: float(value) for name, value in metrics.items()} | {"step": step})
-        if len(self.rows) >= 100:
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}  # the sampler has none
+        self.rows.append(values | {"step": step})
+        if len(self.rows) >= self.every_n_rows:
             self.save()
 
     @rank_zero_only
@@ -219,15 +289,75 @@ class Csv(Logger):
         write_file(self.path, text.getvalue())
 
 
-def _wandb(run_dir: Path) -> WandbLogger:
+class UserRows(Logger):
+    """What a module or a callback of the user's logs with `self.log`, as rows of metrics.jsonl with the split "user"."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.path = run_dir / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        """As Lightning's loggers have it."""
+        return "user"
+
+    @property
+    def version(self) -> str:
+        """As Lightning's loggers have it."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes one row; a value that is NaN or infinite is null."""
+        values = {name: float(value) for name, value in metrics.items() if name not in ("epoch", "step", "split")}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        append_row(self.path, {"step": step, "split": "user"} | finite)
+
+
+def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
     """The same run in wandb for as long as the run folder goes on: its id is in the file wandb_id."""
     path = run_dir / "wandb_id"
     known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
     name = known if re.fullmatch(r"[0-9a-f]{8}", known) else secrets.token_hex(4)
+    options: dict[str, Any] = {"project": "llm-from-scratch", "name": run_dir.name}
+    options |= {key: value for key, value in settings.items() if value is not None}
     try:
-        logger = WandbLogger(save_dir=run_dir, project="llm-from-scratch", name=run_dir.name, id=name, resume="allow")
+        logger = WandbLogger(save_dir=run_dir, id=name, resume="allow", **options)
     except ModuleNotFoundError:
         raise missing_extra("logger=wandb needs", "wandb") from None
+    except TypeError as error:
+        raise UserError(f"logger.wandb: {first_line(error)}") from None
     if name != known:
         rank_zero_only(write_file)(path, name + "\n")
     return logger
+
+
+@rank_zero_only
+def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
+    """Hands the settings to the loggers of others, some of which are closed at the run's end; TensorBoard gets its layout.
+
+    A first use starts some of them: their words come before training and on standard error.
+    """
+    for logger in loggers:
+        if isinstance(logger, TensorBoard):
+            logger.log_layout()
+        else:
+            with quiet_stdout():
+                logger.log_hyperparams(dict(settings))
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Within it standard output is standard error, also for processes that are started there: wandb's writes its last words."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

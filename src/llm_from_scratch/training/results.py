@@ -94,13 +94,14 @@ def draw_curves(run: Path) -> None:
     plt.close(figure)
 
 
-def print_results(run: Path, parameters: int, prompt: str, *, overfit: bool = False) -> None:
-    """The table at the end of a run, and the three commands that come next; on standard error.
+def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False) -> None:
+    """The table at the end of a run, and the commands that come next; on standard error.
 
     Args:
         run: the run folder.
         parameters: of the model.
-        prompt: for the command that writes text.
+        prompt: what the model continues in the first of the commands.
+        board: whether there are curves for TensorBoard.
         overfit: the run had one batch to learn by heart; the last words say whether it has.
     """
     best, rows = best_row(run), _rows(run)
@@ -115,11 +116,13 @@ def print_results(run: Path, parameters: int, prompt: str, *, overfit: bool = Fa
     out = console(stderr=True)
     out.print(table)
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
-    for line in (
+    commands = [
         shell("python", "generate.py", f"run={argument(run)}", f"prompt={prompt}"),
         shell("python", "-m", "llm_from_scratch", "evaluate", argument(run)),
-        shell("tensorboard", "--logdir", argument(run.parent)),
-    ):
+    ]
+    if board:
+        commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
+    for line in commands:
         out.print(f"  {line}", soft_wrap=True)
     if overfit:
         out.print(learned_by_heart(run), soft_wrap=True)
@@ -137,6 +140,12 @@ def learned_by_heart(run: Path) -> str:
         f"One batch was not learned by heart: {course}, and should come below {LEARNED:g}. Try more trainer.max_steps or"
         " another optim.lr; if it stays, the model, the loss or the optimizer is wrong."
     )
+
+
+def completed(root: Path) -> list[Path]:
+    """The runs of a sweep that came to their end, in the order of their numbers."""
+    numbered = [path.parent for path in root.glob("*/curves.png") if path.parent.name.isdigit()]
+    return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
 
 
 def print_sweep(root: Path) -> int:

@@ -8,9 +8,8 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
@@ -35,9 +34,9 @@ from llm_from_scratch.checkpoint import (
 )
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
-from llm_from_scratch.errors import UserError, first_line, missing_extra
+from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.terminal import quote
-from llm_from_scratch.training.loggers import make_loggers
+from llm_from_scratch.training.loggers import TensorBoard, UserRows, check_settings, make_logger, quiet_stdout
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 from llm_from_scratch.training.states import plain_state, user_state
@@ -128,11 +127,13 @@ def check_trainer(config: Config) -> None:
             for prefix, group in (("", config), ("trainer.", config.trainer)):
                 own = f"use {prefix}{name}" if hasattr(group, name) else own
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
-    for name in config.logger:
-        if name == "wandb" and find_spec("wandb") is None:
-            raise missing_extra("logger=wandb needs", "wandb")
+    for name, settings in config.logger.items():
+        if "_target_" in settings:
+            object_class("logger", name, settings)
+        else:
+            check_settings(name, settings)
     for name, settings in config.callbacks.items():
-        callback_class(name, settings)
+        object_class("callbacks", name, settings)
     _quiet()
     try:
         trainer = lightning.Trainer(**_arguments(config), logger=False, default_root_dir=config.run_dir)
@@ -144,22 +145,24 @@ def check_trainer(config: Config) -> None:
     micro_batch_size(config, trainer.world_size)
 
 
-def callback_class(name: str, settings: Any) -> type[Callback]:
-    """The class that a callback of the user's names.
+def object_class(group: str, name: str, settings: Any) -> type:
+    """The class that a callback or a logger of the user's names.
 
     Raises:
-        UserError: there is none, or it is no callback of Lightning's.
+        UserError: there is none, or it is not of Lightning's kind.
     """
+    key = f"{group}.{name}"
+    kind: type = {"callbacks": Callback, "logger": Logger}[group]
     target = settings.get("_target_") if isinstance(settings, dict) else None
     if not isinstance(target, str):
-        raise UserError(f"callbacks.{name}: write callbacks.{name}._target_=MODULE.CLASS, a callback of Lightning's")
+        raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a {kind.__name__.lower()} of Lightning's")
     module, _, attribute = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a module of the user's raises when it is read
-        raise UserError(f"callbacks.{name}._target_={target}: cannot be loaded: {first_line(error)}") from None
-    if not (isinstance(found, type) and issubclass(found, Callback)):
-        raise UserError(f"callbacks.{name}._target_={target}: is no lightning.pytorch.callbacks.Callback")
+        raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{key}._target_={target}: is no lightning.pytorch.{group.rstrip('s')}s.{kind.__name__}")
     return found
 
 
@@ -300,7 +303,12 @@ class Ownership(Callback):
 
 
 def build_trainer(
-    config: Config, run_dir: Path, callbacks: list[Callback], first_step: int, states: StateFolders
+    config: Config,
+    run_dir: Path,
+    callbacks: list[Callback],
+    loggers: Mapping[str, Logger],
+    first_step: int,
+    states: StateFolders,
 ) -> lightning.Trainer:
     """The Trainer of one run.
 
@@ -308,6 +316,7 @@ def build_trainer(
         config: the whole configuration.
         run_dir: where the loggers write.
         callbacks: the project's and the user's.
+        loggers: the user's own, by their names.
         first_step: the step that a resumed run goes on from; its curves go on there too.
         states: how checkpoints are written and read.
     """
@@ -324,12 +333,13 @@ def build_trainer(
         profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
     trainer = lightning.Trainer(
         **_arguments(config),
-        logger=make_loggers(config.logger, run_dir, first_step, bool(config.resume)),
+        logger=_loggers(config, run_dir, first_step, loggers),
         callbacks=callbacks,
         plugins=[states],
         profiler=profiler,
         default_root_dir=run_dir,
     )
+    _log_at_own_steps(trainer)
     # Of several processes Lightning asks each at every step whether a signal came, and waits for the answer; Signals asks now and then.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _no_question  # type: ignore[method-assign]
     # Its handlers log and send messages between processes at whatever moment a signal comes.
@@ -351,6 +361,7 @@ def _arguments(config: Config) -> dict[str, Any]:
         "min_epochs": 0,  # else Lightning ignores a stop before the first epoch's end, and an endless sampler has no epochs
         "check_val_every_n_epoch": None,
         "val_check_interval": settings.val_check_interval,
+        "log_every_n_steps": settings.log_every_n_steps,  # of what a module or a callback of the user's logs
         "num_sanity_val_steps": 0,
         "gradient_clip_val": settings.gradient_clip_val,
         "enable_checkpointing": False,
@@ -359,6 +370,28 @@ def _arguments(config: Config) -> dict[str, Any]:
         "use_distributed_sampler": False,
         **settings.extra,
     }
+
+
+def _loggers(config: Config, run_dir: Path, first_step: int, users: Mapping[str, Logger]) -> list[Logger]:
+    """The loggers that the setting `logger` names, in its order, and the rows of what is logged beside the loop."""
+    resumed_from = first_step if config.resume else None
+    made = [
+        users[name] if name in users else make_logger(name, settings, run_dir, resumed_from)
+        for name, settings in config.logger.items()
+    ]
+    return [*made, UserRows(run_dir)]
+
+
+def _log_at_own_steps(trainer: lightning.Trainer) -> None:
+    """Gives what `self.log` logs the number of the step that has ended, as all curves have it; Lightning counts from 0."""
+    connector = trainer._logger_connector
+    log_metrics = connector.log_metrics
+
+    def log_at_step(metrics: Any, step: int | None = None) -> None:
+        own = "step" in metrics  # a user's own number of the step
+        log_metrics(metrics, step=trainer.global_step if step is None and not own else step)
+
+    connector.log_metrics = log_at_step  # type: ignore[method-assign]
 
 
 def _no_question() -> None:
@@ -411,18 +444,40 @@ def precision(settings: TrainerConfig) -> str:
     return "32-true"
 
 
-def log_hyperparameters(trainer: lightning.Trainer, config: Config, best: dict[str, Any]) -> None:
-    """The settings beside the best validation, for TensorBoard's and wandb's tables of runs."""
-    settings = {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
-    metrics = {f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")}
+# The columns of TensorBoard's table of runs, in this order; behind them come settings that are not at their defaults.
+COLUMNS = (
+    *("optim.lr", "optim.weight_decay", "data.batch_size", "model.n_layer", "model.n_embd", "model.n_head"),
+    *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
+)
+
+
+def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table of runs: the best validation, the size of the model, the settings that matter, the others.
+
+    The best validation stands among the settings: as a metric it would be a curve of one point beside the real ones.
+    """
+    settings, defaults = plain_settings(config), dict(leaves(Config()))
+    first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}
+    first |= {name: settings[name] for name in COLUMNS if name in settings}
+    others = {name: value for name, value in settings.items() if name not in first and value != defaults[name]}
+    return first | {name: value for name, value in others.items() if name != "run_dir"}
+
+
+def plain_settings(config: Config) -> dict[str, Any]:
+    """Every setting that is one number or text, by its dotted name."""
+    return {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
+
+
+def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: int, best: dict[str, Any]) -> None:
+    """The best validation beside the settings, for the loggers' tables of runs."""
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # Behind the last step, so that a resumed run, which drops what comes behind its checkpoint, has one such point.
-            logger.log_hyperparams(settings, metrics, step=trainer.global_step + 1)
+        if isinstance(logger, TensorBoard):
+            logger.log_row(columns(config, parameters, best), trainer.global_step + 1)
         elif isinstance(logger, WandbLogger):
-            logger.log_hyperparams(settings | metrics)
-        logger.finalize("success")
-        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams({f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")})
+        with quiet_stdout():
+            logger.finalize("success")
+        if isinstance(logger, TensorBoard):
             logger.finalize("closed")
 
 

@@ -1,0 +1,91 @@
+"""The processes that a command starts, whoever starts them, work on one run or one sweep: the one that it announces."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from conftest import REPO, SMALL, Process, run, story
+
+from llm_from_scratch.checkpoint import checkpoints, load_state
+from llm_from_scratch.overrides import RUN_NAME, _run_name
+
+QUICK = (
+    *(word for word in SMALL if "max_new_tokens" not in word),
+    "trainer.max_steps=2",
+    "sample.max_new_tokens=0",
+    "logger=none",
+)
+ALONE = tuple(word for word in QUICK if word != "trainer=cpu")
+
+
+@pytest.fixture(autouse=True)
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
+    return tmp_path / "story.txt"
+
+
+def test_a_name_is_chosen_once_and_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUN_NAME, raising=False)
+    name = _run_name()
+    assert os.environ[RUN_NAME] == name == _run_name()
+    monkeypatch.delenv(RUN_NAME)
+    assert _run_name() != name
+    monkeypatch.delenv(RUN_NAME)
+
+
+def test_two_processes_have_one_run_folder(tmp_path: Path) -> None:
+    """Started from within another command, whose name they leave alone."""
+    done = run([str(REPO / "train.py"), *ALONE, "trainer=ddp_cpu", "task=two"], tmp_path, {RUN_NAME: "another"})
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs/two").iterdir()
+    assert folder.name != "another"
+    assert done.stdout == f"run: {folder.relative_to(tmp_path)}\n"
+    assert load_state(checkpoints(folder)[0])["layout"]["processes"] == 2
+    assert "no validation" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_number_of_devices_has_one_run_folder(train: Process, tmp_path: Path) -> None:
+    done = train(*QUICK, "trainer.devices=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"run: {next((tmp_path / 'outputs/text').iterdir()).relative_to(tmp_path)}\n"
+
+
+def check_sweep(tmp_path: Path, output: str, said: str) -> Path:
+    """One folder below outputs/ with both runs, a line for each, and a table of both."""
+    (sweep,) = (tmp_path / "outputs").glob("*/*")
+    shown = sweep.relative_to(tmp_path)
+    assert output == f"run: {shown}/0\nrun: {shown}/1\n"
+    assert sorted(path.parent.name for path in sweep.glob("*/curves.png")) == ["0", "1"]
+    table = said.split(f"All runs of {shown}")[1]
+    assert "failed" not in table
+    return sweep
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_launchers_processes_write_to_the_announced_sweep(train: Process, tmp_path: Path, launcher: str) -> None:
+    if not importlib.util.find_spec(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher"):
+        pytest.skip(f"needs hydra-{launcher.split('_')[0]}-launcher, of the extra `sweep`")
+    done = train("-m", f"hydra/launcher={launcher}", *QUICK, "seed=1,2", "task=swept")
+    assert done.returncode == 0, done.stderr
+    sweep = check_sweep(tmp_path, done.stdout, done.stderr)
+    assert "seed=1" in done.stderr.split(f"All runs of {sweep.relative_to(tmp_path)}")[1]
+
+
+@pytest.mark.slow
+def test_a_launcher_tells_the_run_that_failed(train: Process, tmp_path: Path) -> None:
+    if not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
+        pytest.skip("needs hydra-joblib-launcher, of the extra `sweep`")
+    done = train("-m", "hydra/launcher=joblib", *QUICK, "optim.lr=1e-3,1e30", "optim.warmup_steps=0")
+    assert done.returncode == 1, done.stderr
+    (sweep,) = (tmp_path / "outputs").glob("*/*")
+    assert done.stdout == f"run: {sweep.relative_to(tmp_path)}/0\n"
+    assert "1 failed: " in done.stderr
+
+
+def test_runs_that_differ_in_what_names_their_folder_stay_in_one_sweep(train: Process, tmp_path: Path) -> None:
+    done = train("-m", *QUICK, "task=one,other")
+    assert done.returncode == 0, done.stderr
+    check_sweep(tmp_path, done.stdout, done.stderr)
