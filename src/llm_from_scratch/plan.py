@@ -342,11 +342,14 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
     elif D < TOKENS_A_PARAMETER / 4 * N:
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
-        other = f" or model={fits} ({count(presets[fits])})" if fits and presets[fits] < N else ""
-        yield (
-            f"{D / N:.2g} training tokens a parameter: a smaller model learns more in that time "
-            f"({TOKENS_A_PARAMETER} are best): use trainer.max_steps={wanted_steps}{other}"
-        )
+        # More steps help while they bring fresh text; a small text read again and again asks for a smaller model.
+        steps = [f"trainer.max_steps={wanted_steps}"] if TOKENS_A_PARAMETER * N <= GOOD_PASSES * train else []
+        models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
+        if steps or models:
+            yield (
+                f"{D / N:.2g} training tokens a parameter: a smaller model learns more in that time "
+                f"({TOKENS_A_PARAMETER} are best): use {' or '.join(steps + models)}"
+            )
     if model["embeddings"] > N / 2 and model["vocab_size"] > 1024:
         yield (
             f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "

@@ -495,7 +495,8 @@ def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None
     sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
     trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
-    if config.data.micro_batch_size is None and trainer.is_global_zero:
+    # The start line says the batch; a batch that is cut is worth a line of its own.
+    if config.data.micro_batch_size is None and trainer.is_global_zero and trainer.accumulate_grad_batches > 1:
         why = "as before" if size == recorded else f"by the {device_bytes(config.trainer) / 1e9:.1f} GB of a device"
         log.info("data.micro_batch_size: %d sequences, %s", size, why)
     return size
