@@ -343,7 +343,7 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
         # More steps help while they bring fresh text; a small text read again and again asks for a smaller model.
-        steps = [f"trainer.max_steps={wanted_steps}"] if TOKENS_A_PARAMETER * N <= GOOD_PASSES * train else []
+        steps = [f"trainer.max_steps={wanted_steps}"] if GOOD_PASSES * train >= TOKENS_A_PARAMETER * N else []
         models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
         if steps or models:
             yield (
