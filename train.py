@@ -25,6 +25,7 @@ from llm_from_scratch.terminal import for_stream, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.training.trainer import Claim
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     refuse_links(Path(config.run_dir), Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
-    check_text(config.data, given_settings(job))
+    if not config.resume or run_text(config, job, warn=False) is None:
+        check_text(config.data, given_settings(job))
     there = next(
         folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
     )
@@ -94,6 +96,42 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
             f" {quote(f'resume={config.run_dir}')}"
         )
+
+
+def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
+    """The prepared text of the run that goes on, where it lies; None where it is to be prepared again.
+
+    Args:
+        config: of the resumed run.
+        job: its overrides.
+        warn: say where its files are not at hand.
+
+    Raises:
+        UserError: they are others by now, or `data.path` is given and is not there.
+    """
+    from llm_from_scratch.checkpoint import checkpoints
+    from llm_from_scratch.data.prepare import source_now
+    from llm_from_scratch.evaluation.measure import own_text
+
+    run = Path(str(config.resume))
+    prepared = own_text(run, config)
+    if prepared is None:
+        return None
+    try:
+        before, now = source_now(config.data, prepared)
+    except UserError as error:
+        if "data.path" in given_settings(job):
+            raise
+        if warn:
+            log.warning("%s: the run goes on with its prepared text, %s", first_line(error), prepared.folder)
+        return prepared
+    if before != now:
+        made = next(iter(checkpoints(run)), run)
+        raise UserError(
+            f"{made}: made with the data {before[:16]}, and this run has {now[:16]}: put the text back as it was, under the"
+            f" names it had, or start a new run from the weights ({quote(f'init_from={run}')})"
+        )
+    return prepared
 
 
 @command(config_dir(), "train", check)
@@ -111,6 +149,7 @@ def main(composed: DictConfig) -> float:
         return train(
             config,
             claim,
+            run_text(config, job, warn=is_first_rank()) if config.resume else None,
             fetch=may_fetch(final, composed, job),
             write=not config.resume or config.data.dir == composed.data.dir,
         )
@@ -136,16 +175,18 @@ def make_callbacks(config: "Config") -> dict[str, Any]:
     return made
 
 
-def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> float:
+def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetch: bool, write: bool) -> float:
     """From a text to a trained model, in a run folder that is this process's own.
 
     Args:
         config: the settings.
         claim: the run folder.
+        prepared: its text, where that needs no preparation.
         fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
         write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
     """
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from llm_from_scratch.checkpoint import (
         PICKLES,
@@ -193,7 +234,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     reuse = origin.tokenizer if origin else None
     if state and (speaks or config.tokenizer.kind == "gpt2"):
         reuse = load_tokenizer(model_folder(run_dir))
-    prepared = prepare(
+    prepared = prepared or prepare(
         config.data,
         config.tokenizer,
         reuse=reuse,
@@ -266,7 +307,10 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         overfit=config.data.overfit,
         subword_dropout=config.data.subword_dropout,
     )
-    trainer.fit(module, data, ckpt_path=state)
+    try:
+        trainer.fit(module, data, ckpt_path=state)
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback that does not fit this run
+        raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
     # What a person looks at. The curves are drawn last: they tell that a run is complete.
     claim.verify()

@@ -29,6 +29,7 @@ from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
+MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
 # The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
@@ -203,6 +204,10 @@ class Config:
                 f"data.batch_schedule has {largest} sequences, more than data.batch_size={self.data.batch_size}: change it too, or"
                 " use data.batch_schedule=null"
             )
+        if self.tokenizer.kind == "char" and self.tokenizer.vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={self.tokenizer.vocab_size}: with tokenizer=char the text decides it, leave it null"
+            )
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
@@ -310,7 +315,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.val_check_interval": _POSITIVE,
     "trainer.log_every_n_steps": _POSITIVE,
     "trainer.gradient_clip_val": _POSITIVE,
-    "trainer.threads": _POSITIVE,
+    "trainer.threads": (lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_THREADS}"),
     "sample.max_new_tokens": _NOT_NEGATIVE,
     "sample.temperature": _NOT_NEGATIVE,
     "logger": (lambda value: set(value) <= {"tensorboard", "csv", "wandb"}, "a list of tensorboard, csv, wandb"),
@@ -585,11 +590,6 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
             raise UserError(
                 f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
                 f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
-            )
-    for name, value in config["trainer"]["extra"].items():
-        if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
-            raise UserError(
-                f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
             )
 
 

@@ -88,7 +88,7 @@ def text_size(config: Config) -> TextSize:
     """
     if config.data.mix is not None:
         return counted(prepare(config.data, config.tokenizer))
-    work = plan_work(config.data, config.tokenizer, None)
+    work = plan_work(config.data, config.tokenizer, None, write=False)
     if work.keep_text or work.folder.exists():
         return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
