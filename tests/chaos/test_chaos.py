@@ -260,6 +260,7 @@ def contents(run: Path) -> dict[str, Any]:
         rows = csv.DictReader(found[name].decode().splitlines())
         found[name] = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
     found["timing.jsonl"] = [(row["step"], sorted(row)) for row in read_rows(run / "timing.jsonl")]
+    found[".timing.jsonl.crc32"] = len(found[".timing.jsonl.crc32"])
     return found | {f"TensorBoard's {tag}": points for tag, points in curves(run).items()}
 
 
