@@ -77,10 +77,12 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     """What must hold before any job starts: nothing has been written yet, and nothing is."""
     config = settle(composed, job)
 
+    from llm_from_scratch.checkpoint import refuse_other_kinds
     from llm_from_scratch.data.prepare import check_text, is_first_rank
     from llm_from_scratch.training.trainer import check_trainer, require_device
 
     refuse_links(Path(config.run_dir), Path(config.run_dir))
+    refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
     if not config.resume or run_text(config, job, warn=False) is None:
