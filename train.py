@@ -169,11 +169,13 @@ def make_callbacks(config: "Config") -> dict[str, Any]:
 
     made = {}
     for name, settings in config.callbacks.items():
-        callback_class(name, settings)
+        kind = callback_class(name, settings)
         try:
             made[name] = instantiate(settings)
         except Exception as error:  # hydra wraps what the callback raises
             raise UserError(f"callbacks.{name}: {first_line(error.__cause__ or error)}") from None
+        if not isinstance(made[name], kind):  # settings of Hydra's own make something else of it
+            raise UserError(f"callbacks.{name}: comes to no {kind.__name__}: leave out _partial_")
     return made
 
 
@@ -188,7 +190,6 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
         write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
     """
     import torch
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from llm_from_scratch.checkpoint import (
         PICKLES,
@@ -209,6 +210,7 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
     from llm_from_scratch.training.module import LanguageModel
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
+        MISFITS,
         Ownership,
         StateFolders,
         build_trainer,
@@ -311,7 +313,7 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
     )
     try:
         trainer.fit(module, data, ckpt_path=state)
-    except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback that does not fit this run
+    except MISFITS as error:  # of a callback that does not fit this run
         raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
     # What a person looks at. The curves are drawn last: they tell that a run is complete.

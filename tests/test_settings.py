@@ -367,6 +367,10 @@ def test_muon_follows_its_new_settings() -> None:
         ("callbacks=early_stopping callbacks.early_stopping.monitor=a", "must be one of val/loss"),
         ("callbacks.a._target_=lightning.pytorch.callbacks.ModelCheckpoint", "keeps its checkpoints itself"),
         ("callbacks.a._target_=lightning.pytorch.callbacks.RichProgressBar", "shows its progress itself"),
+        (
+            "callbacks.a={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,_partial_:true}",
+            "_partial_",
+        ),
         ("logger=none callbacks.a._target_=lightning.pytorch.callbacks.LearningRateMonitor", "logger=none"),
         ("tokenizer.kind=char", "with tokenizer=char the text decides it"),
         ("hydra.run.dir=elsewhere", "name its folder with run_dir=PATH"),
@@ -384,7 +388,7 @@ def test_a_refused_command_writes_nothing(
     if "optuna" in words and find_spec("optuna"):
         pytest.skip("Optuna is installed")
     before = bytes_below(finished)
-    plus = ("trainer.extra.", "callbacks.a.", "data.corpora.")
+    plus = ("trainer.extra.", "callbacks.a", "data.corpora.")
     if "other.txt" in words:
         (finished / "other.txt").write_text(story(30_000, seed=1), encoding="utf-8")
         before = bytes_below(finished)

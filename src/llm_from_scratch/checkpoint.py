@@ -550,21 +550,24 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
         return [row for row in parsed if row], [number for number, row in enumerate(parsed, 1) if not row], 0
     refuse_links(sums, path.parent)
     with open_regular(sums) as file:
-        known = Counter(file.read().split())
-    missing = known.total() - len(lines)
-    written = set(known)
-    rows, bad = [], []
-    for number, line in enumerate(lines, 1):
-        row, checksum = _row(line), _crc(line).encode()
+        written = Counter(file.read().split())
+    checksums = [_crc(line).encode() for line in lines]
+    copies = (Counter(one for one in checksums if one in written) - written).total()
+    unverified = len(lines) - copies - written.total()  # above 0 where it is the checksums that are gone
+    rows, bad, seen = [], [], Counter[bytes]()
+    for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
+        row = _row(line)
+        seen[checksum] += 1
         # A line that stands there more often than it was written is a copy.
-        if row is None or not (known[checksum] > 0 or (missing < 0 and checksum not in written)):
-            bad.append(number)
-        else:
+        if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
             rows.append(row)
-        known[checksum] -= 1
-    copied = sum(-count for checksum, count in known.items() if count < 0 and checksum in written)
+        else:
+            bad.append(number)
+    if unverified > 0:
+        return rows, bad, -unverified
+    unseen = sum(count for checksum, count in written.items() if checksum not in seen)
     # The checksum of a row is written first, so that a kill leaves one without its row.
-    return rows, bad, missing - 1 if missing > 0 else min(0, missing + copied)
+    return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
 
 
 def refuse_other_kinds(run: Path) -> None:

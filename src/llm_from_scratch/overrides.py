@@ -339,8 +339,9 @@ def _last_run() -> Path:
 
 def _parse(words: Sequence[str]) -> list[Override]:
     parsed, seen = [], set()
-    hydras = GlobalHydra.instance()  # who knows the choices that glob(*) stands for
-    parser = OverridesParser.create(hydras.config_loader() if hydras.is_initialized() else None)
+    hydras = GlobalHydra.instance()
+    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    parser = OverridesParser.create(loader)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if not key:
@@ -353,7 +354,9 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         try:
-            parsed.append(parser.parse_override(word))
+            override = parser.parse_override(word)
+            override.config_loader = loader
+            parsed.append(override)
         except HydraException:
             raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
     return parsed
@@ -548,4 +551,4 @@ class SweepTable(Callback):
         roots = SweepTable.roots or {
             Path(config.hydra.sweep.dir)
         }  # a launcher may have made the runs in other processes
-        SweepTable.failures = max(SweepTable.failures, sum(print_sweep(root) for root in sorted(roots)))
+        SweepTable.failures = max(SweepTable.failures, print_sweep(sorted(roots)))

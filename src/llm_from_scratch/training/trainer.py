@@ -18,6 +18,7 @@ import lightning
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
@@ -121,6 +122,8 @@ def require_device(config: TrainerConfig) -> None:
 
 # Arguments of lightning.Trainer that trainer.extra hands on: in effect, and in nobody's way.
 EXTRA = ("benchmark", "detect_anomaly", "deterministic", "max_time", "min_steps")
+# What a callback raises that does not fit a run, or lacks a library.
+MISFITS = (MisconfigurationException, ModuleNotFoundError)
 # What a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
 MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
 # What to use in place of those that this project sets itself.
