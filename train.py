@@ -96,7 +96,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
-            f" {quote(f'resume={config.run_dir}')}"
+            f" {quote(f'resume={held[0].parent}')}"
         )
 
 

@@ -552,11 +552,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: bytes) -> None:
-    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line."""
+    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line.
+
+    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left the last one out.
+    """
+    content = content.replace(b"\r\n", b"\n")
     head, mark, last = content.rpartition(FOOTER.encode())
     if not mark and not content.startswith(HEADER.encode()):
         return
-    if last.decode("ascii", "replace") != f"{hashlib.sha256(head).hexdigest()}\n" or not mark:
+    if last.decode("ascii", "replace").removesuffix("\n") != hashlib.sha256(head).hexdigest() or not mark:
         raise UserError(
             "its bytes have changed since they were written: restore it from a copy, and give changes as settings behind"
             " resume=RUN; or, if the change is meant, delete its first and its last line"
@@ -590,6 +594,13 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
             raise UserError(
                 f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
                 f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
+            )
+
+    for name, value in config["trainer"]["extra"].items():
+        plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))  # a time limit
+        if value != given["trainer"]["extra"].get(name) and not plain:
+            raise UserError(
+                f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
             )
 
 
