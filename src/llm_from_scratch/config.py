@@ -595,7 +595,6 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 f"callbacks.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
                 f" if that is yours, give the whole of it again: +callbacks.{name}={{_target_: …}}"
             )
-
     for name, value in config["trainer"]["extra"].items():
         plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))  # a time limit
         if value != given["trainer"]["extra"].get(name) and not plain:
