@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -63,6 +64,12 @@ SETTLED = {
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
 MULTIRUN = {"--multirun", "-m"}
+# Settings of Hydra's that it does not take on a command line, or that a run has its own for.
+HYDRAS = {
+    "hydra.run.dir": "name its folder with run_dir=PATH",
+    "hydra.sweeper.params": "write -m and the values of each setting, optim.lr=1e-3,3e-3; or a file configs/sweep/NAME.yaml",
+    "hydra.output_subdir": "its settings are in config.yaml; leave it out",
+}
 Task = Callable[[DictConfig], Any]
 
 
@@ -172,6 +179,7 @@ def command(
                 except Exception as error:
                     stop(error)
             SweepTable.failures = 0
+            SweepTable.roots = set()
             hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
             if SweepTable.failures:
                 raise SystemExit(1)
@@ -219,7 +227,13 @@ def _front(
     for before, word in zip(["", *others], others, strict=False):
         if not word.startswith("-") and not before.startswith("-"):
             raise UserError(f"{word}: settings are written as key=value; see --help")
-    given = {override.key_or_group: override.value() for override in _parse(words)}
+    given = {each.key_or_group: None if each.is_sweep_override() else each.value() for each in _parse(words)}
+    for key in given:
+        for name, instead in HYDRAS.items():
+            if key == name or key.startswith(f"{name}."):
+                raise UserError(f"{key}: cannot be given here: {instead}")
+    if given.get("init_from") == "last":
+        words = [literal(f"init_from={_last_run()}") if word.startswith("init_from=") else word for word in words]
     if given.get("resume"):
         if "run_dir" in given:
             raise UserError(
@@ -244,7 +258,7 @@ def _front(
             first = _compose(config_name, jobs[0])
             settings = HydraConfig.get()
             sweeps = sweeps or settings.mode == RunMode.MULTIRUN
-            _check_sweep(words, sweeps, settings.sweeper.get("params") or {}, str(given.get("resume") or ""))
+            _check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
             for number, job in enumerate(jobs):
                 check(final_config(_compose(config_name, job) if number else first, job), job)
     if not sweeps and not set(modes) - MULTIRUN:
@@ -265,18 +279,30 @@ def _no_sweep(run: str) -> UserError:
     )
 
 
-def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], resume: str) -> None:
+def _check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], resume: str) -> None:
     """Refuses several values without a sweep, and values that a sweep would not vary.
+
+    Args:
+        words: the overrides of all jobs.
+        sweeps: whether this is a sweep.
+        sweeper: Hydra's settings of it.
+        resume: the run to go on with, or nothing.
 
     Raises:
         UserError: in one line, with what to write.
     """
     if sweeps and resume:
         raise _no_sweep(resume)
+    params = sweeper.get("params") or {}
+    grid = str(sweeper.get("_target_")).endswith(".BasicSweeper")
     for override, word in zip(_parse(words), words, strict=True):
         key = override.key_or_group
         if override.is_sweep_override() and not sweeps:
             raise UserError(f"{word}: several values: add -m to make one run for each")
+        if override.is_sweep_override() and not override.is_discrete_sweep() and grid:
+            raise UserError(
+                f"{word}: Hydra's own sweeper takes lists of values alone: add sweep=optuna, or write {key}=A,B"
+            )
         if sweeps and key in params:
             raise UserError(
                 f"{word}: the sweep has values for it ({params[key]}): leave it out, or sweep over it alone with -m"
@@ -286,7 +312,9 @@ def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], 
             continue
         if key in SWEPT and key != "sample.prompt" and not Path(value).exists():
             raise UserError(f"{key}={value}: is taken as one value; for one run each write {key}='choice({value})'")
-        if key in ("run_dir", "resume") or key not in SWEPT:
+        if key == "run_dir":
+            print(f"run_dir={value}: is one folder, in which each run has a numbered one", file=sys.stderr)
+        if key not in SWEPT:
             continue
         print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
@@ -311,6 +339,9 @@ def _last_run() -> Path:
 
 def _parse(words: Sequence[str]) -> list[Override]:
     parsed, seen = [], set()
+    hydras = GlobalHydra.instance()
+    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    parser = OverridesParser.create(loader)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if not key:
@@ -323,7 +354,9 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         try:
-            parsed.append(OverridesParser.create().parse_override(word))
+            override = parser.parse_override(word)
+            override.config_loader = loader
+            parsed.append(override)
         except HydraException:
             raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
     return parsed
@@ -393,6 +426,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     for override in _parse(job):
         loggers = override.value() if override.key_or_group == "logger" else None
         if isinstance(loggers, list):
+            OmegaConf.set_struct(config, False)  # where no group sets it, it is no key of Hydra's
             config.logger = [name for name in loggers if name != "none"]  # Hydra would keep the last alone
     if not config.get("resume"):
         return config
@@ -404,6 +438,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key.startswith("hydra"):
             continue
+        if override.is_delete():
+            raise UserError(
+                f"~{key}: a resumed run has all its settings: give the value that it is to have, {key}=VALUE"
+            )
         if (Path(_main_config_dir()) / key).is_dir():
             value = override.value()
             choices = value if isinstance(value, list) else [value]
@@ -492,6 +530,7 @@ def run_folder(config: DictConfig) -> Path:
     if settings.mode != RunMode.MULTIRUN:
         return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
+    SweepTable.roots.add(Path(settings.sweep.dir))
     # Lightning starts the other processes of a DDP run with these arguments: this one job, rather than the sweep again.
     own = [word for word in job_overrides() if not word.startswith("run_dir=")]
     sys.argv[1:] = [*own, literal(f"run_dir={folder}"), "hydra.mode=RUN"]
@@ -502,10 +541,14 @@ class SweepTable(Callback):
     """A Hydra callback: a multirun ends with one table of all its runs."""
 
     failures = 0  # of the sweep that this process made
+    # The folders of its runs: several where it varies the task or the corpus, after which they are named.
+    roots: ClassVar[set[Path]] = set()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra with its whole configuration."""
         from llm_from_scratch.training.results import print_sweep
 
-        # A launcher may have made the runs in other processes.
-        SweepTable.failures = max(SweepTable.failures, print_sweep(Path(config.hydra.sweep.dir)))
+        roots = SweepTable.roots or {
+            Path(config.hydra.sweep.dir)
+        }  # a launcher may have made the runs in other processes
+        SweepTable.failures = max(SweepTable.failures, print_sweep(sorted(roots)))
