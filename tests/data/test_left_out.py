@@ -94,6 +94,22 @@ def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
 
 
 @linux
+def test_folders_that_a_glob_finds_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "deep/b.txt", "c.txt/d.txt", ".hidden/e.txt"):
+        put(tmp_path / "own" / name, NOVEL)
+    (tmp_path / "own/link").symlink_to(tmp_path / "own/deep")
+
+    def read(pattern: str) -> tuple[list[str], list[str]]:
+        source = opened(tmp_path / "own" / pattern)
+        return [name for name, _ in source.paths], [name for name, why in source.skipped if "folder" in why]
+
+    assert read("*") == (["a.txt"], ["c.txt", "deep", "link"])
+    assert read("*.txt") == (["a.txt"], ["c.txt"])
+    assert read("**/*.txt") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
+    assert read("*/*.txt")[1] == []
+    assert read("") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
+
+
 def test_a_published_corpus_is_found_behind_links_too(tmp_path: Path) -> None:
     put(tmp_path / "disk/plain_text/a.jsonl", "{}")
     put(tmp_path / "disk/plain_text/.cache/b.jsonl", "{}")
