@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -108,6 +109,16 @@ def test_folders_that_a_glob_finds_are_named(tmp_path: Path) -> None:
     assert read("**/*.txt") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
     assert read("*/*.txt")[1] == []
     assert read("") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
+
+
+def test_a_relative_path_that_is_missing_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"story.txt: there is no such file or folder in {re.escape(str(tmp_path))}$"):
+        opened("story.txt")
+    with pytest.raises(ValueError, match="there is no such file or folder$"):
+        opened(tmp_path / "story.txt")
 
 
 def test_a_published_corpus_is_found_behind_links_too(tmp_path: Path) -> None:

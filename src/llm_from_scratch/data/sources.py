@@ -226,7 +226,8 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
         _refuse_empty(path, [given])
         return [(given.name, given)], []
     if missing:
-        raise UserError(f"data.path={path}: there is no such file or folder")
+        where = "" if given.is_absolute() else f" in {Path.cwd()}"  # a run is often evaluated from another folder
+        raise UserError(f"data.path={path}: there is no such file or folder{where}")
     tree = _Tree(fixed)
     if is_folder:
         found = [name for folder in tree.folders() for name in tree.files(folder)]
