@@ -336,6 +336,14 @@ def test_texts_in_another_encoding_are_read_when_it_is_named(encoding: str, tmp_
     assert "".join(list(split.documents("train")) + list(split.documents("val"))) == text
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le"])
+def test_a_text_in_utf8_is_not_read_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    for text in ("Émile said: déjà vu. " * 20, "\ufeffplain text. " * 20):
+        with pytest.raises(ValueError, match=rf"^a\.txt: its bytes are UTF-8, and data\.encoding={encoding}"):
+            read(tmp_path, "a.txt", text.encode(), Format(encoding=encoding))
+    assert read(tmp_path, "a.txt", "plain".encode(encoding), Format(encoding=encoding)) == ["plain"]
+
+
 def test_a_byte_that_the_encoding_does_not_know_is_named(tmp_path: Path) -> None:
     form = Format(encoding="cp1252")
     for name, place in (("a.txt", r"a\.txt: byte 2: 0x81 is not cp1252 here"),):

@@ -552,6 +552,13 @@ class _Reader:
     def texts(self, raw: bytes, name: str) -> Iterator[Document]:
         """A text as one document, or as those between separators, in UTF-8."""
         if self.form.encoding != "utf-8":
+            if codecs.lookup(self.form.encoding).name not in ("utf-8-sig", "utf-8") and _is_utf8(raw):
+                self.on_fault(
+                    name,
+                    f"its bytes are UTF-8, and data.encoding={self.form.encoding} would read other characters: save it in "
+                    "the encoding of the others, or leave data.encoding out",
+                )
+                return
             try:
                 raw = raw.decode(self.form.encoding).encode()
             except UnicodeDecodeError as error:
@@ -803,6 +810,17 @@ def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | s
     if len(raw) > MAX_DOCUMENT:
         return f"a document above {MAX_DOCUMENT:,} bytes: split it"
     return Document(where, raw)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8 beyond ASCII: text in another encoding is so by a chance that falls with each letter."""
+    if raw.isascii():
+        return False
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
