@@ -33,6 +33,7 @@ from llm_from_scratch.terminal import note, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.training.trainer import Claim
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,16 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
     config = settle(composed, job)
 
+    from llm_from_scratch.checkpoint import refuse_other_kinds
     from llm_from_scratch.data.prepare import check_text, is_first_rank
     from llm_from_scratch.training.trainer import check_trainer, require_device
 
     refuse_links(Path(config.run_dir), Path(config.run_dir))
+    refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
-    check_text(config.data, given_settings(job))
+    if not config.resume or run_text(config, job, warn=False) is None:
+        check_text(config.data, given_settings(job))
     there = next(
         folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
     )
@@ -73,7 +77,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
-            f" {quote(f'resume={config.run_dir}')}"
+            f" {quote(f'resume={held[0].parent}')}"
         )
 
     from llm_from_scratch.plan import too_much
@@ -88,6 +92,42 @@ def recipes() -> dict[str, "Config"]:
     from llm_from_scratch.config import check as check_settings
 
     return {name: check_settings(composed, Config) for name, composed in experiments()}
+
+
+def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
+    """The prepared text of the run that goes on, where it lies; None where it is to be prepared again.
+
+    Args:
+        config: of the resumed run.
+        job: its overrides.
+        warn: say where its files are not at hand.
+
+    Raises:
+        UserError: they are others by now, or `data.path` is given and is not there.
+    """
+    from llm_from_scratch.checkpoint import checkpoints
+    from llm_from_scratch.data.prepare import source_now
+    from llm_from_scratch.evaluation.measure import own_text
+
+    run = Path(str(config.resume))
+    prepared = own_text(run, config)
+    if prepared is None:
+        return None
+    try:
+        before, now = source_now(config.data, prepared)
+    except UserError as error:
+        if "data.path" in given_settings(job):
+            raise
+        if warn:
+            log.warning("%s: the run goes on with its prepared text, %s", first_line(error), prepared.folder)
+        return prepared
+    if before != now:
+        made = next(iter(checkpoints(run)), run)
+        raise UserError(
+            f"{made}: made with the data {before[:16]}, and this run has {now[:16]}: put the text back as it was, under the"
+            f" names it had, or start a new run from the weights ({quote(f'init_from={run}')})"
+        )
+    return prepared
 
 
 @command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")
@@ -105,6 +145,7 @@ def main(composed: DictConfig) -> float:
         return train(
             config,
             claim,
+            run_text(config, job, warn=is_first_rank()) if config.resume else None,
             fetch=may_fetch(final, composed, job),
             write=not config.resume or config.data.dir == composed.data.dir,
         )
@@ -122,20 +163,23 @@ def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     made = {}
     for name, one in settings.items():
-        object_class(group, name, one)
+        kind = object_class(group, name, one)
         try:
             made[name] = instantiate(one)
         except Exception as error:  # hydra wraps what the object raises
             raise UserError(f"{group}.{name}: {first_line(error.__cause__ or error)}") from None
+        if not isinstance(made[name], kind):  # settings of Hydra's own make something else of it
+            raise UserError(f"{group}.{name}: comes to no {kind.__name__}: leave out _partial_")
     return made
 
 
-def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> float:
+def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetch: bool, write: bool) -> float:
     """From a text to a trained model, in a run folder that is this process's own.
 
     Args:
         config: the settings.
         claim: the run folder.
+        prepared: its text, where that needs no preparation.
         fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
         write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
     """
@@ -162,6 +206,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     from llm_from_scratch.training.progress import Opening, Overfitting
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
+        MISFITS,
         Ownership,
         StateFolders,
         build_trainer,
@@ -192,7 +237,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     reuse = origin.tokenizer if origin else None
     if state and (speaks or config.tokenizer.kind == "gpt2"):
         reuse = load_tokenizer(model_folder(run_dir))
-    prepared = prepare(
+    prepared = prepared or prepare(
         config.data,
         config.tokenizer,
         reuse=reuse,
@@ -277,7 +322,10 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         overfit=config.data.overfit,
         subword_dropout=config.data.subword_dropout,
     )
-    trainer.fit(module, data, ckpt_path=state)
+    try:
+        trainer.fit(module, data, ckpt_path=state)
+    except MISFITS as error:  # of a callback that does not fit this run
+        raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
     # What a person looks at. The curves are drawn last: they tell that a run is complete.
     claim.verify()

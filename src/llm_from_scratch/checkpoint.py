@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -521,48 +522,78 @@ def _crc(line: bytes) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged.
+    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged, and how many are gone.
 
     They are a record and no result depends on them, so a damaged line costs its own row alone. A last line without its
     end is what a kill leaves, and is left out without a word.
     """
-    rows, bad = parse_rows(path)
+    rows, bad, missing = parse_rows(path)
     if bad:
         lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
         log.warning("%s: damaged lines are left out, %d in all: line %s", path, len(bad), lines)
+    if missing > 0:
+        log.warning("%s: has been cut off: it lacks %d lines or more", path, missing)
+    if missing < 0:
+        log.warning("%s: damaged, so that rows of %s cannot be verified; they are kept", line_checksums(path), path)
     return rows
 
 
-def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The rows of a .jsonl file and the numbers, from 1, of its damaged lines.
+def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
+    """The rows of a .jsonl file, the numbers, from 1, of its damaged lines, and how many lines are missing.
 
-    A line is held against the checksums beside the file; version 0.1 wrote none.
+    A line is held against the checksums beside the file; version 0.1 wrote none. Where it is these that are cut off, the
+    count of missing lines is negative, and rows that have none are taken as they stand.
 
     Raises:
         UserError: `path` leads out of its folder, or is no regular file.
     """
-    if not path.exists():
-        return [], []
-    refuse_links(path, path.parent)
-    with open_regular(path) as file:
-        # A damaged end of a line costs neither of its neighbours.
-        *lines, rest = re.split(rb"\n|(?<=\}).(?=\{)", file.read())
-    if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
-        lines.append(rest)
+    lines: list[bytes] = []
+    if path.exists():
+        refuse_links(path, path.parent)
+        with open_regular(path) as file:
+            # A damaged end of a line costs neither of its neighbours; an editor or git may have made it CRLF.
+            *lines, rest = re.split(rb"\r?\n|(?<=\}).(?=\{)", file.read())
+        if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
+            lines.append(rest)
     sums = line_checksums(path)
-    known = None
-    if sums.exists():
-        refuse_links(sums, path.parent)
-        with open_regular(sums) as file:
-            known = set(file.read().split())
-    rows, bad = [], []
-    for number, line in enumerate(lines, 1):
+    if not sums.exists():
+        parsed = [_row(line) for line in lines]
+        return [row for row in parsed if row], [number for number, row in enumerate(parsed, 1) if not row], 0
+    refuse_links(sums, path.parent)
+    with open_regular(sums) as file:
+        written = Counter(file.read().split())
+    checksums = [_crc(line).encode() for line in lines]
+    copies = (Counter(one for one in checksums if one in written) - written).total()
+    unverified = len(lines) - copies - written.total()  # above 0 where it is the checksums that are gone
+    rows, bad, seen = [], [], Counter[bytes]()
+    for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
         row = _row(line)
-        if row is None or (known is not None and _crc(line).encode() not in known):
-            bad.append(number)
-        else:
+        seen[checksum] += 1
+        # A line that stands there more often than it was written is a copy.
+        if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
             rows.append(row)
-    return rows, bad
+        else:
+            bad.append(number)
+    if unverified > 0:
+        return rows, bad, -unverified
+    unseen = sum(count for checksum, count in written.items() if checksum not in seen)
+    # The checksum of a row is written first, so that a kill leaves one without its row.
+    return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
+
+
+def refuse_other_kinds(run: Path) -> None:
+    """Refuses a run folder in which a record is a folder, or a folder is a file: a resumed run would find that out too late.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    records = [run / "metrics.jsonl", run / "timing.jsonl", run / "samples.md", run / "curves.png"]
+    for path in (*records, *map(line_checksums, records[:2])):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, where a run keeps a file: move it away")
+    for path in (run / "checkpoints", run / "model", run / "tensorboard", run / "csv"):
+        if path.is_file():
+            raise UserError(f"{path} is a file, where a run keeps a folder: move it away")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

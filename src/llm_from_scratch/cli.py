@@ -412,6 +412,7 @@ def plan(options: argparse.Namespace) -> None:
     """The figures of a training that has not begun."""
     from llm_from_scratch import plan as planning
     from llm_from_scratch.config import Config, check
+    from llm_from_scratch.evaluation.measure import own_text
     from llm_from_scratch.model import GPTConfig
     from llm_from_scratch.overrides import composed
     from llm_from_scratch.training.memory import micro_batch_size
@@ -426,6 +427,8 @@ def plan(options: argparse.Namespace) -> None:
     require_device(config.trainer)
     if options.tokens:
         text = planning.assumed_text(config, int(options.tokens))
+    elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
+        text = planning.counted(prepared)
     else:
         text = planning.text_size(config, _tokenizer_of_origin(config))
     presets = {}

@@ -30,6 +30,7 @@ from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
+MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
 # The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
@@ -221,6 +222,10 @@ class Config:
                 f"data.batch_schedule has {largest} sequences, more than data.batch_size={self.data.batch_size}: change it too, or"
                 " use data.batch_schedule=null"
             )
+        if self.tokenizer.kind == "char" and self.tokenizer.vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={self.tokenizer.vocab_size}: with tokenizer=char the text decides it, leave it null"
+            )
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
@@ -331,7 +336,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.val_check_interval": _POSITIVE,
     "trainer.log_every_n_steps": _POSITIVE,
     "trainer.gradient_clip_val": _POSITIVE,
-    "trainer.threads": _POSITIVE,
+    "trainer.threads": (lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_THREADS}"),
     "sample.max_new_tokens": _NOT_NEGATIVE,
     "sample.temperature": _NOT_NEGATIVE,
     "sample.show": (lambda value: value in (True, False, "auto"), "true, false or auto"),
@@ -584,11 +589,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: bytes) -> None:
-    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line."""
+    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line.
+
+    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left the last one out.
+    """
+    content = content.replace(b"\r\n", b"\n")
     head, mark, last = content.rpartition(FOOTER.encode())
     if not mark and not content.startswith(HEADER.encode()):
         return
-    if last.decode("ascii", "replace") != f"{hashlib.sha256(head).hexdigest()}\n" or not mark:
+    if last.decode("ascii", "replace").removesuffix("\n") != hashlib.sha256(head).hexdigest() or not mark:
         raise UserError(
             "its bytes have changed since they were written: restore it from a copy, and give changes as settings behind"
             " resume=RUN; or, if the change is meant, delete its first and its last line"
@@ -631,7 +640,8 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
-        if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
+        plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))  # a time limit
+        if value != given["trainer"]["extra"].get(name) and not plain:
             raise UserError(
                 f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
             )

@@ -26,7 +26,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from llm_from_scratch import __version__
-from llm_from_scratch.checkpoint import checkpoints, data_fingerprint, load_model, parse_rows, verify_state
+from llm_from_scratch.checkpoint import (
+    checkpoints,
+    data_fingerprint,
+    line_checksums,
+    load_model,
+    parse_rows,
+    verify_state,
+)
 from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
@@ -433,13 +440,19 @@ def metrics(run: RunFolder) -> Iterator[Finding]:
             else:
                 yield ok(f"{path}: not there yet: the first logged step writes it")
             continue
-        rows, bad = parse_rows(path)
+        rows, bad, missing = parse_rows(path)
         if bad:
             lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
             yield fault(
                 f"{path}: line {lines} cannot be read",
                 "restore it from a copy, or go on without: what reads the file leaves damaged lines out",
             )
+        elif missing > 0:
+            yield fault(
+                f"{path}: cut off, {missing} lines or more are missing", "restore it from a copy, or go on without"
+            )
+        elif missing < 0:
+            yield warning(f"{line_checksums(path)}: damaged", f"{run.resume} writes it anew; the rows are kept")
         elif not path.read_bytes().endswith(b"\n") and path.stat().st_size:
             yield warning(f"{path}: its last line is cut off", f"{run.resume} drops it and writes it again")
         else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -72,6 +73,12 @@ MULTIRUN = {"--multirun", "-m"}
 HYDRA_FLAGS = {
     *("--run", "--multirun", "--cfg", "--info", "--resolve", "--package", "--config-path", "--config-name"),
     *("--config-dir", "--experimental-rerun", "-r", "-m", "-c", "-i", "-p", "-cp", "-cn", "-cd"),
+}
+# Settings of Hydra's that it does not take on a command line, or that a run has its own for.
+HYDRAS = {
+    "hydra.run.dir": "name its folder with run_dir=PATH",
+    "hydra.sweeper.params": "write -m and the values of each setting, optim.lr=1e-3,3e-3; or a file configs/sweep/NAME.yaml",
+    "hydra.output_subdir": "its settings are in config.yaml; leave it out",
 }
 Task = Callable[[DictConfig], Any]
 # The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
@@ -257,7 +264,11 @@ def _front(
             value = value or next((other for other in others[place + 1 :] if other not in ("=", ":")), "VALUE")
             raise UserError(f"{word}: settings are written as key=value, without spaces: {key}={value}")
     words = _without_last(words)
-    given = {override.key_or_group: override.value() for override in _parse(words)}
+    given = {each.key_or_group: None if each.is_sweep_override() else each.value() for each in _parse(words)}
+    for key in given:
+        for name, instead in HYDRAS.items():
+            if key == name or key.startswith(f"{name}."):
+                raise UserError(f"{key}: cannot be given here: {instead}")
     if given.get("resume"):
         if "run_dir" in given:
             raise UserError(
@@ -279,7 +290,7 @@ def _front(
             first = _compose(config_name, jobs[0])
             settings = HydraConfig.get()
             sweeps = sweeps or settings.mode == RunMode.MULTIRUN
-            _check_sweep(words, sweeps, settings.sweeper.get("params") or {}, str(given.get("resume") or ""))
+            _check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
             if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
                 # One folder for all jobs, in whatever process and on whatever machine a launcher starts them, and also
                 # where they differ in what names the folder of a run, such as the text.
@@ -344,18 +355,30 @@ def _no_sweep(run: str) -> UserError:
     )
 
 
-def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], resume: str) -> None:
+def _check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], resume: str) -> None:
     """Refuses several values without a sweep, and values that a sweep would not vary.
+
+    Args:
+        words: the overrides of all jobs.
+        sweeps: whether this is a sweep.
+        sweeper: Hydra's settings of it.
+        resume: the run to go on with, or nothing.
 
     Raises:
         UserError: in one line, with what to write.
     """
     if sweeps and resume:
         raise _no_sweep(resume)
+    params = sweeper.get("params") or {}
+    grid = str(sweeper.get("_target_")).endswith(".BasicSweeper")
     for override, word in zip(_parse(words), words, strict=True):
         key = override.key_or_group
         if override.is_sweep_override() and not sweeps:
             raise UserError(f"{word}: several values: add -m to make one run for each")
+        if override.is_sweep_override() and not override.is_discrete_sweep() and grid:
+            raise UserError(
+                f"{word}: Hydra's own sweeper takes lists of values alone: add sweep=optuna, or write {key}=A,B"
+            )
         if sweeps and key in params:
             raise UserError(
                 f"{word}: the sweep has values for it ({params[key]}): leave it out, or sweep over it alone with -m"
@@ -365,7 +388,9 @@ def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], 
             continue
         if key in SWEPT and key != "sample.prompt" and not Path(value).exists():
             raise UserError(f"{key}={value}: is taken as one value; for one run each write {key}='choice({value})'")
-        if key in ("run_dir", "resume") or key not in SWEPT:
+        if key == "run_dir":
+            print(f"run_dir={value}: is one folder, in which each run has a numbered one", file=sys.stderr)
+        if key not in SWEPT:
             continue
         print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
@@ -408,6 +433,9 @@ def _without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list
 
 def _parse(words: Sequence[str]) -> list[Override]:
     parsed, seen = [], set()
+    hydras = GlobalHydra.instance()
+    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    parser = OverridesParser.create(loader)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if not key:
@@ -420,7 +448,9 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         try:
-            parsed.append(OverridesParser.create().parse_override(word))
+            override = parser.parse_override(word)
+            override.config_loader = loader
+            parsed.append(override)
         except HydraException:
             raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
     return parsed
@@ -541,6 +571,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key.startswith("hydra"):
             continue
+        if override.is_delete():
+            raise UserError(
+                f"~{key}: a resumed run has all its settings: give the value that it is to have, {key}=VALUE"
+            )
         if (Path(_main_config_dir()) / key).is_dir():
             value = override.value()
             choices = value if isinstance(value, list) else [value]
@@ -704,4 +738,4 @@ class SweepTable(Callback):
             for run in completed(root):
                 print(for_stream(f"run: {run}", sys.stdout), flush=True)
         # A launcher may have made the runs in other processes.
-        SweepTable.failures = max(SweepTable.failures, print_sweep(root))
+        SweepTable.failures = max(SweepTable.failures, print_sweep([root]))

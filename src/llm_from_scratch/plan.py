@@ -19,8 +19,8 @@ from torch import nn
 
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.parts import estimated_tokens
-from llm_from_scratch.data.prepare import open_prepared, prepare
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.data.prepared import Prepared, open_prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
 from llm_from_scratch.errors import UserError
@@ -86,14 +86,18 @@ class TextSize:
 def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
     """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
 
+    Of a run folder, which may be a stranger's, nothing is downloaded or written.
+
     UserError: as `prepare`.
     """
+    own = not config.resume
     if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer, reuse=reuse))
-    work = plan_work(config.data, config.tokenizer, reuse)
-    if work.keep_text or work.folder.exists():
-        there = work.folder.exists()
-        return counted(open_prepared(work.folder) if there else prepare(config.data, config.tokenizer, reuse=reuse))
+        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
+    work = plan_work(config.data, config.tokenizer, reuse, fetch=own, write=False)
+    if work.folder.exists():
+        return counted(open_prepared(work.folder))
+    if work.keep_text:
+        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
     tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)

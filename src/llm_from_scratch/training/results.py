@@ -1,6 +1,7 @@
 """What a person looks at first when a run has ended: a table, a picture, the next commands."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,22 @@ def completed(root: Path) -> list[Path]:
     return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
 
 
-def print_sweep(root: Path) -> int:
+def print_sweep(roots: Sequence[Path]) -> int:
     """One table of all runs of a sweep with what differs between them, the best first; on standard error.
+
+    Args:
+        roots: the folders that hold the runs: several where a sweep varies the corpus, after which they are named.
 
     Returns:
         How many runs failed. They stand below the others, with their reasons.
     """
-    runs = {file.parents[1]: set(OmegaConf.load(file)) for file in sorted(root.glob("*/.hydra/overrides.yaml"))}
+    runs = {
+        file.parents[1]: set(OmegaConf.load(file))
+        for root in roots
+        for file in sorted(root.glob("*/.hydra/overrides.yaml"))
+    }
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
-    table = Table(title=f"All runs of {root}", title_justify="left")
+    table = Table(title=f"All runs of {', '.join(map(str, roots))}", title_justify="left")
     for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
         table.add_column(name, overflow="fold")
     made, failed = [], []
