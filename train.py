@@ -27,6 +27,7 @@ from llm_from_scratch.overrides import (
     job_overrides,
     may_fetch,
     run_folder,
+    shares_name,
 )
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import note, quote
@@ -68,6 +69,11 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     check_trainer(config)
     if not config.resume or run_text(config, job, warn=False) is None:
         check_text(config.data, given_settings(job))
+    if config.trainer.num_nodes > 1 and not (config.resume or shares_name() or "run_dir" in given_settings(job)):
+        raise UserError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
+            " give all of them one run_dir=PATH, or start them with torchrun or srun"
+        )
     there = next(
         folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
     )

@@ -346,6 +346,7 @@ def test_muon_follows_its_new_settings() -> None:
         ("trainer.extra.gradient_clip_algorithm=value", "leave it out"),
         ("trainer.precision=fp16", "Precision 'fp16' is invalid"),
         ("trainer.precision=16-mixed", "use trainer.precision=bf16-mixed"),
+        ("trainer.num_nodes=2 data.batch_size=8", "give all of them one run_dir=PATH"),
         ("trainer.strategy=nonsense", "invalid strategy name"),
         ("data.micro_batch_size=3", "data.micro_batch_size=3 does not divide"),
         ("logger=wandb", "pip install -e '.[wandb]'"),

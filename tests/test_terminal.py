@@ -275,7 +275,7 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
 
 
 def test_without_a_bar_a_message_does_not_follow_the_echo_of_an_interruption(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stderr", screen := Screen())
     end_echo()

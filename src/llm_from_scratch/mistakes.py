@@ -167,7 +167,8 @@ TRAIN_NAMES: Mapping[str, str] = {
         "training needs no workers; prepare.workers=N prepares a large text",
     ),
     "shuffle": "the sampler draws a random place for every sequence: there is nothing to shuffle",
-    **dict.fromkeys(("wandb", "use_wandb", "wandb_log", "wandb_project", "report_to"), "logger=wandb"),
+    **dict.fromkeys(("wandb", "use_wandb", "wandb_log", "report_to"), "logger=wandb"),
+    "wandb_project": "logger=wandb logger.wandb.project=NAME",
     **dict.fromkeys(
         ("early_stopping", "early_stopping_patience"),
         "optim.patience=N ends a run after N validations without a lower loss",

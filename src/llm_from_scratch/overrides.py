@@ -98,7 +98,7 @@ def _run_name() -> str:
 
 def _new_name() -> str:
     name = time.strftime("%Y-%m-%d_%H-%M-%S") + "_" + secrets.token_hex(2)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if _of_torchrun():
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
 
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
@@ -106,11 +106,24 @@ def _new_name() -> str:
         if os.environ["RANK"] == "0":
             store.set(key, name)
         return store.get(key).decode()
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    if _of_slurm():
         started = time.localtime(int(os.environ.get("SLURM_JOB_START_TIME", "0")))
         parts = (os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_RESTART_COUNT"))
         return time.strftime("%Y-%m-%d_%H-%M-%S", started) + "_" + "_".join(part for part in parts if part)
     return name
+
+
+def _of_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _of_slurm() -> bool:
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+
+
+def shares_name() -> bool:
+    """Whether processes of several machines agree on the name of their run: torchrun and srun let them."""
+    return _of_torchrun() or _of_slurm()
 
 
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)

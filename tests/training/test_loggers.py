@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from llm_from_scratch.config import Config, OptimConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.training import loggers
 from llm_from_scratch.training.callbacks import Checkpoints
-from llm_from_scratch.training.loggers import Csv, TensorBoard, UserRows, check_settings, flush, make_logger, paragraphs
+from llm_from_scratch.training.loggers import (
+    Csv,
+    TensorBoard,
+    UserRows,
+    check_settings,
+    flush,
+    make_logger,
+    paragraphs,
+    quiet_stdout,
+)
 from llm_from_scratch.training.states import plain_state, user_state
 from llm_from_scratch.training.trainer import columns
 
@@ -131,7 +142,7 @@ def test_csv_is_one_whole_file(tmp_path: Path) -> None:
 
 def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(loggers, "WandbLogger", lambda **settings: made.append(settings))
+    monkeypatch.setattr(loggers, "Wandb", lambda **settings: made.append(settings))
     monkeypatch.setattr(loggers, "find_spec", lambda name: name)
     for resumed_from in (None, 0, 0):
         make_logger("wandb", {"project": "oz", "entity": None}, tmp_path, resumed_from)
@@ -146,11 +157,20 @@ def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def absent(**settings: Any) -> None:
         raise ModuleNotFoundError
 
-    monkeypatch.setattr(loggers, "WandbLogger", absent)
+    monkeypatch.setattr(loggers, "Wandb", absent)
     (tmp_path / "wandb_id").unlink()
     with pytest.raises(UserError, match="logger=wandb needs: pip install"):
         make_logger("wandb", {}, tmp_path, None)
     assert not (tmp_path / "wandb_id").exists()
+
+
+def test_what_a_process_writes_that_a_logger_starts_is_no_output(capfd: pytest.CaptureFixture[str]) -> None:
+    """As wandb's does, when the program ends."""
+    with quiet_stdout():
+        process = subprocess.Popen([sys.executable, "-c", "input(); print('sync this run')"], stdin=subprocess.PIPE)
+    print("run: one", flush=True)
+    process.communicate(b"\n")
+    assert capfd.readouterr() == ("run: one\n", "sync this run\n")
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,18 @@ class UserRows(Logger):
         append_row(self.path, {"step": step, "split": "user"} | finite)
 
 
+class Wandb(WandbLogger):
+    """Lightning's, started with standard output kept from wandb: the process that it starts says its last words there."""
+
+    @property
+    def experiment(self) -> Any:
+        """The run in wandb; Lightning asks for it first when it sets up a training."""
+        if self._experiment is not None:
+            return super().experiment
+        with quiet_stdout():
+            return super().experiment
+
+
 def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
     """The same run in wandb for as long as the run folder goes on: its id is in the file wandb_id."""
     path = run_dir / "wandb_id"
@@ -325,7 +337,7 @@ def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
     options: dict[str, Any] = {"project": "llm-from-scratch", "name": run_dir.name}
     options |= {key: value for key, value in settings.items() if value is not None}
     try:
-        logger = WandbLogger(save_dir=run_dir, id=name, resume="allow", **options)
+        logger = Wandb(save_dir=run_dir, id=name, resume="allow", **options)
     except ModuleNotFoundError:
         raise missing_extra("logger=wandb needs", "wandb") from None
     except TypeError as error:
@@ -337,23 +349,23 @@ def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
 
 @rank_zero_only
 def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
-    """Hands the settings to the loggers of others, some of which are closed at the run's end; TensorBoard gets its layout.
-
-    A first use starts some of them: their words come before training and on standard error.
-    """
+    """Hands the settings to the loggers of others, some of which are closed at the run's end; TensorBoard gets its layout."""
     for logger in loggers:
         if isinstance(logger, TensorBoard):
             logger.log_layout()
         else:
-            with quiet_stdout():
-                logger.log_hyperparams(dict(settings))
+            logger.log_hyperparams(dict(settings))
 
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
     """Within it standard output is standard error, also for processes that are started there: wandb's writes its last words."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    try:
+        kept = os.dup(1)
+    except OSError:  # the program was started without one
+        yield
+        return
     os.dup2(2, 1)
     try:
         yield

@@ -45,7 +45,7 @@ from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.terminal import quote
-from llm_from_scratch.training.loggers import TensorBoard, UserRows, check_settings, make_logger, quiet_stdout
+from llm_from_scratch.training.loggers import TensorBoard, UserRows, check_settings, make_logger
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size
 from llm_from_scratch.training.sharded import Sharded
 from llm_from_scratch.training.states import plain_state, user_state
@@ -520,8 +520,7 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: 
             logger.log_row(columns(config, parameters, best), trainer.global_step + 1)
         elif isinstance(logger, WandbLogger):
             logger.log_hyperparams({f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")})
-        with quiet_stdout():
-            logger.finalize("success")
+        logger.finalize("success")
         if isinstance(logger, TensorBoard):
             logger.finalize("closed")
 
