@@ -299,7 +299,7 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
 
     text = counted(prepared)
     by_heart = config.data.overfit or config.optim.patience is not None
-    overfitting = [] if by_heart else [Overfitting(run_dir, config, passes)]
+    overfitting = [] if by_heart else [Overfitting(run_dir, config, passes, progress.say)]
     unwise = warnings_at_start(config, text)
     callbacks = [
         Ownership(claim),

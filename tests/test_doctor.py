@@ -381,7 +381,7 @@ def change(state: Path, **callbacks: dict[str, object]) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     facts["files"]["state.json"] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    facts.pop("sha256")  # as version 0.1 wrote it
+    facts.pop("sha256", None)  # as version 0.1 wrote it
     manifest.write_text(json.dumps(facts), encoding="utf-8")
 
 

@@ -158,7 +158,9 @@ def devices() -> Iterator[Finding]:
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     allowed = f", of which this process may use {own}" if own < cores else ""
-    yield ok(f"a CPU with {cores} cores{allowed}; torch computes with {threads} threads (trainer.threads)")
+    yield ok(
+        f"a CPU with {cores} cores{allowed}; torch computes with {threads} thread{'s' * (threads > 1)} (trainer.threads)"
+    )
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")

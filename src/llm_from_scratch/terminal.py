@@ -112,7 +112,9 @@ def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
 
 @functools.cache
 def note(line: str) -> None:
-    """One line on standard error; a line that this process has said before is not said again."""
+    """One line on standard error; once, also where a launcher started several processes."""
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return  # the first one says it
     sys.stderr.write(printable(line, keep="") + "\n")
     sys.stderr.flush()
 

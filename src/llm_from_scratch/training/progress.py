@@ -124,10 +124,13 @@ class Overfitting(Callback):
         run_dir: whose earlier validations count.
         config: of the run.
         passes: over the text before a step.
+        say: shows a line, beside the bar where there is one.
     """
 
-    def __init__(self, run_dir: Path, config: Config, passes: Callable[[int], float]) -> None:
-        self.run_dir, self.config, self.passes = run_dir, config, passes
+    def __init__(
+        self, run_dir: Path, config: Config, passes: Callable[[int], float], say: Callable[[str], None]
+    ) -> None:
+        self.run_dir, self.config, self.passes, self.say = run_dir, config, passes, say
         self.losses: list[tuple[int, float]] = []  # step, validation loss
         self.told = 0  # the step of the best weights when it was said
 
@@ -146,11 +149,10 @@ class Overfitting(Callback):
             return
         self.told = best
         dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
-        log.info(
-            "step %d: the validation loss rises, after %.3g passes over the text; the best weights, of step %d (%.4f nats a"
-            " token), are in model/; optim.patience=%d ends a run there; more model.dropout than %g or more"
-            " optim.weight_decay than %g lets it learn for longer",
-            *(step, self.passes(step), best, loss, RISES, dropout, decay),
+        self.say(
+            f"step {step}: the validation loss rises, after {self.passes(step):.3g} passes over the text; the best weights,"
+            f" of step {best} ({loss:.4f} nats a token), are in model/; optim.patience={RISES} ends a run there; more"
+            f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
         )
 
     def _best(self) -> tuple[int, float]:
