@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -226,6 +227,14 @@ def test_a_full_disk(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the project declares it: an environment may hold an older installation, or none.
+    declared = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    monkeypatch.setattr(
+        importlib.metadata,
+        "metadata",
+        lambda name: {declared["name"]: {"Requires-Python": declared["requires-python"]}}[name],
+    )
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: {declared["name"]: declared["dependencies"]}[name])
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "torch" else version(name))
     (found,) = (f for f in doctor.versions() if f.mark == "fault")
