@@ -28,7 +28,9 @@ def defaults(path: Path) -> list[Any]:
 def groups(main: str) -> set[str]:
     """The groups that a main file chooses from."""
     entries = [entry for entry in defaults(CONFIGS / f"{main}.yaml") if isinstance(entry, dict)]
-    return {key.removeprefix("override ").removeprefix("/") for entry in entries for key in entry}
+    return {
+        key.removeprefix("override ").removeprefix("optional ").removeprefix("/") for entry in entries for key in entry
+    }
 
 
 # A file that others of its folder build on is composed through them.

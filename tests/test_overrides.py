@@ -55,7 +55,7 @@ def test_other_settings_keep_hydras_grammar() -> None:
         ("data.batch_schedule=[4]", "data.batch_schedule"),
         (
             "data.batch_schedule=[[9,64]]",
-            "data.batch_schedule has 64 sequences, more than data.batch_size=32: change it too",
+            "data.batch_schedule has 64 sequences, more than data.batch_size=16: change it too",
         ),
         ("debug=overfit data.batch_schedule=[[9,2]]", "data.overfit=true learns one batch of one size"),
         ("data.val_fraction=1", "data.val_fraction=1.0: must be above 0 and below 1"),
