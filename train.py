@@ -21,6 +21,7 @@ from llm_from_scratch.files import refuse_links
 from llm_from_scratch.overrides import (
     announce,
     command,
+    experiments,
     final_config,
     given_settings,
     job_overrides,
@@ -29,10 +30,11 @@ from llm_from_scratch.overrides import (
     shares_name,
 )
 from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import quote
+from llm_from_scratch.terminal import note, quote
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.training.trainer import Claim
 
 log = logging.getLogger(__name__)
@@ -50,47 +52,23 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
     config = check_settings(composed, Config)
     check_given(config, given_settings(job))
-    if config.init_from and not config.resume:
-        _take_tokenizer(config, job)
     return config
 
 
-def _take_tokenizer(config: "Config", job: Sequence[str]) -> None:
-    """Sets the tokenizer's settings to those of the run whose weights the new one starts from.
-
-    Raises:
-        UserError: the job asks for another tokenizer.
-    """
-    from llm_from_scratch.checkpoint import PICKLES, load_model, model_folder
-    from llm_from_scratch.tokenizer import load_tokenizer
-
-    origin = Path(str(config.init_from))
-    if origin.suffix in PICKLES:  # weights alone
-        return
-    folder = model_folder(origin)
-    tokenizer = load_tokenizer(folder) if folder.is_dir() else load_model(origin).tokenizer
-    size = tokenizer.vocab_size if tokenizer.kind == "bpe" else None
-    asked = set(given_settings(job)) | {"tokenizer.kind" for word in job if word.startswith("tokenizer=")}
-    for name, value in (("kind", tokenizer.kind), ("vocab_size", size)):
-        now = getattr(config.tokenizer, name)
-        if f"tokenizer.{name}" in asked and now != value:
-            raise UserError(
-                f"tokenizer.{name}={now}: init_from={origin} brings its own tokenizer, of {value}: leave it out"
-            )
-        setattr(config.tokenizer, name, value)
-
-
 def check(composed: DictConfig, job: Sequence[str]) -> None:
-    """What must hold before any job starts: nothing has been written yet, and nothing is."""
+    """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
     config = settle(composed, job)
 
+    from llm_from_scratch.checkpoint import refuse_other_kinds
     from llm_from_scratch.data.prepare import check_text, is_first_rank
     from llm_from_scratch.training.trainer import check_trainer, require_device
 
     refuse_links(Path(config.run_dir), Path(config.run_dir))
+    refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
-    check_text(config.data, given_settings(job))
+    if not config.resume or run_text(config, job, warn=False) is None:
+        check_text(config.data, given_settings(job))
     if config.trainer.num_nodes > 1 and not (config.resume or shares_name() or "run_dir" in given_settings(job)):
         raise UserError(
             f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
@@ -105,11 +83,60 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
-            f" {quote(f'resume={config.run_dir}')}"
+            f" {quote(f'resume={held[0].parent}')}"
         )
 
+    from llm_from_scratch.plan import too_much
 
-@command(config_dir(), "train", check)
+    for line in too_much(config, recipes):
+        note(line)
+
+
+def recipes() -> dict[str, "Config"]:
+    """The experiments by their names."""
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.config import check as check_settings
+
+    return {name: check_settings(composed, Config) for name, composed in experiments()}
+
+
+def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
+    """The prepared text of the run that goes on, where it lies; None where it is to be prepared again.
+
+    Args:
+        config: of the resumed run.
+        job: its overrides.
+        warn: say where its files are not at hand.
+
+    Raises:
+        UserError: they are others by now, or `data.path` is given and is not there.
+    """
+    from llm_from_scratch.checkpoint import checkpoints
+    from llm_from_scratch.data.prepare import source_now
+    from llm_from_scratch.evaluation.measure import own_text
+
+    run = Path(str(config.resume))
+    prepared = own_text(run, config)
+    if prepared is None:
+        return None
+    try:
+        before, now = source_now(config.data, prepared)
+    except UserError as error:
+        if "data.path" in given_settings(job):
+            raise
+        if warn:
+            log.warning("%s: the run goes on with its prepared text, %s", first_line(error), prepared.folder)
+        return prepared
+    if before != now:
+        made = next(iter(checkpoints(run)), run)
+        raise UserError(
+            f"{made}: made with the data {before[:16]}, and this run has {now[:16]}: put the text back as it was, under the"
+            f" names it had, or start a new run from the weights ({quote(f'init_from={run}')})"
+        )
+    return prepared
+
+
+@command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
@@ -124,6 +151,7 @@ def main(composed: DictConfig) -> float:
         return train(
             config,
             claim,
+            run_text(config, job, warn=is_first_rank()) if config.resume else None,
             fetch=may_fetch(final, composed, job),
             write=not config.resume or config.data.dir == composed.data.dir,
         )
@@ -141,20 +169,23 @@ def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     made = {}
     for name, one in settings.items():
-        object_class(group, name, one)
+        kind = object_class(group, name, one)
         try:
             made[name] = instantiate(one)
         except Exception as error:  # hydra wraps what the object raises
             raise UserError(f"{group}.{name}: {first_line(error.__cause__ or error)}") from None
+        if not isinstance(made[name], kind):  # settings of Hydra's own make something else of it
+            raise UserError(f"{group}.{name}: comes to no {kind.__name__}: leave out _partial_")
     return made
 
 
-def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> float:
+def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetch: bool, write: bool) -> float:
     """From a text to a trained model, in a run folder that is this process's own.
 
     Args:
         config: the settings.
         claim: the run folder.
+        prepared: its text, where that needs no preparation.
         fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
         write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
     """
@@ -173,12 +204,15 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     from llm_from_scratch.data.prepare import document_start, prepare
     from llm_from_scratch.data.sampler import sequences_before
     from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.plan import counted, warnings_at_start
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.training.averaging import WeightAverage
     from llm_from_scratch.training.callbacks import Checkpoints, Metrics, Patience, ProgressLine, Samples, Signals
     from llm_from_scratch.training.module import LanguageModel
+    from llm_from_scratch.training.progress import Opening, Overfitting
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
     from llm_from_scratch.training.trainer import (
+        MISFITS,
         Ownership,
         StateFolders,
         build_trainer,
@@ -209,7 +243,7 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     reuse = origin.tokenizer if origin else None
     if state and (speaks or config.tokenizer.kind == "gpt2"):
         reuse = load_tokenizer(model_folder(run_dir))
-    prepared = prepare(
+    prepared = prepared or prepare(
         config.data,
         config.tokenizer,
         reuse=reuse,
@@ -252,16 +286,28 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
+    progress = ProgressLine(metrics, config.trainer.progress)
     samples = []
     if config.sample.max_new_tokens:
-        samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed)]
+        samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress)]
     average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
     patience = [Patience(config.optim)] if config.optim.patience else []
+
+    def passes(step: int) -> float:
+        sequences = sequences_before(step, batch_size, config.data.batch_schedule)
+        return sequences * config.model.block_size / max(1, text.train_tokens)
+
+    text = counted(prepared)
+    by_heart = config.data.overfit or config.optim.patience is not None
+    overfitting = [] if by_heart else [Overfitting(run_dir, config, passes, progress.say)]
+    unwise = warnings_at_start(config, text)
     callbacks = [
         Ownership(claim),
         Signals(saver),
         metrics,
-        ProgressLine(metrics, config.trainer.progress),
+        Opening(config, passes(config.trainer.max_steps), unwise),
+        progress,
+        *overfitting,
         *average,
         *samples,
         *patience,
@@ -282,7 +328,10 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
         overfit=config.data.overfit,
         subword_dropout=config.data.subword_dropout,
     )
-    trainer.fit(module, data, ckpt_path=state)
+    try:
+        trainer.fit(module, data, ckpt_path=state)
+    except MISFITS as error:  # of a callback that does not fit this run
+        raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
     # What a person looks at. The curves are drawn last: they tell that a run is complete.
     claim.verify()
@@ -291,7 +340,13 @@ def train(config: "Config", claim: "Claim", *, fetch: bool, write: bool) -> floa
     if trainer.is_global_zero:
         log_hyperparameters(trainer, config, model.num_parameters(), best)
         draw_curves(run_dir)
-        print_results(run_dir, model.num_parameters(), prompt, board="tensorboard" in config.logger)
+        print_results(
+            run_dir,
+            model.num_parameters(),
+            prompt,
+            board="tensorboard" in config.logger,
+            overfit=config.data.overfit,
+        )
         announce(config.run_dir)
     return float(best["loss"])
 

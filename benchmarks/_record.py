@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from llm_from_scratch import __version__
+from llm_from_scratch.errors import DISTRIBUTION
 
 T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
@@ -92,7 +93,7 @@ def record(
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
         # The package itself may be a checkout on the path, which no installer knows.
-        "versions": {name: version(name) for name in ("torch", "lightning")} | {"llm-from-scratch": __version__},
+        "versions": {name: version(name) for name in ("torch", "lightning")} | {DISTRIBUTION: __version__},
     }
     results.mkdir(parents=True, exist_ok=True)
     with (results / f"{benchmark}.jsonl").open("a", encoding="utf-8") as file:

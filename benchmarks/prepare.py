@@ -26,6 +26,8 @@ from _processes import REPO, run
 from _record import median, record, take_turns
 from _record import options as common_options
 
+from llm_from_scratch.errors import install_command
+
 PAGE = 5_000  # characters; OpenWebText's mean is 4,963 bytes
 PIECES = 50_257
 END_OF_TEXT = "<|endoftext|>"
@@ -163,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in ("tiktoken", "tokenizers", "pyarrow"):
         if importlib.util.find_spec(name) is None:
-            return print(f"preparation: left out, it needs {name}: pip install 'llm-from-scratch[openwebtext,hf]'")
+            return print(f"preparation: left out, it needs {name}: {install_command('openwebtext,hf')}")
     methods = list(METHODS) if importlib.util.find_spec("datasets") else ["ours"]
     if len(methods) == 1:
         print("nanoGPT's method: left out (pip install datasets)")

@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 
 from llm_from_scratch.checkpoint import (
     Background,
+    append_row,
     checkpoints,
     last_run,
+    line_checksums,
     load_model,
     load_state,
     model_facts,
     newest_state,
     prune_states,
+    read_rows,
     remove_leftovers,
     save_model,
     save_state,
@@ -354,3 +357,34 @@ def test_publish_makes_one_folder_of_another(tmp_path: Path) -> None:
     publish(building, tmp_path / "folder")
     assert (tmp_path / "folder/file").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_rows_that_are_gone_or_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(6):
+        append_row(path, {"step": step, "loss": 0.5})
+    whole, sums = path.read_bytes(), line_checksums(path).read_bytes()
+
+    def read(rows: bytes, checksums: bytes) -> tuple[list[int], str]:
+        path.write_bytes(rows)
+        line_checksums(path).write_bytes(checksums)
+        caplog.clear()
+        return [row["step"] for row in read_rows(path)], caplog.text
+
+    lines = whole.splitlines(keepends=True)
+    every = list(range(6))
+    assert read(whole, sums) == (every, "")
+    assert read(b"".join(lines[:-1]), sums) == (every[:-1], "")  # a kill between the checksum and its row
+    found, said = read(b"".join(lines[:3]), sums)
+    assert (found, "it lacks 2 lines or more" in said) == (every[:3], True)
+    found, said = read(b"", sums)
+    assert (found, "has been cut off" in said) == ([], True)
+    found, said = read(whole + whole, sums)
+    assert (found, "damaged lines are left out, 6 in all" in said) == (every, True)
+    assert read(whole.replace(b"\n", b"\r\n"), sums.replace(b"\n", b"\r\n")) == (every, "")
+    for checksums in (b"", sums[:20]):
+        found, said = read(whole, checksums)
+        assert (found, "cannot be verified; they are kept" in said) == (every, True)
+    assert read(whole, sums + sums) == (every, "")
+    found, said = read(whole.replace(b"0.5", b"0.7", 1), sums)
+    assert (found, "line 1" in said) == (every[1:], True)

@@ -36,6 +36,13 @@ def test_a_change_is_refused_with_what_to_do(saved: Path, old: str, new: str) ->
     assert "\n" not in str(error.value)
 
 
+def test_the_ends_of_lines_do_not_count(saved: Path) -> None:
+    content, values = saved.read_bytes(), read_run(saved.parent)
+    for other in (content.replace(b"\n", b"\r\n"), content.removesuffix(b"\n")):
+        saved.write_bytes(other)
+        assert read_run(saved.parent) == values
+
+
 def test_a_file_cut_off_anywhere_is_refused(saved: Path) -> None:
     """An empty one was resumed as a run on another text."""
     whole = saved.read_text(encoding="utf-8")

@@ -5,17 +5,19 @@ import importlib.metadata
 import json
 import shutil
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPO, Process, as_version_0_1
+from conftest import REPO, SMALL, Process, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch import doctor
 from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, write_rows
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
+from llm_from_scratch.files import sha256
 
 
 @pytest.fixture
@@ -225,6 +227,14 @@ def test_a_full_disk(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the project declares it: an environment may hold an older installation, or none.
+    declared = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    monkeypatch.setattr(
+        importlib.metadata,
+        "metadata",
+        lambda name: {declared["name"]: {"Requires-Python": declared["requires-python"]}}[name],
+    )
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: {declared["name"]: declared["dependencies"]}[name])
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "torch" else version(name))
     (found,) = (f for f in doctor.versions() if f.mark == "fault")
@@ -330,3 +340,111 @@ def test_it_runs_on_this_project(command: Process) -> None:
     done = command("doctor", cwd=REPO)
     assert done.returncode in (0, 1), done.stderr
     assert "data=oz" in done.stdout
+
+
+def test_a_run_that_was_stopped_before_its_first_validation_is_sound(
+    sound: Path, program: Callable[..., object]
+) -> None:
+    shutil.rmtree("run")
+    program(sound, *SMALL, "trainer.max_steps=60", "trainer.val_check_interval=50", "run_dir=run", stop_after=5)
+    assert [path.name for path in checkpoints(Path("run"))] == ["step_00000005"]
+    assert about("run", "fault") == []
+    (line,) = (one.what for one in about("run", "ok") if one.what.startswith(str(Path("run/model"))))
+    assert line.endswith("not there yet: the first validation writes it")
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`program(folder, *overrides, stop_after=N)` trains in this process until SIGTERM comes in that step."""
+    import train
+
+    from llm_from_scratch import signals
+    from llm_from_scratch.training.callbacks import Signals
+
+    def start(folder: Path, *words: str, stop_after: int) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", [str(REPO / "train.py"), *words])
+        seen = [0]
+        ends = Signals.on_train_batch_end
+
+        def counted(self: Signals, *arguments: object) -> None:
+            seen[0] += 1
+            ends(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Signals, "on_train_batch_end", counted)
+        with monkeypatch.context() as patch:
+            patch.setattr(signals, "received", lambda: 15 if seen[0] >= stop_after else None)
+            with pytest.raises(SystemExit):
+                train.main()
+
+    return start
+
+
+def change(state: Path, **callbacks: dict[str, object]) -> None:
+    """Puts other values into a checkpoint's callbacks, checksums included."""
+    path, manifest = state / "state.json", state / "manifest.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name, held in callbacks.items():
+        values["callbacks"].setdefault(name, {}).update(held)
+    values["global_step"] = int(state.name.removeprefix("step_"))
+    path.write_text(json.dumps(values), encoding="utf-8")
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    facts["files"]["state.json"] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    facts.pop("sha256", None)  # as version 0.1 wrote it
+    manifest.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def test_a_run_that_ended_by_itself_does_not_simply_go_on(sound: Path) -> None:
+    path = sound / "run" / "config.yaml"
+    path.write_text(
+        as_version_0_1(path).replace("max_steps: 60", "max_steps: 90").replace("patience: null", "patience: 2")
+    )
+    newest = checkpoints(Path("run"))[0]
+    change(newest, Patience={"best": 1.0, "waited": 2, "lowered": 0})
+    (line,) = (one.what for one in about("run", "ok") if "to go on" in one.what)
+    expected = "run: was ended by optim.patience=2 at step 60 of 90; to go on all the same: python train.py resume=run"
+    assert line == f"{expected} optim.patience=4"
+    change(newest, Patience={"waited": 0}, Checkpoints={"stopped": True})
+    (line,) = (one.what for one in about("run", "ok") if "to go on" in one.what)
+    assert "was ended by one of its callbacks at step 60 of 90" in line
+    change(newest, Checkpoints={"stopped": False})
+    assert any("run: can go on from step 60 of 90" in one.what for one in about("run", "ok"))
+
+
+def test_a_model_whose_validation_comes_again_is_no_fault(sound: Path) -> None:
+    held = load_model(sound / "run").step
+    assert held == 60
+    shutil.rmtree(checkpoints(Path("run"))[0])  # killed before the checkpoint of step 60, resumed from 50, and stopped
+    write_rows(
+        sound / "run/metrics.jsonl", [row for row in read_rows(sound / "run/metrics.jsonl") if row["step"] <= 50]
+    )
+    assert about("run", "fault") == []
+
+
+def test_the_advice_can_be_followed(sound: Path) -> None:
+    shutil.rmtree("run/model")
+    (found,) = about("run", "fault")
+    assert "resume=run trainer.max_steps=120 writes it again at its next validation" in found.advice  # it is complete
+    for state in checkpoints(Path("run")):
+        flip(state / "tensors.safetensors", 0.5)
+    advice = [finding.advice for finding in about("run", "fault")]
+    assert not any("passes over it" in line or "init_from" in line for line in advice), advice
+
+
+def test_bfloat16_is_said_as_auto_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_from_scratch.config import TrainerConfig
+    from llm_from_scratch.training.trainer import precision
+
+    names = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    for cuda in (False, True):
+        for has in (False, True):
+            monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
+            monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
+            monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda has=has: has)
+            (finding,) = doctor.bfloat16()
+            used = names[precision(TrainerConfig())]
+            assert f"trainer.precision=auto computes in {used}" in finding.what
+            assert finding.what.startswith(f"{'a GPU' if cuda else 'this CPU'} has {'' if has else 'no '}instructions")

@@ -135,6 +135,8 @@ def commands(run: str) -> dict[str, tuple[str, list[str], bool]]:
         "evaluate": ("llm_from_scratch", ["evaluate", run, "--device", "cpu"], True),
         "doctor": ("llm_from_scratch", ["doctor", run], False),
         "resume": (train, [f"resume={run}", "trainer.max_steps=12"], True),
+        "plan": ("llm_from_scratch", ["plan", f"resume={run}", "--no-measuring"], True),
+        "inspect": ("llm_from_scratch", ["inspect", f"resume={run}"], True),
         "init_from": (train, [*NEW, f"init_from={run}", "run_dir=new"], True),
     }
 
@@ -221,7 +223,8 @@ def test_the_worst_of_them(tmp_path: Path) -> None:
     for name in ("generate", "evaluate", "init_from"):
         assert "layers that share their weights" in found[f"layers: {name}"]["said"]
         assert found[f"pipe model: {name}"]["status"] == 2
-    assert "is not fetched" in found["address and place: evaluate"]["said"]
+    for name in ("evaluate", "inspect", "plan"):
+        assert "is not fetched" in found[f"address and place: {name}"]["said"]
     assert "would run os.system" in found["code: resume"]["said"]
     assert "would run os.system" in found["code: doctor"]["said"]
 

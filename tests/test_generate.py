@@ -1,11 +1,15 @@
 """generate.py as its users start it."""
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import generate
 import pytest
 import torch
 from conftest import REPO, Process
@@ -44,6 +48,109 @@ def test_several_samples_and_a_stop(write: Process, finished: Path) -> None:
     samples = done.stdout.removesuffix("\n").split("\n---\n")
     assert len(samples) == len(set(samples)) == 3
     assert all(sample.startswith("Dorothy") and "." not in sample for sample in samples)
+
+
+Generate = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def generated(finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Generate:
+    """`generated(*overrides, given=bytes of standard input)` runs generate.py in this process: status, output, errors."""
+    monkeypatch.chdir(finished)
+
+    def start(*overrides: str, given: bytes = b"") -> tuple[int, str, str]:
+        generate.read_prompt.cache_clear()
+        generate.say.cache_clear()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr("sys.argv", ["generate.py", "max_new_tokens=2", *overrides])
+        try:
+            generate.main()
+            status = 0
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return (status, *capfd.readouterr())
+
+    return start
+
+
+def test_a_prompt_from_standard_input_or_a_file_is_taken_literally_and_cleaned(
+    finished: Path, generated: Generate
+) -> None:
+    typed = "\ufeffDorothy’s cafe\u0301 ${x} a=b, 'c'\r\n\r\n“so”"
+    shown = "Dorothy’s café ${x} a=b, 'c'\n\n“so”"
+    name = "it's a=b, ${x} #1.txt"
+    (finished / name).write_bytes(f"{typed}\r\n".encode())
+    texts = set()
+    for overrides, given in (
+        ("prompt=-", f"{typed}\n"),
+        (f"prompt_file={name}", "not read"),
+        ("prompt_file=-", typed),
+        (f"prompt={typed}", "not read"),
+    ):
+        status, out, err = generated("run=run", overrides, given=given.encode())
+        assert (status, err) == (0, "")
+        assert out.startswith(shown)
+        texts.add(out)
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "given", "line"),
+    [
+        (["prompt_file=nowhere.txt"], b"", "prompt_file=nowhere.txt: cannot be read (No such file or directory)"),
+        (["prompt_file=data"], b"", "prompt_file=data: cannot be read (Is a directory)"),
+        (["prompt_file=broken.txt"], b"", "prompt_file=broken.txt: no UTF-8 at byte 2"),
+        (["prompt_file=story.txt", "prompt=Toto"], b"", "prompt_file=story.txt: the prompt is given as well"),
+        (["prompt_file="], b"", "prompt_file: the value is empty"),
+        (["prompt=-"], b"ab\xff", "standard input: no UTF-8 at byte 2"),
+        (["prompt=-"], bytes(16_000_001), "standard input: longer than 16,000,000 bytes"),
+        (["-m", "prompt_file=choice(story.txt,nowhere.txt)"], b"", "prompt_file=nowhere.txt: cannot be read"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_costs_one_line(
+    finished: Path, generated: Generate, overrides: list[str], given: bytes, line: str
+) -> None:
+    (finished / "broken.txt").write_bytes(b"ab\xff")
+    status, out, err = generated("run=run", *overrides, given=given)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {line}")
+    assert err.count("\n") == 1
+
+
+def test_samples_are_named_and_the_first_comes_as_it_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def pieces() -> Iterator[list[str]]:
+        yield ["a", "b", "c"]
+        seen.append(capsys.readouterr())
+        yield ["d", "", "e"]
+
+    generate.show(pieces(), "> ", 3)
+    rest = capsys.readouterr()
+    assert (seen[0].out, seen[0].err) == ("> a", "--- sample 1 of 3\n")
+    assert seen[0].out + rest.out == "> ad\n---\n> b\n---\n> ce\n"
+    assert rest.err == "--- sample 2 of 3\n--- sample 3 of 3\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    generate.show(iter([["a", "b"]]), "> ", 2)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("--- sample 1 of 2\n> a\n--- sample 2 of 2\n> b\n", "")
+
+
+def test_a_sweep_writes_each_value_under_its_name_and_leaves_no_file(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "outputs/oz/run")
+    (tmp_path / "tmp").mkdir()
+    environment = {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(REPO / "src"), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(REPO / "generate.py"), "-m", "temperature=0,1", "prompt=-", "max_new_tokens=3"]
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | environment, input=b"Oh, Toto\n", capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b"run=last: outputs/oz/run\n--- temperature=0\n--- temperature=1\n"
+    assert done.stdout.count(b"Oh, Toto") == 2
+    assert sorted(path for path in tmp_path.rglob("*") if "torch" not in path.name) == before
 
 
 # Faults 18 and 19: one line each.

@@ -197,7 +197,7 @@ def test_nothing_to_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(ValueError, match=r"^tokenizer\.path=.*: there is no vocab\.json with merges\.txt: put"):
         open_gpt2(str(tmp_path))
     monkeypatch.setitem(sys.modules, "tiktoken", None)
-    with pytest.raises(ValueError, match=r"pip install 'llm-from-scratch\[openwebtext\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[openwebtext\]'"):
         open_gpt2(None, [tmp_path])
 
 

@@ -156,6 +156,7 @@ TOGETHER = {
     "sample.prompt": "Toto",
     "sample.max_new_tokens": "5",
     "sample.temperature": "0",
+    "sample.show": "true",
     "logger": "logger=[tensorboard,csv]",
     "callbacks": "callbacks=early_stopping",
 }
@@ -242,6 +243,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
         "sample.prompt": "\n    Toto" in samples.split("## Step 62")[1],
         "sample.max_new_tokens": len(samples.split("## Step 64")[1]) < 80,
         "sample.temperature": samples.count("## Step 6") == 3,
+        "sample.show": said.count("\n    Toto") == 2,
         "logger": any((run / "csv").rglob("metrics.csv"))
         and [logger.name for logger in seen["trainer"].loggers] == ["", "csv", "user"],
         "callbacks": "EarlyStopping" in callbacks,
@@ -347,7 +349,7 @@ def test_muon_follows_its_new_settings() -> None:
         ("trainer.num_nodes=2 data.batch_size=8", "give all of them one run_dir=PATH"),
         ("trainer.strategy=nonsense", "invalid strategy name"),
         ("data.micro_batch_size=3", "data.micro_batch_size=3 does not divide"),
-        ("logger=wandb", "pip install 'llm-from-scratch[wandb]'"),
+        ("logger=wandb", "pip install -e '.[wandb]'"),
         ("logger.wandb.project=a", "logger.wandb.project: changes nothing without logger=wandb"),
         ("logger.csv.every_n_rows=5", "logger.csv.every_n_rows: changes nothing without logger=csv"),
         ("logger=csv logger.tensorboard.max_queue=5", "max_queue: changes nothing without logger=tensorboard"),
@@ -364,13 +366,35 @@ def test_muon_follows_its_new_settings() -> None:
         ("data.path=nowhere", "there is no such file or folder"),
         ("optim.lr=1e-3,3e-3", "add -m to make one run for each"),
         ("-m optim.lr=1e-3,3e-3 data.path=a.txt,b.txt", "data.path='choice(a.txt,b.txt)'"),
-        ("sweep=optuna", "pip install 'llm-from-scratch[sweep]'"),
+        ("sweep=optuna", "pip install -e '.[sweep]'"),
+        ("-m hydra/launcher=joblib optim.lr=1e-3,3e-3", "pip install -e '.[sweep]'"),
+        ("-m hydra/launcher=submitit_local optim.lr=1e-3,3e-3", "pip install -e '.[sweep]'"),
         ("sweep=lr optim.lr=1e-3", "the sweep has values for it"),
         ("resume=run -m trainer.max_steps=70,80", "init_from=run"),
         ("resume=run sweep=lr", "init_from=run"),
         ("resume=run trainer.max_steps=50", "has made its 60 steps"),
         ("resume=run data.path=nowhere", "there is no such file or folder"),
         ("resume=run debug=overfit", "the resumed run has"),
+        ("resume=run trainer.max_steps=70 data.path=other.txt", "made with the data"),
+        ("resume=run ~optim", "give the value that it is to have"),
+        ("resume=run trainer.threads=1000000", "at most 1024"),
+        ("trainer.num_nodes=2", "start it on each with torchrun or SLURM"),
+        ("trainer.max_steps=5 trainer.extra.min_steps=9", "is more than trainer.max_steps=5"),
+        ("trainer.extra.detect_anomaly=3", "must be true or false"),
+        ("callbacks=early_stopping callbacks.early_stopping.monitor=a", "must be one of val/loss"),
+        ("callbacks.a._target_=lightning.pytorch.callbacks.ModelCheckpoint", "keeps its checkpoints itself"),
+        ("callbacks.a._target_=lightning.pytorch.callbacks.RichProgressBar", "shows its progress itself"),
+        (
+            "callbacks.a={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,_partial_:true}",
+            "_partial_",
+        ),
+        ("logger=none callbacks.a._target_=lightning.pytorch.callbacks.LearningRateMonitor", "logger=none"),
+        ("tokenizer.kind=char", "with tokenizer=char the text decides it"),
+        ("hydra.run.dir=elsewhere", "name its folder with run_dir=PATH"),
+        ("-m optim.lr=interval(1e-4,1e-3)", "add sweep=optuna"),
+        ("-m hydra.sweeper.params={seed:1}", "write -m and the values of each setting"),
+        ("data.dir=story.txt", "data.dir=story.txt: story.txt/text cannot be written"),
+        ("data.val_fraction=0.99999", "the train split is empty"),
     ],
 )
 def test_a_refused_command_writes_nothing(
@@ -380,8 +404,13 @@ def test_a_refused_command_writes_nothing(
         pytest.skip("wandb is installed")
     if "optuna" in words and find_spec("optuna"):
         pytest.skip("Optuna is installed")
+    if "launcher" in words and find_spec("hydra_plugins"):
+        pytest.skip("plugins of Hydra are installed")
     before = bytes_below(finished)
-    plus = ("trainer.extra.", "callbacks.", "data.corpora.")
+    plus = ("trainer.extra.", "callbacks.a", "data.corpora.")
+    if "other.txt" in words:
+        (finished / "other.txt").write_text(story(30_000, seed=1), encoding="utf-8")
+        before = bytes_below(finished)
     given = [f"+{word}" if word.startswith(plus) else word for word in words.split(" ")]
     new = "resume=run" not in given
     shared = [word for word in SMALL if new and word.partition("=")[0] not in {one.partition("=")[0] for one in given}]
@@ -399,13 +428,24 @@ def test_a_default_that_is_written_out_asks_for_nothing() -> None:
         check_given(check({"data": {"corpora": {"a": {"path": "b", "batch_size": 3}}}}, Config), ["data.corpora"])
 
 
+def test_a_run_goes_on_without_its_text(finished: Path, tmp_path: Path, program: Program) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "story.txt").unlink()
+    # A limit of time that the run was given is no stranger's.
+    status, said = program(tmp_path, "resume=run", "trainer.max_steps=61", "+trainer.extra.max_time=01:00:00:00")
+    assert status == 0, said
+    assert "data.path=story.txt: there is no such file or folder: the run goes on with its prepared text" in said
+    status, said = program(tmp_path, "resume=run", "trainer.max_steps=62", "logger=[]")
+    assert status == 0, said
+
+
 # ------------------------------------------------------------------------------------------- new run folders
 def test_a_broken_text_leaves_no_run_folder(tmp_path: Path, program: Program) -> None:
     (tmp_path / "story.txt").write_bytes(b"\xff\xfe broken \xc3\x28" * 50)
     given = (*SMALL, "trainer.max_steps=1", "run_dir=runs/first")
     status, said = program(tmp_path, *given)
     assert status == 2, said
-    assert not (tmp_path / "runs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["story.txt"]
     (tmp_path / "runs/first").mkdir(parents=True)
     (tmp_path / "runs/first/mine.txt").write_text("kept")
     status, said = program(tmp_path, *given)

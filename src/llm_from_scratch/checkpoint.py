@@ -12,9 +12,11 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -31,7 +33,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256, write_file
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.places import user_path
-from llm_from_scratch.terminal import quote
+from llm_from_scratch.terminal import note, quote
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -351,12 +353,6 @@ def load_model(run: Path, device: torch.device | str = "cpu") -> Run:
         UserError: in one line, naming what is missing or damaged.
     """
     folder = model_folder(run)
-    if not folder.is_dir():
-        raise UserError(
-            f"{run}: has no model yet (its first validation writes one)"
-            if (run / "config.yaml").exists()
-            else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
-        )
     facts = model_facts(run)
     settings, path = facts["model"], folder / "model.safetensors"
     weights = _read_weights(path)
@@ -378,7 +374,26 @@ def model_facts(run: Path) -> dict[str, Any]:
     Raises:
         UserError: in one line, naming what is missing or damaged.
     """
+    facts = saved_settings(run)
+    path = model_folder(run) / "model.safetensors"
+    if not path.is_file() or sha256(path) != facts["sha256"]:
+        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    return facts
+
+
+def saved_settings(run: Path) -> dict[str, Any]:
+    """`model_facts` without a look at the weights.
+
+    Raises:
+        UserError: in one line, naming what is missing or damaged.
+    """
     folder = model_folder(run)
+    if not folder.is_dir():
+        raise UserError(
+            f"{run}: has no model yet (its first validation writes one)"
+            if (run / "config.yaml").exists()
+            else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
+        )
     refuse_links(folder, run)
     try:
         facts = _read_json(folder / "config.json")
@@ -387,9 +402,6 @@ def model_facts(run: Path) -> dict[str, Any]:
         facts["step"], facts["loss"] = int(facts["step"]), float(facts["loss"])
     except MALFORMED as error:
         raise UserError(f"{folder / 'config.json'}: missing or damaged ({_why(error)})") from None
-    path = folder / "model.safetensors"
-    if not path.is_file() or sha256(path) != facts["sha256"]:
-        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
     return facts
 
 
@@ -510,48 +522,78 @@ def _crc(line: bytes) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged.
+    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged, and how many are gone.
 
     They are a record and no result depends on them, so a damaged line costs its own row alone. A last line without its
     end is what a kill leaves, and is left out without a word.
     """
-    rows, bad = parse_rows(path)
+    rows, bad, missing = parse_rows(path)
     if bad:
         lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
         log.warning("%s: damaged lines are left out, %d in all: line %s", path, len(bad), lines)
+    if missing > 0:
+        log.warning("%s: has been cut off: it lacks %d lines or more", path, missing)
+    if missing < 0:
+        log.warning("%s: damaged, so that rows of %s cannot be verified; they are kept", line_checksums(path), path)
     return rows
 
 
-def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The rows of a .jsonl file and the numbers, from 1, of its damaged lines.
+def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
+    """The rows of a .jsonl file, the numbers, from 1, of its damaged lines, and how many lines are missing.
 
-    A line is held against the checksums beside the file; version 0.1 wrote none.
+    A line is held against the checksums beside the file; version 0.1 wrote none. Where it is these that are cut off, the
+    count of missing lines is negative, and rows that have none are taken as they stand.
 
     Raises:
         UserError: `path` leads out of its folder, or is no regular file.
     """
-    if not path.exists():
-        return [], []
-    refuse_links(path, path.parent)
-    with open_regular(path) as file:
-        # A damaged end of a line costs neither of its neighbours.
-        *lines, rest = re.split(rb"\n|(?<=\}).(?=\{)", file.read())
-    if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
-        lines.append(rest)
+    lines: list[bytes] = []
+    if path.exists():
+        refuse_links(path, path.parent)
+        with open_regular(path) as file:
+            # A damaged end of a line costs neither of its neighbours; an editor or git may have made it CRLF.
+            *lines, rest = re.split(rb"\r?\n|(?<=\}).(?=\{)", file.read())
+        if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
+            lines.append(rest)
     sums = line_checksums(path)
-    known = None
-    if sums.exists():
-        refuse_links(sums, path.parent)
-        with open_regular(sums) as file:
-            known = set(file.read().split())
-    rows, bad = [], []
-    for number, line in enumerate(lines, 1):
+    if not sums.exists():
+        parsed = [_row(line) for line in lines]
+        return [row for row in parsed if row], [number for number, row in enumerate(parsed, 1) if not row], 0
+    refuse_links(sums, path.parent)
+    with open_regular(sums) as file:
+        written = Counter(file.read().split())
+    checksums = [_crc(line).encode() for line in lines]
+    copies = (Counter(one for one in checksums if one in written) - written).total()
+    unverified = len(lines) - copies - written.total()  # above 0 where it is the checksums that are gone
+    rows, bad, seen = [], [], Counter[bytes]()
+    for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
         row = _row(line)
-        if row is None or (known is not None and _crc(line).encode() not in known):
-            bad.append(number)
-        else:
+        seen[checksum] += 1
+        # A line that stands there more often than it was written is a copy.
+        if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
             rows.append(row)
-    return rows, bad
+        else:
+            bad.append(number)
+    if unverified > 0:
+        return rows, bad, -unverified
+    unseen = sum(count for checksum, count in written.items() if checksum not in seen)
+    # The checksum of a row is written first, so that a kill leaves one without its row.
+    return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
+
+
+def refuse_other_kinds(run: Path) -> None:
+    """Refuses a run folder in which a record is a folder, or a folder is a file: a resumed run would find that out too late.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    records = [run / "metrics.jsonl", run / "timing.jsonl", run / "samples.md", run / "curves.png"]
+    for path in (*records, *map(line_checksums, records[:2])):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, where a run keeps a file: move it away")
+    for path in (run / "checkpoints", run / "model", run / "tensorboard", run / "csv"):
+        if path.is_file():
+            raise UserError(f"{path} is a file, where a run keeps a folder: move it away")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -562,24 +604,61 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+MODEL = "model/config.json"  # what a run holds from its first validation on
+
+
+def _runs(root: Path) -> list[Path]:
+    """The runs below `root` in the order of their starts; a resumed one counts from its resumption."""
+    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
+    found = [
+        path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
+    ]
+    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))]
+
+
+def started_last(run: Path, root: Path = Path("outputs")) -> None:
+    """Makes `run`, which has just written its config.yaml, the last of `_runs`, also where the clock went back."""
+    path = run / "config.yaml"
+    times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
+    if times and max(times) >= path.stat().st_mtime_ns:
+        os.utime(path, ns=(max(times) + 10**6,) * 2)  # file systems round times
+
+
 def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path:
-    """The newest run below `root` that has got as far as `holding`.
+    """The run below `root` that was started last, of those that hold the file `holding`.
 
     Raises:
         UserError: when there is none.
     """
-    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
-    found = [
-        path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/{holding}") if ".hydra" not in path.parts
-    ]
+    found = [run for run in _runs(root) if _holds(run, holding)]
     if not found:
-        raise UserError(f"there is no run below {root}/: train one with train.py, or name its folder (run=PATH)")
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parents[len(Path(holding).parts) - 1]
+        missing = " with a model" if holding == MODEL and _runs(root) else ""
+        raise UserError(
+            f"there is no run{missing} below {root}/: train one with train.py, or name its folder (run=PATH)"
+        )
+    return found[-1]
 
 
-def find_run(name: str, holding: str = "config.yaml") -> Path:
-    """`last` or a path -> the run folder."""
-    return last_run(holding=holding) if name == "last" else user_path(name)
+def _holds(run: Path, holding: str) -> bool:
+    return ((model_folder(run) / "config.json") if holding == MODEL else run / holding).is_file()
+
+
+def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
+    """`last` or a path -> the run folder; the one that `last` stands for is said on standard error.
+
+    Args:
+        name: what the user wrote.
+        holding: the file that the command needs.
+        key: the setting that `name` is the value of.
+
+    Raises:
+        UserError: no run below outputs/ holds that file.
+    """
+    if name != "last":
+        return user_path(name)
+    run, newest = last_run(holding=holding), last_run()
+    note(f"{key}=last: {run}" + (f" ({newest} is newer and has no model yet)" if newest != run else ""))
+    return run
 
 
 def pick_device(name: str) -> torch.device:

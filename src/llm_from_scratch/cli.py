@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,11 +11,12 @@ from llm_from_scratch import signals
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import stop
 from llm_from_scratch.places import config_dir, user_path
-from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell, use_utf8
+from llm_from_scratch.terminal import argument, console, for_stream, log_to_stderr, printable, shell, use_utf8
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.tokenizer import Tokenizer
 
 PASSAGES = 20  # continued in a report
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate",
         help="loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
         description="Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second group,"
-        " make a fuller table; --report writes a page of all of it. Nothing is downloaded.",
+        " make fuller tables; --report writes a page of all of it and prints the first figures. Nothing is downloaded.",
     )
     sub.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
     sub.add_argument(
@@ -158,6 +159,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     sub.set_defaults(command=plan)
 
+    sub = commands.add_parser(
+        "settings",
+        help="every setting of train.py and generate.py: its default, its range and what it does",
+        description="Every setting of train.py and generate.py: its default, its range and what it does.",
+    )
+    sub.add_argument("word", metavar="WORD", nargs="?", default="", help="those alone whose name or meaning holds it")
+    shapes = sub.add_mutually_exclusive_group()
+    shapes.add_argument("--markdown", action="store_true", help="as the page docs/settings.md")
+    shapes.add_argument("--json", action="store_true", help="one JSON list rather than tables")
+    sub.set_defaults(command=settings)
+
     sub = commands.add_parser("demo", help="train on the Wizard of Oz for a few minutes, then write a story")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
     sub.set_defaults(command=demo)
@@ -238,7 +250,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
     from llm_from_scratch.evaluation.measure import Settings, measure
-    from llm_from_scratch.evaluation.report import print_tables, write_report
+    from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 
     if options.report:
         try:
@@ -260,13 +272,19 @@ def report(options: argparse.Namespace) -> None:
     figures = measure(options.run, settings)
     if everything:
         figures["command"] = shell("python", "-m", "llm_from_scratch", *options.arguments)
-        write_report(figures, options.report)
+        page = write_report(figures, options.report)
+        if not options.json:
+            print_summary(figures, console())
+            print(for_stream(f"report: {page}", sys.stdout), flush=True)
+            return
     if options.json:
         print(json.dumps(figures))
     else:
-        print_tables(figures, console(width=180))
+        print_tables(figures, console())
     for line in figures["left_out"]:
         print(printable(f"left out: {line}"), file=sys.stderr)
+    if everything:
+        print(printable(f"report: {page}", keep=""), file=sys.stderr)
 
 
 def lm_eval(options: argparse.Namespace) -> None:
@@ -317,9 +335,11 @@ def prepare(options: argparse.Namespace) -> None:
 
     log_to_stderr()
     started = time.monotonic()
-    config = check(composed(config_dir(), "train", options.overrides), Config)
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
     if config.prepare.task is None:
-        prepared = _text_of_run(config) or prepare_all(config.data, config.tokenizer, how=config.prepare)
+        prepared = _text_of_run(config) or prepare_all(
+            config.data, config.tokenizer, reuse=_tokenizer_of_origin(config), how=config.prepare
+        )
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
@@ -349,8 +369,10 @@ def inspect(options: argparse.Namespace) -> None:
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
-    config = check(composed(config_dir(), "train", options.overrides), Config)
-    prepared = _text_of_run(config) or prepare(config.data, config.tokenizer, how=config.prepare)
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    prepared = _text_of_run(config) or prepare(
+        config.data, config.tokenizer, reuse=_tokenizer_of_origin(config), how=config.prepare
+    )
     sampler = prepared.sampler(
         config.data.stream,
         config.data.subword_dropout,
@@ -376,10 +398,21 @@ def _text_of_run(config: "Config") -> "Prepared | None":
     return run_text(folder, config, load_model(folder))
 
 
+def _tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
+    """With `init_from=RUN`, the tokenizer that the new run takes over; None without."""
+    from llm_from_scratch.checkpoint import PICKLES, model_folder
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
+        return None
+    return load_tokenizer(model_folder(Path(config.init_from)))
+
+
 def plan(options: argparse.Namespace) -> None:
     """The figures of a training that has not begun."""
     from llm_from_scratch import plan as planning
     from llm_from_scratch.config import Config, check
+    from llm_from_scratch.evaluation.measure import own_text
     from llm_from_scratch.model import GPTConfig
     from llm_from_scratch.overrides import composed
     from llm_from_scratch.training.memory import micro_batch_size
@@ -394,8 +427,10 @@ def plan(options: argparse.Namespace) -> None:
     require_device(config.trainer)
     if options.tokens:
         text = planning.assumed_text(config, int(options.tokens))
+    elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
+        text = planning.counted(prepared)
     else:
-        text = planning.text_size(config)
+        text = planning.text_size(config, _tokenizer_of_origin(config))
     presets = {}
     for path in sorted((configs / "model").glob("*.yaml")):
         if path.stem == "article":  # one layer, one head: to look at
@@ -433,6 +468,39 @@ def doctor(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def settings(options: argparse.Namespace) -> None:
+    """The reference of the settings, with the defaults of the commands as they stand."""
+    from dataclasses import asdict
+
+    from omegaconf import OmegaConf
+    from rich.table import Table
+
+    from llm_from_scratch.overrides import composed
+    from llm_from_scratch.settings import groups, markdown, reference
+
+    defaults: dict[str, Any] = {
+        f"{name}.py": OmegaConf.to_container(composed(config_dir(), name, [])) for name in ("train", "generate")
+    }
+    found = reference(defaults, options.word)
+    if options.json:
+        print(json.dumps([asdict(setting) for setting in found]))
+        return
+    if options.markdown:
+        print(markdown(found), end="")
+        return
+    out = console()
+    for group, own in groups(found):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, max_width=18)  # an address is shortened; the page has all of it
+        table.add_column(overflow="fold")
+        for setting in own:
+            table.add_row(setting.key, setting.default, setting.explanation)
+        out.print(group, style="bold")
+        out.print(table)
+        out.print()
+
+
 def demo(options: argparse.Namespace) -> None:
     """Trains on Oz where the text is at hand or can be downloaded, else on Python's standard library, and says which."""
     from omegaconf import DictConfig, OmegaConf
@@ -459,12 +527,18 @@ def demo(options: argparse.Namespace) -> None:
             "def ",
             ["task=stdlib_demo", "sample.prompt=def ", "trainer.val_check_interval=240"],
         )
-    steps = (
-        ["train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides],
-        ["generate.py", "run=last", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9"],
-    )
-    for script, *words in steps:
+    told: list[str] = []
+
+    def on_line(line: str) -> None:
+        told.append(line)
+        print(for_stream(line, sys.stdout), flush=True)
+
+    def run(script: str, *words: str, on_line: Callable[[str], None] | None = None) -> None:
         print("$ " + shell("python", script, *words), file=sys.stderr)
-        status = signals.run_child([sys.executable, str(project / script), *words])
+        status = signals.run_child([sys.executable, str(project / script), *words], on_line)
         if status:
             raise SystemExit(status)
+
+    run("train.py", "experiment=oz_demo", f"data={data}", *settings, *options.overrides, on_line=on_line)
+    trained = next(line for line in reversed(told) if line.startswith("run: ")).removeprefix("run: ")
+    run("generate.py", f"run={argument(trained)}", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9")

@@ -30,6 +30,7 @@ from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
+MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
 # The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
@@ -73,7 +74,7 @@ class DataConfig:
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
     column: str = "text"  # the text of a row: the key in a .jsonl file, the column in a .parquet file
-    encoding: str = "utf-8"  # of texts and of tables that are texts, by Python's name: cp1252, latin-1, utf-16
+    encoding: str = "utf-8"  # of texts and of tables that are texts
     separator: str | None = (
         None  # between the documents of one text file, such as <|endoftext|>; null: it is one document
     )
@@ -83,7 +84,9 @@ class DataConfig:
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = 0.1  # of the characters of one document, or of many documents
     batch_size: int = 32  # sequences an optimizer step, over all devices
-    batch_schedule: list[list[int]] | None = None  # [[N, size], …]: up to optimizer step N, size sequences
+    batch_schedule: list[list[int]] | None = (
+        None  # so many sequences up to that optimizer step; null: batch_size always
+    )
     micro_batch_size: int | None = None  # sequences a device at a time; null: as many as fit into memory
     stream: str = "tokens"  # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
     subword_dropout: float = (
@@ -138,8 +141,8 @@ class OptimConfig:
     )
     plateau_factor: float = 0.5  # plateau: what the learning rate is multiplied by
     weight_decay: float = 0.1  # on matrices alone
-    beta1: float = 0.9
-    beta2: float = 0.95
+    beta1: float = 0.9  # AdamW: decay, a step, of the mean of the gradients
+    beta2: float = 0.95  # AdamW: decay, a step, of the mean of their squares
     ema_decay: float | None = None  # of an average of the weights, a step; it is what is validated and kept; null: none
     skip_bad_steps: int = 0  # batches with a NaN or infinite loss or gradient to pass over before the run stops
 
@@ -147,8 +150,8 @@ class OptimConfig:
 @dataclass(kw_only=True)
 class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu | mps
-    devices: int | str = 1  # a count a node, or auto for all
-    num_nodes: int = 1
+    devices: int | str = 1  # devices of each machine; auto: all of them
+    num_nodes: int = 1  # machines, each with `devices` devices
     strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
     precision: str = (
         "auto"  # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
@@ -171,7 +174,8 @@ class TrainerConfig:
 class SampleConfig:
     prompt: str | None = None  # what the samples of a run continue; null: the first words of the validation split
     max_new_tokens: int = 100  # tokens; 0: no samples
-    temperature: float = 0.8
+    temperature: float = 0.8  # of the samples; 0: always the likeliest token
+    show: bool | str = "auto"  # true | false | auto: on standard error as they come, where that is a terminal
 
     def __post_init__(self) -> None:
         self.prompt = self.prompt and clean_typed(
@@ -183,9 +187,9 @@ class SampleConfig:
 class Config:
     """One training run: what `config.yaml` in a run folder holds."""
 
-    task: str = "oz"  # outputs/TASK/…
-    seed: int = 1337
-    run_dir: str = "outputs"
+    task: str = "oz"  # names the folder of the run: outputs/TASK/…
+    seed: int = 1337  # of the weights, the order of the data, dropout and the samples
+    run_dir: str = "outputs"  # the folder of the run; a sweep makes one for each of its runs below it
     resume: str | None = None  # a run folder to go on with
     init_from: str | None = None  # a run folder, or a .pt or .ckpt of torch's, whose weights to start from
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -205,6 +209,11 @@ class Config:
             raise UserError(
                 "optim.schedule=plateau needs optim.patience=N, validations, and an optim.min_lr_ratio above 0 to end at"
             )
+        decides = {"char": "the text decides", "gpt2": "its files decide"}.get(self.tokenizer.kind)
+        if decides and self.tokenizer.vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={self.tokenizer.vocab_size}: with tokenizer={self.tokenizer.kind} {decides} it, leave it null"
+            )
         if self.data.subword_dropout and (self.data.stream, self.tokenizer.kind) != ("text", "bpe"):
             raise UserError("data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out")
         largest = max((size for pair in self.data.batch_schedule or [] for size in pair[1:]), default=0)
@@ -212,6 +221,10 @@ class Config:
             raise UserError(
                 f"data.batch_schedule has {largest} sequences, more than data.batch_size={self.data.batch_size}: change it too, or"
                 " use data.batch_schedule=null"
+            )
+        if self.tokenizer.kind == "char" and self.tokenizer.vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={self.tokenizer.vocab_size}: with tokenizer=char the text decides it, leave it null"
             )
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
@@ -224,15 +237,18 @@ class Config:
 class GenerateConfig(SamplingConfig):
     """What generate.py takes: where the model is, what it continues, and how it samples."""
 
-    run: str = "last"
-    prompt: str = ""
-    device: str = "auto"
+    run: str = "last"  # a run folder, or last: the newest one below outputs/
+    prompt: str = ""  # what the text continues; empty: the start of a document; -: standard input
+    prompt_file: str | None = None  # a UTF-8 file that holds the prompt, in place of prompt; -: standard input
+    device: str = "auto"  # auto | cpu | cuda | mps; auto: the best one of this machine
     dtype: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 on GPUs that have it, else float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"dtype={self.dtype} must be auto, float32 or bfloat16")
+        if self.prompt and self.prompt_file:
+            raise UserError(f"prompt_file={self.prompt_file}: the prompt is given as well: leave one of them out")
         self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it
 
 
@@ -320,9 +336,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.val_check_interval": _POSITIVE,
     "trainer.log_every_n_steps": _POSITIVE,
     "trainer.gradient_clip_val": _POSITIVE,
-    "trainer.threads": _POSITIVE,
+    "trainer.threads": (lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_THREADS}"),
     "sample.max_new_tokens": _NOT_NEGATIVE,
     "sample.temperature": _NOT_NEGATIVE,
+    "sample.show": (lambda value: value in (True, False, "auto"), "true, false or auto"),
     "logger": (
         lambda value: all(
             isinstance(settings, dict) and (name in LOGGERS or "_target_" in settings)
@@ -375,6 +392,7 @@ NEEDS: dict[str, Need] = {
     "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
     "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
     "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "sample.show": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
 }
@@ -571,11 +589,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: bytes) -> None:
-    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line."""
+    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line.
+
+    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left the last one out.
+    """
+    content = content.replace(b"\r\n", b"\n")
     head, mark, last = content.rpartition(FOOTER.encode())
     if not mark and not content.startswith(HEADER.encode()):
         return
-    if last.decode("ascii", "replace") != f"{hashlib.sha256(head).hexdigest()}\n" or not mark:
+    if last.decode("ascii", "replace").removesuffix("\n") != hashlib.sha256(head).hexdigest() or not mark:
         raise UserError(
             "its bytes have changed since they were written: restore it from a copy, and give changes as settings behind"
             " resume=RUN; or, if the change is meant, delete its first and its last line"
@@ -618,7 +640,8 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
-        if value != given["trainer"]["extra"].get(name) and not isinstance(value, bool | int | float | None):
+        plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))  # a time limit
+        if value != given["trainer"]["extra"].get(name) and not plain:
             raise UserError(
                 f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"
             )

@@ -6,6 +6,7 @@ Nothing is changed, prepared or downloaded. A finding that is not `ok` says what
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -25,18 +26,24 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from llm_from_scratch import __version__
-from llm_from_scratch.checkpoint import checkpoints, data_fingerprint, load_model, parse_rows, verify_state
+from llm_from_scratch.checkpoint import (
+    checkpoints,
+    data_fingerprint,
+    line_checksums,
+    load_model,
+    parse_rows,
+    verify_state,
+)
 from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.terminal import argument, quote
 from llm_from_scratch.tokenizer import load_tokenizer
 
-PACKAGE = "llm-from-scratch"
 NETWORK_SECONDS = 3.0
 LOW_DISK = 2 * 10**9  # bytes
 DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its tokens decode to
@@ -116,16 +123,17 @@ def _line(error: BaseException | str) -> str:
 def versions() -> Iterator[Finding]:
     """Python and the libraries, held against what the package was declared to work with."""
     try:
-        facts = importlib.metadata.metadata(PACKAGE)
-        requirements = [Requirement(line) for line in importlib.metadata.requires(PACKAGE) or []]
+        facts = importlib.metadata.metadata(DISTRIBUTION)
+        requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
     except importlib.metadata.PackageNotFoundError:
         yield warning(
-            f"{PACKAGE} {__version__} is not installed, and runs from its folder", "pip install -c constraints.txt -e ."
+            f"{DISTRIBUTION} {__version__} is not installed, and runs from its folder",
+            "pip install -c constraints.txt -e .",
         )
         return
     pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
     if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {PACKAGE} {__version__}")
+        yield ok(f"Python {own}, {DISTRIBUTION} {__version__}")
     else:
         yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
     good = []
@@ -148,7 +156,11 @@ def versions() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """What training can run on."""
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    yield ok(f"a CPU with {cores} cores, of which torch uses {threads} (trainer.threads)")
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    allowed = f", of which this process may use {own}" if own < cores else ""
+    yield ok(
+        f"a CPU with {cores} cores{allowed}; torch computes with {threads} thread{'s' * (threads > 1)} (trainer.threads)"
+    )
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
@@ -163,17 +175,21 @@ def devices() -> Iterator[Finding]:
 
 
 def bfloat16() -> Iterator[Finding]:
-    """Whether the best device computes in bfloat16 faster than in float32."""
+    """Whether the best device computes in bfloat16, and what trainer.precision=auto makes of it (`training.trainer.precision`)."""
+    auto = "float32"
     if torch.cuda.is_available():
-        fast, device = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
+        has, device = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
+        auto = "bfloat16" if has else "float16"
     elif torch.backends.mps.is_available():
-        fast, device = False, "the Apple GPU"
+        has, device = False, "the Apple GPU"
     else:
-        fast, device = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "this CPU"
+        has, device = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "this CPU"
         if platform.machine().lower() in ("arm64", "aarch64"):
             cpu = Path("/proc/cpuinfo")
-            fast = cpu.exists() and " bf16" in cpu.read_text(encoding="utf-8", errors="replace")
-    yield ok(f"{device} has {'fast' if fast else 'no fast'} bfloat16 (trainer.precision=auto knows)")
+            has = cpu.exists() and " bf16" in cpu.read_text(encoding="utf-8", errors="replace")
+    other = "; trainer.precision=bf16-mixed uses bfloat16" if has and auto != "bfloat16" else ""
+    what = "instructions for bfloat16" if has else "no instructions for bfloat16"
+    yield ok(f"{device} has {what}: trainer.precision=auto computes in {auto}{other}")
 
 
 def compiler() -> Iterator[Finding]:
@@ -242,7 +258,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
 
 def _reach(name: str, url: str, answers: dict[str, str]) -> None:
     try:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": PACKAGE})
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": DISTRIBUTION})
         with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
             answers[name] = "reached"
     except (OSError, ValueError, urllib.error.URLError) as error:
@@ -280,13 +296,51 @@ class RunFolder:
                 found.append((folder, error))
         return found
 
+    @cached_property
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """The step of the newest sound checkpoint and what its callbacks held; None without one."""
+        folder = next((folder for folder, facts in self.states if isinstance(facts, dict)), None)
+        if folder is None:
+            return None
+        return _step(folder), json.loads((folder / "state.json").read_text(encoding="utf-8")).get("callbacks", {})
+
+    @cached_property
+    def validated(self) -> bool:
+        """Whether a validation has come before the newest checkpoint, which then has a best loss, or was logged."""
+        if self.newest and "best" in self.newest[1].get("Checkpoints", {}):
+            return math.isfinite(self.newest[1]["Checkpoints"]["best"])
+        return any(row.get("split") == "val" for row in parse_rows(self.path / "metrics.jsonl")[0])
+
+    @property
+    def again(self) -> str:
+        """The command with which the run trains on, also where it is complete or has ended by itself."""
+        if not (self.newest and isinstance(self.settings, Config)):
+            return self.resume
+        if self.newest[0] >= self.settings.trainer.max_steps:
+            return f"{self.resume} trainer.max_steps={2 * self.settings.trainer.max_steps}"
+        return self.resume + self.ended[1]
+
+    @property
+    def ended(self) -> tuple[str, str]:
+        """What ended the run before its last step, and the setting with which it goes on; empty where nothing did."""
+        callbacks = self.newest[1] if self.newest else {}
+        patience = self.settings.optim.patience if isinstance(self.settings, Config) else None
+        waited = callbacks.get("Patience", {}).get("waited", 0)
+        if patience and waited >= patience:
+            return f"optim.patience={patience}", f" optim.patience={2 * patience}"
+        if callbacks.get("Checkpoints", {}).get("stopped"):
+            return "one of its callbacks", " callbacks=none"
+        return "", ""
+
 
 def links(run: RunFolder) -> Iterator[Finding]:
     """Nothing in the folder leads out of it, and nothing in it makes a reader wait."""
     try:
         refuse_links(run.path, run.path)
     except UserError as error:
-        yield fault(_line(error), "nothing is trained in this folder before: do so, or delete it")
+        yield fault(
+            _line(error), "delete it, or put the file itself in its place: no run goes on in this folder before"
+        )
 
 
 def owner(run: RunFolder) -> Iterator[Finding]:
@@ -328,7 +382,8 @@ def states(run: RunFolder) -> Iterator[Finding]:
     """checkpoints/, every byte."""
     for folder, facts in run.states:
         if isinstance(facts, ValueError):
-            yield fault(_line(facts), f"delete {folder}: resuming passes over it")
+            one = f"delete {folder}: resuming passes over it"
+            yield fault(_line(facts), one if run.newest else f"restore {folder} from a copy: there is no other one")
         else:
             yield ok(f"{folder}: every byte verified")
 
@@ -337,18 +392,18 @@ def model(run: RunFolder) -> Iterator[Finding]:
     """model/: it loads, and says what config.yaml and metrics.jsonl say."""
     folder = run.path / "model"
     if not folder.is_dir():
-        if run.states:
+        if run.validated:
             yield fault(
                 f"{folder}: missing",
-                f"restore it from a copy; {run.resume} writes it again at its next best validation",
+                f"restore it from a copy; {run.again} writes it again at its next validation",
             )
         else:
-            yield warning(f"{folder}: not there yet", "the first validation writes it")
+            yield ok(f"{folder}: not there yet: the first validation writes it")
         return
     try:
         loaded = load_model(run.path)
     except ValueError as error:
-        yield fault(_line(error), f"restore it from a copy; {run.resume} writes it again at its next best validation")
+        yield fault(_line(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
     # config.json holds the checksum of the weights and has none of its own: two other files know what it should say.
     own, differing = asdict(loaded.model.config), []
@@ -357,16 +412,17 @@ def model(run: RunFolder) -> Iterator[Finding]:
         differing = [name for name, value in settings.items() if name != "dropout" and own[name] != value]
     validations = [row for row in parse_rows(run.path / "metrics.jsonl")[0] if row.get("split") == "val"]
     rows = [row for row in validations if row["step"] == loaded.step]
-    newest = next((_step(folder) for folder, facts in run.states if isinstance(facts, dict)), 0)
+    newest = run.newest[0] if run.newest else 0
     # A validation behind the newest checkpoint comes again on resume, and its model with it.
     better = [row for row in validations if row["step"] <= newest and row["loss"] < loaded.loss]
     if better and rows and rows[-1]["loss"] == loaded.loss:
         best = min(better, key=lambda row: row["loss"])
         yield fault(
             f"{folder}: of step {loaded.step}, where step {best['step']} had a better validation: a write has failed",
-            f"{run.resume} writes it again at its next better validation",
+            f"{run.again} writes it again at its next better validation",
         )
-    if not rows or rows[-1]["loss"] != loaded.loss:
+    dropped = not rows and loaded.step > newest  # a run that went on from `newest` has yet to come to that row again
+    if not dropped and (not rows or rows[-1]["loss"] != loaded.loss):
         differing.append(f"loss at step {loaded.step}")
     if differing:
         what = f"{folder / 'config.json'}: not what config.yaml and metrics.jsonl say: {', '.join(differing)}"
@@ -380,15 +436,25 @@ def metrics(run: RunFolder) -> Iterator[Finding]:
     """metrics.jsonl and timing.jsonl, line by line."""
     for path in (run.path / "metrics.jsonl", run.path / "timing.jsonl"):
         if not path.is_file():
-            yield warning(f"{path}: not there", "a training writes it at its first logged step")
+            logged = run.settings.trainer.log_every_n_steps if isinstance(run.settings, Config) else 0
+            if run.newest and run.newest[0] >= logged:
+                yield warning(f"{path}: missing", "restore it from a copy: the curve of the steps made is in it")
+            else:
+                yield ok(f"{path}: not there yet: the first logged step writes it")
             continue
-        rows, bad = parse_rows(path)
+        rows, bad, missing = parse_rows(path)
         if bad:
             lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
             yield fault(
                 f"{path}: line {lines} cannot be read",
                 "restore it from a copy, or go on without: what reads the file leaves damaged lines out",
             )
+        elif missing > 0:
+            yield fault(
+                f"{path}: cut off, {missing} lines or more are missing", "restore it from a copy, or go on without"
+            )
+        elif missing < 0:
+            yield warning(f"{line_checksums(path)}: damaged", f"{run.resume} writes it anew; the rows are kept")
         elif not path.read_bytes().endswith(b"\n") and path.stat().st_size:
             yield warning(f"{path}: its last line is cut off", f"{run.resume} drops it and writes it again")
         else:
@@ -479,13 +545,22 @@ def resume(run: RunFolder) -> Iterator[Finding]:
     sound = next((folder for folder, facts in run.states if isinstance(facts, dict)), None)
     if sound:
         step = _step(sound)
-        if step < steps:
+        why, words = run.ended
+        if step < steps and why:
+            go_on = f"{run.resume}{words}"
+            yield ok(f"{run.path}: was ended by {why} at step {step} of {steps}; to go on all the same: {go_on}")
+        elif step < steps:
             yield ok(f"{run.path}: can go on from step {step} of {steps}: {run.resume}")
         else:
             yield ok(f"{run.path}: has made its {steps} steps; to go on: {run.resume} trainer.max_steps={2 * steps}")
     elif run.states:
         start = f"python train.py {quote(f'init_from={argument(run.path)}')}"
-        yield fault(f"{run.path}: every checkpoint is damaged", f"start a new run from the weights in model/: {start}")
+        advice = f"start a new run from the weights in model/: {start}"
+        try:
+            load_model(run.path)
+        except UserError:
+            advice = "restore one from a copy; model/ has no sound weights to start from either"
+        yield fault(f"{run.path}: every checkpoint is damaged", advice)
     else:
         yield warning(f"{run.path}: no checkpoint yet", f"{run.resume} starts again at step 0")
 

@@ -39,12 +39,12 @@ class SamplingConfig:
     top_k: int | None = None  # tokens kept; null: all
     top_p: float | None = None  # probability kept; null: all
     min_p: float | None = None  # share of the likeliest token's probability that a token needs; null: none
-    repetition_penalty: float = 1.0  # 1: none
+    repetition_penalty: float = 1.0  # above 1, tokens written before become less likely; 1: none
     num_samples: int = 1  # texts, written side by side in one batch
     compile: bool | str = (
         "auto"  # true | false | auto: on a CUDA GPU each token's step as one captured graph, else plain
     )
-    seed: int = 1337
+    seed: int = 1337  # the same seed writes the same text (on a CPU)
     stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
 
     def __post_init__(self) -> None:

@@ -59,8 +59,8 @@ class ModelConfig:
     tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
     dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
     rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
-    norm_eps: float = 1e-6
-    init_std: float | None = None  # of embeddings and matrices; null: 1/sqrt(C)
+    norm_eps: float = 1e-6  # added to the variance (layernorm) or the mean square (rmsnorm) before the root
+    init_std: float | None = None  # standard deviation of embeddings and matrices at the start; null: 1/sqrt(C)
 
     def __post_init__(self) -> None:
         for key in ("block_size", "n_layer", "n_unique_layer", "n_head", "n_kv_head", "n_embd", "n_inner"):

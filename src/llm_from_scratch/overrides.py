@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -28,13 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm_from_scratch import mistakes, signals
-from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.places import PATHS, expanded
-from llm_from_scratch.terminal import for_stream, printable, quote, use_utf8
+from llm_from_scratch.terminal import for_stream, passing, printable, quote, use_utf8
 
 # Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
 LITERAL = (
     "prompt",
+    "prompt_file",
     "stop",
     "run",
     "run_dir",
@@ -61,12 +63,22 @@ SETTLED = {
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
 # Literal settings that a sweep may vary, written as choice(a,b).
-SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt")
+SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
+# The settings that take `last`, and the file that the run must hold for them.
+LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model/config.json"}
+# What a run that starts from another's weights decides itself: the weights fit whatever these are.
+OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base")
 MULTIRUN = {"--multirun", "-m"}
 # The options of a Hydra program.
 HYDRA_FLAGS = {
     *("--run", "--multirun", "--cfg", "--info", "--resolve", "--package", "--config-path", "--config-name"),
     *("--config-dir", "--experimental-rerun", "-r", "-m", "-c", "-i", "-p", "-cp", "-cn", "-cd"),
+}
+# Settings of Hydra's that it does not take on a command line, or that a run has its own for.
+HYDRAS = {
+    "hydra.run.dir": "name its folder with run_dir=PATH",
+    "hydra.sweeper.params": "write -m and the values of each setting, optim.lr=1e-3,3e-3; or a file configs/sweep/NAME.yaml",
+    "hydra.output_subdir": "its settings are in config.yaml; leave it out",
 }
 Task = Callable[[DictConfig], Any]
 # The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
@@ -171,7 +183,10 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def command(
-    config_dir: Path, config_name: str, check: Callable[[DictConfig, Sequence[str]], Any]
+    config_dir: Path,
+    config_name: str,
+    check: Callable[[DictConfig, Sequence[str]], Any],
+    starting: str = "",
 ) -> Callable[[Task], Callable[[], None]]:
     """Makes a task of a composed configuration the program that the shell starts.
 
@@ -180,6 +195,7 @@ def command(
         config_name: the main one, without `.yaml`.
         check: raises UserError for a configuration that cannot run, given with the overrides that made it; called for
             every job before the first one starts.
+        starting: a line for a terminal while the checks load what they need; it goes with the next line.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -199,7 +215,8 @@ def command(
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
                 os.environ.pop(RUN_NAME, None)  # of another command, which started this one
                 try:
-                    sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
+                    with passing(starting):
+                        sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
             SweepTable.failures = 0
@@ -236,7 +253,10 @@ def _front(
 ) -> list[str]:
     """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
-    if flags & {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}:
+    if flags & {"--shell-completion", "-sc"}:
+        _check_completion(arguments)
+        return arguments
+    if flags & {"--help", "-h", "--hydra-help", "--version"}:
         return arguments
     modes = sorted(flags & {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"})
     if len(modes) > 1:
@@ -256,15 +276,17 @@ def _front(
             key, _, value = word.partition(":")
             value = value or next((other for other in others[place + 1 :] if other not in ("=", ":")), "VALUE")
             raise UserError(f"{word}: settings are written as key=value, without spaces: {key}={value}")
-    given = {override.key_or_group: override.value() for override in _parse(words)}
+    words = _without_last(words)
+    given = {each.key_or_group: None if each.is_sweep_override() else each.value() for each in _parse(words)}
+    for key in given:
+        for name, instead in HYDRAS.items():
+            if key == name or key.startswith(f"{name}."):
+                raise UserError(f"{key}: cannot be given here: {instead}")
     if given.get("resume"):
         if "run_dir" in given:
             raise UserError(
                 "run_dir: a resumed run goes on in its own folder; leave it out, or start a new run with init_from=RUN"
             )
-        if given["resume"] == "last":
-            given["resume"] = str(_last_run())
-            words = [word for word in words if not word.startswith("resume=")] + [literal(f"resume={given['resume']}")]
         words.append(literal(f"run_dir={given['resume']}"))
         if sweeps:
             raise _no_sweep(str(given["resume"]))
@@ -281,7 +303,7 @@ def _front(
             first = _compose(config_name, jobs[0])
             settings = HydraConfig.get()
             sweeps = sweeps or settings.mode == RunMode.MULTIRUN
-            _check_sweep(words, sweeps, settings.sweeper.get("params") or {}, str(given.get("resume") or ""))
+            _check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
             if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
                 # One folder for all jobs, in whatever process and on whatever machine a launcher starts them, and also
                 # where they differ in what names the folder of a run, such as the text.
@@ -293,21 +315,32 @@ def _front(
     return others + words
 
 
+def _check_completion(arguments: Sequence[str]) -> None:
+    """Holds what asks for shell completion against what Hydra knows, and keeps a query quiet: its terminal is in mid-line.
+
+    Raises:
+        UserError: neither a script for a shell nor a query is asked for.
+    """
+    asked = [argument for argument in arguments if argument not in ("-sc", "--shell-completion")]
+    if len(asked) != 1 or not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", asked[0]):
+        raise UserError(
+            f"-sc {' '.join(asked)}: shell completion is for bash, zsh or fish:"
+            f' eval "$(python {Path(sys.argv[0]).name} -sc install=bash)"'
+        )
+    if asked[0].startswith("query") and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the program ends
+
+
 def _without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
     """Gives `group=null` and `~group` their meaning, none of it, which Hydra's grammar does not know.
 
     Raises:
         UserError: a choice is needed there.
     """
-    content = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
-    assert isinstance(content, dict)
-    absent = {
-        group
-        for entry in content.get("defaults", [])
-        if isinstance(entry, dict)
-        for group, choice in entry.items()
-        if choice is None
-    }
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # interpolations as they stand
+    assert isinstance(main, dict)
+    defaults = main.get("defaults") or []
+    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
     kept = []
     for word in words:
         key, _, value = word.removeprefix("~").partition("=")
@@ -335,18 +368,30 @@ def _no_sweep(run: str) -> UserError:
     )
 
 
-def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], resume: str) -> None:
+def _check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], resume: str) -> None:
     """Refuses several values without a sweep, and values that a sweep would not vary.
+
+    Args:
+        words: the overrides of all jobs.
+        sweeps: whether this is a sweep.
+        sweeper: Hydra's settings of it.
+        resume: the run to go on with, or nothing.
 
     Raises:
         UserError: in one line, with what to write.
     """
     if sweeps and resume:
         raise _no_sweep(resume)
+    params = sweeper.get("params") or {}
+    grid = str(sweeper.get("_target_")).endswith(".BasicSweeper")
     for override, word in zip(_parse(words), words, strict=True):
         key = override.key_or_group
         if override.is_sweep_override() and not sweeps:
             raise UserError(f"{word}: several values: add -m to make one run for each")
+        if override.is_sweep_override() and not override.is_discrete_sweep() and grid:
+            raise UserError(
+                f"{word}: Hydra's own sweeper takes lists of values alone: add sweep=optuna, or write {key}=A,B"
+            )
         if sweeps and key in params:
             raise UserError(
                 f"{word}: the sweep has values for it ({params[key]}): leave it out, or sweep over it alone with -m"
@@ -356,31 +401,54 @@ def _check_sweep(words: Sequence[str], sweeps: bool, params: Mapping[str, Any], 
             continue
         if key in SWEPT and key != "sample.prompt" and not Path(value).exists():
             raise UserError(f"{key}={value}: is taken as one value; for one run each write {key}='choice({value})'")
-        if key in ("run_dir", "resume") or key not in SWEPT:
+        if key == "run_dir":
+            print(f"run_dir={value}: is one folder, in which each run has a numbered one", file=sys.stderr)
+        if key not in SWEPT:
             continue
         print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
 
-def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
-    """The configuration of one job, for a command that needs no more of Hydra. UserError: as for the scripts, in one line."""
+def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: str = "config.yaml") -> DictConfig:
+    """The configuration of one job, for a command that needs no more of Hydra.
+
+    Args:
+        config_dir: the folder of the YAML files.
+        config_name: the main one, without `.yaml`.
+        words: the overrides.
+        resumes: the file that a run must hold for `resume=last`.
+
+    Raises:
+        UserError: as for the scripts, in one line.
+    """
     words = [literal(word) for word in words]
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise UserError(f"{word}: settings are written as key=value; see --help")
     if any(override.is_sweep_override() for override in _parse(words)):
         raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
+    words = _without_last(words, LAST | {"resume": resumes})
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         return final_config(_compose(config_name, list(words)), words)
 
 
-def _last_run() -> Path:
-    from llm_from_scratch.checkpoint import last_run
+def _without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
+    """`resume=last` -> the folder that it stands for, which is said; so every process of the command has the same one."""
+    settled = []
+    for override, word in zip(_parse(words), words, strict=True):
+        key = override.key_or_group
+        if key in needs and override.value() == "last":
+            from llm_from_scratch.checkpoint import find_run
 
-    return last_run()
+            word = literal(f"{key}={find_run('last', needs[key], key)}")
+        settled.append(word)
+    return settled
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
     parsed, seen = [], set()
+    hydras = GlobalHydra.instance()
+    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    parser = OverridesParser.create(loader)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if not key:
@@ -393,7 +461,9 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
             )
         try:
-            parsed.append(OverridesParser.create().parse_override(word))
+            override = parser.parse_override(word)
+            override.config_loader = loader
+            parsed.append(override)
         except HydraException:
             raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
     return parsed
@@ -419,13 +489,15 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
     except MissingConfigException as error:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         if group.startswith("hydra/") and error.options is not None:
-            extra = "'llm-from-scratch[sweep]'" if choice == "optuna" else f"hydra-{choice}-{group.split('/')[1]}"
-            raise UserError(f"{group}={choice}: is not installed here: pip install {extra}") from None
+            if choice.split("_")[0] in ("optuna", "joblib", "submitit"):
+                raise missing_extra(f"{group}={choice}: is not installed here", "sweep") from None
+            package = f"hydra-{choice}-{group.split('/')[1]}"
+            raise UserError(f"{group}={choice}: is not installed here: pip install {package}") from None
         options = list(error.options or [])
         if group == "data" and (Path(choice).suffix or Path(choice).exists()):
             raise UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}") from None
-        named = mistakes.meant(group, choice)
-        nearest = [named] if named else difflib.get_close_matches(choice, options, n=1)
+        typed = mistakes.meant(group, choice)
+        nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -482,15 +554,27 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
+def experiments() -> Iterator[tuple[str, DictConfig]]:
+    """Each `experiment=` that is one run, as it is composed; where the front checks, for Hydra is initialised there."""
+    for path in sorted((Path(_main_config_dir()) / "experiment").glob("*.yaml")):
+        config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            OmegaConf.set_struct(config, False)
+            config.pop("hydra")
+            yield path.stem, config
+
+
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """What a job runs with: the composed configuration, or for `resume=RUN` the saved one under this job's overrides.
 
     A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as it was saved.
+    With `init_from=RUN` the model's shape and the tokenizer are those of that run.
 
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
     if not config.get("resume"):
+        _take_shape(config, job)
         return config
     from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
 
@@ -500,6 +584,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key.startswith("hydra"):
             continue
+        if override.is_delete():
+            raise UserError(
+                f"~{key}: a resumed run has all its settings: give the value that it is to have, {key}=VALUE"
+            )
         if (Path(_main_config_dir()) / key).is_dir():
             value = override.value()
             choices = value if isinstance(value, list) else [value]
@@ -519,6 +607,48 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
     refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
     return result
+
+
+def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
+    """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts from.
+
+    What the job itself asks for must agree; what weights do not decide (OWN_MODEL) is the job's where it asks, and
+    the other run's where it does not. A file of torch's holds weights alone, and decides nothing.
+
+    Raises:
+        UserError: the job asks for another shape or tokenizer, or there is no such run.
+    """
+    from llm_from_scratch.checkpoint import PICKLES, model_folder, saved_settings
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    if not isinstance(config.get("init_from"), str) or Path(config.init_from).suffix in PICKLES:
+        return
+    origin = Path(config.init_from)
+    model = saved_settings(origin)["model"]
+    tokenizer = load_tokenizer(model_folder(origin))
+    brought = {f"model.{name}": value for name, value in model.items() if name in config.model}
+    brought |= {
+        "tokenizer.kind": tokenizer.kind,
+        "tokenizer.vocab_size": tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
+    }
+    asked: dict[str, str] = {}  # setting -> the override that sets it
+    for override, word in zip(_parse(job), job, strict=True):
+        key, value = override.key_or_group, override.value()
+        if (Path(_main_config_dir()) / key).is_dir():
+            choices = value if isinstance(value, list) else [value]
+            asked |= {name: f"{word} sets {name}" for choice in choices for name in _set_by(key, choice)}
+        else:
+            asked[key] = key
+    for name, value in brought.items():
+        now = OmegaConf.select(config, name)
+        group, _, inner = name.partition(".")
+        free = inner in OWN_MODEL and not (inner == "block_size" and model["position"] == "learned")
+        if group == "model" and free and (name in asked or inner in ("dropout", "init_std")):
+            continue
+        if name in asked and now != value:
+            what = "tokenizer" if group == "tokenizer" else "model"
+            raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
+        OmegaConf.update(config, name, value)
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:
@@ -621,4 +751,4 @@ class SweepTable(Callback):
             for run in completed(root):
                 print(for_stream(f"run: {run}", sys.stdout), flush=True)
         # A launcher may have made the runs in other processes.
-        SweepTable.failures = max(SweepTable.failures, print_sweep(root))
+        SweepTable.failures = max(SweepTable.failures, print_sweep([root]))

@@ -6,7 +6,7 @@ from pathlib import Path
 from llm_from_scratch.errors import UserError
 
 # The settings that are paths of the user's.
-PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "tokenizer.path")
+PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "tokenizer.path", "prompt_file")
 
 
 def config_dir() -> Path:

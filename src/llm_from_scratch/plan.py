@@ -4,9 +4,10 @@ Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequ
 """
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from torch import nn
 
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.parts import estimated_tokens
-from llm_from_scratch.data.prepare import open_prepared, prepare
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.data.prepared import Prepared, open_prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.work import plan_work
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.tokenizer import open_gpt2
+from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 from llm_from_scratch.training.compilation import PAYS, wanted
 from llm_from_scratch.training.memory import (
     activation_bytes,
@@ -38,6 +39,7 @@ from llm_from_scratch.training.optimizers import make_optimizer
 from llm_from_scratch.training.trainer import precision
 
 GOOD_PASSES = 4  # so often read, a text is worth nearly as much as new text (Muennighoff et al. 2023)
+REGULARISED = (0.1, 1.0)  # dropout and weight decay with which a text can be read up to a hundred times (docs/log.md)
 USELESS_PASSES = 16  # beyond, further passes are worth next to nothing (the same)
 TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
 SECONDS = 4.0  # of measuring
@@ -81,16 +83,21 @@ class TextSize:
     documents: int | None = None
 
 
-def text_size(config: Config) -> TextSize:
+def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
     """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
+
+    Of a run folder, which may be a stranger's, nothing is downloaded or written.
 
     UserError: as `prepare`.
     """
+    own = not config.resume
     if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer))
-    work = plan_work(config.data, config.tokenizer, None)
-    if work.keep_text or work.folder.exists():
-        return counted(open_prepared(work.folder) if work.folder.exists() else prepare(config.data, config.tokenizer))
+        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
+    work = plan_work(config.data, config.tokenizer, reuse, fetch=own, write=False)
+    if work.folder.exists():
+        return counted(open_prepared(work.folder))
+    if work.keep_text:
+        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
     vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
     tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)
@@ -318,7 +325,10 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
     """A line for each thing that will disappoint: what it is, and what to do."""
     model, data, memory, disk = (result[name] for name in ("model", "data", "memory", "disk"))
     N, D, train, passes = model["parameters"], data["tokens"], data["train_tokens"], data["passes"]
-    if passes > GOOD_PASSES:
+    regularised = config.model.dropout >= REGULARISED[0] and config.optim.weight_decay >= REGULARISED[1]
+    if passes > GOOD_PASSES and regularised and passes <= 100:
+        pass
+    elif passes > GOOD_PASSES:
         smaller = nearest(GOOD_PASSES * train // TOKENS_A_PARAMETER, presets)
         advice = ["more text"]
         if smaller and presets[smaller] < N:
@@ -336,11 +346,14 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
     elif D < TOKENS_A_PARAMETER / 4 * N:
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
-        other = f" or model={fits} ({count(presets[fits])})" if fits and presets[fits] < N else ""
-        yield (
-            f"{D / N:.2g} training tokens a parameter: a smaller model learns more in that time "
-            f"({TOKENS_A_PARAMETER} are best): use trainer.max_steps={wanted_steps}{other}"
-        )
+        # More steps help while they bring fresh text; a small text read again and again asks for a smaller model.
+        steps = [f"trainer.max_steps={wanted_steps}"] if GOOD_PASSES * train >= TOKENS_A_PARAMETER * N else []
+        models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
+        if steps or models:
+            yield (
+                f"{D / N:.2g} training tokens a parameter: a smaller model learns more in that time "
+                f"({TOKENS_A_PARAMETER} are best): use {' or '.join(steps + models)}"
+            )
     if model["embeddings"] > N / 2 and model["vocab_size"] > 1024:
         yield (
             f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "
@@ -386,6 +399,78 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
         yield "this machine has a CUDA GPU and the run does not use it: use trainer=gpu"
     if seconds > 7 * 86400:
         yield f"it takes {duration(seconds)}: use fewer trainer.max_steps, a smaller model or more devices"
+
+
+def warnings_at_start(config: Config, text: TextSize) -> list[str]:
+    """At most two lines of `unwise`, of what is known without measuring; none for a trial or for a batch learned by heart."""
+    if config.data.overfit or config.trainer.max_steps <= config.optim.warmup_steps:
+        return []
+    return plan(config, text, None, hours=None, presets={})["unwise"][:2]
+
+
+# -------------------------------------------------------------------------------------------- too much for this machine
+CPU_RATE = (
+    2.5e10  # FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the model
+)
+LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_cpu(settings: TrainerConfig) -> bool:
+    """Whether the CPU will train."""
+    apple = settings.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+    return not on_gpu(settings) and not apple
+
+
+def cpu_seconds(config: Config) -> float:
+    """What the steps of a run take on this machine's CPU, to within a factor of two; nothing is prepared or tried."""
+    vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
+    model = on_paper(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
+    data, settings = config.data, config.trainer
+    tokens = sequences_before(settings.max_steps, data.batch_size, data.batch_schedule) * config.model.block_size
+    busy = min(cores(), devices(settings) * (settings.threads or torch.get_num_threads()))
+    return training_flops(model) * tokens / (CPU_RATE * busy)
+
+
+def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
+    """A line for what takes hours on this machine's CPU, and for more processes or threads than it has cores.
+
+    Args:
+        config: of the run.
+        recipes: the experiments by their names.
+    """
+    settings = config.trainer
+    if not on_cpu(settings):
+        return
+    here, asked = cores(), settings.devices if isinstance(settings.devices, int) else 1
+    cores_here = f"{here} core{'s' * (here > 1)}"
+    if asked > here:
+        yield (
+            f"trainer.devices={asked}: so many processes take turns on the {cores_here} of this machine, which is slower"
+            " than one process: use trainer.devices=1"
+        )
+    if (settings.threads or 1) > here:
+        yield (
+            f"trainer.threads={settings.threads}: this machine has {cores_here}: leave it out, and torch takes as many"
+        )
+    seconds = cpu_seconds(config)
+    if seconds < LONG or config.resume:
+        return
+    times = {
+        name: cpu_seconds(recipe)
+        for name, recipe in recipes().items()
+        if recipe.data.name == config.data.name and config.data.path is None and on_cpu(recipe.trainer)
+    }
+    short = sorted((name for name, one in times.items() if one < LONG), key=lambda name: times[name])[-2:]
+    instead = " or ".join(f"experiment={name}" for name in short) or "model=tiny with fewer trainer.max_steps"
+    gpu = "trainer=gpu" if torch.cuda.is_available() else "a machine with a GPU"
+    hours = seconds / 3600
+    time_here = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
+    yield f"this training takes about {time_here} on this CPU ({cores_here}): use {gpu}, or {instead}"
 
 
 def _there(path: Path) -> Path:

@@ -6,26 +6,31 @@ The meaning of a setting is the comment at its field, so that it is written once
 import ast
 import inspect
 import io
+import re
 import tokenize
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import groupby
 from typing import Any
 
 from llm_from_scratch.config import RANGES, Config, GenerateConfig
 from llm_from_scratch.errors import UserError
 
 PROGRAMS: dict[str, type] = {"train.py": Config, "generate.py": GenerateConfig}
+# Program -> its values where nothing is given on the command line, nested as in its YAML file, interpolations as they stand.
+Defaults = Mapping[str, Mapping[str, Any]]
 HEAD = """# Settings
 
 Every setting of `train.py` and `generate.py`, made from the schema by
 `python -m llm_from_scratch settings --markdown`. A setting is given as `key=value`; a group's file
-(`model=tiny`, `data=oz`, `optim=muon`, …) sets several at once. `null` means none.
-"""
+(`model=tiny`, `data=oz`, `optim=muon`, …) sets several at once. The defaults are those of the command
+without any setting; `null` means none."""
+JOINING = {"a", "list", "of", "one", "or", "true", "false"}  # words of a range that say nothing about its values
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One leaf of the schema; `default` is the schema's, which a group's YAML file may replace."""
+    """One leaf of the schema; `range` is empty where the meaning lists the choices."""
 
     program: str
     key: str
@@ -34,8 +39,19 @@ class Setting:
     range: str
     meaning: str
 
+    @property
+    def group(self) -> str:
+        """`train.py: data`, or the program alone for a setting of no group."""
+        group, dot, _ = self.key.partition(".")
+        return f"{self.program}: {group}" if dot else self.program
 
-def reference(word: str = "") -> list[Setting]:
+    @property
+    def explanation(self) -> str:
+        """The meaning, and the range behind it."""
+        return self.meaning + (f" ({self.range})" if self.range else "")
+
+
+def reference(defaults: Defaults, word: str = "") -> list[Setting]:
     """The settings whose name or meaning holds `word`, in the order of the schema.
 
     Raises:
@@ -44,7 +60,8 @@ def reference(word: str = "") -> list[Setting]:
     found = [
         setting
         for program, schema in PROGRAMS.items()
-        for setting in _settings(program, schema)
+        # Settings of no group first: the schema has some of them behind the groups.
+        for setting in sorted(_settings(program, schema, defaults[program]), key=lambda one: "." in one.key)
         if word.lower() in f"{setting.key} {setting.meaning}".lower()
     ]
     if not found:
@@ -52,18 +69,20 @@ def reference(word: str = "") -> list[Setting]:
     return found
 
 
-def markdown() -> str:
-    """The page of all settings, a table for each group."""
+def groups(settings: list[Setting]) -> Iterator[tuple[str, list[Setting]]]:
+    """Neighbours of one group together."""
+    for group, own in groupby(settings, key=lambda setting: setting.group):
+        yield group, list(own)
+
+
+def markdown(settings: list[Setting]) -> str:
+    """The page of the settings, a table for each group."""
     lines = [HEAD]
-    group = None
-    for setting in reference():
-        parts = setting.key.split(".")
-        own = f"{setting.program}: {parts[0] if len(parts) > 1 else 'top level'}"
-        if own != group:
-            group = own
-            lines += [f"\n## {group}\n", "| setting | default | what |", "|---|---|---|"]
-        what = _cell(setting.meaning + (f" ({setting.range})" if setting.range else ""))
-        lines.append(f"| `{setting.key}` ({_cell(setting.type)}) | `{_cell(setting.default)}` | {what} |")
+    for group, own in groups(settings):
+        lines += [f"\n## {group}\n", "| setting | default | meaning |", "|---|---|---|"]
+        for setting in own:
+            name = f"`{setting.key}` ({_cell(setting.type)})"
+            lines.append(f"| {name} | `{_cell(setting.default)}` | {_cell(setting.explanation)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -71,25 +90,32 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _settings(program: str, schema: type, prefix: str = "") -> Iterator[Setting]:
+def _settings(program: str, schema: type, defaults: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:
     meanings = _comments(schema)
     for item in fields(schema):
         if isinstance(item.type, type) and is_dataclass(item.type):
-            yield from _settings(program, item.type, f"{prefix}{item.name}.")
+            yield from _settings(program, item.type, defaults.get(item.name, {}), f"{prefix}{item.name}.")
             continue
         key = prefix + item.name
         name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
-        words = RANGES[key][1] if key in RANGES else ""
-        yield Setting(program, key, name.replace("None", "null"), _default(item), words, meanings.get(item.name, ""))
+        meaning = meanings.get(item.name, "")
+        words = RANGES[key][1] if key in RANGES and program == "train.py" else ""
+        if not set(re.findall(r"[\w-]+", words)) - JOINING - set(re.findall(r"[\w-]+", meaning)):
+            words = ""
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = _written(defaults.get(item.name, default))
+        name = re.sub(r"(\w+\.)+", "", name.replace("None", "null"))  # without the modules of classes
+        yield Setting(program, key, name, default, words, meaning)
 
 
-def _default(item: Field) -> str:
-    """The default as it is written on the command line."""
-    value: Any = item.default if item.default_factory is MISSING else item.default_factory()
+def _written(value: Any) -> str:
+    """A value as it is written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else '""'
 
 

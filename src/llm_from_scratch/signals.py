@@ -101,10 +101,14 @@ def ending(program: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def run_child(command: Sequence[str]) -> int:
+def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = None) -> int:
     """Runs a program that ends by itself when a signal comes, and waits for that end; returns its exit status.
 
     `subprocess.run` would kill it a quarter of a second after Ctrl-C, in the middle of its last checkpoint.
+
+    Args:
+        command: the program and its arguments.
+        on_line: takes each line of the child's standard output; without it the child writes to this process's own.
     """
     import subprocess
 
@@ -119,9 +123,12 @@ def run_child(command: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in _numbers()}
     try:
-        process.append(subprocess.Popen(command))
+        process.append(subprocess.Popen(command, stdout=subprocess.PIPE if on_line else None))
         for number in early:
             process[0].send_signal(number)
+        if on_line and process[0].stdout:
+            for line in process[0].stdout:
+                on_line(line.decode(errors="surrogateescape").rstrip("\r\n"))
         status = process[0].wait()
         return status if status >= 0 else 128 - status
     finally:

@@ -6,10 +6,13 @@ brackets as markup, and a shell runs what stands in `$(…)`: each gets the text
 
 import codecs
 import contextlib
+import functools
 import logging
+import os
 import shlex
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -105,6 +108,30 @@ def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
     character = error.object[error.start]
     code = ord(character)
     return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else _escape(character), error.start + 1
+
+
+@functools.cache
+def note(line: str) -> None:
+    """One line on standard error; once, also where a launcher started several processes."""
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return  # the first one says it
+    sys.stderr.write(printable(line, keep="") + "\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def passing(line: str) -> Iterator[None]:
+    """Shows a line in a terminal while something takes its time, and takes it away; elsewhere nothing is shown."""
+    shown = bool(line) and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if shown:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\x1b[1A\x1b[2K\r")  # up, and erased: an interruption leaves a whole line behind
+            sys.stderr.flush()
 
 
 class Formatter(logging.Formatter):

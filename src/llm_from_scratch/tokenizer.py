@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import sentencepiece as spm
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.files import open_regular
 from llm_from_scratch.places import user_path
 
@@ -504,7 +504,7 @@ def _tiktoken() -> tuple[Any, str]:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError:
-        raise UserError("tokenizer=gpt2 needs tiktoken: pip install 'llm-from-scratch[openwebtext]'") from None
+        raise missing_extra("tokenizer=gpt2 needs tiktoken", "openwebtext") from None
     return tiktoken, r50k_pat_str
 
 

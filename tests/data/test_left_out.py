@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -94,6 +95,32 @@ def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
 
 
 @linux
+def test_folders_that_a_glob_finds_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "deep/b.txt", "c.txt/d.txt", ".hidden/e.txt"):
+        put(tmp_path / "own" / name, NOVEL)
+    (tmp_path / "own/link").symlink_to(tmp_path / "own/deep")
+
+    def read(pattern: str) -> tuple[list[str], list[str]]:
+        source = opened(tmp_path / "own" / pattern)
+        return [name for name, _ in source.paths], [name for name, why in source.skipped if "folder" in why]
+
+    assert read("*") == (["a.txt"], ["c.txt", "deep", "link"])
+    assert read("*.txt") == (["a.txt"], ["c.txt"])
+    assert read("**/*.txt") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
+    assert read("*/*.txt")[1] == []
+    assert read("") == (["a.txt", "c.txt/d.txt", "deep/b.txt"], [])
+
+
+def test_a_relative_path_that_is_missing_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"story.txt: there is no such file or folder in {re.escape(str(tmp_path))}$"):
+        opened("story.txt")
+    with pytest.raises(ValueError, match="there is no such file or folder$"):
+        opened(tmp_path / "story.txt")
+
+
 def test_a_published_corpus_is_found_behind_links_too(tmp_path: Path) -> None:
     put(tmp_path / "disk/plain_text/a.jsonl", "{}")
     put(tmp_path / "disk/plain_text/.cache/b.jsonl", "{}")

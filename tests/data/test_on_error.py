@@ -1,6 +1,7 @@
 """Kind 11 of the faults: one policy for documents that are no text, whichever layer sees it, and every table read as its kind."""
 
 import gzip
+import io
 import json
 import sys
 from pathlib import Path
@@ -145,6 +146,29 @@ def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> No
         prepared(tmp_path, path, keep_text=False, column="body")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "b.json", "a.parquet"])
+def test_a_wrong_column_of_a_small_corpus_is_one_fault(name: str, tmp_path: Path) -> None:
+    rows = [{"data": {"text": NOVEL}, "n": 1} for _ in range(30)]
+    raws = {
+        "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
+        "a.json": lambda: json.dumps(rows).encode(),
+        "b.json": lambda: json.dumps({"body": rows}).encode(),
+        "a.parquet": lambda: lists_in_parquet([[NOVEL]] * 30),
+    }
+    with pytest.raises(ValueError, match=rf"^{name}: no (row holds a text under|column of texts) 'text'") as error:
+        prepared(tmp_path, put(tmp_path / name, raws[name]()))
+    assert str(error.value).count(name) == 1
+
+
+def lists_in_parquet(rows: list[list[str]]) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    file = io.BytesIO()
+    write_table(pa.table({"text": rows}), file)
+    return file.getvalue()
+
+
 def test_a_split_that_is_empty_says_what_was_left_out(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl", '{"text": 1}\n{"text": 2}\n')
     with pytest.raises(ValueError, match=r"the train split is empty \(documents left out: no_text 2\)"):
@@ -193,7 +217,7 @@ def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) 
     assert read(tmp_path, "a.jsonl", raw, "data.text") == ["inner", "literal"]
     assert read(tmp_path, "a.json", json.dumps(rows), "data.text") == ["inner", "literal"]
     assert read(tmp_path, "a.jsonl", json.dumps(rows[0]), "data.a.b") == ["dotted"]
-    refused(tmp_path, "a.jsonl", b'{"data": "x"}', r"^a\.jsonl:1: no text but nothing under")
+    refused(tmp_path, "a.jsonl", b'{"data": "x"}', r"^a\.jsonl: no row holds a text under 'text'.*\['data'\]")
     pa = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
 
@@ -235,6 +259,10 @@ def test_csv_and_tsv_are_tables(tmp_path: Path) -> None:
     names = [document.name for document in read_documents(put(tmp_path / "file", table), "a.csv")]
     assert names == ["a.csv:2", "a.csv:3", "a.csv:6", "a.csv:7"]
     assert read(tmp_path, "a.csv", "data.text\nx\n", "data.text") == ["x"]
+    assert read(tmp_path, "a.csv", '"id","two\nlines",text\n1,2,x\n') == ["x"]
+    assert read(tmp_path, "a.csv", '"id";"two\n,lines";"text"\n1;2;x\n') == ["x"]
+    assert read(tmp_path, "a.csv", '5" disk,text\n1,x\n') == ["x"]
+    refused(tmp_path, "a.csv", b"text,text\na,b\n", r"^a\.csv: 2 columns are called 'text'")
     for name in ("a.csv", "a.tsv"):
         refused(tmp_path, name, b"id,body\n1,x\n", r"no column 'text' in its first line: data\.column names the text")
         refused(tmp_path, name, b"", "no column")
@@ -308,13 +336,25 @@ def test_texts_in_another_encoding_are_read_when_it_is_named(encoding: str, tmp_
     assert "".join(list(split.documents("train")) + list(split.documents("val"))) == text
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le"])
+def test_a_text_in_utf8_is_not_read_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    for text in ("Émile said: déjà vu. " * 20, "\ufeffplain text. " * 20):
+        with pytest.raises(ValueError, match=rf"^a\.txt: its bytes are UTF-8, and data\.encoding={encoding}"):
+            read(tmp_path, "a.txt", text.encode(), Format(encoding=encoding))
+    assert read(tmp_path, "a.txt", "plain".encode(encoding), Format(encoding=encoding)) == ["plain"]
+
+
 def test_a_byte_that_the_encoding_does_not_know_is_named(tmp_path: Path) -> None:
     form = Format(encoding="cp1252")
     for name, place in (("a.txt", r"a\.txt: byte 2: 0x81 is not cp1252 here"),):
         with pytest.raises(ValueError, match=place):
             read(tmp_path, name, b"ab\x81", form)
-    with pytest.raises(ValueError, match=r"^a\.jsonl:2: no JSON"):
-        read(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": "\x81"}\n', form)
+    bad = r"a byte that is not cp1252: correct data\.encoding or the file"
+    for name, raw in (("a.jsonl", b'{"text": "a"}\n{"text": "\x81"}\n'), ("a.csv", b'text\n"\x81"\n')):
+        with pytest.raises(ValueError, match=rf"^{name}:2: {bad}"):
+            read(tmp_path, name, raw, form)
+    with pytest.raises(ValueError, match=rf"^a\.json: {bad}"):
+        read(tmp_path, "a.json", b'["\x81"]', form)
 
 
 def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
@@ -324,6 +364,16 @@ def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=offer):
             prepared(tmp_path, put(tmp_path / "a.txt", raw))
+    rows = f'{{"text": "{"café" * 50}"}}\n' * 20
+    (tmp_path / "alone").mkdir()
+    for name, raw in (
+        ("a.jsonl", rows),
+        ("a.csv", f"text\n{rows}".replace('"', "")),
+        ("a.json", f"[{rows.strip().replace(chr(10), ',')}]"),
+    ):
+        # A byte of a row of CSV is named by `clean`, as one of a text is.
+        for encoding in ("utf-16", "cp1252") if name != "a.csv" else ("utf-16",):
+            refused(tmp_path / "alone", name, raw.encode(encoding), rf"data\.encoding(={encoding})?")
 
 
 @pytest.mark.parametrize("name", ["utf-9", "rot13", "hex", "base64", "a\0b"])

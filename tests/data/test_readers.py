@@ -239,8 +239,8 @@ def test_a_wrong_line_is_named(line: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    refused(tmp_path, "a.jsonl", b'{"text": "\xff"}', r"^a\.jsonl:1: no JSON")
-    refused(tmp_path, "a.jsonl", '{"text": "a"}'.encode("utf-16"), r"^a\.jsonl:1: no JSON")
+    refused(tmp_path, "a.jsonl", b'{"text": "\xff"}', r"^a\.jsonl:1: byte 10: 0xFF is not UTF-8 here")
+    refused(tmp_path, "a.jsonl", '{"text": "a"}'.encode("utf-16"), r"^a\.jsonl: byte 0: .*data\.encoding=utf-16")
 
 
 def test_a_row_without_a_text_is_named(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_missing_library_says_what_brings_it(
     library: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    refused(tmp_path, name, b"anything", rf"needs {library}: pip install 'llm-from-scratch\[openwebtext\]'")
+    refused(tmp_path, name, b"anything", rf"needs {library}: pip install -e '\.\[openwebtext\]'")
 
 
 def test_nothing_optional_is_imported_before_it_is_needed() -> None:

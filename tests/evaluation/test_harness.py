@@ -17,7 +17,7 @@ from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.model import GPT
 
 INSTALLED = find_spec("lm_eval") is not None
-needs = pytest.mark.skipif(not INSTALLED, reason="needs lm-eval: pip install 'llm-from-scratch[harness]'")
+needs = pytest.mark.skipif(not INSTALLED, reason="needs lm-eval: pip install -e '.[harness]'")
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -181,5 +181,5 @@ def test_without_the_extra_one_line_says_what_brings_it(
         main(["lm-eval", str(finished / "run"), "--tasks", "hellaswag"])
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
-    assert err.startswith("error: lm-eval needs: pip install 'llm-from-scratch[harness]'")
+    assert err.startswith("error: lm-eval needs: pip install -e '.[harness]'")
     assert err.count("\n") == 1

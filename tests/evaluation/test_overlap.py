@@ -164,5 +164,5 @@ def test_unpaired_texts_and_a_missing_library_cost_a_line(measure: Any, monkeypa
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"needs?: pip install 'llm-from-scratch\[metrics\]'"):
+    with pytest.raises(ValueError, match=r"needs?: pip install -e '\.\[metrics\]'"):
         measure(["a"], ["b"])

@@ -37,7 +37,7 @@ from llm_from_scratch.evaluation.measure import (
     sentence_nats,
 )
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
-from llm_from_scratch.evaluation.report import print_tables, write_report
+from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 from llm_from_scratch.evaluation.texts import Text, token_starts
 
 CPU = {"device": "cpu"}
@@ -515,7 +515,7 @@ def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.Monke
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
-    metrics, hf = "pip install 'llm-from-scratch[metrics]'", "pip install 'llm-from-scratch[hf]'"
+    metrics, hf = "pip install -e '.[metrics]'", "pip install -e '.[hf]'"
     assert f"BLEU and chrF need: {metrics}" in report["left_out"]
     assert f"ROUGE needs: {metrics}" in report["left_out"]
     assert f"BERTScore needs: {hf}" in report["left_out"]
@@ -541,6 +541,7 @@ def test_the_command_writes_pages_and_one_json_object(
     assert {"runs", "baselines", "article", "truth", "left_out", "settings"} <= set(report)
     assert {path.name for path in (tmp_path / "r").iterdir()} >= {"report.md", "report.html", "bits_per_byte.png"}
     assert "left out: GPT-2" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"report: {tmp_path / 'r' / 'report.html'}"
 
 
 @pytest.mark.parametrize(
@@ -616,6 +617,37 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
         measure(["run", str(other)], Settings(**CPU))
     both = measure(["run", str(other)], Settings(data="story.txt", **CPU))["runs"]
     assert both[0]["bits_per_byte"] == both[1]["bits_per_byte"]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_summary_and_the_tables_fit_the_terminal(both: dict[str, Any], columns: int) -> None:
+    report = json.loads(json.dumps(both))
+    report["runs"][1]["run"] = "a run with a name that is longer than any column has room for"
+    report["runs"] += [report["runs"][1] | {"run": f"run {number}"} for number in range(9)]
+    report["left_out"] = ["BLEU and chrF need something " * 9] * 3
+    for printing, most in ((print_summary, 19), (print_tables, 999)):  # the last line is the page's path
+        written = io.StringIO()
+        printing(report, Console(width=columns, file=written))
+        lines = written.getvalue().splitlines()
+        assert len(lines) <= most
+        assert max(map(len, lines)) <= columns
+        assert any(f"{report['runs'][0]['bits_per_byte']:.4f}" in line for line in lines)
+    summary = io.StringIO()
+    print_summary(report, Console(width=columns, file=summary))
+    assert "why 3 figures are left out" in " ".join(summary.getvalue().split())
+    assert ("too narrow here for:" in written.getvalue()) == (columns < 200)
+
+
+def test_a_report_ends_with_the_path_of_its_page(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for given, page in (("pages", "pages/report.html"), ("one.md", "one.md")):
+        main(["evaluate", "run", "--report", given, "--generate", "1", "--device", "cpu"])
+        out, _ = capfd.readouterr()
+        lines = out.splitlines()
+        assert lines[-1] == f"report: {page}"
+        assert Path(page).is_file()
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= 80
+        assert len([line for line in lines if line.startswith("Kneser-Ney")]) >= 2
 
 
 def test_the_tables_in_the_terminal_show_names_as_they_are(both: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import missing_extra
 
 BANDS, ROWS = 16, 8
 MINIMA = BANDS * ROWS
@@ -49,7 +49,7 @@ def _minima() -> Callable[[str], np.ndarray]:
     try:
         from rensa import RMinHash
     except ImportError:
-        raise UserError("data.dedup=near needs rensa: pip install 'llm-from-scratch[openwebtext]'") from None
+        raise missing_extra("data.dedup=near needs rensa", "openwebtext") from None
 
     def minima(text: str) -> np.ndarray:
         words = text.lower().split()

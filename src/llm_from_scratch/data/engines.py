@@ -30,7 +30,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 
 log = logging.getLogger(__name__)
 Function = Callable[..., Any]
@@ -173,7 +173,7 @@ def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UserError("prepare.engine=ray needs Ray: pip install 'llm-from-scratch[cluster]'") from None
+        raise missing_extra("prepare.engine=ray needs Ray", "cluster") from None
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
     remote = ray.remote(function)
     waiting = [remote.remote(job) for job in jobs]

@@ -16,13 +16,14 @@ text is nowhere written:
 It is built in .building-prepared-…/, where everything that is finished stays when the preparation is killed:
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,7 @@ __all__ = [
     "open_prepared",
     "prepare",
     "prepare_task",
+    "source_now",
     "split_document",
 ]
 
@@ -122,7 +124,12 @@ def prepare(
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
     if data.mix is not None or data.corpora:
         return _prepare_mixture(data, tokenizer, reuse, wait, how, fetch, write)
-    work = plan_work(data, tokenizer, reuse, fetch, write)
+    with _leaves_no_folders(Path(data.dir) / data.name):
+        return _prepare_one(plan_work(data, tokenizer, reuse, fetch, write), data, wait, how, write)
+
+
+def _prepare_one(work: Work, data: DataConfig, wait: bool, how: PrepareConfig, write: bool) -> Prepared:
+    """Opens or makes what one corpus comes to."""
     if is_first_rank():
         work.source.warn_of_skipped()
     if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
@@ -133,7 +140,11 @@ def prepare(
         with _only_one(work.folder, wait):
             if not work.folder.exists():
                 if work.keep_text:
-                    _build(work)
+                    try:
+                        _build(work)
+                    except ValueError:  # a text that cannot be prepared: what came before the fault is of no use
+                        shutil.rmtree(work.building)
+                        raise
                 else:
                     refuse_if_tasks_run(work)
                     build_shards(work, how)
@@ -186,6 +197,26 @@ def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfi
         raise _busy(work.folder) from None
 
 
+def source_now(data: DataConfig, prepared: Prepared) -> tuple[str, str]:
+    """The fingerprints of the files that a text was prepared from, and of those that its settings name now.
+
+    Nothing is downloaded or written.
+
+    Raises:
+        UserError: they are not there, or cannot be read.
+    """
+    mixed = data.mix is not None or data.corpora
+    corpora = mixture.corpora(data) if mixed else {data.name: data}
+    kind = TokenizerConfig()  # the fingerprint of files does not depend on it
+    works = {name: plan_work(one, kind, prepared.tokenizer, False, False) for name, one in corpora.items()}
+    now = {name: work.facts["source"] for name, work in works.items()}
+    before = {name: facts["source"] for name, facts in prepared.manifest.get("parts", {}).items()}
+    if not mixed:
+        before = {data.name: prepared.manifest["source"]}
+    found = [hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest() for each in (before, now)]
+    return found[0], found[1]
+
+
 def _prepare_mixture(
     data: DataConfig,
     tokenizer: TokenizerConfig,
@@ -235,6 +266,29 @@ def _prepare_mixture(
 
 
 @contextmanager
+def _leaves_no_folders(corpus: Path) -> Iterator[None]:
+    """Takes the folders that were made for a corpus away again where its text is refused.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    made = [folder for folder in (corpus, *corpus.parents) if not folder.exists()]
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT) and not corpus.is_dir():
+            raise UserError(
+                f"data.dir={corpus.parent}: {corpus} cannot be written ({error.strerror}): choose another"
+            ) from None
+        raise
+    except UserError:
+        for folder in made:
+            with suppress(OSError):  # another process has made something there since
+                folder.rmdir()
+        raise
+
+
+@contextmanager
 def _only_one(folder: Path, wait: bool) -> Iterator[None]:
     """Keeps other processes from preparing `folder`.
 
@@ -250,8 +304,13 @@ def _only_one(folder: Path, wait: bool) -> Iterator[None]:
         if is_first_rank():
             log.info("%s is being prepared by another process: this one waits for it", folder)
         lock.acquire()
+        lock.release()  # the other one may have deleted the file of this lock, because it was refused
+        lock.acquire()
     try:
         yield
+    except UserError:
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it comes to the same refusal
+        raise
     finally:
         lock.release()
 
@@ -317,9 +376,6 @@ def _build(work: Work) -> None:
         texts = unique(texts, repeats(building, task), f"{work.recipe.dedup}_duplicate", tally)
         _write_splits(building, source, texts, facts["val_fraction"], whole, tally)
         cleaned = tally.cleaned
-    except ValueError:  # a document that cannot be read: what came before it is of no use
-        shutil.rmtree(building)
-        raise
     finally:
         shutil.rmtree(locks_of(building), ignore_errors=True)
 

@@ -29,12 +29,12 @@ import tarfile
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.files import open_regular, sha256
 
 TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
@@ -60,6 +60,7 @@ MAX_EXTENSION = 2**20  # bytes of a long name or pax header before a tar's membe
 MAX_NAME = 4096  # characters: Linux's own limit
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 ROWS = 16  # of a parquet file, in memory at a time
+HEADER_LINES = 100  # of the row that names the columns of a table in CSV
 WITHOUT_TEXT = 1000  # rows of a table of JSON objects, from the first, before the column is known to be wrong
 MAX_COLUMNS = 100  # names of columns of a table of JSON objects that are remembered
 COLUMN, HIDDEN = "a column beside data.column", "hidden"
@@ -336,7 +337,7 @@ DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 
 def _absent(name: str, library: str) -> UserError:
-    return UserError(f"{name}: reading it needs {library}: pip install 'llm-from-scratch[openwebtext]'")
+    return missing_extra(f"{name}: reading it needs {library}", "openwebtext")
 
 
 @contextmanager
@@ -539,6 +540,10 @@ class _Reader:
                 yield from self.texts(raw, name)
         else:
             file = _file(_as_utf8(chunks, self.form.encoding))
+            if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise UserError(
+                    f"{name}: byte 0: a UTF-16 byte order mark: save the file as UTF-8, or say data.encoding=utf-16"
+                )
             if kind in DELIMITERS:
                 yield from self.records(file, name, DELIMITERS[kind])
             else:
@@ -547,6 +552,13 @@ class _Reader:
     def texts(self, raw: bytes, name: str) -> Iterator[Document]:
         """A text as one document, or as those between separators, in UTF-8."""
         if self.form.encoding != "utf-8":
+            if codecs.lookup(self.form.encoding).name not in ("utf-8-sig", "utf-8") and _is_utf8(raw):
+                self.on_fault(
+                    name,
+                    f"its bytes are UTF-8, and data.encoding={self.form.encoding} would read other characters: save it in "
+                    "the encoding of the others, or leave data.encoding out",
+                )
+                return
             try:
                 raw = raw.decode(self.form.encoding).encode()
             except UnicodeDecodeError as error:
@@ -567,8 +579,10 @@ class _Reader:
 
     def lines(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
         """One document a line of JSON; empty lines count, and are passed over."""
-        ignored: set[str] = set()
-        rows = texts = 0
+        yield from self.objects(self._parsed_lines(file, name), name)
+
+    def _parsed_lines(self, file: io.BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
+        """The place and the value of each line that holds an object of JSON; the others are faults."""
         for number in itertools.count(1):
             line, where = file.readline(MAX_DOCUMENT + 1), f"{name}:{number}"
             if not line:
@@ -584,20 +598,16 @@ class _Reader:
                 continue
             try:
                 row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                self.on_fault(where, self._bad_byte(error))
+                continue
             except (ValueError, RecursionError) as error:
                 self.on_fault(where, f"no JSON ({_line(error)}): one object a line is expected")
                 continue
             if isinstance(row, dict):
-                ignored.update(self._others(row) if len(ignored) < MAX_COLUMNS else ())
-                text = _value(row, self.form.column)
-                rows, texts = rows + 1, texts + (text is not None)
-                yield from self.row(text, where, list(row))
-                if rows == WITHOUT_TEXT and not texts:
-                    break
+                yield where, row
             else:
                 self.on_fault(where, f'no object: a line such as {{"{self.form.column}": "…"}} is expected')
-        self._refuse_column(name, rows, texts, ignored)
-        self._ignore(name, ignored)
 
     def items(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
         """One document an item of a JSON list; a file that begins with an object has one object a line."""
@@ -605,20 +615,96 @@ class _Reader:
         if head.startswith(b"{"):
             yield from self.lines(file, name)
             return
-        ignored: set[str] = set()
-        rows = texts = 0
-        for number, item in enumerate(_list_items(file, name), 1):
-            where = f"{name}:{number}"
-            if isinstance(item, dict):
-                ignored.update(self._others(item) if len(ignored) < MAX_COLUMNS else ())
-                text = _value(item, self.form.column)
-                rows, texts = rows + 1, texts + (text is not None)
-                yield from self.row(text, where, list(item))
-                if rows == WITHOUT_TEXT and not texts:
+        rows = ((f"{name}:{number}", item) for number, item in enumerate(self._list_items(file, name), 1))
+        yield from self.objects(rows, name)
+
+    def _list_items(self, file: io.BufferedReader, name: str) -> Iterator[Any]:
+        """The items of a JSON list, one in memory at a time."""
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+        parse = json.JSONDecoder().raw_decode
+        space = re.compile(r"[ \t\r\n]*")
+        buffer, start, ended = "", 0, False
+
+        def more() -> None:
+            """Reads as much again as is waiting, so that a long item is not tried too often."""
+            nonlocal buffer, start, ended
+            chunk = file.read(max(CHUNK, len(buffer) - start))
+            ended = not chunk
+            try:
+                buffer, start = buffer[start:] + decode(chunk, ended), 0
+            except UnicodeDecodeError as error:
+                raise UserError(f"{name}: {self._bad_byte(error)}") from None
+
+        def sign() -> str:
+            """The next character that is no white space; "" at the end."""
+            nonlocal start
+            while True:
+                start = space.match(buffer, start).end()  # type: ignore[union-attr]
+                if start < len(buffer) or ended:
+                    return buffer[start : start + 1]
+                more()
+
+        expected = f"{name}: a list of objects or of strings, or one object a line, is expected"
+        more()
+        buffer = buffer.removeprefix("\ufeff")
+        if sign() != "[":
+            raise UserError(f"{expected}: convert the file to .jsonl")
+        start += 1
+        if sign() == "]":
+            start += 1
+        else:
+            for number in itertools.count(1):
+                sign()
+                while True:
+                    try:
+                        item, end = parse(buffer, start)
+                        if end < len(buffer) or ended:  # a number may go on
+                            break
+                    except (ValueError, RecursionError) as error:
+                        if ended or isinstance(error, RecursionError):
+                            raise UserError(f"{name}:{number}: no JSON ({_line(error)}): {expected}") from None
+                    if len(buffer) - start > 2 * MAX_DOCUMENT:
+                        raise UserError(f"{name}:{number}: an item above {MAX_DOCUMENT:,} bytes, or no JSON: split it")
+                    more()
+                start = end
+                yield item
+                following = sign()
+                start += 1
+                if following == "]":
                     break
-            else:
-                yield from self.row(item, where, [])
-        self._refuse_column(name, rows, texts, ignored)
+                if following != ",":
+                    raise UserError(f"{name}:{number}: no comma behind it: {expected}")
+        if sign():
+            raise UserError(f"{name}: there is text behind the list: {expected}")
+
+    def objects(self, rows: Iterator[tuple[str, Any]], name: str) -> Iterator[Document]:
+        """One document a row of a table of JSON objects, or the row itself where it is none.
+
+        UserError: no row has a text under the column, which is a fault of the setting and not of each row.
+        """
+        ignored: set[str] = set()
+        waiting: list[tuple[str, Any, list[str]]] | None = []  # rows before the first text
+        for where, row in rows:
+            if not isinstance(row, dict):
+                yield from self.row(row, where, [])
+                continue
+            ignored.update(self._others(row) if len(ignored) < MAX_COLUMNS else ())
+            text = _value(row, self.form.column)
+            if waiting is None:
+                yield from self.row(text, where, list(row))
+                continue
+            waiting.append((where, text, list(row)))
+            if text is not None:
+                for one in waiting:
+                    yield from self.row(one[1], one[0], one[2])
+                waiting = None
+            elif len(waiting) == WITHOUT_TEXT:
+                break
+        if waiting:
+            keys = list(dict.fromkeys(key for _, _, keys in waiting for key in keys))
+            raise UserError(
+                f"{name}: no row holds a text under {self.form.column!r}: data.column names the text, of {ascii(keys)[:200]}"
+            )
         self._ignore(name, ignored)
 
     def records(self, file: io.BufferedReader, name: str, delimiters: str) -> Iterator[Document]:
@@ -637,14 +723,15 @@ class _Reader:
                 yield line.decode("utf-8", "surrogateescape")  # `clean` names a byte that is not UTF-8
 
         source = lines()
-        header = next(source, "")
-        headers = {sign: next(csv.reader([header], delimiter=sign), []) for sign in delimiters}
-        sign = next((sign for sign in delimiters if self.form.column in headers[sign]), delimiters[0])
-        columns = headers[sign]
+        sign, columns = _columns(source, self.form.column, delimiters)
         if self.form.column not in columns:
             raise UserError(
                 f"{name}: no column {self.form.column!r} in its first line: data.column names the text, of "
                 f"{ascii(columns)[:200]}"
+            )
+        if (count := columns.count(self.form.column)) > 1:
+            raise UserError(
+                f"{name}: {count} columns are called {self.form.column!r}: rename those that are not the text"
             )
         place = columns.index(self.form.column)
         table = csv.reader(source, delimiter=sign, strict=True)
@@ -660,7 +747,10 @@ class _Reader:
             if row is None:
                 break
             if len(row) == len(columns):
-                yield Document(where, row[place].encode("utf-8", "surrogateescape"))
+                if NO_BYTE in row[place] and self.form.encoding != "utf-8":
+                    self.on_fault(where, self._bad_byte(None))
+                else:
+                    yield Document(where, row[place].encode("utf-8", "surrogateescape"))
             elif row:  # an empty line is none
                 self.on_fault(where, f"{len(row)} fields for {len(columns)} columns: quote those that hold {sign!r}")
         self._ignore(name, set(columns) - {self.form.column})
@@ -673,13 +763,14 @@ class _Reader:
         else:
             yield document
 
-    def _refuse_column(self, name: str, rows: int, texts: int, columns: set[str]) -> None:
-        """A wrong data.column is a fault of the setting, not of each of a million rows."""
-        if rows and not texts:
-            raise UserError(
-                f"{name}: no row holds a text under {self.form.column!r}: data.column names the text, of "
-                f"{ascii(sorted(columns))[:200]}"
-            )
+    def _bad_byte(self, error: UnicodeDecodeError | None) -> str:
+        """What is wrong with bytes that are not in the encoding, and what to do."""
+        if self.form.encoding != "utf-8" or error is None:
+            return f"a byte that is not {self.form.encoding}: correct data.encoding or the file"
+        return (
+            f"byte {error.start}: 0x{error.object[error.start]:02X} is not UTF-8 here: save the file as UTF-8, or name its "
+            "encoding (data.encoding=cp1252, latin-1, …)"
+        )
 
     def _others(self, row: dict[str, Any]) -> set[str]:
         column = self.form.column
@@ -721,6 +812,17 @@ def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | s
     return Document(where, raw)
 
 
+def _is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8 beyond ASCII: text in another encoding is so by a chance that falls with each letter."""
+    if raw.isascii():
+        return False
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """The same text in UTF-8; what cannot be decoded becomes a byte that is not UTF-8, so that its row is named."""
     if encoding == "utf-8":
@@ -733,67 +835,29 @@ def _as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 
 
 NO_TEXT = "llm_from_scratch.no_text"
-codecs.register_error(NO_TEXT, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+NO_BYTE = "\udcff"  # in UTF-8 with surrogateescape, a byte that no text holds
+codecs.register_error(NO_TEXT, lambda error: (NO_BYTE, error.end))  # type: ignore[attr-defined]
 
 
-def _list_items(file: io.BufferedReader, name: str) -> Iterator[Any]:
-    """The items of a JSON list, one in memory at a time."""
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    parse = json.JSONDecoder().raw_decode
-    space = re.compile(r"[ \t\r\n]*")
-    buffer, start, ended = "", 0, False
+def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, list[str]]:
+    """The delimiter and the names of the columns: the first delimiter by which one of them is `column`, else the first of all.
 
-    def more() -> None:
-        """Reads as much again as is waiting, so that a long item is not tried too often."""
-        nonlocal buffer, start, ended
-        chunk = file.read(max(CHUNK, len(buffer) - start))
-        ended = not chunk
-        try:
-            buffer, start = buffer[start:] + decode(chunk, ended), 0
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}: {_line(error)}: save the file as UTF-8 or name its data.encoding") from None
-
-    def sign() -> str:
-        """The next character that is no white space; "" at the end."""
-        nonlocal start
-        while True:
-            start = space.match(buffer, start).end()  # type: ignore[union-attr]
-            if start < len(buffer) or ended:
-                return buffer[start : start + 1]
-            more()
-
-    expected = f"{name}: a list of objects or of strings, or one object a line, is expected"
-    more()
-    buffer = buffer.removeprefix("\ufeff")
-    if sign() != "[":
-        raise UserError(f"{expected}: convert the file to .jsonl")
-    start += 1
-    if sign() == "]":
-        start += 1
-    else:
-        for number in itertools.count(1):
-            sign()
-            while True:
-                try:
-                    item, end = parse(buffer, start)
-                    if end < len(buffer) or ended:  # a number may go on
-                        break
-                except (ValueError, RecursionError) as error:
-                    if ended or isinstance(error, RecursionError):
-                        raise UserError(f"{name}:{number}: no JSON ({_line(error)}): {expected}") from None
-                if len(buffer) - start > 2 * MAX_DOCUMENT:
-                    raise UserError(f"{name}:{number}: an item above {MAX_DOCUMENT:,} bytes, or no JSON: split it")
-                more()
-            start = end
-            yield item
-            following = sign()
-            start += 1
-            if following == "]":
-                break
-            if following != ",":
-                raise UserError(f"{name}:{number}: no comma behind it: {expected}")
-    if sign():
-        raise UserError(f"{name}: there is text behind the list: {expected}")
+    A name in quotes may have several lines.
+    """
+    header: list[str] = []
+    columns: dict[str, list[str]] = {}
+    for line in itertools.islice(lines, HEADER_LINES):
+        header.append(line)
+        columns = {}
+        for sign in delimiters:
+            with suppress(csv.Error):  # a quote is open still
+                columns[sign] = next(csv.reader(header, delimiter=sign, strict=True), [])
+        named = next((sign for sign, names in columns.items() if column in names), None)
+        if named is not None:
+            return named, columns[named]
+        if len(columns) == len(delimiters):
+            break
+    return delimiters[0], columns.get(delimiters[0], header[:1])
 
 
 def _parquet(opened: io.BufferedReader, path: Path, name: str, reader: _Reader) -> Iterator[Document]:
@@ -812,8 +876,18 @@ def _parquet(opened: io.BufferedReader, path: Path, name: str, reader: _Reader) 
         expected = sum(max(0, part.total_uncompressed_size) for part in chunks if part.path_in_schema == column)
         field, *inner = [column] if column in columns else column.split(".")
         found = field in columns and (not inner or bool(expected))
+        kind: Any = file.schema_arrow.field(field).type if found else None
+        for key in inner if found else ():
+            kind = kind.field(key).type
+        if found and types.is_dictionary(kind):
+            kind = kind.value_type
     if not found:
         raise UserError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
+    if types.is_nested(kind) or types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind):
+        raise UserError(
+            f"{name}: no column of texts {column!r} but one of {str(kind)[:200]}: data.column names the text, of "
+            f"{ascii(columns)[:200]}"
+        )
     budget.spend(expected, name)
     reader._ignore(name, set(columns) - {field})
     rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)

@@ -62,6 +62,7 @@ NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
 
+FOLDER = "a folder: /**/* behind its name reads the files below it"
 NAMED = 10  # files in a message, then their count
 
 
@@ -225,7 +226,8 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
         _refuse_empty(path, [given])
         return [(given.name, given)], []
     if missing:
-        raise UserError(f"data.path={path}: there is no such file or folder")
+        where = "" if given.is_absolute() else f" in {Path.cwd()}"  # a run is often evaluated from another folder
+        raise UserError(f"data.path={path}: there is no such file or folder{where}")
     tree = _Tree(fixed)
     if is_folder:
         found = [name for folder in tree.folders() for name in tree.files(folder)]
@@ -273,15 +275,19 @@ class _Tree:
         self.faults: list[tuple[str, str]] = []
         self.listed: dict[str, tuple[list[str], list[str], list[str]]] = {}
 
-    def matching(self, folder: str, pattern: tuple[str, ...]) -> list[str]:
-        """The files below a folder whose names match a glob, a part for each level; ** is any number of levels."""
+    def matching(self, folder: str, pattern: tuple[str, ...], *, enters: bool = False) -> list[str]:
+        """The files below a folder whose names match a glob, a part for each level; ** is any number of levels.
+
+        A folder that the last part matches is skipped, unless the search `enters` each folder anyway.
+        """
         head, rest = pattern[0], pattern[1:]
         if head == "**":
             if not rest:
                 return []
-            return [name for inner in self.folders(folder) for name in self.matching(inner, rest)]
+            return [name for inner in self.folders(folder) for name in self.matching(inner, rest, enters=True)]
         folders, links, files = self.entries(folder)
-        entries = files if not rest else folders + links
+        all_folders = {*folders, *links}
+        entries = folders + links + ([] if rest else files)
         matched = [name for name in entries if fnmatch.fnmatchcase(*_folded(name, head))]
         if head in entries and head not in matched:  # `part [1]` is a name where there is one
             matched = [head]
@@ -291,9 +297,11 @@ class _Tree:
             if name.startswith(".") and not head.startswith("."):
                 self.skipped[below] = HIDDEN
             elif rest:
-                found += self.matching(below, rest)
-            else:
+                found += self.matching(below, rest, enters=enters)
+            elif name not in all_folders:
                 found.append(below)
+            elif not enters:
+                self.skipped[below] = FOLDER
         return found
 
     def regular(self, names: Sequence[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
@@ -328,7 +336,7 @@ class _Tree:
 
     def files(self, folder: str) -> list[str]:
         """Everything in one folder that is no folder, without hidden names."""
-        return self.matching(folder, ("*",))
+        return self.matching(folder, ("*",), enters=True)
 
     def folders(self, folder: str = "") -> list[str]:
         """The folder and those below it, without hidden ones; a folder with several names has the one that is no link."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llm_from_scratch.checkpoint import Run
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.generation import SamplingConfig, generate
 from llm_from_scratch.model import IGNORE
 
@@ -24,7 +24,7 @@ try:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise UserError(f"lm-eval needs: pip install 'llm-from-scratch[harness]' ({error})") from None
+    raise missing_extra("lm-eval needs", "harness", str(error)) from None
 
 BOOTSTRAP = 1000  # samples of the standard errors that have no formula
 NEW_TOKENS = 256  # of a generated answer, where the task does not say

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from llm_from_scratch.data.sampler import ValidationWindows
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.evaluation.likelihood import token_nats
 from llm_from_scratch.evaluation.texts import Text
 
-EXTRA = "pip install 'llm-from-scratch[hf]'"
 MAX_WINDOW = 1024  # tokens, as GPT-2
 
 
@@ -115,7 +114,7 @@ def _transformers(what: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise UserError(f"{what} needs: {EXTRA}") from None
+        raise missing_extra(f"{what} needs", "hf") from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

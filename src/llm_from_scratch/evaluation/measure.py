@@ -100,8 +100,7 @@ def run_text(folder: Path, config: Config, run: Run) -> Prepared:
     Raises:
         UserError: the source gives another text by now, or there is none.
     """
-    corpus, known = Path(config.data.dir) / config.data.name, data_fingerprint(folder)
-    prepared = find_prepared(corpus, known) if known else None
+    prepared = own_text(folder, config)
     if prepared is None:
         given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
         prepared = prepare(
@@ -118,6 +117,12 @@ def run_text(folder: Path, config: Config, run: Run) -> Prepared:
             f" that of the text is now {prepared.tokenizer.fingerprint[:12]}"
         )
     return prepared
+
+
+def own_text(folder: Path, config: Config) -> Prepared | None:
+    """The prepared text that a run was trained on, by its fingerprint; None where it lies there no more, or the run tells none."""
+    known = data_fingerprint(folder)
+    return find_prepared(Path(config.data.dir) / config.data.name, known) if known else None
 
 
 def require_text(folder: Path, prepared: Prepared) -> None:

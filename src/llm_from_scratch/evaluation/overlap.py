@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.evaluation.style import words
 
-METRICS = "pip install 'llm-from-scratch[metrics]'"
 ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
 
 
@@ -37,7 +36,7 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise UserError(f"ROUGE needs: {METRICS}") from None
+        raise missing_extra("ROUGE needs", "metrics") from None
     scorer = RougeScorer(list(ROUGE_KINDS))
     scores = [scorer.score(reference, text) for text, reference in zip(generated, references, strict=True)]
     return {kind: sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_KINDS}
@@ -168,5 +167,5 @@ def _sacrebleu() -> Any:
     try:
         import sacrebleu
     except ImportError:
-        raise UserError(f"BLEU and chrF need: {METRICS}") from None
+        raise missing_extra("BLEU and chrF need", "metrics") from None
     return sacrebleu

@@ -59,16 +59,19 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 body { color: var(--text); background: var(--back) }
 h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 3.5rem } td { max-width: 26rem; overflow-wrap: break-word }
-td:first-child { min-width: 11rem } td:last-child:not(.number) { min-width: 14rem } .number { text-align: right }
+.wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere }
+td { max-width: 26rem; overflow-wrap: break-word }
+td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
 .passage b { color: var(--faint); font-size: .875rem }
 figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
 """
+MOST_ROWS = 10  # of the summary's table
+SUMMARY_COLUMNS = ("", "bits per byte", "95 %", "perplexity a word", "BLEU")
 NUMBER = re.compile(r"[-–+e\d.,% ]*")
 
 
@@ -121,31 +124,102 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
         if isinstance(block, Paragraph):
             console.print(RichText(plain(block.text, 1000)))
         if isinstance(block, Table):
-            table = RichTable(title=RichText(plain(block.title, 120)), title_justify="left")
-            for name, cells in _columns(block):
-                numbers = all(NUMBER.fullmatch(cell) for cell in cells)
-                table.add_column(RichText(name), justify="right" if numbers else "left", overflow="fold")
-            for row in zip(*(cells for _, cells in _columns(block)), strict=True):
-                table.add_row(*(RichText(plain(cell, 200)) for cell in row))
+            table, dropped = _fitted(block, console.width)
+            table.title, table.title_justify = RichText(plain(block.title, 120)), "left"
             console.print(table)
+            if dropped:
+                console.print(RichText(f"too narrow here for: {', '.join(dropped)}; --json and --report have all"))
 
 
-def write_report(report: dict[str, Any], folder: Path) -> None:
+def print_summary(report: dict[str, Any], console: Console) -> None:
+    """The figures that are read first, in 20 lines at most; the pages hold all of them."""
+    names, likely = run_names(report), _likelihood(report, run_names(report))
+    runs, baselines = len(report["runs"]), len(report.get("baselines", []))
+    # The baselines come sorted, the best one first; the article's figures, of another text, stay in the page.
+    shown = likely.rows[: min(runs, MOST_ROWS)]
+    shown = [*shown, *likely.rows[runs : runs + min(baselines, MOST_ROWS - len(shown))]]
+    columns = [i for i, name in enumerate(likely.header) if name in SUMMARY_COLUMNS]
+    figures = Table("", [likely.header[i] for i in columns], [[row[i] for i in columns] for row in shown])
+    table, _ = _fitted(figures, console.width)
+    table.box, table.padding, table.pad_edge = None, (0, 2, 0, 0), False
+    first, *others = table.columns
+    first.no_wrap, first.overflow = True, "ellipsis"
+    first.max_width = max(console.width - sum((column.width or 0) + 2 for column in others) - 2, 8)
+    console.print(RichText(plain(likely.title, console.width)))
+    console.print(table)
+
+    lines = []
+    written = report["runs"][0].get("generated") or {}
+    if written:
+        copied = written.get("memorised_longest_characters", 0)
+        lines.append(
+            f"Text of {plain(names[0], 30)}: distinct-2 {written['distinct_2']:.3f},"
+            f" longest copy of the training text {copied:,} characters."
+        )
+    more = [f"{runs + baselines - len(shown)} rows"] * (runs + baselines > len(shown))
+    more += (
+        ["positions", "passages"]
+        + ["generated text"] * bool(written)
+        + ["bias and grammar"] * ("bias" in report["runs"][0])
+    )
+    more += [f"why {len(report['left_out'])} figures are left out"] * bool(report["left_out"])
+    lines.append(f"More in the page: {', '.join(more)}.")
+    for line in lines:
+        console.print(RichText(line))
+
+
+def _fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
+    """The table in at most `width` columns: headers and texts are folded, then the last columns are dropped.
+
+    Returns:
+        The table, and the headers of what was dropped.
+    """
+    columns = _columns(block)
+    needed = [(_is_number(cells), max(map(len, [name, *cells])), _least(name, cells)) for name, cells in columns]
+    kept = len(columns)
+    while kept > 2 and sum(least for _, _, least in needed[:kept]) + 3 * kept + 1 > width:
+        kept -= 1
+    folded = sum(natural for _, natural, _ in needed[:kept]) + 3 * kept + 1 > width
+    table = RichTable()
+    for (name, _), (number, natural, least) in zip(columns[:kept], needed[:kept], strict=True):
+        fixed = (least if folded else natural) if number else None
+        table.add_column(RichText(name), justify="right" if number else "left", overflow="fold", width=fixed)
+    for row in zip(*(cells for _, cells in columns[:kept]), strict=True):
+        table.add_row(*(RichText(plain(cell, 200)) for cell in row))
+    return table, [name for name, _ in columns[kept:]]
+
+
+def _is_number(cells: Sequence[str]) -> bool:
+    return all(NUMBER.fullmatch(cell) for cell in cells)
+
+
+def _least(name: str, cells: Sequence[str]) -> int:
+    """The width below which a column is no longer read: numbers stay whole, words are folded."""
+    words = max(map(len, name.split()), default=0)
+    longest = max(map(len, cells), default=0)
+    return max(words, longest if _is_number(cells) else min(24, longest))
+
+
+def write_report(report: dict[str, Any], folder: Path) -> Path:
     """report.md, report.html and the pictures in `folder`, which is made where it is missing.
 
     Of a name that ends with .md, that page alone, for a repository's documentation; its pictures lie beside it in a folder of its name.
+
+    Returns:
+        The page to look at.
     """
     if folder.suffix == ".md":
         pictures = folder.with_suffix("")
         pictures.mkdir(parents=True, exist_ok=True)
         drawn = {f"{pictures.name}/{name}": caption for name, caption in draw(report, pictures).items()}
         write_file(folder, markdown(blocks(report, drawn)))
-        return
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw(report, folder)
     write_file(folder / "report.md", markdown(blocks(report, drawn)))
     drawn.pop("passages.png")  # HTML has colours of its own
     write_file(folder / "report.html", page(blocks(report, drawn), folder))
+    return folder / "report.html"
 
 
 def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
@@ -395,7 +469,7 @@ def _markdown(part: Block) -> str:
             return "\n".join([f"**{as_markdown(title)}**", "", f"| {' | '.join(names)} |", "|---|---|---|", *lines])
         case Table(title, _, _):
             columns = _columns(part)
-            numbers = [all(NUMBER.fullmatch(cell) for cell in cells) for _, cells in columns]
+            numbers = [_is_number(cells) for _, cells in columns]
             lines = [
                 f"| {' | '.join(as_markdown(name) for name, _ in columns)} |",
                 "|" + "|".join("---:" if right else "---" for right in numbers) + "|",
@@ -456,4 +530,4 @@ def _passage(row: dict[str, Any]) -> str:
 
 
 def _align(*cells: str) -> str:
-    return ' class="number"' if any(cells) and all(NUMBER.fullmatch(cell) for cell in cells) else ""
+    return ' class="number"' if any(cells) and _is_number(cells) else ""

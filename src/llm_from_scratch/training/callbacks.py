@@ -38,6 +38,7 @@ from llm_from_scratch.terminal import argument, console, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.loggers import TensorBoard, UserRows, flush, open_loggers, rewind
 from llm_from_scratch.training.module import LanguageModel
+from llm_from_scratch.training.progress import Pace, clock
 from llm_from_scratch.training.sharded import whole_model
 from llm_from_scratch.training.states import plain_state
 
@@ -144,8 +145,15 @@ class ProgressLine(Callback):
             self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
         self.printed = time.perf_counter()
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self.console.print(line) if self.bar else log.info("%s", line)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Shows the bar."""
+        every = round(trainer.val_check_interval / trainer.accumulate_grad_batches)
+        self.pace = Pace(pl_module.batches, trainer.max_steps, every)
+        self.step = trainer.global_step
         if self.bar and trainer.is_global_zero:
             self.bar.start()
             _log_above_the_bar()
@@ -156,25 +164,39 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Shows the newest row, when there is one."""
+        """Shows the newest row, when there is one, and with the second one how long the run takes."""
         row = self.metrics.latest
         if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
             return
         loss = "NaN, passed over" if row["loss"] is None else f"{row['loss']:.3f}"
         figures = f"loss {loss}  {row['tokens_per_second']:,} tokens/s"
+        self.pace.trained(self.step, row["step"], row["seconds"])
+        self.step = row["step"]
+        left = f"{clock(self.pace.left(row['step']))} left"
         if self.bar:
             self.bar.update(self.task, completed=row["step"], figures=figures)
-        elif time.perf_counter() - self.printed > 10:
+        line = f"step {row['step']}/{trainer.max_steps}  {figures}"
+        if row["step"] == trainer.max_steps or self.pace.rows < 2:  # the first row also warmed up
+            return
+        if self.pace.rows == 2:
             self.printed = time.perf_counter()
-            log.info("step %d/%d  %s", row["step"], trainer.max_steps, figures)
+            self.say(f"{line}  about {left}")
+        elif not self.bar and time.perf_counter() - self.printed > 10:
+            self.printed = time.perf_counter()
+            self.say(f"{line}  {left}")
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The time that is left has validations in it."""
+        self.validation_since = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """One line that stays, for each validation."""
+        self.pace.validated(time.perf_counter() - self.validation_since)
         row = pl_module.val_row
         figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
         line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
         if trainer.is_global_zero:
-            self.console.print(line) if self.bar else log.info(line)
+            self.say(line)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the terminal back, also after an error."""
@@ -191,10 +213,17 @@ def _log_above_the_bar() -> None:
 
 
 class Samples(Callback):
-    """Text that the model writes at every validation, in samples.md and TensorBoard, so that its growth can be read."""
+    """Text that the model writes at every validation, in samples.md and TensorBoard, so that its growth can be read.
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int) -> None:
+    `sample.show` also shows it as it comes, beside the progress.
+    """
+
+    def __init__(
+        self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int, progress: ProgressLine
+    ) -> None:
         self.path, self.tokenizer, self.prompt = run_dir / "samples.md", tokenizer, prompt
+        self.progress = progress
+        self.shown = progress.console.is_terminal if config.show == "auto" else bool(config.show)
         self.sampling = SamplingConfig(
             max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed, compile=False
         )
@@ -222,6 +251,8 @@ class Samples(Callback):
                 f"    {line}".rstrip() for line in text.splitlines()
             )  # an indented block shows any text as it is
             file.write(f"\n## Step {trainer.global_step}\n\n{quoted}\n")
+        if self.shown:
+            self.progress.say(quoted)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_sample(text, trainer.global_step)
@@ -323,6 +354,8 @@ class Checkpoints(Callback):
         """
         self.best = float(state_dict["best"])
         self.stopped = state_dict.get("stopped", False) and state_dict["users"] == self.settings
+        if math.isinf(self.best):
+            return  # no validation yet: nothing is missing
         try:
             held = float(model_facts(self.run_dir)["loss"])
         except UserError as error:

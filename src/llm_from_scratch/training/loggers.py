@@ -27,7 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from llm_from_scratch.checkpoint import append_row
-from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
 from llm_from_scratch.pages import as_markdown
 
@@ -62,7 +62,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         if own:
             raise UserError(f"logger.{name}.{own[0]}: a run sets this itself: leave it out")
         if find_spec("wandb") is None:
-            raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'")
+            raise missing_extra("logger=wandb needs", "wandb")
         return
     for key, value in settings.items():
         if key not in known:
@@ -339,7 +339,7 @@ def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
     try:
         logger = Wandb(save_dir=run_dir, id=name, resume="allow", **options)
     except ModuleNotFoundError:
-        raise UserError("logger=wandb needs: pip install 'llm-from-scratch[wandb]'") from None
+        raise missing_extra("logger=wandb needs", "wandb") from None
     except TypeError as error:
         raise UserError(f"logger.wandb: {first_line(error)}") from None
     if name != known:

@@ -1,6 +1,7 @@
 """What a person looks at first when a run has ended: a table, a picture, the next commands."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import new_file
 from llm_from_scratch.terminal import argument, console, shell
+
+LEARNED = 0.1  # nats a token: one batch that is learned by heart comes below
+WIDE = 100.0  # the largest loss over the smallest one, beyond which a linear axis hides the smaller ones
 
 
 def best_row(run: Path) -> dict[str, Any]:
@@ -61,17 +65,25 @@ def draw_curves(run: Path) -> None:
         linewidth=2,
         label="validation (whole split)",
     )
+    everything = [row["loss"] for row in train + val if row["loss"] > 0]
+    if max(everything) > WIDE * min(everything):
+        loss.set_yscale("log")  # one batch learned by heart: on a linear axis its curve would be a line at 0
+    loss.autoscale_view()  # else the transforms below are those of empty axes
+    # The words stay within the axes, whichever corner the best point is near.
+    right, up = loss.transAxes.inverted().transform(loss.transData.transform((best["step"], best["loss"])))
     loss.annotate(
         f"best: {best['loss']:.3f} nats a token\n{best['bits_per_byte']:.3f} bits per byte",
         (best["step"], best["loss"]),
-        xytext=(-10, 45),
+        xytext=(-10 if right > 0.4 else 10, 45 if up < 0.6 else -45),
         textcoords="offset points",
-        ha="right",
+        ha="right" if right > 0.4 else "left",
+        va="bottom" if up < 0.6 else "top",
         arrowprops={"arrowstyle": "->", "color": "#e6550d"},
     )
     loss.set_ylabel("loss (nats a token)")
     loss.legend(frameon=False)
     lr.plot([row["step"] for row in train], [row["lr"] for row in train], color="#636363")
+    lr.set_ylim(bottom=0)
     lr.set_ylabel("learning rate")
     lr.set_xlabel("optimizer step")
     for axes in (loss, lr):
@@ -83,7 +95,7 @@ def draw_curves(run: Path) -> None:
     plt.close(figure)
 
 
-def print_results(run: Path, parameters: int, prompt: str, *, board: bool) -> None:
+def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False) -> None:
     """The table at the end of a run, and the commands that come next; on standard error.
 
     Args:
@@ -91,6 +103,7 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool) -> No
         parameters: of the model.
         prompt: what the model continues in the first of the commands.
         board: whether there are curves for TensorBoard.
+        overfit: the run had one batch to learn by heart; the last words say whether it has.
     """
     best, rows = best_row(run), _rows(run)
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
@@ -112,6 +125,22 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool) -> No
         commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
     for line in commands:
         out.print(f"  {line}", soft_wrap=True)
+    if overfit:
+        out.print(learned_by_heart(run), soft_wrap=True)
+
+
+def learned_by_heart(run: Path) -> str:
+    """Whether the loss of the one batch of data.overfit=true came near zero, and what it means."""
+    losses = [row["loss"] for row in _rows(run) if row["split"] == "train" and row["loss"] is not None]
+    if not losses:
+        return "One batch was not learned by heart: no training loss was a number."
+    course = f"its loss went from {losses[0]:.3g} to {losses[-1]:.3g} nats a token"
+    if losses[-1] < LEARNED:
+        return f"One batch was learned by heart: {course}. The model, the loss and the optimizer work together."
+    return (
+        f"One batch was not learned by heart: {course}, and should come below {LEARNED:g}. Try more trainer.max_steps or"
+        " another optim.lr; if it stays, the model, the loss or the optimizer is wrong."
+    )
 
 
 def completed(root: Path) -> list[Path]:
@@ -120,15 +149,22 @@ def completed(root: Path) -> list[Path]:
     return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
 
 
-def print_sweep(root: Path) -> int:
+def print_sweep(roots: Sequence[Path]) -> int:
     """One table of all runs of a sweep with what differs between them, the best first; on standard error.
+
+    Args:
+        roots: the folders that hold the runs: several where a sweep varies the corpus, after which they are named.
 
     Returns:
         How many runs failed. They stand below the others, with their reasons.
     """
-    runs = {file.parents[1]: set(OmegaConf.load(file)) for file in sorted(root.glob("*/.hydra/overrides.yaml"))}
+    runs = {
+        file.parents[1]: set(OmegaConf.load(file))
+        for root in roots
+        for file in sorted(root.glob("*/.hydra/overrides.yaml"))
+    }
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
-    table = Table(title=f"All runs of {root}", title_justify="left")
+    table = Table(title=f"All runs of {', '.join(map(str, roots))}", title_justify="left")
     for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
         table.add_column(name, overflow="fold")
     made, failed = [], []

@@ -17,14 +17,30 @@ import lightning
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from lightning.pytorch.callbacks import Callback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ProgressBar,
+)
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch import mistakes
-from llm_from_scratch.checkpoint import Background, load_state, recorded_layout, save_state, verify_state
+from llm_from_scratch.checkpoint import (
+    Background,
+    load_state,
+    recorded_layout,
+    save_state,
+    started_last,
+    verify_state,
+)
 from llm_from_scratch.config import FAILURE, Config, TrainerConfig, leaves, save_config
 from llm_from_scratch.data.sampler import batch_size_at
 from llm_from_scratch.errors import UserError, first_line
@@ -101,8 +117,20 @@ def require_device(config: TrainerConfig) -> None:
         )
     if config.accelerator == "gpu" and isinstance(config.devices, int) and config.devices > gpus:
         raise UserError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
+    launchers = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "KUBERNETES_PORT")
+    if config.num_nodes > 1 and not any(name in os.environ for name in launchers):
+        raise UserError(
+            f"trainer.num_nodes={config.num_nodes}: the other machines are not named, so this one would wait for ever: start it on"
+            " each with torchrun or SLURM"
+        )
     if config.devices == "auto" and config.accelerator == "cpu":
         raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
+
+
+# What a callback raises that does not fit a run, or lacks a library.
+MISFITS = (MisconfigurationException, ModuleNotFoundError)
+# What a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
+MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
 
 
 def check_trainer(config: Config) -> None:
@@ -120,13 +148,20 @@ def check_trainer(config: Config) -> None:
             for prefix, group in (("", config), ("trainer.", config.trainer)):
                 own = f"use {prefix}{name}" if hasattr(group, name) else own
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
+    for name in ("benchmark", "detect_anomaly"):
+        value = config.trainer.extra.get(name)
+        if not isinstance(value, bool | None):  # Lightning finds that out in the middle of the start
+            raise UserError(f"trainer.extra.{name}={value}: must be true or false")
+    least = config.trainer.extra.get("min_steps")
+    if isinstance(least, int) and least > config.trainer.max_steps:
+        raise UserError(f"trainer.extra.min_steps={least}: is more than trainer.max_steps={config.trainer.max_steps}")
     for name, settings in config.logger.items():
         if "_target_" in settings:
             object_class("logger", name, settings)
         else:
             check_settings(name, settings)
     for name, settings in config.callbacks.items():
-        object_class("callbacks", name, settings)
+        _check_callback(name, object_class("callbacks", name, settings), config)
     _quiet()
     try:
         trainer = lightning.Trainer(**_arguments(config), logger=False, default_root_dir=config.run_dir)
@@ -136,6 +171,23 @@ def check_trainer(config: Config) -> None:
     if asked in ("16", "16-mixed") and trainer.precision != "16-mixed":
         raise UserError(f"trainer.precision={asked}: this device has none of float16: use trainer.precision=bf16-mixed")
     micro_batch_size(config, trainer.world_size)
+
+
+def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
+    """Refuses a callback of Lightning's that would do what a run does itself, or that watches what is never logged."""
+    for own, instead in (
+        (Checkpoint, "a run keeps its checkpoints itself: leave it out"),
+        (ProgressBar, "a run shows its progress itself (trainer.progress): leave it out"),
+        (GradientAccumulationScheduler, "a run cuts its batches itself: use data.batch_size or data.batch_schedule"),
+    ):
+        if issubclass(kind, own):
+            raise UserError(f"callbacks.{name}: {instead}")
+    if issubclass(kind, LearningRateMonitor | DeviceStatsMonitor) and not config.logger:
+        raise UserError(f"callbacks.{name}: writes to loggers, and logger=none: leave one of them out")
+    monitor = config.callbacks[name].get("monitor")
+    # Another callback of the user's may log what this one watches.
+    if kind is EarlyStopping and monitor not in MONITORED and len(config.callbacks) == 1:
+        raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(MONITORED)}")
 
 
 def object_class(group: str, name: str, settings: Any) -> type:
@@ -203,6 +255,7 @@ class Claim:
                         f" {quote(f'resume={run_dir}')}"
                     )
                 save_config(self.config, run_dir / "config.yaml")
+                started_last(run_dir)
         except Timeout:
             self.made = []
             raise UserError(f"{run_dir} belongs to a training that is running now") from None
@@ -247,6 +300,7 @@ class Claim:
             self.started = True
             if self.config.resume:
                 save_config(self.config, self.run_dir / "config.yaml")
+                started_last(self.run_dir)
             for name in ("curves.png", FAILURE):
                 (self.run_dir / name).unlink(missing_ok=True)
 
@@ -485,7 +539,8 @@ def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None
     sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
     trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
-    if config.data.micro_batch_size is None and trainer.is_global_zero:
+    # The start line says the batch; a batch that is cut is worth a line of its own.
+    if config.data.micro_batch_size is None and trainer.is_global_zero and trainer.accumulate_grad_batches > 1:
         why = "as before" if size == recorded else f"by the {device_bytes(config.trainer) / 1e9:.1f} GB of a device"
         log.info("data.micro_batch_size: %d sequences, %s", size, why)
     return size

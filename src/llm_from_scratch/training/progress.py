@@ -1,0 +1,165 @@
+"""The lines that a training says of itself: one at its start, how long it takes, and that the validation loss rises."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.config import Config
+from llm_from_scratch.training.module import LanguageModel
+
+log = logging.getLogger(__name__)
+PRECISIONS = {
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16 over float32 weights",
+    "16-mixed": "float16 over float32 weights",
+    "bf16-true": "bfloat16",
+    "16-true": "float16",
+    "64-true": "float64",
+}
+RISES = 2  # validations in a row above the best one: one alone may be chance
+CLEARLY = 1.01  # times the best loss: so much is no wobbling on a plateau
+READ_OFTEN = 2  # passes over a text from which on a rising validation loss means that it is learned by heart
+
+
+def clock(seconds: float) -> str:
+    """80 -> "1 min 20 s"; the smaller unit is left out above ten hours."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 36_000:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{round(whole / 3600)} h" if whole < 172_800 else f"{whole / 86_400:.1f} days"
+
+
+class Pace:
+    """The seconds that are left, from those of the steps and validations so far.
+
+    Args:
+        work: batches before a step, as `LanguageModel.batches`; a schedule of batch sizes makes later steps longer.
+        max_steps: of the run.
+        every: steps from one validation to the next.
+    """
+
+    def __init__(self, work: Callable[[int], float], max_steps: int, every: int) -> None:
+        self.work, self.max_steps, self.every = work, max_steps, every
+        self.rows, self.done, self.seconds = 0, 0.0, 0.0
+        self.validations, self.validating = 0, 0.0
+
+    def trained(self, before: int, step: int, seconds: float) -> None:
+        """Takes the steps of one row of the training's curve."""
+        if self.rows == 1:  # the first one also warmed up
+            self.done, self.seconds = 0.0, 0.0
+        self.rows += 1
+        self.done += self.work(step) - self.work(before)
+        self.seconds += seconds
+
+    def validated(self, seconds: float) -> None:
+        """Takes a validation."""
+        self.validations += 1
+        self.validating += seconds
+
+    def left(self, step: int) -> float:
+        """Seconds from `step` to the end; the validations that nobody has seen yet are left out."""
+        steps = (self.work(self.max_steps) - self.work(step)) * self.seconds / max(self.done, 1e-9)
+        to_come = -(-self.max_steps // self.every) - step // self.every if step < self.max_steps else 0
+        return steps + to_come * self.validating / max(self.validations, 1)
+
+
+class Opening(Callback):
+    """One line at the start of a training, and what is unwise about it.
+
+    Args:
+        config: of the run.
+        passes: over the text, of the whole run.
+        unwise: lines of `plan`.
+    """
+
+    def __init__(self, config: Config, passes: float, unwise: Sequence[str]) -> None:
+        self.config, self.passes, self.unwise = config, passes, unwise
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Says them, when nothing can be refused any more."""
+        if not trainer.is_global_zero:
+            return
+        shape, first = self.config.model, trainer.global_step
+        steps = f"steps {first + 1:,} to {trainer.max_steps:,}" if first else f"{trainer.max_steps:,} steps"
+        log.info(
+            "%s: %s parameters (%d layers, width %d) on %s; %s of %s tokens, %.3g passes over the text",
+            self.config.run_dir,
+            f"{pl_module.model.num_parameters():,}",
+            *(shape.n_layer, shape.n_embd, _device(trainer, pl_module.device), steps),
+            f"{self.config.data.batch_size * shape.block_size:,}",
+            self.passes,
+        )
+        for line in self.unwise:
+            log.info("unwise: %s", line)
+
+
+def _device(trainer: lightning.Trainer, device: torch.device) -> str:
+    """Such as "the CPU, 2 threads, float32"."""
+    name = {"cuda": "a GPU", "mps": "the Apple GPU"}.get(device.type, "the CPU")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        name += f", {threads} thread{'s' * (threads > 1)}"
+    if trainer.world_size > 1:
+        name = f"{trainer.world_size} processes, each on {name}"
+    return f"{name}, {PRECISIONS.get(trainer.precision, trainer.precision)}"
+
+
+class Overfitting(Callback):
+    """Says once that the validation loss rises, with the place of the best weights and what helps.
+
+    Args:
+        run_dir: whose earlier validations count.
+        config: of the run.
+        passes: over the text before a step.
+        say: shows a line, beside the bar where there is one.
+    """
+
+    def __init__(
+        self, run_dir: Path, config: Config, passes: Callable[[int], float], say: Callable[[str], None]
+    ) -> None:
+        self.run_dir, self.config, self.passes, self.say = run_dir, config, passes, say
+        self.losses: list[tuple[int, float]] = []  # step, validation loss
+        self.told = 0  # the step of the best weights when it was said
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """The validations of a run that goes on; what was said of them is not said again."""
+        rows = [row for row in read_rows(self.run_dir / "metrics.jsonl") if row["split"] == "val"]
+        self.losses = [(row["step"], row["loss"]) for row in rows if row["step"] <= trainer.global_step]
+        self.told = self._best()[0] if self._rises() else 0
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Counts the rises."""
+        step = trainer.global_step
+        self.losses = [*(pair for pair in self.losses if pair[0] < step), (step, pl_module.val_row["loss"])]
+        best, loss = self._best()
+        if not trainer.is_global_zero or not self._rises() or best == self.told or self.passes(step) < READ_OFTEN:
+            return
+        self.told = best
+        dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
+        self.say(
+            f"step {step}: the validation loss rises, after {self.passes(step):.3g} passes over the text; the best weights,"
+            f" of step {best} ({loss:.4f} nats a token), are in model/; optim.patience={RISES} ends a run there; more"
+            f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
+        )
+
+    def _best(self) -> tuple[int, float]:
+        return min(self.losses, key=lambda pair: pair[1], default=(0, math.inf))
+
+    def _rises(self) -> bool:
+        """Whether the newest losses climb from the best one on, or lie clearly above it."""
+        best, newest = self._best()[1], [loss for _, loss in self.losses[-RISES - 1 :]]
+        climbs = all(a < b for a, b in pairwise(newest))
+        return len(newest) > RISES and (climbs or min(newest[1:]) > CLEARLY * best)
