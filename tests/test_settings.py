@@ -346,7 +346,6 @@ def test_muon_follows_its_new_settings() -> None:
         ("trainer.extra.gradient_clip_algorithm=value", "leave it out"),
         ("trainer.precision=fp16", "Precision 'fp16' is invalid"),
         ("trainer.precision=16-mixed", "use trainer.precision=bf16-mixed"),
-        ("trainer.num_nodes=2 data.batch_size=8", "give all of them one run_dir=PATH"),
         ("trainer.strategy=nonsense", "invalid strategy name"),
         ("data.micro_batch_size=3", "data.micro_batch_size=3 does not divide"),
         ("logger=wandb", "pip install -e '.[wandb]'"),
@@ -418,6 +417,15 @@ def test_a_refused_command_writes_nothing(
     assert (status, said.count("\n")) == (2, 1), said
     assert needed in said
     assert bytes_below(finished) == before
+
+
+def test_machines_that_are_started_by_hand_need_one_run_dir(
+    finished: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "192.0.2.1")
+    status, said = program(finished, *SMALL, "trainer.num_nodes=2")
+    assert (status, said.count("\n")) == (2, 1), said
+    assert "give all of them one run_dir=PATH" in said
 
 
 def test_a_default_that_is_written_out_asks_for_nothing() -> None:
