@@ -62,7 +62,18 @@ def test_every_argument_of_lightnings_trainer_has_an_answer() -> None:
     ("names", "schema"), [(mistakes.TRAIN_NAMES, Config), (mistakes.GENERATE_NAMES, GenerateConfig)]
 )
 def test_an_answer_names_settings_that_exist(names: dict[str, str], schema: type) -> None:
-    known = {*keys(schema), "data", "model", "tokenizer", "optim", "trainer", "logger", "debug", "prompt"}
+    known = {
+        *keys(schema),
+        "logger.wandb.project",
+        "data",
+        "model",
+        "tokenizer",
+        "optim",
+        "trainer",
+        "logger",
+        "debug",
+        "prompt",
+    }
     known |= set(keys(GenerateConfig))
     for answer in names.values():
         for key in re.findall(r"(?<![+.\w])([a-z_]+(?:\.[a-z_]+)*)=", answer):

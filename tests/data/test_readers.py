@@ -513,7 +513,7 @@ def test_fault_12_a_cut_archive_leaves_no_prepared_text(name: str, tmp_path: Pat
     path.write_bytes(whole[:-10_000] if name == "a.tar" else whole[:-20])
     with pytest.raises(ValueError, match=f"^{name}: .*(cut off|damaged)"):
         prepare(data(tmp_path, path), CHARS)
-    assert [path.suffix for path in (tmp_path / "data/text").iterdir() if path.suffix != ".lock"] == []
+    assert [path for path in tmp_path.rglob("data/text/*") if path.suffix != ".lock"] == []
     path.write_bytes(whole)
     assert prepare(data(tmp_path, path), CHARS).manifest["splits"]["train"]["documents"] > 20
 
