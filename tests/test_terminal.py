@@ -263,7 +263,7 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
     trainer = SimpleNamespace(
         is_global_zero=True, max_steps=9, global_step=0, val_check_interval=9, accumulate_grad_batches=1
     )
-    line.on_train_start(trainer, None)  # type: ignore[arg-type]
+    line.on_train_start(trainer, SimpleNamespace(batches=float))  # type: ignore[arg-type]
     try:
         assert handler.stream is sys.stderr is not screen
         end_echo()  # the bar clears its own line

@@ -633,7 +633,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
             continue
         targets = list(_targets(settings))
         if group == "logger" and name in LOGGERS and not targets:
-            _refuse_settings(name, settings, given["logger"].get(name) or {})
+            _refuse_settings(name, settings, (given.get("logger") or {}).get(name) or {})
         elif len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
             raise UserError(
                 f"{group}.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"

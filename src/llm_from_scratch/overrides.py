@@ -573,6 +573,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     Raises:
         UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
     """
+    if "trainer" in config and "logger" not in config:  # logger=[]: none of them
+        OmegaConf.set_struct(config, False)
+        config.logger = {}
     if not config.get("resume"):
         _take_shape(config, job)
         return config
@@ -593,6 +596,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             choices = value if isinstance(value, list) else [value]
             names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
             names |= {f"trainer.{name}" for name in HARDWARE} if key == "trainer" else set()
+            names |= {"logger"} & {key}
         else:
             names = {key}
         for name in names:

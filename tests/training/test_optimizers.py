@@ -56,6 +56,8 @@ def test_plateaus_lower_the_learning_rate_then_end_the_run(tmp_path: Path) -> No
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     trainer: Any = SimpleNamespace(optimizers=[optimizer], should_stop=False, is_global_zero=True, global_step=0)
     module: Any = SimpleNamespace(lr_scale=1.0)
+    # The schedule is constant: what is left of the peak is the scale.
+    module.follow_settings = lambda: optimizer.param_groups[0].update(lr=module.lr_scale)
     config = OptimConfig(schedule="plateau", patience=2, min_lr_ratio=0.2)
     patience, seen = Patience(config), []
     for loss in losses:

@@ -66,7 +66,7 @@ def test_one_batch_says_whether_it_was_learned_by_heart(tmp_path: Path, capsys: 
     assert learned_by_heart(stuck).startswith(
         "One batch was not learned by heart: its loss went from 6.9 to 2.5 nats a token, and should come below 0.1."
     )
-    print_results(stuck, 10, "Dorothy", overfit=True)
+    print_results(stuck, 10, "Dorothy", board=True, overfit=True)
     assert capsys.readouterr().err.splitlines()[-1] == learned_by_heart(stuck)
-    print_results(stuck, 10, "Dorothy")
+    print_results(stuck, 10, "Dorothy", board=True)
     assert "by heart" not in capsys.readouterr().err
