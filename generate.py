@@ -98,8 +98,6 @@ def main(composed: DictConfig) -> None:
     config = settings(composed)
     device = pick_device(config.device)
     folder = find_run(config.run, holding="model/config.json")
-    if config.run == "last":
-        say(f"run=last: {folder}")
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
     run = load_model(folder, device)

@@ -196,7 +196,10 @@ def outcomes(tmp_path: Path, kinds: list[str]) -> dict[str, dict[str, Any]]:
 
 def check(found: dict[str, dict[str, Any]]) -> None:
     for name, one in found.items():
-        assert one["outside"] == [], (name, one["outside"], one["said"][-1000:])
+        # `doctor` asks whether the servers of this project's own corpora can be reached.
+        hosts = () if not name.endswith("doctor") else ("www.gutenberg.org", "raw.githubusercontent.com")
+        outside = [call for call in one["outside"] if call not in [f"socket.getaddrinfo {host!r}" for host in hosts]]
+        assert outside == [], (name, one["outside"], one["said"][-1000:])
         assert one["status"] in (0, 1, 2), (name, one["said"])
         assert "Traceback" not in one["said"], (name, one["said"])
         if one["status"] == 2:

@@ -30,7 +30,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256, write_file
+from llm_from_scratch.files import (
+    building_folder,
+    open_regular,
+    publish,
+    read_bounded,
+    refuse_links,
+    sha256,
+    write_file,
+)
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import note, quote
@@ -82,11 +90,7 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    with open_regular(path) as file:
-        content = file.read(MAX_JSON + 1)
-    if len(content) > MAX_JSON:
-        raise UserError(f"larger than {MAX_JSON} bytes")
-    return json.loads(content)
+    return json.loads(read_bounded(path, MAX_JSON))
 
 
 def _own_sha256(facts: dict[str, Any], key: str) -> str:

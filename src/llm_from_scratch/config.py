@@ -504,7 +504,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         valid, words = RANGES.get(key, (None, ""))
         try:
             right = valid is None or value is None or valid(value)
-        except TypeError:  # what stands in a list may be anything
+        except (TypeError, AttributeError):  # what stands in a list or a mapping may be anything
             right = False
         if not right:
             raise UserError(f"{key}={value}: must be {words}")

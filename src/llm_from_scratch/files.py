@@ -111,6 +111,20 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def read_bounded(path: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes, without a buffer of that size.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        UserError: it is no regular file, or a larger one.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise UserError(f"larger than {limit} bytes")
+        return file.read(size)
+
+
 def refuse_links(path: Path, root: Path) -> None:
     """Refuses a file or folder of `root` that is, or holds, a link out of `root` or anything but files and folders.
 

@@ -277,7 +277,7 @@ def curves(run: Path) -> dict[str, list[Any]]:
         points = events.Scalars(tag)
         found[tag] = [point.step if tag.startswith("time/") else (point.step, point.value) for point in points]
         assert len({point.step for point in points}) == len(points), f"{tag}: a step comes twice"
-    for tag in events.Tags()["tensors"]:
+    for tag in (tag for tag in events.Tags()["tensors"] if not tag.startswith("custom_scalars")):  # of each process
         found[tag] = [(point.step, bytes(point.tensor_proto.string_val[0])) for point in events.Tensors(tag)]
     return found
 

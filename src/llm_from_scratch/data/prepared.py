@@ -14,7 +14,7 @@ from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, Rand
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
 from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import open_regular, refuse_links, sha256
+from llm_from_scratch.files import read_bounded, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 FILES = "files"  # of a manifest: the checksums of the cleaned text; version 0.1 wrote none
@@ -111,8 +111,7 @@ def open_prepared(folder: Path) -> Prepared:
     path = folder / "manifest.json"
     refuse_links(folder, folder)
     try:
-        with open_regular(path) as file:
-            manifest = json.loads(file.read(MAX_MANIFEST))
+        manifest = json.loads(read_bounded(path, MAX_MANIFEST))
         if manifest["sha256"] != manifest_sha256(manifest):
             raise UserError("checksum")
         for split in SPLITS:  # whoever made the checksum may have made up the rest
