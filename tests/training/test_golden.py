@@ -22,6 +22,7 @@ def test_the_golden_oz_run(train: Process, corpora: Path, tmp_path: Path) -> Non
         "model=tiny",
         "model.dropout=0.1",
         "data=oz",
+        "tuned=none",
         "data.batch_size=8",
         "optim.warmup_steps=20",
         "trainer=cpu",

@@ -282,7 +282,7 @@ def _leaves_no_folders(corpus: Path) -> Iterator[None]:
             ) from None
         raise
     except UserError:
-        for folder in made:
+        for folder in filter(Path.is_dir, made):
             with suppress(OSError):  # another process has made something there since
                 folder.rmdir()
         raise
