@@ -3,6 +3,16 @@
 Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
 """
 
+import sys
+from importlib.util import find_spec
+
+if __name__ == "__main__":
+    for name in ("llm_from_scratch", "hydra", "torch", "lightning"):
+        if find_spec(name) is None:
+            activate = "run `make demo` once, then in each shell: source .venv/bin/activate"
+            print(f"error: {name} is not installed for {sys.executable}: {activate}", file=sys.stderr)
+            raise SystemExit(2)
+
 from llm_from_scratch import signals
 
 if __name__ == "__main__":

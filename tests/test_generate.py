@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -208,3 +209,12 @@ def test_ctrl_c_and_a_reader_that_leaves_are_quiet(finished: Path) -> None:
             if status == 130:
                 process.stdout.read()
             assert process.wait(60) == status
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py"])
+def test_a_python_without_the_packages_is_told_in_one_line(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(REPO / script)], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: llm_from_scratch is not installed for .*: source .venv/bin/activate\n", done.stderr)
