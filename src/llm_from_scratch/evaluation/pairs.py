@@ -35,6 +35,7 @@ GRAMMAR_LIMITS = (
     "A pair won does not show that a rule is known: frequent words and short distances decide many pairs as well, the set is small, "
     "and a model trained on one book has never met some of its words."
 )
+MAX_CELL = 131_072  # characters of a cell, as the csv module has it
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def read_crows(path: Path = BIAS) -> list[Pair]:
 
     UserError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell missing, equal sentences.
     """
+    csv.field_size_limit(MAX_CELL)  # one for the process: a reader of corpora may have raised it
     table = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         missing = [name for name in ("sent_more", "sent_less", "bias_type") if name not in (table.fieldnames or ())]
