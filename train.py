@@ -129,6 +129,12 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
     prepared = own_text(run, config)
     if prepared is None:
         return None
+    # Version 0.1 kept the tokenizer's settings of a new run beside weights that came with another tokenizer.
+    if not config.init_from and prepared.tokenizer.kind != config.tokenizer.kind:
+        raise UserError(
+            f"{run / 'config.yaml'}: tokenizer.kind={config.tokenizer.kind}, and the run's text was prepared with"
+            f" {prepared.tokenizer.kind}: restore it from a copy"
+        )
     try:
         before, now = source_now(config.data, prepared)
     except UserError as error:
