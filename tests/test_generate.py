@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import generate
@@ -16,6 +16,9 @@ import torch
 from conftest import REPO, Process
 
 from llm_from_scratch.checkpoint import load_model
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.overrides import composed
+from llm_from_scratch.places import config_dir
 
 
 def test_the_same_seed_writes_the_same_text(write: Process, finished: Path) -> None:
@@ -51,71 +54,56 @@ def test_several_samples_and_a_stop(write: Process, finished: Path) -> None:
     assert all(sample.startswith("Dorothy") and "." not in sample for sample in samples)
 
 
-Generate = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def generated(finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Generate:
-    """`generated(*overrides, given=bytes of standard input)` runs generate.py in this process: status, output, errors."""
-    monkeypatch.chdir(finished)
-
-    def start(*overrides: str, given: bytes = b"") -> tuple[int, str, str]:
-        generate.read_prompt.cache_clear()
-        generate.say.cache_clear()
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
-        monkeypatch.setattr("sys.argv", ["generate.py", "max_new_tokens=2", *overrides])
-        try:
-            generate.main()
-            status = 0
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        return (status, *capfd.readouterr())
-
-    return start
+def read(monkeypatch: pytest.MonkeyPatch, *overrides: str, given: bytes = b"") -> str:
+    """The prompt that generate.py continues, with bytes on standard input."""
+    generate.read_prompt.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    return generate.settings(composed(config_dir(), "generate", overrides)).prompt
 
 
 def test_a_prompt_from_standard_input_or_a_file_is_taken_literally_and_cleaned(
-    finished: Path, generated: Generate
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = "\ufeffDorothy’s cafe\u0301 ${x} a=b, 'c'\r\n\r\n“so”"
-    shown = "Dorothy’s café ${x} a=b, 'c'\n\n“so”"
     name = "it's a=b, ${x} #1.txt"
-    (finished / name).write_bytes(f"{typed}\r\n".encode())
-    texts = set()
-    for overrides, given in (
+    (tmp_path / name).write_bytes(f"{typed}\r\n".encode())
+    monkeypatch.chdir(tmp_path)
+    for override, given in (
         ("prompt=-", f"{typed}\n"),
         (f"prompt_file={name}", "not read"),
         ("prompt_file=-", typed),
         (f"prompt={typed}", "not read"),
     ):
-        status, out, err = generated("run=run", overrides, given=given.encode())
-        assert (status, err) == (0, "")
-        assert out.startswith(shown)
-        texts.add(out)
-    assert len(texts) == 1
+        assert read(monkeypatch, override, given=given.encode()) == "Dorothy’s café ${x} a=b, 'c'\n\n“so”"
 
 
 @pytest.mark.parametrize(
     ("overrides", "given", "line"),
     [
         (["prompt_file=nowhere.txt"], b"", "prompt_file=nowhere.txt: cannot be read (No such file or directory)"),
-        (["prompt_file=data"], b"", "prompt_file=data: cannot be read (Is a directory)"),
+        (["prompt_file=folder"], b"", "prompt_file=folder: cannot be read (Is a directory)"),
         (["prompt_file=broken.txt"], b"", "prompt_file=broken.txt: no UTF-8 at byte 2"),
-        (["prompt_file=story.txt", "prompt=Toto"], b"", "prompt_file=story.txt: the prompt is given as well"),
+        (["prompt_file=broken.txt", "prompt=Toto"], b"", "prompt_file=broken.txt: the prompt is given as well"),
         (["prompt_file="], b"", "prompt_file: the value is empty"),
         (["prompt=-"], b"ab\xff", "standard input: no UTF-8 at byte 2"),
         (["prompt=-"], bytes(16_000_001), "standard input: longer than 16,000,000 bytes"),
-        (["-m", "prompt_file=choice(story.txt,nowhere.txt)"], b"", "prompt_file=nowhere.txt: cannot be read"),
     ],
 )
-def test_a_prompt_that_cannot_be_read_costs_one_line(
-    finished: Path, generated: Generate, overrides: list[str], given: bytes, line: str
+def test_a_prompt_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], given: bytes, line: str
 ) -> None:
-    (finished / "broken.txt").write_bytes(b"ab\xff")
-    status, out, err = generated("run=run", *overrides, given=given)
-    assert (status, out) == (2, "")
-    assert err.startswith(f"error: {line}")
-    assert err.count("\n") == 1
+    (tmp_path / "broken.txt").write_bytes(b"ab\xff")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        read(monkeypatch, *overrides, given=given)
+    assert str(refused.value).startswith(line)
+
+
+def test_a_sweep_over_prompt_files_is_refused_before_its_first_value(write: Process, finished: Path) -> None:
+    done = write("-m", "run=run", "prompt_file=choice(story.txt,nowhere.txt)", cwd=finished)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: prompt_file=nowhere.txt: cannot be read")
 
 
 def test_samples_are_named_and_the_first_comes_as_it_is_written(
