@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, SMALL, Process, run, story
+from hydra import compose, initialize_config_dir
 
 from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.overrides import RUN_NAME, _run_name
@@ -25,13 +26,20 @@ def text(tmp_path: Path) -> Path:
     return tmp_path / "story.txt"
 
 
-def test_a_name_is_chosen_once_and_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_handed_on_and_never_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUN_NAME, "chosen")
+    assert _run_name() == _run_name() == "chosen"
+    monkeypatch.delenv(RUN_NAME)
+    assert _run_name() != _run_name()
+    assert RUN_NAME not in os.environ
+
+
+def test_a_configuration_has_one_name_and_another_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN_NAME, raising=False)
-    name = _run_name()
-    assert os.environ[RUN_NAME] == name == _run_name()
-    monkeypatch.delenv(RUN_NAME)
-    assert _run_name() != name
-    monkeypatch.delenv(RUN_NAME)
+    with initialize_config_dir(version_base="1.3", config_dir=str(REPO / "configs")):
+        first, second = compose("train"), compose("train")
+    assert first.run_dir == first.run_dir
+    assert first.run_dir != second.run_dir
 
 
 def test_two_processes_have_one_run_folder(tmp_path: Path) -> None:

@@ -88,12 +88,10 @@ RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 def _run_name() -> str:
     """DATE_TIME_ID: the id keeps two runs that start in the same second apart, also when the clock goes back.
 
-    One for all jobs of a sweep, and one for all processes of a run, whoever started them: the first process of a command
-    chooses it and hands it on in RUN_NAME.
+    All jobs of a sweep and all processes of a run share the name that their command chose and handed on in RUN_NAME.
+    A configuration that a program composes by itself has a name of its own.
     """
-    if RUN_NAME not in os.environ:
-        os.environ[RUN_NAME] = _new_name()
-    return os.environ[RUN_NAME]
+    return os.environ.get(RUN_NAME) or _new_name()
 
 
 def _new_name() -> str:
@@ -126,7 +124,7 @@ def shares_name() -> bool:
     return _of_torchrun() or _of_slurm()
 
 
-OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 
 
@@ -213,14 +211,17 @@ def command(
             use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
             if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
-                os.environ.pop(RUN_NAME, None)  # of another command, which started this one
+                os.environ[RUN_NAME] = _new_name()  # in place of that of another command, which started this one
                 try:
                     with passing(starting):
                         sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
                     stop(error)
             SweepTable.failures = 0
-            hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
+            try:
+                hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
+            finally:
+                os.environ.pop(RUN_NAME, None)
             if SweepTable.failures:
                 raise SystemExit(1)
 
