@@ -331,8 +331,12 @@ def reference(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Refere
 @pytest.fixture(scope="session")
 def points(tmp_path_factory: pytest.TempPathFactory, reference: References) -> list[str]:
     """Every point of five steps and their save, in the order in which a resumed process comes to them."""
-    folder = tmp_path_factory.mktemp("steady")
-    assert Start(folder, VARIANTS["tokens"], STEADY).status() == -signal.SIGKILL
+    for _ in range(10):
+        folder = tmp_path_factory.mktemp("steady")
+        assert Start(folder, VARIANTS["tokens"], STEADY).status() == -signal.SIGKILL
+        # A kill amid the removal of the oldest state leaves a removal to the next start: not the usual calls.
+        if not any((folder / "run/checkpoints").glob(".old-*")):
+            break
     assert Start(folder, ["resume=run"], "none").status() == 0
     check_same(folder / "run", reference("tokens")[0])
     return with_moments(calls_of_a_save(folder / "run", "state remove 1"))  # which removes the oldest
