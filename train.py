@@ -45,7 +45,7 @@ from llm_from_scratch.terminal import note, quote
 if TYPE_CHECKING:
     from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepared import Prepared
-    from llm_from_scratch.training.trainer import Claim
+    from llm_from_scratch.training.claim import Claim
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 
     from llm_from_scratch.checkpoint import refuse_other_kinds
     from llm_from_scratch.data.prepare import check_text, is_first_rank
-    from llm_from_scratch.training.trainer import check_trainer, require_device
+    from llm_from_scratch.training.checks import check_trainer, require_device
 
     refuse_links(Path(config.run_dir), Path(config.run_dir))
     refuse_other_kinds(Path(config.run_dir))
@@ -156,7 +156,9 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
 def main(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
-    from llm_from_scratch.training.trainer import Claim, check_trainer, separate_processes
+    from llm_from_scratch.training.checks import check_trainer
+    from llm_from_scratch.training.claim import Claim
+    from llm_from_scratch.training.trainer import separate_processes
 
     job = job_overrides()
     final = final_config(composed, job)
@@ -181,7 +183,7 @@ def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
     """
     from hydra.utils import instantiate
 
-    from llm_from_scratch.training.trainer import object_class
+    from llm_from_scratch.training.checks import object_class
 
     made = {}
     for name, one in settings.items():
@@ -223,19 +225,16 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
     from llm_from_scratch.plan import counted, warnings_at_start
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.training.averaging import WeightAverage
-    from llm_from_scratch.training.callbacks import Checkpoints, Metrics, Patience, ProgressLine, Samples, Signals
+    from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Samples, Signals
+    from llm_from_scratch.training.checks import MISFITS
+    from llm_from_scratch.training.claim import Ownership
+    from llm_from_scratch.training.loggers import log_hyperparameters, plain_settings
+    from llm_from_scratch.training.metrics import Metrics
     from llm_from_scratch.training.module import LanguageModel
-    from llm_from_scratch.training.progress import Opening, Overfitting
+    from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
     from llm_from_scratch.training.results import best_row, draw_curves, print_results
-    from llm_from_scratch.training.trainer import (
-        MISFITS,
-        Ownership,
-        StateFolders,
-        build_trainer,
-        log_hyperparameters,
-        micro_batches,
-        plain_settings,
-    )
+    from llm_from_scratch.training.states import StateFolders
+    from llm_from_scratch.training.trainer import build_trainer, micro_batches
 
     run_dir = Path(config.run_dir)
     users = make_objects("callbacks", config.callbacks)
@@ -302,12 +301,12 @@ def train(config: "Config", claim: "Claim", prepared: "Prepared | None", *, fetc
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)  # or it says now which character it lacks
     prompt = config.sample.prompt or first_words(next(prepared.documents("val")))
-    progress = ProgressLine(metrics, config.trainer.progress)
+    progress = ProgressBar(metrics, config.trainer.progress)
     samples = []
     if config.sample.max_new_tokens:
         samples = [Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress)]
     average = [WeightAverage(config.optim.ema_decay)] if config.optim.ema_decay is not None else []
-    patience = [Patience(config.optim)] if config.optim.patience else []
+    patience = [EarlyStopping(config.optim)] if config.optim.patience else []
 
     def passes(step: int) -> float:
         sequences = sequences_before(step, batch_size, config.data.batch_schedule)

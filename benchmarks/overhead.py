@@ -28,7 +28,7 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.model import GPT, GPTConfig
-    from llm_from_scratch.training.optimizers import lr_share, make_optimizer
+    from llm_from_scratch.training.optimizers import lr_factor, make_optimizer
 
     torch.set_num_threads(1)
     config = check(read_config(run_dir / "config.yaml"), Config)
@@ -47,7 +47,7 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     for step, (x, y) in zip(range(steps), TrainingBatches(sampler, config.data.batch_size, 0, False), strict=False):
         if step == warmup:
             since = time.perf_counter()
-        share = lr_share(step, config.optim, steps)
+        share = lr_factor(step, config.optim, steps)
         for group in optimizer.param_groups:
             group["lr"] = config.optim.lr * share
         model.loss(x, y).backward()

@@ -189,7 +189,7 @@ def test_what_a_resumed_run_cannot_change_is_refused_and_nothing_is_written(copy
 def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning import Trainer
 
-    from llm_from_scratch.training.callbacks import ProgressLine
+    from llm_from_scratch.training.progress import ProgressBar
 
     seen: dict[str, Any] = {}
     fit = Trainer.fit
@@ -206,7 +206,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
     (copy / "story.txt").rename(copy / "texts" / "story.txt")
     monkeypatch.setattr(Trainer, "fit", watched)
     monkeypatch.setattr("llm_from_scratch.training.module.compile_model", compiled)
-    monkeypatch.setattr("llm_from_scratch.training.callbacks.ProgressLine.__init__", told(ProgressLine.__init__, seen))
+    monkeypatch.setattr("llm_from_scratch.training.progress.ProgressBar.__init__", told(ProgressBar.__init__, seen))
     threads = torch.get_num_threads()
     try:
         words = [value if value.startswith(("+", f"{key}=")) else f"{key}={value}" for key, value in TOGETHER.items()]
@@ -254,7 +254,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
 
 
 def told(function: Callable[..., None], seen: dict[str, Any]) -> Callable[..., None]:
-    """The constructor of ProgressLine, which also notes whether a bar was asked for."""
+    """The constructor of ProgressBar, which also notes whether a bar was asked for."""
 
     def init(self: Any, metrics: Any, show_bar: bool) -> None:
         seen["bar"] = show_bar

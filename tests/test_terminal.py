@@ -20,7 +20,8 @@ from llm_from_scratch.cli import main
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import literal, stop
 from llm_from_scratch.terminal import Formatter, argument, console, end_echo, for_stream, printable, shell, use_utf8
-from llm_from_scratch.training.callbacks import Metrics, ProgressLine
+from llm_from_scratch.training.metrics import Metrics
+from llm_from_scratch.training.progress import ProgressBar
 from llm_from_scratch.training.results import print_results, print_sweep
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil\r\x08\0\udcff"
@@ -259,7 +260,7 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
     handler = logging.StreamHandler(screen)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [handler])
-    line = ProgressLine(Metrics(Path("run"), 1, {}), show_bar=True)
+    line = ProgressBar(Metrics(Path("run"), 1, {}), show_bar=True)
     trainer = SimpleNamespace(
         is_global_zero=True, max_steps=9, global_step=0, val_check_interval=9, accumulate_grad_batches=1
     )

@@ -415,8 +415,8 @@ def plan(options: argparse.Namespace) -> None:
     from llm_from_scratch.evaluation.measure import own_text
     from llm_from_scratch.model import GPTConfig
     from llm_from_scratch.overrides import composed
+    from llm_from_scratch.training.checks import require_device
     from llm_from_scratch.training.memory import micro_batch_size
-    from llm_from_scratch.training.trainer import require_device
 
     for option, value in (("--hours", options.hours), ("--tokens", options.tokens)):
         if value is not None and not 0 < value < 1e18:

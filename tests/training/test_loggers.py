@@ -26,13 +26,13 @@ from llm_from_scratch.training.loggers import (
     TensorBoard,
     UserRows,
     check_settings,
+    columns,
     flush,
     make_logger,
     paragraphs,
     quiet_stdout,
 )
 from llm_from_scratch.training.states import plain_state, user_state
-from llm_from_scratch.training.trainer import columns
 
 
 def points(folder: Path) -> tuple[list[tuple[int, float]], list[int], list[float]]:

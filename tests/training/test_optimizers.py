@@ -11,8 +11,8 @@ import torch
 from llm_from_scratch.checkpoint import load_state, save_state
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.training.callbacks import Patience
-from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_keys, seed_step
+from llm_from_scratch.training.callbacks import EarlyStopping
+from llm_from_scratch.training.optimizers import lr_factor, make_optimizer, row_keys, seed_step
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_k
 )
 def test_schedules(schedule: str, step: int, share: float) -> None:
     config = OptimConfig(schedule=schedule, warmup_steps=4, min_lr_ratio=0.1, decay_fraction=0.4)
-    assert lr_share(step, config, 15) == pytest.approx(share)
+    assert lr_factor(step, config, 15) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
 def test_no_warmup_one_step_and_decay_to_zero(schedule: str) -> None:
     config = OptimConfig(schedule=schedule, warmup_steps=0, min_lr_ratio=0.0, decay_fraction=1.0)
-    assert lr_share(0, config, 1) == 1.0
-    assert [lr_share(step, config, 3) for step in range(3)] == pytest.approx([1.0, 0.5, 0.0])
+    assert lr_factor(0, config, 1) == 1.0
+    assert [lr_factor(step, config, 3) for step in range(3)] == pytest.approx([1.0, 0.5, 0.0])
 
 
 def test_plateaus_lower_the_learning_rate_then_end_the_run(tmp_path: Path) -> None:
@@ -59,20 +59,20 @@ def test_plateaus_lower_the_learning_rate_then_end_the_run(tmp_path: Path) -> No
     # The schedule is constant: what is left of the peak is the scale.
     module.follow_settings = lambda: optimizer.param_groups[0].update(lr=module.lr_scale)
     config = OptimConfig(schedule="plateau", patience=2, min_lr_ratio=0.2)
-    patience, seen = Patience(config), []
+    patience, seen = EarlyStopping(config), []
     for loss in losses:
         module.val_row = {"loss": loss}
         patience.on_validation_end(trainer, module)
         seen.append((optimizer.param_groups[0]["lr"], module.lr_scale, trainer.should_stop))
         save_state(patience.state_dict(), tmp_path / "state")  # stopped and started anew after each validation
-        patience, module.lr_scale = Patience(config), 1.0
+        patience, module.lr_scale = EarlyStopping(config), 1.0
         patience.load_state_dict(load_state(tmp_path / "state"))
         patience.on_train_start(trainer, module)
     assert seen == [(share, share, False) for share in (1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25)] + [
         (0.25, 0.25, True)
     ]
     assert trainer.should_stop
-    Patience(OptimConfig(patience=3)).on_train_start(trainer, module)  # more patience
+    EarlyStopping(OptimConfig(patience=3)).on_train_start(trainer, module)  # more patience
     assert not trainer.should_stop
 
 

@@ -1,13 +1,9 @@
-"""What happens beside the steps: curves, progress, samples, checkpoints. Each callback does one of these.
-
-The step itself never waits for them: losses stay on the device, and are read every `log_every_n_steps` optimizer steps.
-"""
+"""Events beside the steps: samples, early stopping, checkpoints, signals. Each callback does one of these."""
 
 import json
 import logging
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,201 +11,30 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import (
     Background,
-    append_row,
     checkpoints,
     line_checksums,
     model_facts,
     prune_states,
-    read_rows,
     remove_leftovers,
     save_model,
-    write_rows,
 )
 from llm_from_scratch.config import OptimConfig, SampleConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import SamplingConfig, generate
-from llm_from_scratch.terminal import argument, console, end_echo, shell
+from llm_from_scratch.terminal import argument, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
-from llm_from_scratch.training.loggers import TensorBoard, UserRows, flush, open_loggers, rewind
+from llm_from_scratch.training.loggers import TensorBoard, flush
 from llm_from_scratch.training.module import LanguageModel
-from llm_from_scratch.training.progress import Pace, clock
+from llm_from_scratch.training.progress import ProgressBar
 from llm_from_scratch.training.sharded import whole_model
 from llm_from_scratch.training.states import plain_state
 
 log = logging.getLogger(__name__)
-
-
-def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether this micro-batch ended an optimizer step."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-
-
-class Metrics(Callback):
-    """Writes metrics.jsonl (the same for the same seed), timing.jsonl (what depends on the clock) and the loggers' curves.
-
-    A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
-    """
-
-    def __init__(self, run_dir: Path, every_n_steps: int, settings: dict[str, Any]) -> None:
-        self.settings = settings  # for the loggers
-        self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
-        self.every_n_steps, self.tokens = every_n_steps, 0  # of this process, since the last row
-        self.latest: dict[str, Any] = {}  # for the progress callback
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Drops what was logged after the checkpoint that this run goes on from: it comes again."""
-        if trainer.is_global_zero:
-            for path in (self.path, self.timing):
-                rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
-                write_rows(path, rows)
-            rewind(trainer.loggers, trainer.global_step)
-            open_loggers(trainer.loggers, self.settings)
-        self.since = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Every few optimizer steps: the one moment at which the host waits for the device."""
-        step = trainer.global_step
-        self.tokens += batch[0].numel()
-        if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            return
-        loss = trainer.strategy.reduce(sum(pl_module.losses) / len(pl_module.losses), reduce_op="mean").item()
-        assert pl_module.grad_norm is not None
-        pl_module.check_numbers()
-        norm = pl_module.grad_norm.item()
-        row = {"step": step, "split": "train", "loss": _number(loss), "lr": pl_module.lr, "grad_norm": _number(norm)}
-        seconds = time.perf_counter() - self.since
-        timing = {
-            "step": step,
-            "tokens_per_second": round(self.tokens * trainer.world_size / seconds),
-            "seconds": round(seconds, 3),
-        }
-        self.latest = row | timing
-        self._write(trainer, row, timing)
-        self.since, self.tokens = time.perf_counter(), 0
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The time of a validation is not that of training steps."""
-        self.validation_since = time.perf_counter()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """One row over the whole split."""
-        seconds = time.perf_counter() - self.validation_since
-        self.since += seconds
-        row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row
-        if pl_module.raw_row:
-            self._write(trainer, {"step": trainer.global_step, "split": "val_raw"} | pl_module.raw_row, {})
-        self._write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
-
-    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
-        if not trainer.is_global_zero:
-            return
-        for path, line in ((self.path, row), (self.timing, timing)):
-            if not line:
-                continue
-            append_row(path, line)
-        values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
-        values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
-        for logger in trainer.loggers:
-            if not isinstance(logger, UserRows):  # metrics.jsonl has the row
-                logger.log_metrics(values, step=row["step"])
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: the loss of a batch that was passed over is null."""
-    return value if math.isfinite(value) else None
-
-
-class ProgressLine(Callback):
-    """A bar with loss and tokens/s in a terminal; elsewhere plain lines, a few a minute."""
-
-    def __init__(self, metrics: Metrics, show_bar: bool) -> None:
-        self.metrics = metrics
-        self.console = console(stderr=True)
-        self.bar: Progress | None = None
-        if show_bar and self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
-        self.printed = time.perf_counter()
-
-    def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
-        self.console.print(line) if self.bar else log.info("%s", line)
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Shows the bar."""
-        every = round(trainer.val_check_interval / trainer.accumulate_grad_batches)
-        self.pace = Pace(pl_module.batches, trainer.max_steps, every)
-        self.step = trainer.global_step
-        if self.bar and trainer.is_global_zero:
-            self.bar.start()
-            _log_above_the_bar()
-            self.task = self.bar.add_task(
-                "training", total=trainer.max_steps, completed=trainer.global_step, figures=""
-            )
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Shows the newest row, when there is one, and with the second one how long the run takes."""
-        row = self.metrics.latest
-        if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
-            return
-        loss = "NaN, passed over" if row["loss"] is None else f"{row['loss']:.3f}"
-        figures = f"loss {loss}  {row['tokens_per_second']:,} tokens/s"
-        self.pace.trained(self.step, row["step"], row["seconds"])
-        self.step = row["step"]
-        left = f"{clock(self.pace.left(row['step']))} left"
-        if self.bar:
-            self.bar.update(self.task, completed=row["step"], figures=figures)
-        line = f"step {row['step']}/{trainer.max_steps}  {figures}"
-        if row["step"] == trainer.max_steps or self.pace.rows < 2:  # the first row also warmed up
-            return
-        if self.pace.rows == 2:
-            self.printed = time.perf_counter()
-            self.say(f"{line}  about {left}")
-        elif not self.bar and time.perf_counter() - self.printed > 10:
-            self.printed = time.perf_counter()
-            self.say(f"{line}  {left}")
-
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The time that is left has validations in it."""
-        self.validation_since = time.perf_counter()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """One line that stays, for each validation."""
-        self.pace.validated(time.perf_counter() - self.validation_since)
-        row = pl_module.val_row
-        figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
-        line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
-        if trainer.is_global_zero:
-            self.say(line)
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Gives the terminal back, also after an error."""
-        if self.bar:
-            self.bar.stop()
-            _log_above_the_bar()
-
-
-def _log_above_the_bar() -> None:
-    """Lets log lines go where `sys.stderr` is now: a bar puts its own there, which writes above it and then draws it again."""
-    for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
-            handler.setStream(sys.stderr)
 
 
 class Samples(Callback):
@@ -219,7 +44,7 @@ class Samples(Callback):
     """
 
     def __init__(
-        self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int, progress: ProgressLine
+        self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int, progress: ProgressBar
     ) -> None:
         self.path, self.tokenizer, self.prompt = run_dir / "samples.md", tokenizer, prompt
         self.progress = progress
@@ -277,12 +102,17 @@ def _sections(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-class Patience(Callback):
+class EarlyStopping(Callback):
     """Ends a run whose validation loss no longer falls; under the schedule `plateau` the learning rate falls first, down to its least."""
 
     def __init__(self, optim: OptimConfig) -> None:
         self.optim = optim
         self.best, self.waited, self.lowered = float("inf"), 0, 0
+
+    @property
+    def state_key(self) -> str:
+        """The name in checkpoints, as of version 0.1."""
+        return "Patience"
 
     def state_dict(self) -> dict[str, Any]:
         """The best loss, the validations since, and how often the learning rate was lowered."""
@@ -408,12 +238,15 @@ class Checkpoints(Callback):
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
-            model, facts = whole_model(pl_module.model), {"step": trainer.global_step, "loss": loss, "data": self.data}
+            model, metadata = (
+                whole_model(pl_module.model),
+                {"step": trainer.global_step, "loss": loss, "data": self.data},
+            )
             if trainer.is_global_zero:
                 weights = dict(model.named_parameters())
                 with pl_module.averaged():
-                    self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **facts)
-        plateau = any(isinstance(other, Patience) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]
+                    self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **metadata)
+        plateau = any(isinstance(other, EarlyStopping) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]
         self.stopped = trainer.should_stop and trainer.global_step < trainer.max_steps and not plateau
         self.save(trainer)
 
@@ -452,7 +285,7 @@ class Signals(Callback):
     """
 
     def __init__(self, saver: Checkpoints) -> None:
-        self.saver, self.told = saver, False
+        self.saver, self.announced = saver, False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Holds signals back from here on."""
@@ -463,8 +296,8 @@ class Signals(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Says that the signal has come: a handler must not."""
-        if signals.received() and not self.told and trainer.is_global_zero:
-            self.told = True
+        if signals.received() and not self.announced and trainer.is_global_zero:
+            self.announced = True
             end_echo()
             log.warning("stopping: this step is finished and saved first")
 

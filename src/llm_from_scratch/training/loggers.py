@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
@@ -27,9 +28,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from llm_from_scratch.checkpoint import append_row
+from llm_from_scratch.config import Config, leaves
 from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
 from llm_from_scratch.pages import as_markdown
+from llm_from_scratch.training.internals import is_open
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
@@ -323,7 +326,7 @@ class Wandb(WandbLogger):
     @property
     def experiment(self) -> Any:
         """The run in wandb; Lightning asks for it first when it sets up a training."""
-        if self._experiment is not None:
+        if is_open(self):
             return super().experiment
         with quiet_stdout():
             return super().experiment
@@ -373,3 +376,39 @@ def quiet_stdout() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+# The columns of TensorBoard's table of runs, in this order; behind them come settings that are not at their defaults.
+COLUMNS = (
+    *("optim.lr", "optim.weight_decay", "data.batch_size", "model.n_layer", "model.n_embd", "model.n_head"),
+    *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
+)
+
+
+def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table of runs: the best validation, the size of the model, the settings that matter, the others.
+
+    The best validation stands among the settings: as a metric it would be a curve of one point beside the real ones.
+    """
+    settings, defaults = plain_settings(config), dict(leaves(Config()))
+    first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}
+    first |= {name: settings[name] for name in COLUMNS if name in settings}
+    others = {name: value for name, value in settings.items() if name not in first and value != defaults[name]}
+    return first | {name: value for name, value in others.items() if name != "run_dir"}
+
+
+def plain_settings(config: Config) -> dict[str, Any]:
+    """Every setting that is one number or text, by its dotted name."""
+    return {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
+
+
+def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: int, best: dict[str, Any]) -> None:
+    """The best validation beside the settings, for the loggers' tables of runs."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.log_row(columns(config, parameters, best), trainer.global_step + 1)
+        elif isinstance(logger, WandbLogger):
+            logger.log_hyperparams({f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")})
+        logger.finalize("success")
+        if isinstance(logger, TensorBoard):
+            logger.finalize("closed")

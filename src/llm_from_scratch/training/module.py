@@ -22,7 +22,8 @@ from llm_from_scratch.evaluation.likelihood import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
-from llm_from_scratch.training.optimizers import lr_share, make_optimizer, row_keys, seed_step
+from llm_from_scratch.training.internals import CURRENT_HOOK, count_micro_batches, count_optimizer_steps
+from llm_from_scratch.training.optimizers import lr_factor, make_optimizer, row_keys, seed_step
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class LanguageModel(lightning.LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes here which hook it is in, fifty times a step; torch's way would look for parameters each time."""
-        if name == "_current_fx_name":
+        if name == CURRENT_HOOK:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -122,15 +123,8 @@ class LanguageModel(lightning.LightningModule):
             self._count_micro_batches(trainer.global_step)
 
     def _count_micro_batches(self, step: int) -> None:
-        """Gives Lightning, which counts micro-batches, the counts that it had if every step had as many as step number `step`.
-
-        So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer steps.
-        """
-        trainer, progress = self.trainer, self.trainer.fit_loop.epoch_loop.batch_progress
-        interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
-        trainer.accumulate_grad_batches = count = trainer.datamodule.micro_batches(step)  # type: ignore[attr-defined]
-        trainer.val_check_interval = trainer.val_check_batch = interval * count
-        progress.total.ready = progress.current.ready = step * count
+        """Lets Lightning count as if every step had as many micro-batches as step number `step`."""
+        count_micro_batches(self.trainer, step, self.trainer.datamodule.micro_batches(step))  # type: ignore[attr-defined]
 
     def configure_gradient_clipping(
         self,
@@ -239,7 +233,7 @@ class LanguageModel(lightning.LightningModule):
         ]
 
         def schedule(step: int) -> float:
-            return lr_share(self.batches(step), self.optim, self.batches(self.max_steps)) * self.lr_scale
+            return lr_factor(self.batches(step), self.optim, self.batches(self.max_steps)) * self.lr_scale
 
         return {
             "optimizer": optimizer,
@@ -258,10 +252,9 @@ class LanguageModel(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
-        step, loop = int(checkpoint["global_step"]), self.trainer.fit_loop.epoch_loop
-        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        step = int(checkpoint["global_step"])
         self._count_micro_batches(step)
-        loop._batches_that_stepped = step
+        count_optimizer_steps(self.trainer, step)
         self.skipped = checkpoint["skipped"].to(self.device)
         if self.trainer.is_global_zero:
             self._tell_changes(checkpoint["layout"])

@@ -13,12 +13,12 @@ from llm_from_scratch.model import GPT, splitmix
 from llm_from_scratch.training.muon import Muon
 
 
-def lr_share(step: float, config: OptimConfig, max_steps: float) -> float:
+def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
     """The learning rate of optimizer step `step` (from 0), as a share of its peak; steps with a smaller batch count for their part of one.
 
     Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then `cosine`: half a cosine down to
     `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a straight line there; `wsd`: the peak, and a straight line over
-    the last `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `Patience` lowers: the peak.
+    the last `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `EarlyStopping` lowers: the peak.
     """
     if step < config.warmup_steps:
         return min(1.0, (step + 1) / config.warmup_steps)

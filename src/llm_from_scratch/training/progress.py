@@ -2,16 +2,22 @@
 
 import logging
 import math
+import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import Config
+from llm_from_scratch.terminal import console
+from llm_from_scratch.training.metrics import Metrics, stepped
 from llm_from_scratch.training.module import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -72,6 +78,91 @@ class Pace:
         steps = (self.work(self.max_steps) - self.work(step)) * self.seconds / max(self.done, 1e-9)
         to_come = -(-self.max_steps // self.every) - step // self.every if step < self.max_steps else 0
         return steps + to_come * self.validating / max(self.validations, 1)
+
+
+class ProgressBar(Callback):
+    """A bar with loss and tokens/s in a terminal; elsewhere plain lines, a few a minute."""
+
+    def __init__(self, metrics: Metrics, show_bar: bool) -> None:
+        self.metrics = metrics
+        self.console = console(stderr=True)
+        self.bar: Progress | None = None
+        if show_bar and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+        self.printed = time.perf_counter()
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self.console.print(line) if self.bar else log.info("%s", line)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Shows the bar."""
+        every = round(trainer.val_check_interval / trainer.accumulate_grad_batches)
+        self.pace = Pace(pl_module.batches, trainer.max_steps, every)
+        self.step = trainer.global_step
+        if self.bar and trainer.is_global_zero:
+            self.bar.start()
+            _log_above_the_bar()
+            self.task = self.bar.add_task(
+                "training", total=trainer.max_steps, completed=trainer.global_step, figures=""
+            )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Shows the newest row, when there is one, and with the second one how long the run takes."""
+        row = self.metrics.latest
+        if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
+            return
+        loss = "NaN, passed over" if row["loss"] is None else f"{row['loss']:.3f}"
+        figures = f"loss {loss}  {row['tokens_per_second']:,} tokens/s"
+        self.pace.trained(self.step, row["step"], row["seconds"])
+        self.step = row["step"]
+        left = f"{clock(self.pace.left(row['step']))} left"
+        if self.bar:
+            self.bar.update(self.task, completed=row["step"], figures=figures)
+        line = f"step {row['step']}/{trainer.max_steps}  {figures}"
+        if row["step"] == trainer.max_steps or self.pace.rows < 2:  # the first row also warmed up
+            return
+        if self.pace.rows == 2:
+            self.printed = time.perf_counter()
+            self.say(f"{line}  about {left}")
+        elif not self.bar and time.perf_counter() - self.printed > 10:
+            self.printed = time.perf_counter()
+            self.say(f"{line}  {left}")
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The time that is left has validations in it."""
+        self.validation_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """One line that stays, for each validation."""
+        self.pace.validated(time.perf_counter() - self.validation_since)
+        row = pl_module.val_row
+        figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
+        line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
+        if trainer.is_global_zero:
+            self.say(line)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the terminal back, also after an error."""
+        if self.bar:
+            self.bar.stop()
+            _log_above_the_bar()
+
+
+def _log_above_the_bar() -> None:
+    """Lets log lines go where `sys.stderr` is now: a bar puts its own there, which writes above it and then draws it again."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 class Opening(Callback):

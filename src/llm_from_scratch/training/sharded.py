@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from llm_from_scratch.model import GPT
+from llm_from_scratch.training.internals import share_among_all
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -35,7 +36,7 @@ class Sharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """All processes share one set of weights."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        share_among_all(self)
         super().setup_environment()
 
     def shard(self, model: GPT) -> None:

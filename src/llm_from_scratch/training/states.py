@@ -1,13 +1,63 @@
-"""The state of a user's callbacks in a checkpoint: plain values there, and what they were when they come back."""
+"""States to resume, as Lightning saves and loads them: verified folders of plain values, a user's callbacks included."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
+from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.terminal import quote
+
+
+class StateFolders(CheckpointIO):
+    """Lightning's checkpoints as verified folders of tensors and plain values.
+
+    Args:
+        fingerprints: of the data and the tokenizer: a state of others is refused.
+        background: writes while training goes on.
+    """
+
+    def __init__(self, fingerprints: dict[str, str], background: Background) -> None:
+        self.fingerprints, self.background = fingerprints, background
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
+        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.fingerprints)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads and verifies; nothing in a checkpoint can run."""
+        self.background.wait()
+        self.compare(Path(path))
+        return user_state(load_state(Path(path)))
+
+    def compare(self, path: Path) -> None:
+        """Refuses a checkpoint of other data or of another tokenizer.
+
+        Raises:
+            UserError: in one line, with both fingerprints.
+        """
+        for name, fingerprint in verify_state(path).items():
+            own = self.fingerprints.get(name, "none")
+            if fingerprint != own:
+                start = quote(f"init_from={path.parents[1]}")
+                raise UserError(
+                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the text back as it"
+                    f" was, or start a new run from the weights ({start})"
+                )
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Deletes a checkpoint folder."""
+        self.background.wait()
+        shutil.rmtree(path)
+
+    def teardown(self) -> None:
+        """What was handed over is on the disk when the Trainer ends."""
+        self.background.wait()
 
 
 def plain_state(tree: Any, *path: str) -> Any:

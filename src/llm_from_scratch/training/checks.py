@@ -1,0 +1,139 @@
+"""Settings of the Trainer, of callbacks and of loggers that this machine or Lightning refuses, found before a run starts."""
+
+import importlib
+import inspect
+import os
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ProgressBar,
+)
+from lightning.pytorch.loggers import Logger
+
+from llm_from_scratch import mistakes
+from llm_from_scratch.config import Config, TrainerConfig
+from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.training.loggers import check_settings
+from llm_from_scratch.training.memory import micro_batch_size
+from llm_from_scratch.training.trainer import precision, quiet, trainer_arguments
+
+
+def require_device(config: TrainerConfig) -> None:
+    """Refuses an accelerator that this machine lacks.
+
+    Raises:
+        UserError: in one line that names what there is.
+    """
+    gpus = torch.cuda.device_count()
+    there = [f"{gpus} CUDA GPU{'s' * (gpus > 1)}"] * (gpus > 0) + [
+        "an Apple GPU (trainer=mps)"
+    ] * torch.backends.mps.is_available()
+    there.append(f"a CPU with {os.cpu_count()} cores (trainer=cpu)")
+    missing = {"gpu": gpus == 0, "mps": not torch.backends.mps.is_available()}.get(config.accelerator, False)
+    if missing:
+        raise UserError(
+            f"trainer.accelerator={config.accelerator}: there is none here; this machine has {', '.join(there)}"
+        )
+    if config.accelerator == "gpu" and isinstance(config.devices, int) and config.devices > gpus:
+        raise UserError(f"trainer.devices={config.devices}: this machine has {gpus} CUDA GPU{'s' * (gpus > 1)}")
+    launchers = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "KUBERNETES_PORT")
+    if config.num_nodes > 1 and not any(name in os.environ for name in launchers):
+        raise UserError(
+            f"trainer.num_nodes={config.num_nodes}: the other machines are not named, so this one would wait for ever: start it on"
+            " each with torchrun or SLURM"
+        )
+    if config.devices == "auto" and config.accelerator == "cpu":
+        raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
+
+
+# What a callback raises that does not fit a run, or lacks a library.
+MISFITS = (MisconfigurationException, ModuleNotFoundError)
+# What a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
+MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
+
+
+def check_trainer(config: Config) -> None:
+    """Refuses what the Trainer, its loggers and its callbacks would refuse later, and what they would ignore.
+
+    Raises:
+        UserError: in one line.
+    """
+    known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
+    for name in config.trainer.extra:
+        if name not in known:
+            raise UserError(f"trainer.extra.{name}: lightning.Trainer has no such argument")
+        if name not in mistakes.TRAINER_EXTRA:
+            own = mistakes.answer(name, "train")
+            for prefix, group in (("", config), ("trainer.", config.trainer)):
+                own = f"use {prefix}{name}" if hasattr(group, name) else own
+            raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
+    for name in ("benchmark", "detect_anomaly"):
+        value = config.trainer.extra.get(name)
+        if not isinstance(value, bool | None):  # Lightning finds that out in the middle of the start
+            raise UserError(f"trainer.extra.{name}={value}: must be true or false")
+    least = config.trainer.extra.get("min_steps")
+    if isinstance(least, int) and least > config.trainer.max_steps:
+        raise UserError(f"trainer.extra.min_steps={least}: is more than trainer.max_steps={config.trainer.max_steps}")
+    for name, settings in config.logger.items():
+        if "_target_" in settings:
+            object_class("logger", name, settings)
+        else:
+            check_settings(name, settings)
+    for name, settings in config.callbacks.items():
+        _check_callback(name, object_class("callbacks", name, settings), config)
+    quiet()
+    try:
+        trainer = lightning.Trainer(**trainer_arguments(config), logger=False, default_root_dir=config.run_dir)
+    except Exception as error:  # Lightning raises errors of many types for what it does not take
+        raise UserError(f"trainer: Lightning refuses these settings: {first_line(error)}") from None
+    asked = precision(config.trainer)
+    if asked in ("16", "16-mixed") and trainer.precision != "16-mixed":
+        raise UserError(f"trainer.precision={asked}: this device has none of float16: use trainer.precision=bf16-mixed")
+    micro_batch_size(config, trainer.world_size)
+
+
+def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
+    """Refuses a callback of Lightning's that would do what a run does itself, or that watches what is never logged."""
+    for own, instead in (
+        (Checkpoint, "a run keeps its checkpoints itself: leave it out"),
+        (ProgressBar, "a run shows its progress itself (trainer.progress): leave it out"),
+        (GradientAccumulationScheduler, "a run cuts its batches itself: use data.batch_size or data.batch_schedule"),
+    ):
+        if issubclass(kind, own):
+            raise UserError(f"callbacks.{name}: {instead}")
+    if issubclass(kind, LearningRateMonitor | DeviceStatsMonitor) and not config.logger:
+        raise UserError(f"callbacks.{name}: writes to loggers, and logger=none: leave one of them out")
+    monitor = config.callbacks[name].get("monitor")
+    # Another callback of the user's may log what this one watches.
+    if kind is EarlyStopping and monitor not in MONITORED and len(config.callbacks) == 1:
+        raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(MONITORED)}")
+
+
+def object_class(group: str, name: str, settings: Any) -> type:
+    """The class that a callback or a logger of the user's names.
+
+    Raises:
+        UserError: there is none, or it is not of Lightning's kind.
+    """
+    key = f"{group}.{name}"
+    kind: type = {"callbacks": Callback, "logger": Logger}[group]
+    target = settings.get("_target_") if isinstance(settings, dict) else None
+    if not isinstance(target, str):
+        raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a {kind.__name__.lower()} of Lightning's")
+    module, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's raises when it is read
+        raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{key}._target_={target}: is no lightning.pytorch.{group.rstrip('s')}s.{kind.__name__}")
+    return found

@@ -1,0 +1,95 @@
+"""metrics.jsonl, timing.jsonl and the loggers' curves: one row a logged step, one a validation."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from llm_from_scratch.checkpoint import append_row, read_rows, write_rows
+from llm_from_scratch.training.loggers import UserRows, open_loggers, rewind
+from llm_from_scratch.training.module import LanguageModel
+
+
+def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch ended an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+class Metrics(Callback):
+    """Writes metrics.jsonl (the same for the same seed), timing.jsonl (what depends on the clock) and the loggers' curves.
+
+    A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
+    """
+
+    def __init__(self, run_dir: Path, every_n_steps: int, settings: dict[str, Any]) -> None:
+        self.settings = settings  # for the loggers
+        self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
+        self.every_n_steps, self.tokens = every_n_steps, 0  # of this process, since the last row
+        self.latest: dict[str, Any] = {}  # for the progress callback
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Drops what was logged after the checkpoint that this run goes on from: it comes again."""
+        if trainer.is_global_zero:
+            for path in (self.path, self.timing):
+                rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
+                write_rows(path, rows)
+            rewind(trainer.loggers, trainer.global_step)
+            open_loggers(trainer.loggers, self.settings)
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every few optimizer steps: the one moment at which the host waits for the device."""
+        step = trainer.global_step
+        self.tokens += batch[0].numel()
+        if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            return
+        loss = trainer.strategy.reduce(sum(pl_module.losses) / len(pl_module.losses), reduce_op="mean").item()
+        assert pl_module.grad_norm is not None
+        pl_module.check_numbers()
+        norm = pl_module.grad_norm.item()
+        row = {"step": step, "split": "train", "loss": _number(loss), "lr": pl_module.lr, "grad_norm": _number(norm)}
+        seconds = time.perf_counter() - self.since
+        timing = {
+            "step": step,
+            "tokens_per_second": round(self.tokens * trainer.world_size / seconds),
+            "seconds": round(seconds, 3),
+        }
+        self.latest = row | timing
+        self._write(trainer, row, timing)
+        self.since, self.tokens = time.perf_counter(), 0
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The time of a validation is not that of training steps."""
+        self.validation_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """One row over the whole split."""
+        seconds = time.perf_counter() - self.validation_since
+        self.since += seconds
+        row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row
+        if pl_module.raw_row:
+            self._write(trainer, {"step": trainer.global_step, "split": "val_raw"} | pl_module.raw_row, {})
+        self._write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
+
+    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
+        if not trainer.is_global_zero:
+            return
+        for path, line in ((self.path, row), (self.timing, timing)):
+            if not line:
+                continue
+            append_row(path, line)
+        values = {f"{row['split']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+        values |= {f"time/{name}": value for name, value in timing.items() if name == "tokens_per_second"}
+        for logger in trainer.loggers:
+            if not isinstance(logger, UserRows):  # metrics.jsonl has the row
+                logger.log_metrics(values, step=row["step"])
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: the loss of a batch that was passed over is null."""
+    return value if math.isfinite(value) else None
