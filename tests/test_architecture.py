@@ -66,21 +66,33 @@ MAY_IMPORT = {
     "evaluation.texts": ["evaluation.intervals", "data", "config"],
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
     "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "tokenizer", "config"],
+    "training.fit": [
+        "plan",
+        "training",
+        "evaluation",
+        "data",
+        "checkpoint",
+        "generation",
+        "model",
+        "tokenizer",
+        "config",
+    ],
     "serve": ["serve", "evaluation", "checkpoint", "generation", "model", "tokenizer", "config"],
     "doctor": ["data", "checkpoint", "tokenizer", "config"],
     "settings": ["config"],
     "plan": ["training", "data", "model", "tokenizer", "config"],
     "overrides": ["config", "checkpoint", "tokenizer", "training.results"],
+    "commands": [ANYTHING],
     "cli": [ANYTHING],
     "__main__": ["cli"],
-    "train": [ANYTHING],
-    "generate": [ANYTHING],
+    "train": ["commands"],
+    "generate": ["commands"],
 }
 # Where a library may be imported; every library of an optional extra, besides, in one file at most.
 ONLY_IN = {
     "lightning": ["data.datamodule", "training"],
     "pytorch_lightning": [],  # the other name of lightning: two copies of every class
-    "hydra": ["train", "generate", "cli", "overrides"],
+    "hydra": ["commands", "overrides", "training.fit"],
     "sentencepiece": ["tokenizer"],
 }
 

@@ -356,9 +356,8 @@ def test_a_run_that_was_stopped_before_its_first_validation_is_sound(
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`program(folder, *overrides, stop_after=N)` trains in this process until SIGTERM comes in that step."""
-    import train
-
     from llm_from_scratch import signals
+    from llm_from_scratch.commands import train
     from llm_from_scratch.training.callbacks import Signals
 
     def start(folder: Path, *words: str, stop_after: int) -> None:

@@ -20,8 +20,7 @@ TEXT = [word for word in SMALL if word.startswith(("data", "trainer", "sample"))
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
     """`start("train.py", …)` or `start("doctor", …)` runs a command in this process: its status and what it said."""
-    import generate
-    import train
+    from llm_from_scratch.commands import generate, train
 
     def command(name: str, *words: str) -> tuple[int, str]:
         capsys.readouterr()

@@ -20,10 +20,8 @@ ROWS = [
 
 
 def program(words: list[str]) -> Callable[[], None]:
-    import generate
-    import train
-
     from llm_from_scratch import cli
+    from llm_from_scratch.commands import generate, train
 
     return {"train.py": train.main, "generate.py": generate.main}.get(words[0]) or (lambda: cli.main(words[2:]))
 

@@ -70,7 +70,7 @@ def test_other_settings_keep_hydras_grammar() -> None:
 def test_fault_21_a_mistake_costs_one_line(
     override: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import train
+    from llm_from_scratch.commands import train
 
     monkeypatch.setattr("sys.argv", ["train.py", *override.split(" ")])
     with pytest.raises(SystemExit) as ended:

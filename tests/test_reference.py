@@ -110,7 +110,7 @@ def test_bash_completes_settings(script: str, line: str, choices: str) -> None:
 def test_a_shell_without_completion_costs_one_line(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import generate
+    from llm_from_scratch.commands import generate
 
     monkeypatch.setattr("sys.argv", ["generate.py", *words])
     with pytest.raises(SystemExit) as ended:

@@ -36,7 +36,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
     """`program(folder, *overrides)` runs train.py in this process: its exit status and what it said."""
-    import train
+    from llm_from_scratch.commands import train
 
     def start(folder: Path, *overrides: str) -> tuple[int, str]:
         capsys.readouterr()

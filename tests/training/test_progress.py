@@ -24,7 +24,7 @@ needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="a terminal of Un
 
 def train(folder: Path, *words: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """train.py in this process: what it wrote to both streams."""
-    import train
+    from llm_from_scratch.commands import train
 
     capsys.readouterr()
     terminal.note.cache_clear()
@@ -138,8 +138,8 @@ def test_what_takes_hours_on_a_cpu_is_said_with_the_recipe_for_one(monkeypatch: 
 
 def advice(words: list[str]) -> list[str]:
     import hydra
-    from train import recipes
 
+    from llm_from_scratch.commands.train import recipes
     from llm_from_scratch.config import check
     from llm_from_scratch.overrides import _compose, final_config
     from llm_from_scratch.places import config_dir

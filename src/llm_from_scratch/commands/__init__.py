@@ -1,0 +1,1 @@
+"""What the shell starts: one file a command."""

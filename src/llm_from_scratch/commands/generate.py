@@ -1,0 +1,139 @@
+"""`generate.py`: run folder -> model -> tokens -> text on standard output."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.overrides import command, job_overrides
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream, printable
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import GenerateConfig
+
+STANDARD_INPUT = "-"
+MAX_PROMPT = 16_000_000  # bytes; only the context's last tokens are read
+
+
+@functools.cache
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that lasts as long as this process: Hydra's sweeper writes a file, and writing text leaves none."""
+    return tempfile.TemporaryDirectory(prefix="llm_from_scratch_")
+
+
+OmegaConf.register_new_resolver("scratch", lambda: scratch().name, replace=True)
+
+
+def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
+    """The checked settings, the prompt read; one stop string is as good as a list of one."""
+    from llm_from_scratch.config import GenerateConfig, check
+    from llm_from_scratch.data.clean import clean_typed
+
+    if isinstance(composed.get("stop"), str):
+        composed.stop = [composed.stop]
+    config = check(composed, GenerateConfig)
+    source = config.prompt_file or (config.prompt == STANDARD_INPUT and STANDARD_INPUT)
+    if source:
+        config.prompt = clean_typed(read_prompt(source))
+    return config
+
+
+@functools.cache  # standard input is read once, for the check and for every value of a sweep
+def read_prompt(source: str) -> str:
+    """The text of a file, or of standard input for `-`, without its last line end.
+
+    Raises:
+        UserError: it cannot be read, is no UTF-8, or is too long.
+    """
+    name = "standard input" if source == STANDARD_INPUT else f"prompt_file={source}"
+    if source == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise UserError("prompt=-: standard input is closed: pipe a text into it, or use prompt_file=PATH")
+        if sys.stdin.isatty():
+            say("the prompt, ended by Ctrl-D on a line of its own:")
+        content = sys.stdin.buffer.read(MAX_PROMPT + 1)
+    else:
+        try:
+            with Path(source).open("rb") as file:
+                content = file.read(MAX_PROMPT + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{name}: cannot be read ({reason}): name a text file") from None
+    if len(content) > MAX_PROMPT:
+        raise UserError(f"{name}: longer than {MAX_PROMPT:,} bytes: give its last part alone")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: no UTF-8 at byte {error.start}: convert it, or name a text file") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+@functools.cache  # once for all values of a sweep
+def say(line: str) -> None:
+    """A line on standard error."""
+    print(printable(line, keep=""), file=sys.stderr, flush=True)
+
+
+@command(config_dir(), "generate", settings)
+def main(composed: DictConfig) -> None:
+    """Streams the text to standard output as it is written; several samples come one after the other."""
+    from llm_from_scratch.checkpoint import find_run, load_model, pick_device, pick_dtype
+    from llm_from_scratch.generation import generate, lay_out_for_decoding
+
+    config = settings(composed)
+    device = pick_device(config.device)
+    folder = find_run(config.run, holding="model/config.json")
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
+    run = load_model(folder, device)
+    run.model.to(pick_dtype(config.dtype, device))
+    lay_out_for_decoding(run.model)
+    pieces = generate(run.model, run.tokenizer, config.prompt, config)
+    sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
+    show(pieces, config.prompt, config.num_samples)
+
+
+def show(pieces: Iterator[list[str]], prompt: str, samples: int) -> None:
+    """Prints every sample behind the prompt: the first as it is written, the others as soon as they are complete.
+
+    Several are parted by lines. In a terminal each has its name there; in a pipe the line is `---`, and the names are on
+    standard error.
+    """
+    others: list[list[str]] = [[] for _ in range(samples - 1)]
+    _head(1, samples)
+    write(prompt)
+    for first, *rest in pieces:
+        write(first)
+        for written, piece in zip(others, rest, strict=True):
+            written.append(piece)
+    write("\n")
+    for number, written in enumerate(others, start=2):
+        _head(number, samples)
+        write(prompt + "".join(written) + "\n")
+
+
+def _head(number: int, samples: int) -> None:
+    if samples == 1:
+        return
+    name = f"--- sample {number} of {samples}"
+    if sys.stdout.isatty():
+        write(f"{name}\n")
+        return
+    if number > 1:
+        write("---\n")
+    print(name, file=sys.stderr, flush=True)
+
+
+def write(text: str) -> None:
+    """Text on standard output, at once."""
+    print(for_stream(text, sys.stdout), end="", flush=True)

@@ -1,0 +1,161 @@
+"""`train.py`: the settings of a training, checked and settled before it starts.
+
+Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.files import refuse_links
+from llm_from_scratch.overrides import (
+    announce,
+    command,
+    experiments,
+    final_config,
+    given_settings,
+    job_overrides,
+    may_fetch,
+    run_folder,
+    shares_name,
+)
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import note, quote
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
+    """The settings of one job, each of which is in effect.
+
+    Args:
+        composed: what a job runs with, as Hydra composed it or as the resumed run has it.
+        job: its overrides.
+    """
+    from llm_from_scratch.config import Config, check_given
+    from llm_from_scratch.config import check as check_settings
+
+    config = check_settings(composed, Config)
+    check_given(config, given_settings(job))
+    return config
+
+
+def check(composed: DictConfig, job: Sequence[str]) -> None:
+    """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
+    config = settle(composed, job)
+
+    from llm_from_scratch.checkpoint import refuse_other_kinds
+    from llm_from_scratch.data.prepare import check_text, is_first_rank
+    from llm_from_scratch.training.checks import check_trainer, require_device
+
+    refuse_links(Path(config.run_dir), Path(config.run_dir))
+    refuse_other_kinds(Path(config.run_dir))
+    require_device(config.trainer)
+    check_trainer(config)
+    if not config.resume or run_text(config, job, warn=False) is None:
+        check_text(config.data, given_settings(job))
+    if config.trainer.num_nodes > 1 and not (config.resume or shares_name() or "run_dir" in given_settings(job)):
+        raise UserError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
+            " give all of them one run_dir=PATH, or start them with torchrun or srun"
+        )
+    there = next(
+        folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
+    )
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
+    held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
+    if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
+        raise UserError(
+            f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
+            f" {quote(f'resume={held[0].parent}')}"
+        )
+
+    from llm_from_scratch.plan import too_much
+
+    for line in too_much(config, recipes):
+        note(line)
+
+
+def recipes() -> dict[str, "Config"]:
+    """The experiments by their names."""
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.config import check as check_settings
+
+    return {name: check_settings(composed, Config) for name, composed in experiments()}
+
+
+def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
+    """The prepared text of the run that goes on, where it lies; None where it is to be prepared again.
+
+    Args:
+        config: of the resumed run.
+        job: its overrides.
+        warn: say where its files are not at hand.
+
+    Raises:
+        UserError: they are others by now, or `data.path` is given and is not there.
+    """
+    from llm_from_scratch.checkpoint import checkpoints
+    from llm_from_scratch.data.prepare import source_now
+    from llm_from_scratch.evaluation.measure import own_text
+
+    run = Path(str(config.resume))
+    prepared = own_text(run, config)
+    if prepared is None:
+        return None
+    # Version 0.1 kept the tokenizer's settings of a new run beside weights that came with another tokenizer.
+    if not config.init_from and prepared.tokenizer.kind != config.tokenizer.kind:
+        raise UserError(
+            f"{run / 'config.yaml'}: tokenizer.kind={config.tokenizer.kind}, and the run's text was prepared with"
+            f" {prepared.tokenizer.kind}: restore it from a copy"
+        )
+    try:
+        before, now = source_now(config.data, prepared)
+    except UserError as error:
+        if "data.path" in given_settings(job):
+            raise
+        if warn:
+            log.warning("%s: the run goes on with its prepared text, %s", first_line(error), prepared.folder)
+        return prepared
+    if before != now:
+        made = next(iter(checkpoints(run)), run)
+        raise UserError(
+            f"{made}: made with the data {before[:16]}, and this run has {now[:16]}: put the text back as it was, under the"
+            f" names it had, or start a new run from the weights ({quote(f'init_from={run}')})"
+        )
+    return prepared
+
+
+@command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")
+def main(composed: DictConfig) -> float:
+    """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
+    from llm_from_scratch.data.prepare import is_first_rank
+    from llm_from_scratch.training.checks import check_trainer
+    from llm_from_scratch.training.claim import Claim
+    from llm_from_scratch.training.fit import train
+    from llm_from_scratch.training.trainer import separate_processes
+
+    job = job_overrides()
+    final = final_config(composed, job)
+    config = settle(final, job)
+    config.run_dir = str(run_folder(composed))
+    check_trainer(config)  # what a sweeper draws has not been before the front
+    with Claim(config, owner=is_first_rank()) as claim, separate_processes():
+        return train(
+            config,
+            claim,
+            run_text(config, job, warn=is_first_rank()) if config.resume else None,
+            fetch=may_fetch(final, composed, job),
+            write=not config.resume or config.data.dir == composed.data.dir,
+            announce=announce,
+        )
