@@ -33,7 +33,8 @@ def writers(
     """Who writes: name -> function (batch, new tokens) -> ids (batch, new tokens)."""
     import torch
 
-    from llm_from_scratch.generation import SamplingConfig, fetched, generate_tokens, lay_out_for_decoding
+    from llm_from_scratch.config import SamplingConfig
+    from llm_from_scratch.generation import fetched, generate_tokens, lay_out_for_decoding
     from llm_from_scratch.model import GPT, GPTConfig
 
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}

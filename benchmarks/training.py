@@ -122,7 +122,7 @@ def matrix_peak(device: str, threads: int | None) -> float:
 def operations(model: str, vocab_size: int, options: argparse.Namespace) -> float:
     """Multiplications and additions of training on one token: 6 N + 12 L C T."""
     C, L = options.n_embd, options.n_layer
-    from llm_from_scratch.model import ModelConfig
+    from llm_from_scratch.config import ModelConfig
 
     inner = ModelConfig(n_embd=C, n_head=options.n_head).inner_size if model == "tiny" else 4 * C
     weights = L * (4 * C * C + (3 if model == "tiny" else 2) * inner * C) + vocab_size * C

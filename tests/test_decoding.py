@@ -8,8 +8,9 @@ import torch
 from test_generation import BLOCK, FAMILIES, generator, make
 
 from llm_from_scratch import decoding, generation, kernels
+from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.decoding import bucket
-from llm_from_scratch.generation import SamplingConfig, generate_tokens, sample
+from llm_from_scratch.generation import generate_tokens, sample
 from llm_from_scratch.model import GPT, KVCache
 
 ON_GPU = torch.cuda.is_available()

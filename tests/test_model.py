@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import llm_from_scratch.model as model_module
+from llm_from_scratch.config import ModelConfig
 from llm_from_scratch.model import (
     GPT,
     IGNORE,
@@ -21,7 +22,6 @@ from llm_from_scratch.model import (
     ChunkedCrossEntropy,
     GPTConfig,
     KVCache,
-    ModelConfig,
     attention_with_dropout,
     document_mask,
     dropout_bound,

@@ -12,9 +12,9 @@ import pytest
 from conftest import SMALL, Process
 from rich.console import Console
 
-from llm_from_scratch.config import Config, DataConfig, OptimConfig, TrainerConfig, check
+from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, check
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.model import GPTConfig, ModelConfig
+from llm_from_scratch.model import GPTConfig
 from llm_from_scratch.plan import (
     Measured,
     TextSize,

@@ -1,7 +1,7 @@
 """The typed schema of every setting, with its unit: what Hydra composes is held against it before anything runs.
 
 `check` turns plain values into these dataclasses, or says in one line which setting is wrong, and which was meant.
-`ModelConfig` stands in `model.py` and `SamplingConfig` in `generation.py`, beside the code that reads them.
+Nothing here imports torch: a mistake in a setting is answered before a second has passed.
 """
 
 import difflib
@@ -24,11 +24,17 @@ from llm_from_scratch import mistakes
 from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links, write_file
-from llm_from_scratch.generation import SamplingConfig
-from llm_from_scratch.model import ModelConfig
 from llm_from_scratch.places import PATHS, expanded
 
 T = TypeVar("T")
+_MODEL_CHOICES = {
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_position": ("pre", "post"),
+    "position": ("rotary", "learned", "sinusoidal"),
+    "activation": ("relu", "gelu", "gelu_erf", "relu2", "swiglu"),
+}
+# Where blocks are shared, the size of the weights bounds nothing: a folder of 100 KB would run for minutes.
+MAX_SHARING_LAYERS = 1024
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
 MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
@@ -47,6 +53,96 @@ GROUPS = {
     *("task", "seed", "run_dir", "model", "tokenizer", "data", "prepare", "optim", "trainer", "sample", "logger"),
     "callbacks",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
+
+    Raises UserError in one line for a value that cannot work, naming the key.
+    """
+
+    block_size: int = 128  # the longest context, tokens
+    n_layer: int = 4  # depth: blocks that a token passes through
+    n_unique_layer: int | None = None  # distinct blocks, cycled to fill the depth (Lan et al. 2019); null: n_layer
+    n_head: int = 4  # query heads
+    n_kv_head: int | None = None  # key/value heads, each shared by n_head / n_kv_head queries; null: n_head
+    n_embd: int = 128  # width, channels
+    n_inner: int | None = None  # width inside the feed-forward; null: 4C, for SwiGLU 8C/3 rounded up to 64s
+    norm: str = "rmsnorm"  # layernorm | rmsnorm
+    norm_position: str = "pre"  # pre: x + f(norm(x)), and a final norm | post: norm(x + f(x))
+    position: str = "rotary"  # rotary | learned | sinusoidal
+    activation: str = "swiglu"  # relu | gelu (tanh form) | gelu_erf (exact) | relu2 (squared ReLU) | swiglu
+    qk_norm: bool = True  # normalise each head's queries and keys
+    bias: bool = False  # in every linear layer but the head, and in LayerNorm
+    tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
+    dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
+    rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
+    norm_eps: float = 1e-6  # added to the variance (layernorm) or the mean square (rmsnorm) before the root
+    init_std: float | None = None  # standard deviation of embeddings and matrices at the start; null: 1/sqrt(C)
+
+    def __post_init__(self) -> None:
+        for key in ("block_size", "n_layer", "n_unique_layer", "n_head", "n_kv_head", "n_embd", "n_inner"):
+            value = getattr(self, key)
+            optional = key in ("n_unique_layer", "n_kv_head", "n_inner")
+            if not ((isinstance(value, int) and value >= 1) or (value is None and optional)):
+                raise UserError(f"model.{key}={value} must be a whole number of 1 or more" + " or null" * optional)
+        for key, choices in _MODEL_CHOICES.items():
+            value = str(getattr(self, key))
+            if value not in choices:
+                nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
+                raise UserError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
+        if self.n_embd % self.n_head:
+            divisors = [str(n) for n in range(1, min(self.n_embd, 1000) + 1) if self.n_embd % n == 0]
+            raise UserError(
+                f"model.n_head={self.n_head} does not divide model.n_embd={self.n_embd}: use one of {', '.join(divisors)}"
+            )
+        if self.n_head % self.kv_heads:
+            divisors = [str(n) for n in range(1, min(self.n_head, 1000) + 1) if self.n_head % n == 0]
+            raise UserError(
+                f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
+                f"use one of {', '.join(divisors)}"
+            )
+        if self.n_layer > max(self.unique_layers, MAX_SHARING_LAYERS):
+            raise UserError(
+                f"model.n_layer={self.n_layer}: more than {MAX_SHARING_LAYERS} layers that share their weights: use fewer"
+            )
+        if self.unique_layers > self.n_layer:
+            raise UserError(
+                f"model.n_unique_layer={self.n_unique_layer} exceeds model.n_layer={self.n_layer}: use at most that, or null"
+            )
+        if self.position == "rotary" and self.head_size % 2:
+            raise UserError(
+                f"model.n_embd={self.n_embd} / model.n_head={self.n_head} makes heads of odd size {self.head_size}: "
+                "rotary positions need an even one, change either or use model.position=learned"
+            )
+        if self.position == "sinusoidal" and self.n_embd % 2:
+            raise UserError(f"model.n_embd={self.n_embd} is odd: sinusoidal positions need an even width")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout={self.dropout} must be a probability from 0 to below 1")
+        for key in ("rope_base", "norm_eps", "init_std"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"model.{key}={value} must be a finite number above 0")
+
+    @property
+    def head_size(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def unique_layers(self) -> int:
+        return self.n_unique_layer or self.n_layer
+
+    @property
+    def inner_size(self) -> int:
+        """SwiGLU has three matrices for two: at 8C/3 it costs what 4C does (Shazeer 2020), and 64s suit the hardware."""
+        if self.n_inner:
+            return self.n_inner
+        return 64 * math.ceil(8 * self.n_embd / 3 / 64) if self.activation == "swiglu" else 4 * self.n_embd
 
 
 @dataclass(kw_only=True)
@@ -231,6 +327,47 @@ class Config:
         for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
             if self.trainer.strategy == "fsdp" and not without:
                 raise UserError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How the next token is chosen. Raises UserError in one line for a value that cannot work, naming the key."""
+
+    max_new_tokens: int = 256  # tokens a sample, at most
+    temperature: float = 0.8  # 0: always the likeliest token
+    top_k: int | None = None  # tokens kept; null: all
+    top_p: float | None = None  # probability kept; null: all
+    min_p: float | None = None  # share of the likeliest token's probability that a token needs; null: none
+    repetition_penalty: float = 1.0  # above 1, tokens written before become less likely; 1: none
+    num_samples: int = 1  # texts, written side by side in one batch
+    compile: bool | str = (
+        "auto"  # true | false | auto: on a CUDA GPU each token's step as one captured graph, else plain
+    )
+    seed: int = 1337  # the same seed writes the same text (on a CPU)
+    stop: list[str] = field(default_factory=list)  # a sample ends before the first of these strings
+
+    def __post_init__(self) -> None:
+        self.stop = [clean_typed(stop) for stop in self.stop]  # the model writes text as the cleaned corpus has it
+        # Written as `not (right)`, so that NaN, which compares as false, is refused too.
+        for key, right, need in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a finite number above it"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or null to keep all tokens"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or null to keep all tokens"),
+            ("min_p", self.min_p is None or 0 < self.min_p <= 1, "above 0 and at most 1, or null to keep all tokens"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a finite number above 0 (1: no penalty)"),
+            ("num_samples", self.num_samples >= 1, "1 or more"),
+            ("compile", self.compile in (True, False, "auto"), "true, false or auto"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+            ("stop", "" not in self.stop, "a list of strings that are not empty"),
+            (
+                "stop",
+                not re.search("[\ud800-\udfff]", "".join(self.stop)),
+                "of whole characters: a half one never comes",
+            ),
+        ):
+            if not right:
+                raise UserError(f"{key}={getattr(self, key)} must be {need}")
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,6 @@ Shapes: B batch, T time (positions), S positions attended to, C channels (n_embd
 D head size, I inner width of the feed-forward, V vocabulary.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,111 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llm_from_scratch.config import ModelConfig
 from llm_from_scratch.errors import UserError
 
 IGNORE = -1  # a target with this value is not counted in the loss
-
-_CHOICES = {
-    "norm": ("layernorm", "rmsnorm"),
-    "norm_position": ("pre", "post"),
-    "position": ("rotary", "learned", "sinusoidal"),
-    "activation": ("relu", "gelu", "gelu_erf", "relu2", "swiglu"),
-}
-
-
-# ---------------------------------------------------------------------------------------------- configuration
-# Where blocks are shared, the size of the weights bounds nothing: a folder of 100 KB would run for minutes.
-MAX_SHARING_LAYERS = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
-
-    Raises UserError in one line for a value that cannot work, naming the key.
-    """
-
-    block_size: int = 128  # the longest context, tokens
-    n_layer: int = 4  # depth: blocks that a token passes through
-    n_unique_layer: int | None = None  # distinct blocks, cycled to fill the depth (Lan et al. 2019); null: n_layer
-    n_head: int = 4  # query heads
-    n_kv_head: int | None = None  # key/value heads, each shared by n_head / n_kv_head queries; null: n_head
-    n_embd: int = 128  # width, channels
-    n_inner: int | None = None  # width inside the feed-forward; null: 4C, for SwiGLU 8C/3 rounded up to 64s
-    norm: str = "rmsnorm"  # layernorm | rmsnorm
-    norm_position: str = "pre"  # pre: x + f(norm(x)), and a final norm | post: norm(x + f(x))
-    position: str = "rotary"  # rotary | learned | sinusoidal
-    activation: str = "swiglu"  # relu | gelu (tanh form) | gelu_erf (exact) | relu2 (squared ReLU) | swiglu
-    qk_norm: bool = True  # normalise each head's queries and keys
-    bias: bool = False  # in every linear layer but the head, and in LayerNorm
-    tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
-    dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
-    rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
-    norm_eps: float = 1e-6  # added to the variance (layernorm) or the mean square (rmsnorm) before the root
-    init_std: float | None = None  # standard deviation of embeddings and matrices at the start; null: 1/sqrt(C)
-
-    def __post_init__(self) -> None:
-        for key in ("block_size", "n_layer", "n_unique_layer", "n_head", "n_kv_head", "n_embd", "n_inner"):
-            value = getattr(self, key)
-            optional = key in ("n_unique_layer", "n_kv_head", "n_inner")
-            if not ((isinstance(value, int) and value >= 1) or (value is None and optional)):
-                raise UserError(f"model.{key}={value} must be a whole number of 1 or more" + " or null" * optional)
-        for key, choices in _CHOICES.items():
-            value = str(getattr(self, key))
-            if value not in choices:
-                nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
-                raise UserError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
-        if self.n_embd % self.n_head:
-            divisors = [str(n) for n in range(1, min(self.n_embd, 1000) + 1) if self.n_embd % n == 0]
-            raise UserError(
-                f"model.n_head={self.n_head} does not divide model.n_embd={self.n_embd}: use one of {', '.join(divisors)}"
-            )
-        if self.n_head % self.kv_heads:
-            divisors = [str(n) for n in range(1, min(self.n_head, 1000) + 1) if self.n_head % n == 0]
-            raise UserError(
-                f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}: "
-                f"use one of {', '.join(divisors)}"
-            )
-        if self.n_layer > max(self.unique_layers, MAX_SHARING_LAYERS):
-            raise UserError(
-                f"model.n_layer={self.n_layer}: more than {MAX_SHARING_LAYERS} layers that share their weights: use fewer"
-            )
-        if self.unique_layers > self.n_layer:
-            raise UserError(
-                f"model.n_unique_layer={self.n_unique_layer} exceeds model.n_layer={self.n_layer}: use at most that, or null"
-            )
-        if self.position == "rotary" and self.head_size % 2:
-            raise UserError(
-                f"model.n_embd={self.n_embd} / model.n_head={self.n_head} makes heads of odd size {self.head_size}: "
-                "rotary positions need an even one, change either or use model.position=learned"
-            )
-        if self.position == "sinusoidal" and self.n_embd % 2:
-            raise UserError(f"model.n_embd={self.n_embd} is odd: sinusoidal positions need an even width")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout={self.dropout} must be a probability from 0 to below 1")
-        for key in ("rope_base", "norm_eps", "init_std"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"model.{key}={value} must be a finite number above 0")
-
-    @property
-    def head_size(self) -> int:
-        return self.n_embd // self.n_head
-
-    @property
-    def kv_heads(self) -> int:
-        return self.n_kv_head or self.n_head
-
-    @property
-    def unique_layers(self) -> int:
-        return self.n_unique_layer or self.n_layer
-
-    @property
-    def inner_size(self) -> int:
-        """SwiGLU has three matrices for two: at 8C/3 it costs what 4C does (Shazeer 2020), and 64s suit the hardware."""
-        if self.n_inner:
-            return self.n_inner
-        return 64 * math.ceil(8 * self.n_embd / 3 / 64) if self.activation == "swiglu" else 4 * self.n_embd
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ import torch
 from conftest import SMALL, Process, story
 
 from llm_from_scratch.checkpoint import load_model, read_rows
+from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.prepare import split_document
 from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.evaluation.likelihood import likelihood, likelihood_row
 from llm_from_scratch.evaluation.measure import Settings, measure
-from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.generation import generate
 from llm_from_scratch.model import GPT, GPTConfig
 
 

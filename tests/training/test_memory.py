@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from llm_from_scratch.checkpoint import save_state
-from llm_from_scratch.config import Config, DataConfig, OptimConfig
-from llm_from_scratch.model import GPT, GPTConfig, ModelConfig
+from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig
+from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.training import memory
 from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
 from llm_from_scratch.training.trainer import micro_batches
@@ -57,9 +57,9 @@ def test_activations_are_what_autograd_keeps(shape: str) -> None:
 
 
 def test_every_activation_is_known() -> None:
-    from llm_from_scratch.model import _CHOICES
+    from llm_from_scratch.config import _MODEL_CHOICES
 
-    assert set(memory.INNER) == set(_CHOICES["activation"])
+    assert set(memory.INNER) == set(_MODEL_CHOICES["activation"])
 
 
 def test_by_hand() -> None:

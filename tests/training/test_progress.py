@@ -15,8 +15,7 @@ import pytest
 from conftest import REPO, SMALL, story
 
 from llm_from_scratch import plan, terminal
-from llm_from_scratch.config import Config, OptimConfig, TrainerConfig
-from llm_from_scratch.model import ModelConfig
+from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
 from llm_from_scratch.training.progress import Overfitting, Pace, clock
 
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="a terminal of Unix")

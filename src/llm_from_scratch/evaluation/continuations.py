@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.faithfulness import faithfulness
 from llm_from_scratch.evaluation.huggingface import bertscore, entailment
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
 from llm_from_scratch.evaluation.style import burrows_delta, sentences, style
-from llm_from_scratch.generation import SamplingConfig, TextStream, generate_tokens
+from llm_from_scratch.generation import TextStream, generate_tokens
 
 PROMPT, CONTINUATION = 200, 400  # characters
 LENGTHS = (20, 50, 100, 200)  # characters copied in a row

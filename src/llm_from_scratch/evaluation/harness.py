@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from llm_from_scratch.checkpoint import Run
+from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError, missing_extra
-from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.generation import generate
 from llm_from_scratch.model import IGNORE
 
 try:

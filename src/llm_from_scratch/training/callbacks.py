@@ -22,10 +22,10 @@ from llm_from_scratch.checkpoint import (
     remove_leftovers,
     save_model,
 )
-from llm_from_scratch.config import OptimConfig, SampleConfig
+from llm_from_scratch.config import OptimConfig, SampleConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
-from llm_from_scratch.generation import SamplingConfig, generate
+from llm_from_scratch.generation import generate
 from llm_from_scratch.terminal import argument, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.loggers import TensorBoard, flush

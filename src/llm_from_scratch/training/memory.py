@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from llm_from_scratch.config import Config, OptimConfig, TrainerConfig
+from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.model import ModelConfig
 
 VALUE = 4  # bytes of a float32
 # Of the feed-forward's inside, how many times I values wait for the backward pass.
