@@ -36,7 +36,13 @@ MAY_IMPORT = {
     "signals": [],
     "terminal": [],
     "model": ["config"],
-    "tokenizer": [],
+    "tokenizer": ["tokenizer"],
+    "tokenizer.base": [],
+    "tokenizer.plain": [],
+    "tokenizer.bpe": ["tokenizer.base"],
+    "tokenizer.bytes": ["tokenizer.base"],
+    "tokenizer.char": ["tokenizer.base"],
+    "tokenizer.load": ["tokenizer.base", "tokenizer.bpe", "tokenizer.bytes", "tokenizer.char"],
     "data.clean": [],
     "data.readers": [],
     "data.quality": [],
@@ -93,7 +99,7 @@ ONLY_IN = {
     "lightning": ["data.datamodule", "training"],
     "pytorch_lightning": [],  # the other name of lightning: two copies of every class
     "hydra": ["commands", "overrides", "training.fit"],
-    "sentencepiece": ["tokenizer"],
+    "sentencepiece": ["tokenizer.bpe"],
 }
 
 

@@ -464,7 +464,8 @@ GPT2_PIECES = [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 
 
 def gpt2_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     """The copy in a run folder, and the files as they are given."""
-    from llm_from_scratch.tokenizer import _fingerprint, load_tokenizer, open_gpt2
+    from llm_from_scratch.tokenizer import load_tokenizer, open_gpt2
+    from llm_from_scratch.tokenizer.bytes import files_fingerprint
 
     pieces = [*map(chr, GPT2_PIECES), "th", "the", "Ġthe", "<|endoftext|>"]
     (folder / "vocab.json").write_bytes(json.dumps({piece: i for i, piece in enumerate(pieces)}).encode())
@@ -473,7 +474,7 @@ def gpt2_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
 
     def seal(folder: Path) -> None:
         files = [(folder / name).read_bytes() for name in ("vocab.json", "merges.txt")]
-        change_json(folder / "tokenizer.json", lambda tree: tree.update(fingerprint=_fingerprint(*files)))
+        change_json(folder / "tokenizer.json", lambda tree: tree.update(fingerprint=files_fingerprint(*files)))
 
     def read(folder: Path) -> object:
         given = open_gpt2(str(folder))

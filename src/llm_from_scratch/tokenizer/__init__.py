@@ -1,0 +1,23 @@
+"""Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the last of generation.
+
+Three tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair encoding by SentencePiece
+(`bpe.py`), and the byte-level BPE of GPT-2 (`bytes.py`). `plain.py` learns and applies merges from their definition.
+"""
+
+from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer
+from llm_from_scratch.tokenizer.bpe import SAMPLE_BYTES, BPETokenizer
+from llm_from_scratch.tokenizer.bytes import GPT2Tokenizer, open_gpt2
+from llm_from_scratch.tokenizer.char import CharTokenizer
+from llm_from_scratch.tokenizer.load import load_tokenizer, train_tokenizer
+
+__all__ = [
+    "END_OF_TEXT",
+    "SAMPLE_BYTES",
+    "BPETokenizer",
+    "CharTokenizer",
+    "GPT2Tokenizer",
+    "Tokenizer",
+    "load_tokenizer",
+    "open_gpt2",
+    "train_tokenizer",
+]

@@ -1,0 +1,272 @@
+"""Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226).
+
+It is set up to be lossless for every Unicode string. `plain.py` is its plain twin.
+"""
+
+import hashlib
+import io
+import operator
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from logging import getLogger
+from pathlib import Path
+
+import sentencepiece as spm
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, utf8, write_description
+
+log = getLogger(__name__)
+
+MODEL_FILE = "tokenizer.model"
+FIXED = 256 + 4  # tokens of any vocabulary: bytes; end-of-text, SentencePiece's unknown, newline, space
+# U+2581 and U+2585, by which SentencePiece marks spaces and unknowns, can be no tokens, nor can NUL: a whole sentence that
+# holds the second would be left out.
+RESERVED = "\n\0▁▅"
+SAMPLE_BYTES = 100_000_000  # what BPE learns from at most: more changes few merges and costs gigabytes of memory
+_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # as SentencePiece writes it: spaces and what follows them
+
+
+class BPETokenizer(Tokenizer):
+    """SentencePiece BPE that falls back to bytes; `model` is the content of a tokenizer.model that `train` made."""
+
+    kind = "bpe"
+
+    def __init__(self, model: bytes) -> None:
+        try:
+            self._processor = processor = spm.SentencePieceProcessor(model_proto=model)
+            pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        except RuntimeError as error:
+            raise UserError(f"this is no SentencePiece model ({' '.join(str(error).split())})") from None
+        self.model = model
+        self.vocab_size = len(pieces)
+        self.eot_id = processor.eos_id()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._bytes_of = [
+            bytes([int(piece[3:5], 16)])  # "<0x41>"
+            if processor.is_byte(i)
+            else b""
+            if processor.is_control(i) or processor.is_unknown(i)
+            else piece.replace("▁", " ").encode()
+            for i, piece in enumerate(pieces)
+        ]
+        byte_pieces = sum(map(processor.is_byte, range(self.vocab_size)))
+        if byte_pieces != 256 or self.eot_id < 0 or pieces[self.eot_id] != END_OF_TEXT:
+            raise UserError(
+                f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
+            )
+        # SentencePiece writes a space as U+2581, so that a U+2581 of the text would come back as a space.
+        self._mark_ids = self._bytes_as_ids("▁")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> "BPETokenizer":
+        """Learns `vocab_size` tokens from at most `sample_bytes` bytes, spread evenly over `texts`.
+
+        A text too small for so many tokens gets fewer, with a warning. The most frequent characters take at most half
+        of the room beside the bytes, so that merges find room too; rarer ones are written as bytes, with a warning.
+        The same texts give the same model, byte for byte.
+        UserError: no room for a single character, nothing to learn, a lone surrogate.
+        """
+        if vocab_size < FIXED + 2:
+            raise UserError(
+                f"tokenizer.vocab_size={vocab_size} leaves no piece to learn beside {FIXED} for bytes, white space and "
+                f"control: use at least {FIXED + 2}"
+            )
+        sample = _sample(texts, sample_bytes)
+        breaks = re.compile(f"[{re.escape(RESERVED + _rare_characters(sample, vocab_size))}]+")
+        tokenizer = cls(_learn((part for block in sample for part in breaks.split(block)), vocab_size))
+        if tokenizer.vocab_size < vocab_size:
+            log.warning(
+                "the training text fills only %d pieces: tokenizer.vocab_size=%d is reduced to that",
+                *(tokenizer.vocab_size, vocab_size),
+            )
+        return tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self._around_marks(
+            text, lambda part: [i for chunk in _chunks(part) for i in self._processor.encode(chunk)]
+        )
+
+    def sample(self, text: str, dropout: float, seed: int) -> list[int]:
+        """Ids of `text` in pieces that another chance would cut elsewhere: of all merges a part, `dropout`, is left out each time.
+
+        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments alone, which SentencePiece's own
+        sampling is not: its generator begins elsewhere in every process, whatever the seed. A word of more than 100 characters is cut
+        there. UserError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
+        """
+        chance = random.Random(seed).random
+
+        def ids_of(part: str) -> list[int]:
+            words = _WORD.findall(part.replace(" ", "▁"))
+            pieces = [piece for word in words for piece in self._merged(word, dropout, chance)]
+            return [i for piece in pieces for i in self._ids_of_piece(piece)]
+
+        return self._around_marks(text, ids_of)
+
+    def _around_marks(self, text: str, ids_of: Callable[[str], list[int]]) -> list[int]:
+        """The ids of a text, of which `ids_of` encodes what lies between U+2581."""
+        utf8(text)
+        first, *parts = map(ids_of, text.split("▁"))
+        return first + [i for part in parts for i in self._mark_ids + part]
+
+    def _merged(self, word: str, dropout: float, chance: Callable[[], float]) -> list[str]:
+        """The pieces of one word: the best merge that chance has left, again and again."""
+        pieces, merges = list(word), self._merges
+        while True:
+            pairs = [
+                (merges[pair][0], i)
+                for i, pair in enumerate(map(operator.add, pieces, pieces[1:]))
+                if pair in merges and chance() >= dropout
+            ]
+            if not pairs:
+                return pieces
+            i = min(pairs)[1]
+            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+
+    @cached_property
+    def _merges(self) -> dict[str, tuple[float, int]]:
+        """What can be merged, and single characters: piece -> (rank, id), the lowest rank first."""
+        processor = self._processor
+        found = {}
+        for i in range(self.vocab_size):
+            if not (processor.is_byte(i) or processor.is_control(i) or processor.is_unknown(i)):
+                found[processor.id_to_piece(i)] = (-processor.get_score(i), i)
+        across = next((piece for piece in found if re.search("[^▁]▁", piece)), None)
+        if across:
+            raise UserError(
+                f"data.subword_dropout: the piece {across!r} reaches from one word into the next; set it to 0"
+            )
+        return found
+
+    def _ids_of_piece(self, piece: str) -> list[int]:
+        return [self._merges[piece][1]] if piece in self._merges else self._bytes_as_ids(piece)
+
+    def _bytes_as_ids(self, piece: str) -> list[int]:
+        return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join([self._bytes_of[i] for i in ids])
+
+    def save(self, folder: Path) -> None:
+        write_description(folder, self)
+        (folder / MODEL_FILE).write_bytes(self.model)
+
+
+def _rare_characters(sample: list[str], vocab_size: int) -> str:
+    """The characters that get no token of their own: beyond half of the room beside the bytes, by frequency.
+
+    Raises:
+        UserError: the sample holds white space alone.
+    """
+    counts: Counter[str] = Counter()
+    for block in sample:
+        counts.update(block)
+    for character in RESERVED + " ":  # the space has its token in any case
+        del counts[character]
+    if not counts:
+        raise UserError("the training text holds nothing but white space: there is no piece to learn")
+    by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
+    rare = by_frequency[(vocab_size - FIXED) // 2 :]
+    if rare:
+        log.warning(
+            "%d of the %d distinct characters of the text (%.3f %% of it) are written as bytes: "
+            "tokenizer.vocab_size=%d would give each its own piece",
+            *(len(rare), len(counts), 100 * sum(counts[c] for c in rare) / counts.total(), FIXED + 2 * len(counts)),
+        )
+    return "".join(rare)
+
+
+def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
+    """The content of a tokenizer.model that SentencePiece learns from `parts`."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        # It skips sentences above 4,192 bytes, too: 1,000 characters are 4,000 at most.
+        sentence_iterator=(part[i : i + 1000] for part in parts for i in range(0, len(part), 1000)),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        num_threads=1,
+        character_coverage=1.0,
+        required_chars="▁",
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        byte_fallback=True,
+        user_defined_symbols=["\n"],
+        allow_whitespace_only_pieces=True,
+        eos_id=0,
+        eos_piece=END_OF_TEXT,
+        unk_id=1,
+        bos_id=-1,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _sample(texts: Iterable[str], limit: int) -> list[str]:
+    """Evenly spread blocks of `texts`, `limit` bytes at most, in one pass: every k-th, k doubles when they are many.
+
+    A single block, of 16 K characters, is kept in any case.
+    """
+    kept: list[str] = []
+    sizes: list[int] = []
+    stride, total = 1, 0
+    blocks = (text[i : i + 2**14] for text in texts for i in range(0, len(text), 2**14))
+    for i, block in enumerate(blocks):
+        size = len(utf8(block))
+        if i % stride == 0:
+            kept.append(block)
+            sizes.append(size)
+            total += size
+            while total > limit and len(kept) > 1:
+                kept, sizes, stride = kept[::2], sizes[::2], 2 * stride
+                total = sum(sizes)
+    return kept
+
+
+def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
+    """`text` in chunks of `limit` characters at most, cut after a newline where there is one: no piece reaches over it.
+
+    SentencePiece slows down with the length of what it encodes, to a third from 16 K characters to 1 M.
+    """
+    start = 0
+    while start < len(text):
+        end = start + limit
+        if end < len(text):
+            end = text.rfind("\n", start, end) + 1 or end
+        yield text[start:end]
+        start = end
+
+
+_PARSE = """
+import sys, sentencepiece
+processor = sentencepiece.SentencePieceProcessor(model_proto=sys.stdin.buffer.read())
+pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+processor.encode("".join(pieces))
+"""
+
+
+def try_parser(model: bytes) -> None:
+    """Lets a process of its own read a model first: a stranger can have made one, checksum and all, on which the native parser crashes.
+
+    Raises:
+        UserError: where that process fails, crashes or takes too long.
+    """
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", _PARSE], input=model, capture_output=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError("SentencePiece does not get through this model") from None
+    if tried.returncode:
+        last = (
+            tried.stderr.decode(errors="replace").strip().splitlines() or [f"it crashed, status {tried.returncode}"]
+        )[-1]
+        raise UserError(f"this is no SentencePiece model ({last})")

@@ -1,0 +1,77 @@
+"""A tokenizer that is learned from a text, or loaded from the folder where it was saved."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.tokenizer.base import JSON_FILE, Tokenizer, description, read_file
+from llm_from_scratch.tokenizer.bpe import MODEL_FILE, BPETokenizer, try_parser
+from llm_from_scratch.tokenizer.bytes import MERGES_FILE, VOCAB_FILE, GPT2Tokenizer, files_fingerprint
+from llm_from_scratch.tokenizer.char import CharTokenizer
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None, held_out: Iterable[str] = ()) -> Tokenizer:
+    """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+
+    Characters need to know whether those of `held_out`, which is read after `texts`, are all among them; BPE writes every one.
+
+    UserError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
+    """
+    assert not isinstance(texts, str), "texts are documents, not the characters of one"
+    if kind == "char":
+        if vocab_size is not None:
+            raise UserError(
+                f"tokenizer.vocab_size={vocab_size}: with tokenizer=char the text decides it, leave it null"
+            )
+        return CharTokenizer.train(texts, held_out)
+    if kind == "bpe":
+        if vocab_size is None:
+            raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+        return BPETokenizer.train(texts, vocab_size)
+    raise UserError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `save` wrote into `folder`. UserError naming the file: missing, damaged, not what it says."""
+    path, model_path = folder / JSON_FILE, folder / MODEL_FILE
+    content = read_file(path)
+    try:
+        saved = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged: {error}") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: damaged: no JSON object")
+    tokenizer: Tokenizer
+    byte_fallback = saved.get("byte_fallback", False)  # absent from a file without bytes
+    if saved.get("kind") == "char" and isinstance(saved.get("characters"), str) and isinstance(byte_fallback, bool):
+        try:
+            tokenizer = CharTokenizer(saved["characters"], byte_fallback)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged: {error}") from None
+    elif saved.get("kind") == "bpe":
+        model = read_file(model_path)
+        if hashlib.sha256(model).hexdigest() != saved.get("fingerprint"):
+            raise UserError(f"{model_path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
+        try:
+            try_parser(model)
+            tokenizer = BPETokenizer(model)
+        except ValueError as error:
+            raise UserError(f"{model_path}: damaged: {error}") from None
+    elif saved.get("kind") == "gpt2":
+        vocab, merges = read_file(folder / VOCAB_FILE), read_file(folder / MERGES_FILE)
+        if files_fingerprint(vocab, merges) != saved.get("fingerprint"):
+            raise UserError(
+                f"{folder / VOCAB_FILE}: damaged: its sha256, with {MERGES_FILE}, is not the fingerprint in {JSON_FILE}"
+            )
+        try:
+            tokenizer = GPT2Tokenizer(vocab, merges)
+        except ValueError as error:
+            raise UserError(f"{folder / VOCAB_FILE}: {error}") from None
+    else:
+        raise UserError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
+    for key, value in description(tokenizer).items():
+        if saved.get(key) != value:
+            raise UserError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")
+    return tokenizer
