@@ -432,7 +432,9 @@ def checkpoint_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
 
 
 def config_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
-    from llm_from_scratch.config import Config, check, read_config, save_config
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.saved_config import read_config, save_config
 
     save_config(Config(), folder / "config.yaml")
     as_version_0_1(folder / "config.yaml")  # so that what is behind the checksum is tried

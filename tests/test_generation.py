@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from llm_from_scratch.config import Config, GenerateConfig, SamplingConfig, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config, GenerateConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.generation import (
     SplitLinear,

@@ -11,7 +11,7 @@ from conftest import REPO, SMALL
 
 from llm_from_scratch import cli, signals, terminal
 from llm_from_scratch.checkpoint import find_run, last_run, started_last
-from llm_from_scratch.config import read_run
+from llm_from_scratch.saved_config import read_run
 
 Start = Callable[..., tuple[int, str]]
 TEXT = [word for word in SMALL if word.startswith(("data", "trainer", "sample"))]

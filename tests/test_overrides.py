@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from llm_from_scratch.config import Config, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config
 from llm_from_scratch.overrides import literal, out_of_memory
 
 

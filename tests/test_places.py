@@ -12,9 +12,10 @@ import pytest
 from conftest import REPO, run, story
 
 from llm_from_scratch import places
+from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import find_run
 from llm_from_scratch.cli import main
-from llm_from_scratch.config import Config, DataConfig, GenerateConfig, check
+from llm_from_scratch.config import Config, DataConfig, GenerateConfig
 from llm_from_scratch.data.sources import open_source, roots
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.overrides import LITERAL, composed, literal

@@ -12,7 +12,8 @@ import pytest
 from conftest import SMALL, Process
 from rich.console import Console
 
-from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPTConfig
 from llm_from_scratch.plan import (

@@ -18,8 +18,9 @@ from conftest import REPO, SMALL, Process, story
 from filelock import FileLock
 from torch.optim.lr_scheduler import LambdaLR
 
+from llm_from_scratch.check import check, check_given
 from llm_from_scratch.checkpoint import checkpoints, load_state, read_rows
-from llm_from_scratch.config import Config, OptimConfig, check, check_given, leaves
+from llm_from_scratch.config import Config, OptimConfig, leaves
 from llm_from_scratch.errors import UserError
 
 Program = Callable[..., tuple[int, str]]

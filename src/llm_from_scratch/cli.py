@@ -328,7 +328,8 @@ def prepare(options: argparse.Namespace) -> None:
     """The shards of the corpus that the settings name, and what is in them."""
     import time
 
-    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepare import SPLITS, prepare_task
     from llm_from_scratch.data.prepare import prepare as prepare_all
     from llm_from_scratch.overrides import composed
@@ -361,7 +362,8 @@ def prepare(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """What a prepared text holds."""
-    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.overrides import composed
@@ -411,7 +413,8 @@ def _tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
 def plan(options: argparse.Namespace) -> None:
     """The figures of a training that has not begun."""
     from llm_from_scratch import plan as planning
-    from llm_from_scratch.config import Config, check
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
     from llm_from_scratch.evaluation.measure import own_text
     from llm_from_scratch.model import GPTConfig
     from llm_from_scratch.overrides import composed

@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from llm_from_scratch import __version__
+from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import (
     checkpoints,
     data_fingerprint,
@@ -34,13 +35,14 @@ from llm_from_scratch.checkpoint import (
     parse_rows,
     verify_state,
 )
-from llm_from_scratch.config import Config, check, read_run, refuse_foreign_code
+from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, quote
 from llm_from_scratch.tokenizer import load_tokenizer
 

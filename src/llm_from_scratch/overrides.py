@@ -139,7 +139,7 @@ def literal(argument: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    from llm_from_scratch.config import escape
+    from llm_from_scratch.check import escape
 
     return QuotedString(escape(value), Quote.single).with_quotes()
 
@@ -502,7 +502,7 @@ def _compose(config_name: str, job: list[str]) -> DictConfig:
         meant = f"; did you mean {nearest[0]}?" if nearest else "."
         raise UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        from llm_from_scratch.config import NEEDS, unknown
+        from llm_from_scratch.check import NEEDS, unknown
 
         key = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
         known = _flat(hydra.compose(config_name)) if key else []
@@ -580,7 +580,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     if not config.get("resume"):
         _take_shape(config, job)
         return config
-    from llm_from_scratch.config import Config, as_config, read_run, refuse_foreign_code
+    from llm_from_scratch.check import as_config
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 
     saved = read_run(Path(config.resume))
     result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})

@@ -1,6 +1,6 @@
 """The reference of every setting: name, type, default, range and meaning, read from the schema itself.
 
-The meaning of a setting is the comment at its field, so that it is written once. `docs/settings.md` is made from here.
+The meaning of a setting is the comment at its field, behind it or above it. `docs/settings.md` is made from here.
 """
 
 import ast
@@ -13,8 +13,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-from llm_from_scratch.config import RANGES, Config, GenerateConfig
+from llm_from_scratch.config import Config, GenerateConfig
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.ranges import range_of
 
 PROGRAMS: dict[str, type] = {"train.py": Config, "generate.py": GenerateConfig}
 # Program -> its values where nothing is given on the command line, nested as in its YAML file, interpolations as they stand.
@@ -99,7 +100,8 @@ def _settings(program: str, schema: type, defaults: Mapping[str, Any], prefix: s
         key = prefix + item.name
         name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
         meaning = meanings.get(item.name, "")
-        words = RANGES[key][1] if key in RANGES and program == "train.py" else ""
+        allowed = range_of(item)
+        words = allowed.words if allowed else ""
         if not set(re.findall(r"[\w-]+", words)) - JOINING - set(re.findall(r"[\w-]+", meaning)):
             words = ""
         default = item.default if item.default_factory is MISSING else item.default_factory()
@@ -120,19 +122,26 @@ def _written(value: Any) -> str:
 
 
 def _comments(schema: type) -> dict[str, str]:
-    """field -> the comment within or right behind its definition, of the class and those that it inherits from."""
+    """field -> the comment within or right behind its definition, else the lines of comment above it; bases included."""
     found: dict[str, str] = {}
     for cls in reversed(schema.__mro__):
         if not is_dataclass(cls):
             continue
         source = inspect.cleandoc("\n" + inspect.getsource(cls))
-        comments = {
-            token.start[0]: token.string.lstrip("# ")
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT
-        }
+        comments, alone = {}, set()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                number, _ = token.start
+                comments[number] = token.string.lstrip("# ")
+                if token.line.lstrip().startswith("#"):
+                    alone.add(number)
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-                found[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
+                within = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                lines = [line for line in within if line in comments]
+                first = node.lineno
+                while not any(line in comments for line in within) and first - 1 in alone:
+                    first -= 1
+                    lines = list(range(first, node.lineno))
+                found[node.target.id] = " ".join(comments[line] for line in lines)
     return found

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_from_scratch.config import Config, DataConfig, TokenizerConfig, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data import readers
 from llm_from_scratch.data.prepare import Prepared, prepare
 from llm_from_scratch.data.readers import Format, read_documents

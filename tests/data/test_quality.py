@@ -1,10 +1,13 @@
 """Each rule, at its border: counted by hand."""
 
+from dataclasses import fields
+
 import pytest
 
-from llm_from_scratch.config import RANGES
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data import quality
 from llm_from_scratch.data.quality import RULES, chosen, failed
+from llm_from_scratch.ranges import range_of
 
 CASES = {
     "gopher_words": ("word " * 50, "word " * 49),
@@ -75,6 +78,7 @@ def test_the_language_is_that_of_its_short_words(name: str | None, text: str) ->
 
 
 def test_the_setting_names_the_languages_there_are() -> None:
-    valid, words = RANGES["data.language"]
-    assert all(map(valid, quality.SHORT_WORDS))
-    assert words == "one of " + ", ".join(quality.SHORT_WORDS)
+    allowed = next(range_of(item) for item in fields(DataConfig) if item.name == "language")
+    assert allowed is not None
+    assert all(map(allowed.holds, quality.SHORT_WORDS))
+    assert allowed.words == "one of " + ", ".join(quality.SHORT_WORDS)

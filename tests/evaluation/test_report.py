@@ -16,9 +16,10 @@ import torch
 from conftest import Process, as_version_0_1, story
 from rich.console import Console
 
+from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.cli import main
-from llm_from_scratch.config import Config, check, read_config
+from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.evaluation import baselines
 from llm_from_scratch.evaluation.continuations import described, passages
@@ -39,6 +40,7 @@ from llm_from_scratch.evaluation.measure import (
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 from llm_from_scratch.evaluation.texts import Text, token_starts
+from llm_from_scratch.saved_config import read_config
 
 CPU = {"device": "cpu"}
 

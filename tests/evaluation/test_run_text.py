@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import story
 
+from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import data_fingerprint, load_model, save_model, save_state
 from llm_from_scratch.cli import main
-from llm_from_scratch.config import Config, check, save_config
+from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import measure as measuring
@@ -21,6 +22,7 @@ from llm_from_scratch.evaluation.intervals import MANY, bootstrap_ratio, mean_in
 from llm_from_scratch.evaluation.likelihood import LOGITS, windows_at_once
 from llm_from_scratch.evaluation.measure import PASSAGE, SHOWN, Settings, _extremes, _lengths, _pieces, encode, measure
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.saved_config import save_config
 
 CPU = {"device": "cpu"}
 

@@ -12,7 +12,8 @@ from conftest import SMALL, Process, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_from_scratch.config import Config, DataConfig, TokenizerConfig, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.plan import assumed_text
 from llm_from_scratch.tokenizer import GPT2Tokenizer, load_tokenizer, open_gpt2

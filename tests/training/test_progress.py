@@ -138,8 +138,8 @@ def test_what_takes_hours_on_a_cpu_is_said_with_the_recipe_for_one(monkeypatch: 
 def advice(words: list[str]) -> list[str]:
     import hydra
 
+    from llm_from_scratch.check import check
     from llm_from_scratch.commands.train import recipes
-    from llm_from_scratch.config import check
     from llm_from_scratch.overrides import _compose, final_config
     from llm_from_scratch.places import config_dir
 

@@ -36,7 +36,8 @@ OmegaConf.register_new_resolver("scratch", lambda: scratch().name, replace=True)
 
 def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
     """The checked settings, the prompt read; one stop string is as good as a list of one."""
-    from llm_from_scratch.config import GenerateConfig, check
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import GenerateConfig
     from llm_from_scratch.data.clean import clean_typed
 
     if isinstance(composed.get("stop"), str):

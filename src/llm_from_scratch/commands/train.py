@@ -41,8 +41,9 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
         composed: what a job runs with, as Hydra composed it or as the resumed run has it.
         job: its overrides.
     """
-    from llm_from_scratch.config import Config, check_given
-    from llm_from_scratch.config import check as check_settings
+    from llm_from_scratch.check import check as check_settings
+    from llm_from_scratch.check import check_given
+    from llm_from_scratch.config import Config
 
     config = check_settings(composed, Config)
     check_given(config, given_settings(job))
@@ -88,8 +89,8 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 
 def recipes() -> dict[str, "Config"]:
     """The experiments by their names."""
+    from llm_from_scratch.check import check as check_settings
     from llm_from_scratch.config import Config
-    from llm_from_scratch.config import check as check_settings
 
     return {name: check_settings(composed, Config) for name, composed in experiments()}
 

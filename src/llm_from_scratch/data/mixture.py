@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llm_from_scratch.config import DataConfig, check
+from llm_from_scratch.check import check
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.long import in_memory
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.tasks import SPLITS, Tally, documents, is_validation, split_document

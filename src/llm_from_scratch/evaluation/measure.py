@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import Run, data_fingerprint, find_run, load_model, pick_device
-from llm_from_scratch.config import Config, DataConfig, check, read_run
+from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.prepared import find_prepared
 from llm_from_scratch.data.sampler import ValidationWindows
@@ -26,6 +27,7 @@ from llm_from_scratch.evaluation import baselines, continuations, huggingface, p
 from llm_from_scratch.evaluation.intervals import mean_interval
 from llm_from_scratch.evaluation.likelihood import token_nats, windows_at_once
 from llm_from_scratch.evaluation.texts import Text, first_characters, other_text, token_starts
+from llm_from_scratch.saved_config import read_run
 
 log = logging.getLogger(__name__)
 PASSAGE = 240  # bytes of the passages shown

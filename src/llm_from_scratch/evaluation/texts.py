@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.config import read_config
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
 from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.saved_config import read_config
 
 BLOCK = 500  # bytes of a block where there are too few documents to draw from: about 90 words of English
 WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published; of wiki.valid.* the file is named

@@ -11,8 +11,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import started_last
-from llm_from_scratch.config import FAILURE, Config, save_config
+from llm_from_scratch.config import FAILURE, Config
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.terminal import quote
 
 

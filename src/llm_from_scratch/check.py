@@ -1,0 +1,199 @@
+"""Plain values held against the schema: a wrong setting is refused in one line, as is one that would change nothing."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from llm_from_scratch import mistakes
+from llm_from_scratch.config import BatchConfig, Config, DataConfig, keys, leaves, walk
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import PATHS, expanded
+from llm_from_scratch.ranges import Range, range_of
+
+T = TypeVar("T")
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """One line for a setting that does not exist, with what does its work here or the nearest one that does."""
+    known_elsewhere = mistakes.answer(key, "train" if "trainer" in known else "generate")
+    if known_elsewhere and key.split(".")[-1] not in {name.split(".")[-1] for name in known}:
+        return f"{key}: there is no such setting here: {known_elsewhere}"
+    # The last part decides: `optim.learning_rate` and `model.lr` are both about `optim.lr`, rather than about their groups.
+    by_last_part = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"{key}: there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "; see --help")
+
+
+def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
+    """Plain values -> an instance of `schema`.
+
+    Raises:
+        UserError: in one line, for an unknown key, a wrong type or an impossible value.
+    """
+    if isinstance(values, DictConfig):
+        values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
+    typed = OmegaConf.structured(schema)
+    for item in fields(schema):  # type: ignore[arg-type]
+        if is_dataclass(item.type):
+            OmegaConf.set_readonly(typed[item.name], False)  # a frozen dataclass would refuse the merge
+    try:
+        merged = OmegaConf.merge(typed, as_config(values))
+        for key in PATHS:
+            if isinstance(path := OmegaConf.select(merged, key), str) and path.startswith("~"):
+                OmegaConf.update(merged, key, escape(expanded(path)))
+        config: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except ConfigKeyError as error:
+        raise UserError(unknown(error.full_key or str(error.key), keys(schema))) from None
+    except (
+        OmegaConfBaseException,
+        TypeError,
+    ) as error:  # a setting of several types makes OmegaConf hash what it is given
+        # Of a list's items OmegaConf names the place in the list alone.
+        key = getattr(error, "full_key", None) or _refused(typed, values)
+        where = f"{key}: " if key else ""
+        raise UserError(
+            where + re.sub(r" for field of type| of type '\w+' ", " ", str(error).splitlines()[0])[:300]
+        ) from None
+    for key, item, value in walk(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: must be a finite number")
+        if isinstance(value, str) and not value.strip() and key != "prompt":
+            raise UserError(
+                f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
+            )
+        meant = mistakes.meant(key, str(value))
+        if meant:
+            raise UserError(f"{key}={value}: write {key}={meant}")
+        _check_range(key, value, range_of(item))
+    return config
+
+
+def _check_range(key: str, value: Any, allowed: Range | None) -> None:
+    try:
+        right = allowed is None or value is None or allowed.holds(value)
+    except (TypeError, AttributeError):  # what stands in a list or a mapping may be anything
+        right = False
+    if allowed and not right:
+        raise UserError(f"{key}={value}: must be {allowed.words}")
+
+
+def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
+    """The setting that its type refuses, found by trying them one by one; "" where it is none alone."""
+    for group, value in values.items():
+        for name, one in value.items() if isinstance(value, Mapping) else ():
+            try:
+                OmegaConf.merge(typed, as_config({group: {name: one}}))
+            except (OmegaConfBaseException, TypeError):
+                return f"{group}.{name}"
+    return ""
+
+
+def as_config(values: Any) -> DictConfig:
+    """Plain values -> OmegaConf's, with a `${` of the user's text kept from being read as an interpolation."""
+    return OmegaConf.create(_escaped(values))
+
+
+def _escaped(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _escaped(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_escaped(value) for value in values]
+    return escape(values) if isinstance(values, str) else values
+
+
+def escape(text: str) -> str:
+    """OmegaConf's own escape of `${`: each backslash before it doubled, and one more."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+# Of the data's settings, those of a mixture as a whole; data=mix takes the others for each of `data.corpora`.
+_WHOLE = {"name", "dir", "mix", "corpora", *(item.name for item in fields(BatchConfig))}
+_CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
+Need = tuple[Callable[[Config], bool], str]
+_MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
+_DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
+_NAMED: Need = (
+    lambda c: c.data.file is not None and c.data.path is None and c.data.download is None,
+    "data.file=NAME, and neither data.path nor data.download",
+)
+_LAYOUTS: Need = (
+    lambda c: bool(c.data.layouts) and c.data.path is None and c.data.download is None,
+    "data.layouts, and neither data.path nor data.download",
+)
+# A setting that changes nothing without another one: when it holds, and what that other one is.
+NEEDS: dict[str, Need] = {
+    "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),
+    "model.init_std": (lambda c: c.init_from is None, "a model of its own: init_from brings the weights"),
+    "tokenizer.path": (lambda c: c.tokenizer.kind == "gpt2", "tokenizer=gpt2"),
+    "data.file": _NAMED,
+    "data.url": _NAMED,
+    "data.sha256": _NAMED,
+    "data.must_contain": _NAMED,
+    "data.layouts": _LAYOUTS,
+    "data.published": _LAYOUTS,
+    "data.download": (lambda c: c.data.path is None, "a named corpus: leave data.path out"),
+    "data.downloads": _DOWNLOAD,
+    "data.connections": _DOWNLOAD,
+    "data.documents": (
+        lambda c: _DOWNLOAD[0](c) and c.data.max_docs is None,
+        "data.download=NAME and no data.max_docs",
+    ),
+    "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
+    "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
+    "optim.adamw_lr": _MUON,
+    "optim.momentum": _MUON,
+    "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
+    "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
+    "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "sample.show": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
+    "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
+    "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
+}
+
+
+def check_given(config: Config, given: Iterable[str]) -> None:
+    """Refuses a setting that was asked for and that would change nothing.
+
+    Args:
+        config: the whole configuration.
+        given: the names of the settings that the user wrote, groups left out. One at its default asks for nothing.
+
+    Raises:
+        UserError: in one line, with the setting that it needs.
+    """
+    values, defaults = dict(leaves(config)), dict(leaves(Config()))
+    given = list(given)
+    for key in given:
+        name = next((name for name in values if key == name or key.startswith(f"{name}.")), None)
+        if name is None or (name == key and values[key] == defaults[key]):
+            continue
+        shown = f"{key}={values[key]}" if name == key else key
+        group, _, inner = key.partition(".")
+        if group == "data" and config.data.mix is not None and inner.split(".")[0] in _CORPUS:
+            raise UserError(f"{shown}: data=mix takes it for each corpus: write data.corpora.NAME.{inner}")
+        if name == "data.corpora":
+            _check_corpora(config.data.corpora, key)
+        if key == "task" and "run_dir" in given:
+            raise UserError(f"{shown}: names a folder below outputs/, and run_dir names another: leave one of them out")
+        holds, need = NEEDS.get(name, (None, ""))
+        if holds is not None and not holds(config):
+            raise UserError(f"{shown}: changes nothing without {need}; leave it out, or change that")
+
+
+def _check_corpora(corpora: dict[str, Any], key: str) -> None:
+    """Refuses what `data.corpora` has no use for: how batches are made is one for the whole mixture."""
+    asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
+    defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
+    for corpus, settings in corpora.items():
+        for inner, value in settings.items() if asked[0] in ("", corpus) else ():
+            if inner in _CORPUS or inner == "name" or value == defaults.get(inner):
+                continue
+            raise UserError(
+                f"data.corpora.{corpus}.{inner}={value}: is of the whole mixture: write data.{inner}={value}"
+            )

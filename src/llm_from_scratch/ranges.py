@@ -1,0 +1,80 @@
+"""Ranges of settings: each stands at its field of the schema, as `lr: float = ranged(1e-3, POSITIVE)`."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+KEY = "range"  # of a field's metadata
+MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
+
+
+class Range(NamedTuple):
+    """A condition on a value beyond its type, and the words that follow "must be" in the refusal."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def ranged(default: T, allowed: Range) -> T:
+    """A field of a dataclass with a default and a range; null is outside of no range."""
+    return field(default=default, metadata={KEY: allowed})
+
+
+def range_of(item: "Field[Any]") -> Range | None:
+    """The range of a field; None where its type is all that a value needs."""
+    found: Range | None = item.metadata.get(KEY)
+    return found
+
+
+def choice(*names: str) -> Range:
+    """One of several names."""
+    return Range(lambda value: value in names, "one of " + ", ".join(names))
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool("a".encode(name).decode(name))
+    except (LookupError, ValueError):
+        return False
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path stays below the folder that it starts from."""
+    return ".." not in Path(path).parts and not Path(path).is_absolute()
+
+
+POSITIVE = Range(lambda value: value > 0, "above 0")
+NOT_NEGATIVE = Range(lambda value: value >= 0, "0 or more")
+SHARE = Range(lambda value: 0 <= value < 1, "at least 0 and below 1")
+PART = Range(lambda value: 0 < value < 1, "above 0 and below 1")
+PART_OR_ALL = Range(lambda value: 0 < value <= 1, "above 0, at most 1")
+NONE_TO_ALL = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
+SEED = Range(lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
+SWITCH = Range(lambda value: value in (True, False, "auto"), "true, false or auto")
+NAME = Range(
+    lambda value: bool(re.fullmatch(r"[\w-][\w.-]*", value)),
+    "letters, digits, '_', '-' and '.', which is not the first",
+)
+# A configuration may be a stranger's: its download must not land outside of data.dir.
+BELOW_DATA = Range(_is_below, "a path below data.dir")
+GLOBS_BELOW_DATA = Range(lambda value: all(map(_is_below, value)), "globs below data.dir")
+ENCODING = Range(_is_encoding, "one of Python's text encodings: utf-8, cp1252, latin-1, utf-16")
+BATCH_SCHEDULE = Range(
+    lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value), "[[step, sequences], …], all above 0"
+)
+WEIGHTS = Range(lambda value: all(weight >= 0 for weight in value.values()), "names with weights of 0 or more")
+DEVICES = Range(lambda value: value == "auto" or (isinstance(value, int) and value > 0), "a count above 0, or auto")
+THREADS = Range(lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_THREADS}")
+
+
+def loggers(known: Mapping[str, Any]) -> Range:
+    """Settings of loggers by their names: of one that is `known`, or with a `_target_`."""
+    return Range(
+        lambda value: all(
+            isinstance(settings, dict) and (name in known or "_target_" in settings) for name, settings in value.items()
+        ),
+        "tensorboard, csv or wandb, each with its settings, or NAME with a _target_: a logger of Lightning's",
+    )
