@@ -1,9 +1,26 @@
 """A text of a stranger's on a page is text: read back by a Markdown reader, it is what it was."""
 
+import io
+from pathlib import Path
+
 import pytest
 from markdown_it import MarkdownIt
+from rich.console import Console
 
-from llm_from_scratch.pages import as_html, as_markdown
+from llm_from_scratch.pages import (
+    Heading,
+    Paragraph,
+    Part,
+    Picture,
+    Quote,
+    Quotes,
+    Table,
+    as_html,
+    as_markdown,
+    html_page,
+    markdown,
+    show,
+)
 
 HOSTILE = [
     "[click](http://evil.example)",
@@ -67,3 +84,50 @@ def test_numbers_stay_as_they_are() -> None:
 def test_controls_have_no_picture() -> None:
     assert as_html('\x1b[31m<b title="x">\u202e') == "\ufffd[31m&lt;b title=&quot;x&quot;&gt;\ufffd"
     assert as_markdown("\x1b]0;x\x07") == "\ufffd\\]0;x\ufffd"
+
+
+BLOCKS = [
+    Heading(1, "A <title>"),
+    Paragraph("one\ntwo"),
+    Table("T", ["name", "empty", "number"], [["a|b", "", "1.50"], ["c", "", "-2"]]),
+    Quotes("Q", ("bits", "text", "highest (bits)"), "bits", [Quote("0.5", [Part("a<", 6.0, 0.4), Part("\n* b")])]),
+]
+
+
+def test_the_blocks_in_markdown() -> None:
+    assert markdown(BLOCKS) == (
+        "# A &lt;title&gt;\n\none ⏎ two\n\n"
+        "**T**\n\n| name | number |\n|---|---:|\n| a\\|b | 1.50 |\n| c | -2 |\n\n"
+        "**Q**\n\n| bits | text | highest (bits) |\n|---|---|---|\n| 0.5 | a&lt; ⏎ \\* b | “a&lt;” 6.0 |\n"
+    )
+
+
+def test_the_blocks_in_html(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(b"png")
+    page = html_page([*BLOCKS, Picture("p.png", "a <caption>")], tmp_path)
+    assert "<title>A &lt;title&gt;</title>" in page
+    assert '<tr><td>a|b</td><td class="number">1.50</td></tr>' in page
+    assert (
+        '<div class="passage"><b>0.5 bits</b>\n'
+        '<span style="background:rgba(var(--hot),0.40)" title="6.0 bits">a&lt;</span>\n* b</div>'
+    ) in page
+    assert '<img alt="a &lt;caption&gt;" src="data:image/png;base64,cG5n">' in page
+
+
+@pytest.mark.parametrize("width", [16, 80])
+def test_the_blocks_in_a_terminal(width: int) -> None:
+    written = io.StringIO()
+    show(BLOCKS, Console(width=width, file=written), elsewhere="; --json has all")
+    shown = written.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("1.50" in shown) == (width == 80 or "too narrow" not in shown)
+    for text in ("A <title>", "one two", "a|b", "0.5: a<"):
+        assert text in shown
+
+
+def test_a_table_drops_its_last_columns_where_a_terminal_is_narrow() -> None:
+    written = io.StringIO()
+    table = Table("", ["name", "first", "second", "third"], [["a", "1", "2", "3"]])
+    show([table], Console(width=24, file=written), elsewhere="; --json has all")
+    assert "first" in written.getvalue()
+    assert "too narrow here for: second, third; --json" in " ".join(written.getvalue().split())

@@ -1,16 +1,123 @@
-"""Text as pages show it: in Markdown and in HTML, where a text of a stranger's is text and nothing else."""
+"""Pages: headings, paragraphs, tables, pictures and quotes, shown in the terminal, in Markdown and in HTML.
 
+    blocks -> show (a rich console) | markdown (a text) | html_page (one file that opens with no network)
+
+Texts and names may come from a stranger: they are escaped wherever they are shown.
+"""
+
+import base64
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
 # GitHub and other readers make links of these even without brackets; a word joiner inside is not seen and parts them.
 _JOINER = "&#8288;"
 _LINKS = re.compile(r"(?<=/)(?=/)|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
+_NUMBER = re.compile(r"[-–+e\d.,% ]*")
+STYLE = """
+:root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #5a5a5a; --line: #d4d4d4; --hot: 222,45,38 }
+@media (prefers-color-scheme: dark) { :root { --text: #ddd; --back: #16181c; --faint: #a2a2a2; --line: #3a3d42; --hot: 255,82,66 } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+body { color: var(--text); background: var(--back) }
+h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
+.wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
+th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere }
+td { max-width: 26rem; overflow-wrap: break-word }
+td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+.passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
+.passage b { color: var(--faint); font-size: .875rem }
+figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
+"""
+HOTTEST_PARTS = 5  # of a quote, named in Markdown
 
 
+@dataclass(frozen=True)
+class Heading:
+    """A heading of level 1 to 3."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; a column that is empty everywhere is not shown."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """Header and cells of each column that is not empty."""
+        cells = [[row[i] for row in self.rows] for i in range(len(self.header))]
+        return [(name, column) for name, column in zip(self.header, cells, strict=True) if any(column)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file of the page's folder."""
+
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a quoted text: one with a value is coloured in HTML, and named in Markdown where it is among the highest."""
+
+    text: str
+    value: float | None = None
+    heat: float = 0.0  # strength of the colour, 0 to 1
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A text as it stands, in parts."""
+
+    label: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Quotes:
+    """Quotes under one title; `columns` are the names of the label, the text and the parts of the highest values."""
+
+    title: str
+    columns: tuple[str, str, str]
+    unit: str  # of the values
+    quotes: Sequence[Quote]
+
+
+Block = Heading | Paragraph | Table | Picture | Quotes
+
+
+# ----------------------------------------------------------------------------------------------------------- text
 def printed(text: str) -> str:
     """Characters that have no picture as U+FFFD; line ends stay."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def one_line(text: str, limit: int = 60) -> str:
+    """One line of printable characters, shortened in its middle: a form in which a stranger's name may be shown."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+    return line if len(line) <= limit else f"{line[: limit // 2]}…{line[-(limit // 2 - 1) :]}"
 
 
 def as_html(text: str) -> str:
@@ -29,3 +136,154 @@ def as_markdown(text: str) -> str:
     line = re.sub(r"^(\s*\d+)(?=[.)](\s|$))", r"\1\\", line)
     line = re.sub(r"^ {4,}", lambda m: "&#32;" * len(m[0]), line)  # which would make it a block of code
     return line.replace("\0", _JOINER)
+
+
+# ------------------------------------------------------------------------------------------------------- terminal
+def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None:
+    """Prints the blocks; where a table has too many columns for the console, `elsewhere` says where all of them are."""
+    for block in blocks:
+        match block:
+            case Heading(_, text):
+                console.print(RichText(one_line(text, 1000), style="bold"))
+            case Paragraph(text):
+                console.print(RichText(one_line(text, 1000)))
+            case Picture(file, caption):
+                console.print(RichText(one_line(f"{caption} ({file})", 1000)))
+            case Quotes(title, _, _, quotes):
+                console.print(RichText(one_line(title, 120)))
+                for quote in quotes:
+                    text = "".join(part.text for part in quote.parts)
+                    console.print(RichText(f"{one_line(quote.label, 40)}: {printed(text)}"))
+            case Table(title, _, _):
+                table, dropped = fitted(block, console.width)
+                table.title, table.title_justify = RichText(one_line(title, 120)), "left"
+                console.print(table)
+                if dropped:
+                    console.print(RichText(f"too narrow here for: {', '.join(dropped)}{elsewhere}"))
+
+
+def fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
+    """The table in at most `width` columns: headers and texts are folded, then the last columns are dropped.
+
+    Returns:
+        The table, and the headers of the columns that were dropped.
+    """
+    columns = block.columns()
+    needed = [(_is_number(cells), max(map(len, [name, *cells])), _least(name, cells)) for name, cells in columns]
+    kept = len(columns)
+    while kept > 2 and sum(least for _, _, least in needed[:kept]) + 3 * kept + 1 > width:
+        kept -= 1
+    folded = sum(natural for _, natural, _ in needed[:kept]) + 3 * kept + 1 > width
+    table = RichTable()
+    for (name, _), (number, natural, least) in zip(columns[:kept], needed[:kept], strict=True):
+        fixed = (least if folded else natural) if number else None
+        table.add_column(RichText(name), justify="right" if number else "left", overflow="fold", width=fixed)
+    for row in zip(*(cells for _, cells in columns[:kept]), strict=True):
+        table.add_row(*(RichText(one_line(cell, 200)) for cell in row))
+    return table, [name for name, _ in columns[kept:]]
+
+
+def _is_number(cells: Sequence[str]) -> bool:
+    return all(_NUMBER.fullmatch(cell) for cell in cells)
+
+
+def _least(name: str, cells: Sequence[str]) -> int:
+    """The width below which a column is no longer read: numbers stay whole, words are folded."""
+    words = max(map(len, name.split()), default=0)
+    longest = max(map(len, cells), default=0)
+    return max(words, longest if _is_number(cells) else min(24, longest))
+
+
+# ------------------------------------------------------------------------------------------------------- Markdown
+def markdown(blocks: Sequence[Block]) -> str:
+    """The blocks as one text; pictures are files beside it."""
+    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * level} {as_markdown(text)}"
+        case Paragraph(text):
+            return as_markdown(text)
+        case Picture(file, caption):
+            return f"![{as_markdown(caption)}]({file})\n\n*{as_markdown(caption)}*"
+        case Quotes(title, columns, _, quotes):
+            lines = [_markdown_quote(quote) for quote in quotes]
+            return "\n".join([f"**{as_markdown(title)}**", "", f"| {' | '.join(columns)} |", "|---|---|---|", *lines])
+        case Table(title, _, _):
+            shown = block.columns()
+            lines = [
+                f"| {' | '.join(as_markdown(name) for name, _ in shown)} |",
+                "|" + "|".join("---:" if _is_number(cells) else "---" for _, cells in shown) + "|",
+                *(
+                    f"| {' | '.join(map(as_markdown, row))} |"
+                    for row in zip(*(cells for _, cells in shown), strict=True)
+                ),
+            ]
+            return "\n".join([f"**{as_markdown(title)}**", "", *lines])
+
+
+def _markdown_quote(quote: Quote) -> str:
+    """A row of a table: a colour becomes the list of the parts with the highest values."""
+    highest = sorted(quote.parts, key=lambda part: -(part.value or 0.0))[:HOTTEST_PARTS]
+    named = ", ".join(f"“{as_markdown(part.text)}” {part.value:.1f}" for part in highest if part.value)
+    return f"| {as_markdown(quote.label)} | {as_markdown(''.join(part.text for part in quote.parts))} | {named} |"
+
+
+# ----------------------------------------------------------------------------------------------------------- HTML
+def html_page(blocks: Sequence[Block], folder: Path) -> str:
+    """One file: pictures as data, no scripts, and a policy that lets a browser load nothing else.
+
+    Args:
+        blocks: the first heading is the title of the page.
+        folder: where the pictures are.
+    """
+    title = next((block.text for block in blocks if isinstance(block, Heading)), "")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{as_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(_html(block, folder) for block in blocks)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _html(block: Block, folder: Path) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{as_html(text)}</h{level}>"
+        case Paragraph(text):
+            return f"<p>{as_html(text)}</p>"
+        case Picture(file, caption):
+            data = base64.b64encode((folder / file).read_bytes()).decode()
+            return (
+                f'<figure><img alt="{as_html(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{as_html(caption)}</figcaption></figure>"
+            )
+        case Quotes(title, (name, _, _), unit, quotes):
+            return f"<h4>{as_html(title)}</h4>\n" + "\n".join(_html_quote(quote, name, unit) for quote in quotes)
+        case Table(title, _, _):
+            columns = block.columns()
+            head = "".join(f"<th{_align(*cells)}>{as_html(name)}</th>" for name, cells in columns)
+            body = "\n".join(
+                "<tr>" + "".join(f"<td{_align(cell)}>{as_html(cell)}</td>" for cell in row) + "</tr>"
+                for row in zip(*(cells for _, cells in columns), strict=True)
+            )
+            return f'<h4>{as_html(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _html_quote(quote: Quote, name: str, unit: str) -> str:
+    parts = "".join(
+        as_html(part.text)
+        if part.value is None
+        else f'<span style="background:rgba(var(--hot),{part.heat:.2f})" title="{part.value:.1f} {as_html(unit)}">'
+        f"{as_html(part.text)}</span>"
+        for part in quote.parts
+    )
+    return f'<div class="passage"><b>{as_html(f"{quote.label} {name}".rstrip())}</b>\n{parts}</div>'
+
+
+def _align(*cells: str) -> str:
+    return ' class="number"' if any(cells) and _is_number(cells) else ""

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from llm_from_scratch.pages import one_line
+
 RUNS = ("#d94801", "#6a51a3", "#238b45", "#b8860b", "#c51b8a", "#525252")
 KINDS = {
     "characters": ("#9ecae1", "counting, characters"),
@@ -26,17 +28,11 @@ def heat(bits: float) -> float:
     return 0.8 * min(max(bits / HOTTEST, 0.0), 1.0)
 
 
-def plain(text: str, limit: int = 60) -> str:
-    """One line of printable characters, shortened in its middle: what a stranger's name may be shown as."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
-    return line if len(line) <= limit else f"{line[: limit // 2]}…{line[-(limit // 2 - 1) :]}"
-
-
 def run_names(report: dict[str, Any]) -> list[str]:
     """What the runs are called: the folders' own names where these differ, else their paths."""
     short = [Path(run["run"]).name or run["run"] for run in report["runs"]]
     return [
-        plain(name) for name in (short if len(set(short)) == len(short) else [run["run"] for run in report["runs"]])
+        one_line(name) for name in (short if len(set(short)) == len(short) else [run["run"] for run in report["runs"]])
     ]
 
 
@@ -81,7 +77,7 @@ def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
 
 def _label(name: str) -> str:
     """For matplotlib, which reads what stands between two dollars as mathematics."""
-    return plain(name, 44).replace("$", r"\$")
+    return one_line(name, 44).replace("$", r"\$")
 
 
 def _bits(report: dict[str, Any]) -> Figure | None:
@@ -150,7 +146,7 @@ def _passages(report: dict[str, Any]) -> Figure:
     for name, run in _runs(report):
         for end in ("worst", "best"):
             for passage in run["passages"][end][:1]:
-                lines.append((f"{plain(name, 44)}, {end}: {passage['bits_per_byte']:.2f} bits per byte", []))
+                lines.append((f"{one_line(name, 44)}, {end}: {passage['bits_per_byte']:.2f} bits per byte", []))
                 lines += [("", line) for line in _wrapped(passage["pieces"])] + [("", [])]
     figure = Figure(figsize=(8, 0.2 * len(lines) + 0.2))
     axes = figure.add_axes((0.02, 0.0, 0.96, 0.97))

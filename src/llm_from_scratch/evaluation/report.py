@@ -5,20 +5,30 @@
 Texts and names come from a run, and so perhaps from a stranger: they are escaped wherever they are shown.
 """
 
-import base64
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from llm_from_scratch.evaluation.figures import draw, heat, plain, run_names
+from llm_from_scratch.evaluation.figures import draw, heat, run_names
 from llm_from_scratch.files import write_file
-from llm_from_scratch.pages import as_html, as_markdown
+from llm_from_scratch.pages import (
+    Block,
+    Heading,
+    Paragraph,
+    Part,
+    Picture,
+    Quote,
+    Quotes,
+    Table,
+    fitted,
+    html_page,
+    markdown,
+    one_line,
+    show,
+)
 
 # Of generated text: key, name, what it is and where it is from.
 DEFINITIONS = (
@@ -52,83 +62,14 @@ FAITHFUL = {
     "relations_contradicted": "relations contradicted",
     "relations_invented": "relations invented",
 }
-STYLE = """
-:root { color-scheme: light dark; --text: #222; --back: #fff; --faint: #5a5a5a; --line: #d4d4d4; --hot: 222,45,38 }
-@media (prefers-color-scheme: dark) { :root { --text: #ddd; --back: #16181c; --faint: #a2a2a2; --line: #3a3d42; --hot: 255,82,66 } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
-body { color: var(--text); background: var(--back) }
-h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
-p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
-.wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
-th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere }
-td { max-width: 26rem; overflow-wrap: break-word }
-td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
-td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-.passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
-.passage b { color: var(--faint); font-size: .875rem }
-figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
-"""
 MOST_ROWS = 10  # of the summary's table
 SUMMARY_COLUMNS = ("", "bits per byte", "95 %", "perplexity a word", "BLEU")
-NUMBER = re.compile(r"[-–+e\d.,% ]*")
-
-
-@dataclass(frozen=True)
-class Heading:
-    """Level 1 to 3."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Text of this project or of a run."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are text; a column that is empty everywhere is not shown."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG file of the report's folder."""
-
-    file: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Passages:
-    """Passages of [text, bits] of each token."""
-
-    title: str
-    rows: Sequence[dict[str, Any]]
-
-
-Block = Heading | Paragraph | Table | Picture | Passages
 
 
 def print_tables(report: dict[str, Any], console: Console) -> None:
-    """The tables of the report, and what has to be said beside them."""
-    for block in blocks(report | {"left_out": []}, {}):
-        if isinstance(block, Paragraph):
-            console.print(RichText(plain(block.text, 1000)))
-        if isinstance(block, Table):
-            table, dropped = _fitted(block, console.width)
-            table.title, table.title_justify = RichText(plain(block.title, 120)), "left"
-            console.print(table)
-            if dropped:
-                console.print(RichText(f"too narrow here for: {', '.join(dropped)}; --json and --report have all"))
+    """The tables of the report, and the paragraphs beside them."""
+    shown = [block for block in blocks(report | {"left_out": []}, {}) if isinstance(block, Paragraph | Table)]
+    show(shown, console, elsewhere="; --json and --report have all")
 
 
 def print_summary(report: dict[str, Any], console: Console) -> None:
@@ -140,12 +81,12 @@ def print_summary(report: dict[str, Any], console: Console) -> None:
     shown = [*shown, *likely.rows[runs : runs + min(baselines, MOST_ROWS - len(shown))]]
     columns = [i for i, name in enumerate(likely.header) if name in SUMMARY_COLUMNS]
     figures = Table("", [likely.header[i] for i in columns], [[row[i] for i in columns] for row in shown])
-    table, _ = _fitted(figures, console.width)
+    table, _ = fitted(figures, console.width)
     table.box, table.padding, table.pad_edge = None, (0, 2, 0, 0), False
     first, *others = table.columns
     first.no_wrap, first.overflow = True, "ellipsis"
     first.max_width = max(console.width - sum((column.width or 0) + 2 for column in others) - 2, 8)
-    console.print(RichText(plain(likely.title, console.width)))
+    console.print(RichText(one_line(likely.title, console.width)))
     console.print(table)
 
     lines = []
@@ -153,7 +94,7 @@ def print_summary(report: dict[str, Any], console: Console) -> None:
     if written:
         copied = written.get("memorised_longest_characters", 0)
         lines.append(
-            f"Text of {plain(names[0], 30)}: distinct-2 {written['distinct_2']:.3f},"
+            f"Text of {one_line(names[0], 30)}: distinct-2 {written['distinct_2']:.3f},"
             f" longest copy of the training text {copied:,} characters."
         )
     more = [f"{runs + baselines - len(shown)} rows"] * (runs + baselines > len(shown))
@@ -166,38 +107,6 @@ def print_summary(report: dict[str, Any], console: Console) -> None:
     lines.append(f"More in the page: {', '.join(more)}.")
     for line in lines:
         console.print(RichText(line))
-
-
-def _fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
-    """The table in at most `width` columns: headers and texts are folded, then the last columns are dropped.
-
-    Returns:
-        The table, and the headers of what was dropped.
-    """
-    columns = _columns(block)
-    needed = [(_is_number(cells), max(map(len, [name, *cells])), _least(name, cells)) for name, cells in columns]
-    kept = len(columns)
-    while kept > 2 and sum(least for _, _, least in needed[:kept]) + 3 * kept + 1 > width:
-        kept -= 1
-    folded = sum(natural for _, natural, _ in needed[:kept]) + 3 * kept + 1 > width
-    table = RichTable()
-    for (name, _), (number, natural, least) in zip(columns[:kept], needed[:kept], strict=True):
-        fixed = (least if folded else natural) if number else None
-        table.add_column(RichText(name), justify="right" if number else "left", overflow="fold", width=fixed)
-    for row in zip(*(cells for _, cells in columns[:kept]), strict=True):
-        table.add_row(*(RichText(plain(cell, 200)) for cell in row))
-    return table, [name for name, _ in columns[kept:]]
-
-
-def _is_number(cells: Sequence[str]) -> bool:
-    return all(NUMBER.fullmatch(cell) for cell in cells)
-
-
-def _least(name: str, cells: Sequence[str]) -> int:
-    """The width below which a column is no longer read: numbers stay whole, words are folded."""
-    words = max(map(len, name.split()), default=0)
-    longest = max(map(len, cells), default=0)
-    return max(words, longest if _is_number(cells) else min(24, longest))
 
 
 def write_report(report: dict[str, Any], folder: Path) -> Path:
@@ -218,7 +127,7 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     drawn = draw(report, folder)
     write_file(folder / "report.md", markdown(blocks(report, drawn)))
     drawn.pop("passages.png")  # HTML has colours of its own
-    write_file(folder / "report.html", page(blocks(report, drawn), folder))
+    write_file(folder / "report.html", html_page(blocks(report, drawn), folder))
     return folder / "report.html"
 
 
@@ -279,8 +188,8 @@ def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
     parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
     parts += [Heading(3, "Worst and best predicted passages"), *picture("passages.png")]
     for name, run in zip(names, runs, strict=True):
-        parts.append(Passages(f"{name}: worst", run["passages"]["worst"]))
-        parts.append(Passages(f"{name}: best", run["passages"]["best"]))
+        parts.append(_passages(f"{name}: worst", run["passages"]["worst"]))
+        parts.append(_passages(f"{name}: best", run["passages"]["best"]))
     if any("generated" in run for run in runs):
         parts += _generated(report, names, picture("memorised.png"))
     for key, title, first in (
@@ -398,14 +307,23 @@ def _generated(report: dict[str, Any], names: list[str], pictures: list[Block]) 
         Heading(3, "Samples"),
     ]
     for name, run in zip(names, report["runs"], strict=True):
-        rows_of = [[row["prompt"], row["written"], row["continuation"]] for row in run.get("samples", [])]
-        parts.append(Passages(f"{name}: the prompt, what it wrote, and how the text goes on", _samples(rows_of)))
+        title = f"{name}: the prompt, what it wrote, and how the text goes on"
+        parts.append(Quotes(title, ("", "text", ""), "", _samples(run.get("samples", []))))
     return parts
 
 
-def _samples(rows: list[list[str]]) -> list[dict[str, Any]]:
-    kinds = ("prompt", "written", "true")
-    return [{"label": kind, "pieces": [[text, 0.0]]} for row in rows for kind, text in zip(kinds, row, strict=True)]
+def _samples(rows: list[dict[str, str]]) -> list[Quote]:
+    kinds = {"prompt": "prompt", "written": "written", "true": "continuation"}
+    return [Quote(kind, [Part(row[key])]) for row in rows for kind, key in kinds.items()]
+
+
+def _passages(title: str, rows: list[dict[str, Any]]) -> Quotes:
+    columns = ("bits per byte", "passage", "the most surprising tokens (bits)")
+    quotes = [
+        Quote(f"{row['bits_per_byte']:.3f}", [Part(piece, bits, heat(bits)) for piece, bits in row["pieces"]])
+        for row in rows
+    ]
+    return Quotes(title, columns, "bits", quotes)
 
 
 def _pairs(title: str, first: str, rows: list[dict[str, Any]]) -> Table:
@@ -433,101 +351,3 @@ def _number(value: float | None, form: str) -> str:
 def _interval(row: dict[str, Any], key: str) -> str:
     sign = "+" if key == "more" else ""  # a difference
     return f"{row[f'{key}_low']:{sign}.3f} – {row[f'{key}_high']:{sign}.3f}" if f"{key}_low" in row else ""
-
-
-def _columns(table: Table) -> list[tuple[str, list[str]]]:
-    cells = [[row[i] for row in table.rows] for i in range(len(table.header))]
-    return [(name, column) for name, column in zip(table.header, cells, strict=True) if any(column)]
-
-
-# ------------------------------------------------------------------------------------------------------- Markdown
-def markdown(parts: Sequence[Block]) -> str:
-    """Pictures are files beside it."""
-    return "\n\n".join(_markdown(part) for part in parts) + "\n"
-
-
-def _markdown(part: Block) -> str:
-    match part:
-        case Heading(level, text):
-            return f"{'#' * level} {as_markdown(text)}"
-        case Paragraph(text):
-            return as_markdown(text)
-        case Picture(file, caption):
-            return f"![{as_markdown(caption)}]({file})\n\n*{as_markdown(caption)}*"
-        case Passages(title, rows):
-            # A colour becomes the list of the tokens that cost the most.
-            lines = []
-            for row in rows:
-                most = sorted(row["pieces"], key=lambda piece: -piece[1])[:5]
-                costly = ", ".join(f"“{as_markdown(piece)}” {bits:.1f}" for piece, bits in most if bits)
-                head = row["label"] if "label" in row else f"{row['bits_per_byte']:.3f}"
-                lines.append(f"| {head} | {as_markdown(''.join(piece for piece, _ in row['pieces']))} | {costly} |")
-            surprising = "label" not in rows[0] if rows else True
-            names = (
-                ("bits per byte", "passage", "the most surprising tokens (bits)") if surprising else ("", "text", "")
-            )
-            return "\n".join([f"**{as_markdown(title)}**", "", f"| {' | '.join(names)} |", "|---|---|---|", *lines])
-        case Table(title, _, _):
-            columns = _columns(part)
-            numbers = [_is_number(cells) for _, cells in columns]
-            lines = [
-                f"| {' | '.join(as_markdown(name) for name, _ in columns)} |",
-                "|" + "|".join("---:" if right else "---" for right in numbers) + "|",
-                *(
-                    f"| {' | '.join(map(as_markdown, row))} |"
-                    for row in zip(*(cells for _, cells in columns), strict=True)
-                ),
-            ]
-            return "\n".join([f"**{as_markdown(title)}**", "", *lines])
-
-
-# ----------------------------------------------------------------------------------------------------------- HTML
-def page(parts: Sequence[Block], folder: Path) -> str:
-    """One file: pictures as data, no scripts, and a policy that lets a browser load nothing else."""
-    title = next((part.text for part in parts if isinstance(part, Heading)), "")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{as_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(_html(part, folder) for part in parts)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _html(part: Block, folder: Path) -> str:
-    match part:
-        case Heading(level, text):
-            return f"<h{level}>{as_html(text)}</h{level}>"
-        case Paragraph(text):
-            return f"<p>{as_html(text)}</p>"
-        case Picture(file, caption):
-            data = base64.b64encode((folder / file).read_bytes()).decode()
-            return (
-                f'<figure><img alt="{as_html(caption)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{as_html(caption)}</figcaption></figure>"
-            )
-        case Passages(title, rows):
-            return f"<h4>{as_html(title)}</h4>\n" + "\n".join(_passage(row) for row in rows)
-        case Table(title, _, _):
-            columns = _columns(part)
-            head = "".join(f"<th{_align(*cells)}>{as_html(name)}</th>" for name, cells in columns)
-            body = "\n".join(
-                "<tr>" + "".join(f"<td{_align(cell)}>{as_html(cell)}</td>" for cell in row) + "</tr>"
-                for row in zip(*(cells for _, cells in columns), strict=True)
-            )
-            return f'<h4>{as_html(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
-
-
-def _passage(row: dict[str, Any]) -> str:
-    if "label" in row:
-        return f'<div class="passage"><b>{as_html(row["label"])}</b>\n{as_html(row["pieces"][0][0])}</div>'
-    spans = "".join(
-        f'<span style="background:rgba(var(--hot),{heat(bits):.2f})" title="{bits:.1f} bits">{as_html(piece)}</span>'
-        for piece, bits in row["pieces"]
-    )
-    return f'<div class="passage"><b>{row["bits_per_byte"]:.3f} bits per byte</b>\n{spans}</div>'
-
-
-def _align(*cells: str) -> str:
-    return ' class="number"' if any(cells) and _is_number(cells) else ""
