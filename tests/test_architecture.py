@@ -71,6 +71,7 @@ MAY_IMPORT = {
     "evaluation.pairs": ["evaluation.intervals", "data.clean"],
     "evaluation.faithfulness": ["evaluation.style"],
     "evaluation.overlap": ["evaluation.style"],
+    "evaluation.scoring": ["data.sampler", "model"],
     "evaluation.figures": [],
     "evaluation.report": ["evaluation.figures", "checkpoint"],
     "evaluation.baselines": ["evaluation"],

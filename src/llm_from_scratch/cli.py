@@ -195,25 +195,20 @@ def evaluate(options: argparse.Namespace) -> None:
         return report(options)
 
     from llm_from_scratch.data.prepared import Prepared
-    from llm_from_scratch.data.sampler import ValidationWindows
-    from llm_from_scratch.evaluation.likelihood import likelihood, windows_at_once
     from llm_from_scratch.evaluation.measure import open_run
+    from llm_from_scratch.evaluation.scoring import likelihood, scorer, windows
 
     if not 0 <= options.overlap < 1:
         raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
     opened = open_run(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
 
+    model = scorer(run.model, run.tokenizer.eot_id)
+
     def figures(text: Prepared) -> dict[str, Any]:
-        windows = ValidationWindows(
-            [shard.tokens for shard in text.shards(options.split)],
-            block_size=run.model.config.block_size,
-            eot_id=run.tokenizer.eot_id,
-            overlap=options.overlap,
-        )
-        shape = run.model.config
-        at_once = windows_at_once(options.batch_size, shape.block_size, shape.vocab_size)
-        return likelihood(run.model, windows.batches(at_once), text.text_bytes(options.split))
+        tokens = [shard.tokens for shard in text.shards(options.split)]
+        batches = windows(tokens, model, options.overlap, options.batch_size)
+        return likelihood(model, batches, text.text_bytes(options.split))
 
     row = figures(prepared)
     if prepared.parts:

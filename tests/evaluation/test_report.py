@@ -32,13 +32,13 @@ from llm_from_scratch.evaluation.measure import (
     Settings,
     encode,
     likelihood,
-    mean_probability,
     measure,
     open_run,
     sentence_nats,
 )
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
+from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, token_starts
 from llm_from_scratch.saved_config import read_config
 

@@ -19,7 +19,6 @@ from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import measure as measuring
 from llm_from_scratch.evaluation.intervals import MANY, bootstrap_ratio, mean_interval
-from llm_from_scratch.evaluation.likelihood import LOGITS, windows_at_once
 from llm_from_scratch.evaluation.measure import PASSAGE, SHOWN, Settings, _extremes, _lengths, _pieces, encode, measure
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.saved_config import save_config
@@ -173,9 +172,3 @@ def test_an_interval_of_many_values_draws_no_more_than_of_some() -> None:
     assert mean == pytest.approx(many.mean())
     half = 1.96 * many.std() / len(many) ** 0.5
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)
-
-
-def test_logits_of_a_large_vocabulary_are_made_a_few_windows_at_a_time() -> None:
-    assert windows_at_once(32, 256, 1024) == 32
-    assert windows_at_once(32, 1024, 50_257) * 1024 * 50_257 <= LOGITS
-    assert windows_at_once(32, 100_000, 50_257) == 1

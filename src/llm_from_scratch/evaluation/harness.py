@@ -15,6 +15,7 @@ import torch
 from llm_from_scratch.checkpoint import Run
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.evaluation.scoring import scorer, token_nats_and_greedy, windows_at_once
 from llm_from_scratch.generation import generate
 from llm_from_scratch.model import IGNORE
 
@@ -40,8 +41,9 @@ class HarnessModel(TemplateLM):
 
     def __init__(self, run: Run, batch_size: int) -> None:
         super().__init__()
-        self.run, self.batch_size = run, batch_size
+        self.run, self.scorer = run, scorer(run.model, run.tokenizer.eot_id)
         self.block_size = run.model.config.block_size
+        self.batch_size = windows_at_once(batch_size, self.block_size, self.scorer.width)
         self.asked = False  # an error before the first question is the task's
 
     @property
@@ -80,11 +82,9 @@ class HarnessModel(TemplateLM):
         windows = get_rolling_token_windows(ids, prefix_token=prefix, max_seq_len=self.block_size, context_len=1)
         return self._scores([make_disjoint_window(window) for window in windows])
 
-    @torch.inference_mode()
     def _scores(self, asked: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """(ln p, is greedy) of the second ids behind the first; at most T of the second. Windows of like length together."""
-        model, found = self.run.model, [(0.0, True)] * len(asked)
-        device = next(model.parameters()).device
+        found = [(0.0, True)] * len(asked)
         order = sorted(range(len(asked)), key=lambda i: -sum(map(len, asked[i])))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -96,14 +96,10 @@ class HarnessModel(TemplateLM):
                 x[row, : len(ids) - 1] = torch.tensor(ids[:-1])
                 counted = len(asked[i][1])
                 y[row, len(ids) - 1 - counted : len(ids) - 1] = torch.tensor(ids[len(ids) - counted :])
-            y = y.to(device)
-            logits = model(x.to(device)).float()  # (B, T, V)
-            nats = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="none"
-            ).view_as(y)
-            greedy = ((logits.argmax(-1) == y) | (y == IGNORE)).all(1)
-            for i, value, right in zip(rows, nats.cpu().double().sum(1).tolist(), greedy.tolist(), strict=True):
-                found[i] = (-value, right)
+            nats, greedy = token_nats_and_greedy(self.scorer, x.to(self.scorer.device), y.to(self.scorer.device))
+            right = greedy.all(1).tolist()
+            for i, value, all_greedy in zip(rows, nats.cpu().double().sum(1).tolist(), right, strict=True):
+                found[i] = (-value, all_greedy)
         return found
 
     def _written(self, prompt: str, asked: dict[str, Any]) -> str:

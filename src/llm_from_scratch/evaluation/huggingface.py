@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.errors import UserError, missing_extra
-from llm_from_scratch.evaluation.likelihood import token_nats
+from llm_from_scratch.evaluation.scoring import Scorer, score, windows
 from llm_from_scratch.evaluation.texts import Text
 
 MAX_WINDOW = 1024  # tokens, as GPT-2
@@ -48,13 +47,18 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
             ids.append(tokenizer.eos_token_id)
             starts.append(max(before - 1, 0))
     block_size = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW, len(ids))
-    windows = ValidationWindows(
-        [np.array(ids, dtype=np.int64)], block_size=block_size, eot_id=tokenizer.eos_token_id, overlap=overlap
-    )
     model = model.to(device).float().eval()
-    # Logits of 50,000 pieces at 1,024 places are 200 MB a window.
-    batches = windows.batches(max(batch_size // 8, 1))
-    nats, _ = token_nats(lambda batch: model(input_ids=batch).logits, batches, device)
+    scorer = Scorer(
+        hidden_states=lambda batch: model(input_ids=batch).logits,
+        head=lambda logits: logits,  # some models scale or cap them, so that only their own forward pass is theirs
+        block_size=block_size,
+        width=model.config.vocab_size,
+        vocab_size=model.config.vocab_size,
+        eot_id=tokenizer.eos_token_id,
+        device=device,
+    )
+    batches = windows([np.array(ids, dtype=np.int64)], scorer, overlap, batch_size)
+    nats = np.concatenate([nats for nats, _ in score(scorer, batches)]).astype(np.float64)
     return (
         {"name": f"{folder.name} (transformers)", "kind": "gpt2"}
         | text.figures(nats, np.array(starts))

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import Run, data_fingerprint, find_run, load_model, pick_device
 from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.prepared import find_prepared
-from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, huggingface, pairs
 from llm_from_scratch.evaluation.intervals import mean_interval
-from llm_from_scratch.evaluation.likelihood import token_nats, windows_at_once
+from llm_from_scratch.evaluation.scoring import Scorer, mean_probability, score, scorer, text_nats, windows
 from llm_from_scratch.evaluation.texts import Text, first_characters, other_text, token_starts
 from llm_from_scratch.saved_config import read_run
 
@@ -264,14 +262,6 @@ def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
     return figures | {"passages": _extremes(run, ids, nats, lengths), "nats": nats}
 
 
-def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
-    """-ln of the mean of the probabilities that several models give each token: one (N,) of -ln p a model -> (N,).
-
-    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the models are on the whole.
-    """
-    return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats))
-
-
 def training_text(opened: Opened) -> list[str]:
     """The documents that the run was trained on, the first ones where they are very long."""
     return first_characters(opened.prepared.documents("train"))
@@ -285,18 +275,14 @@ def encode(run: Run, documents: Sequence[str], whole: bool) -> np.ndarray:
 
 
 def sentence_nats(run: Run) -> Callable[[str], float]:
-    """-ln p of a whole sentence behind an end-of-text; one longer than the context goes on in a new one."""
-    device, size = next(run.model.parameters()).device, run.model.config.block_size
+    """-ln p of a whole sentence behind an end-of-text."""
+    model = run_scorer(run)
+    return lambda sentence: text_nats(model, run.tokenizer.encode(sentence))
 
-    @torch.inference_mode()
-    def nats(sentence: str) -> float:
-        ids = torch.tensor([[run.tokenizer.eot_id, *run.tokenizer.encode(sentence)]], device=device)
-        return sum(
-            float(run.model.loss(ids[:, i : i + size][:, : ids.shape[1] - 1 - i], ids[:, i + 1 : i + 1 + size], "sum"))
-            for i in range(0, ids.shape[1] - 1, size)
-        )
 
-    return nats
+def run_scorer(run: Run) -> Scorer:
+    """The scorer of a run's model."""
+    return scorer(run.model, run.tokenizer.eot_id)
 
 
 def _held_out(opened: Opened, split: str) -> Text:
@@ -353,10 +339,9 @@ def _read_against(name: str) -> tuple[str, str]:
 
 
 def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    block_size = min(run.model.config.block_size, len(ids))  # a text may be shorter than the context
-    windows = ValidationWindows([ids], block_size=block_size, eot_id=run.tokenizer.eot_id, overlap=overlap)
-    at_once = windows_at_once(batch_size, block_size, run.model.config.vocab_size)
-    return token_nats(run.model, windows.batches(at_once), next(run.model.parameters()).device)
+    model = run_scorer(run)
+    nats, places = zip(*score(model, windows([ids], model, overlap, batch_size)), strict=True)
+    return np.concatenate(nats).astype(np.float64), np.concatenate(places)
 
 
 def _lengths(run: Run, ids: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm_from_scratch.config import OptimConfig
-from llm_from_scratch.evaluation.likelihood import likelihood_row
+from llm_from_scratch.evaluation.scoring import likelihood_row
 from llm_from_scratch.model import GPT, IGNORE
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model

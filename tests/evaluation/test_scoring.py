@@ -2,21 +2,33 @@
 
 import json
 import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, Process, story
+from conftest import SMALL, Process, run, story
+from torchmetrics.text import Perplexity
 
 from llm_from_scratch.checkpoint import load_model, read_rows
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.prepare import split_document
-from llm_from_scratch.data.sampler import ValidationWindows
-from llm_from_scratch.evaluation.likelihood import likelihood, likelihood_row
+from llm_from_scratch.evaluation import scoring
 from llm_from_scratch.evaluation.measure import Settings, measure
+from llm_from_scratch.evaluation.scoring import (
+    ACTIVATIONS,
+    likelihood,
+    likelihood_row,
+    scorer,
+    token_nats,
+    token_nats_and_greedy,
+    windows,
+    windows_at_once,
+)
 from llm_from_scratch.generation import generate
-from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.model import GPT, IGNORE, GPTConfig
 
 
 def test_the_figures_by_hand() -> None:
@@ -43,10 +55,9 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> No
         window = 0 if i < size else (i - size) // stride + 1
         context = [eot, *text.tolist()][window * stride : i + 1]
         nats -= model(torch.tensor([context]))[0, -1].log_softmax(-1)[int(target)].item()
-    windows = ValidationWindows([text], block_size=size, eot_id=eot, overlap=overlap)
-    model.to(device)
+    scored = scorer(model.to(device), eot)
     for batch_size in (1, 3, 64):
-        row = likelihood(model, windows.batches(batch_size), text_bytes=100)
+        row = likelihood(scored, windows([text], scored, overlap, batch_size), text_bytes=100)
         assert row["tokens"] == 45
         assert row["loss"] == pytest.approx(nats / 45, abs=1e-5)
         assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / 100, abs=1e-5)
@@ -125,3 +136,101 @@ def test_mistakes_cost_one_line(command: Process, finished: Path, arguments: tup
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {line}")
     assert done.stderr.count("\n") == 1
+
+
+def tiny(vocab_size: int = 50, block_size: int = 16) -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(vocab_size=vocab_size, n_layer=1, n_embd=16, n_head=2, block_size=block_size)).eval()
+
+
+def batch(model: GPT) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and targets (3, T), some of which do not count."""
+    shape = (3, model.config.block_size)
+    ids, targets = (torch.randint(model.config.vocab_size, shape) for _ in range(2))
+    return ids, targets.masked_fill(torch.rand(shape) < 0.3, IGNORE)
+
+
+@pytest.mark.parametrize("at_once", [1, 120, 2**24])
+def test_the_chunks_of_the_logits_do_not_show_in_the_nats(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CPU_LOGITS", at_once)
+    model = tiny()
+    ids, targets = batch(model)
+    nats, greedy = token_nats_and_greedy(scorer(model, 0), ids, targets)
+    with torch.inference_mode():
+        logits, counted = model(ids), targets != IGNORE
+    expected = -logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0] * counted
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(token_nats(scorer(model, 0), ids, targets), nats)
+    assert torch.equal(greedy, (logits.argmax(-1) == targets) | ~counted)
+    perplexity = Perplexity(ignore_index=IGNORE)  # the second opinion
+    perplexity.update(logits, targets)
+    assert math.exp(nats.sum() / counted.sum()) == pytest.approx(float(perplexity.compute()), rel=1e-5)
+
+
+def test_no_more_logits_are_held_than_a_chunk_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CPU_LOGITS", 500)
+    model, held = tiny(), []
+    whole = replace(scorer(model, 0), head=lambda hidden: (held.append(hidden.shape[0]), model.logits(hidden))[1])
+    ids, targets = batch(model)
+    token_nats(whole, ids, targets)
+    assert max(held) == 10  # of 50 numbers each
+    assert sum(held) == (targets != IGNORE).sum()  # context that is not scored needs no logits
+
+
+def test_the_activations_of_a_batch_are_bounded() -> None:
+    assert windows_at_once(32, 256, 1024) == 32
+    assert windows_at_once(32, 1024, 50_257) == 1
+    assert windows_at_once(32, 1024, 3072) * 1024 * 3072 <= ACTIVATIONS
+
+
+def test_a_text_shorter_than_the_context_is_one_window_of_its_own_length() -> None:
+    model = scorer(tiny(), 0)
+    ((x, y),) = windows([np.array([3, 1]), np.array([4])], model, overlap=0.5, batch_size=8)
+    assert (x.tolist(), y.tolist()) == ([[0, 3, 1]], [[3, 1, 4]])
+
+
+GPT2_RUN = """
+import random
+from pathlib import Path
+
+import torch
+
+from llm_from_scratch.checkpoint import save_model
+from llm_from_scratch.config import Config, check, save_config
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.model import GPT, IGNORE, GPTConfig
+
+# 50,256 characters that the training part has all of, and a held-out part of 2,500 of them.
+characters = [chr(i) for i in [*range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0x20000, 0x20000 + 18092)]]
+random.seed(0)
+Path("text.txt").write_text("".join(characters + random.choices(characters, k=2500)), encoding="utf-8")
+shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "activation": "gelu", "norm": "layernorm"}
+shape |= {"position": "learned", "bias": True, "qk_norm": False}
+text = {"name": "text", "path": "text.txt", "val_fraction": 2500 / (len(characters) + 2500)}
+config = check({"data": text, "tokenizer": {"kind": "char", "vocab_size": None}, "run_dir": "run", "model": shape}, Config)
+prepared = prepare(config.data, config.tokenizer)
+model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
+assert (model.num_parameters(), model.config.vocab_size) == (124_439_808, 50_257)
+weights, data = dict(model.named_parameters()), prepared.manifest["sha256"]
+save_model(weights, model.config, prepared.tokenizer, Path("run"), step=1, loss=10.0, data=data)
+save_config(config, Path("run/config.yaml"))
+"""
+PEAK = """
+import resource
+from llm_from_scratch.cli import main
+main(["evaluate", "run", "--json", "--device", "cpu"{more}])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is in kilobytes on Linux alone")
+def test_a_model_of_the_size_of_gpt_2_is_evaluated_within_3_gb(tmp_path: Path) -> None:
+    made = run(["-c", GPT2_RUN], tmp_path)
+    assert made.returncode == 0, made.stderr
+    for more in ("", ', "--overlap", "0.5", "--pairs"'):
+        done = run(["-c", PEAK.format(more=more)], tmp_path)
+        assert done.returncode == 0, done.stderr
+        *_, figures, kilobytes = done.stdout.splitlines()
+        assert json.loads(figures)
+        assert int(kilobytes) < 3e6

@@ -1,0 +1,145 @@
+"""Scoring: the nats (-ln p) that a model gives each token of a text. Every figure of likelihood comes from here.
+
+    ids -> windows of the context's length -> hidden states -> logits, a chunk of tokens at a time -> nats
+
+The logits of a batch are never held together: at GPT-2's vocabulary they would be 200 MB a window.
+
+Shapes: B windows, T tokens a window, N tokens of a text, C channels, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.model import GPT, IGNORE
+
+CPU_LOGITS, GPU_LOGITS = 2**24, 2**28  # numbers of a chunk's logits: 64 MB, 1 GiB
+ACTIVATIONS = 2**25  # numbers of the widest activation of a batch: 128 MB
+
+Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # inputs and targets, (B, T) int64 each
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A language model in two halves, so that its logits can be made a chunk of tokens at a time."""
+
+    hidden_states: Callable[[Tensor], Tensor]  # ids (B, T) -> (B, T, C)
+    head: Callable[[Tensor], Tensor]  # (n, C) -> logits (n, V)
+    block_size: int  # the longest context, tokens
+    width: int  # numbers a token of the widest activation
+    vocab_size: int
+    eot_id: int
+    device: torch.device
+
+
+def scorer(model: GPT, eot_id: int) -> Scorer:
+    """The scorer of a GPT, which is in evaluation mode."""
+    config = model.config
+    width = max(config.inner_size * (2 if config.activation == "swiglu" else 1), 3 * config.n_embd)
+    device = next(model.parameters()).device
+    return Scorer(model.hidden_states, model.logits, config.block_size, width, config.vocab_size, eot_id, device)
+
+
+# ------------------------------------------------------------------------------------------------------- windows
+def windows_at_once(batch_size: int, block_size: int, width: int) -> int:
+    """`batch_size`, or as many windows as keep an activation of `width` numbers a token within `ACTIVATIONS`."""
+    return max(1, min(batch_size, ACTIVATIONS // (block_size * width)))
+
+
+def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_size: int) -> Windows:
+    """The windows of a text, which count each of its tokens once.
+
+    Args:
+        shards: the ids of the text, (n,) each, one behind the other.
+        model: its context is the length of a window; a shorter text has one window of its own length.
+        overlap: the part of a window, from 0 to below 1, that is context scored before.
+        batch_size: windows at a time at most; the figures do not depend on it.
+    """
+    size = min(model.block_size, sum(map(len, shards)))
+    text = ValidationWindows(shards, block_size=size, eot_id=model.eot_id, overlap=overlap)
+    return text.batches(min(windows_at_once(batch_size, size, model.width), len(text)))
+
+
+# ---------------------------------------------------------------------------------------------------------- nats
+@torch.inference_mode()
+def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
+    """-ln p of each target: ids and targets (B, T) -> (B, T) float32, 0 where a target is IGNORE."""
+    nats = torch.zeros(targets.numel(), device=targets.device)
+    for rows, logits, wanted in _logits(model, ids, targets):
+        nats[rows] = F.cross_entropy(logits, wanted, reduction="none")
+    return nats.view_as(targets)
+
+
+@torch.inference_mode()
+def token_nats_and_greedy(model: Scorer, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`token_nats`, and whether each target is the likeliest token: (B, T) bool, true where a target is IGNORE."""
+    nats = torch.zeros(targets.numel(), device=targets.device)
+    greedy = torch.ones(targets.numel(), dtype=torch.bool, device=targets.device)
+    for rows, logits, wanted in _logits(model, ids, targets):
+        nats[rows] = F.cross_entropy(logits, wanted, reduction="none")
+        greedy[rows] = logits.argmax(-1) == wanted
+    return nats.view_as(targets), greedy.view_as(targets)
+
+
+def _logits(model: Scorer, ids: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Chunks of the tokens that count: their rows (n,) in the flattened batch, logits (n, V) in float32, targets (n,)."""
+    flat = targets.flatten()
+    counted = (flat != IGNORE).nonzero().flatten()
+    numbers = CPU_LOGITS if ids.device.type == "cpu" else GPU_LOGITS
+    hidden = model.hidden_states(ids).flatten(0, 1)  # (BT, C)
+    for rows in counted.split(max(1, numbers // model.vocab_size)):
+        yield rows, model.head(hidden[rows]).float(), flat[rows]
+
+
+def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Nats of the tokens that count, a batch at a time and in the order of the text, and their places in their windows.
+
+    Yields:
+        (n,) float32 and (n,) int64; the first place of a window is 0.
+    """
+    for x, y in batches:
+        counted = y != IGNORE
+        nats = token_nats(model, torch.from_numpy(x).to(model.device), torch.from_numpy(y).to(model.device))
+        yield nats.cpu().numpy()[counted], np.nonzero(counted)[1]
+
+
+def text_nats(model: Scorer, ids: Sequence[int]) -> float:
+    """-ln p of a whole short text behind an end-of-text; one longer than the context goes on in a new one."""
+    batches = windows([np.array(ids, dtype=np.int64)], model, overlap=0.0, batch_size=1)
+    return float(sum(nats.sum(dtype=np.float64) for nats, _ in score(model, batches)))
+
+
+def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
+    """-ln of the mean of the probabilities that several models give each token: one (N,) of -ln p a model -> (N,).
+
+    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the models are on the whole.
+    """
+    return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats).astype(np.float64))
+
+
+# ------------------------------------------------------------------------------------------------------- figures
+def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
+    """Loss (nats a token), bits per byte of the text, and perplexity a token, as a validation row has them."""
+    loss = nats / tokens
+    return {"loss": loss, "bits_per_byte": nats / math.log(2) / text_bytes, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def likelihood(model: Scorer, batches: Windows, text_bytes: int) -> dict[str, float]:
+    """Loss (nats a token), bits per byte, perplexity, tokens and bytes of a whole split.
+
+    Args:
+        model: what is scored.
+        batches: windows that count every token of the split once.
+        text_bytes: UTF-8 bytes of the text that the tokens stand for.
+    """
+    total, tokens = 0.0, 0
+    for nats, _ in score(model, batches):
+        total += float(nats.sum(dtype=np.float64))
+        tokens += len(nats)
+    return likelihood_row(total, tokens, text_bytes) | {"tokens": tokens, "bytes": text_bytes}
