@@ -95,7 +95,7 @@ MAY_IMPORT = {
     "plan": ["training", "data", "model", "tokenizer", *SETTINGS],
     "overrides": [*SETTINGS, "checkpoint", "tokenizer", "training.results"],
     "commands": [ANYTHING],
-    "cli": [ANYTHING],
+    "cli": ["commands", "overrides"],
     "__main__": ["cli"],
     "train": ["commands"],
     "generate": ["commands"],

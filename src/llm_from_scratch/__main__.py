@@ -1,9 +1,19 @@
-"""`python -m llm_from_scratch COMMAND`."""
+"""The entry point: `llm-from-scratch COMMAND` and `python -m llm_from_scratch COMMAND`."""
+
+import sys
 
 from llm_from_scratch import signals
 
-signals.catch()  # before imports that take seconds: Ctrl-C in one of them has its status, too
 
-from llm_from_scratch.cli import main  # noqa: E402
+def run() -> None:
+    """Takes the signals before imports that take seconds: Ctrl-C in one of them has its status, too."""
+    training = "train" in sys.argv[1:2] or any(word.startswith(signals.LIGHTNING_CHILD) for word in sys.argv[1:])
+    signals.catch(end_with_reader=not training)  # a training outlives the reader of its last line
 
-main()
+    from llm_from_scratch.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    run()

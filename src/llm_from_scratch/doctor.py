@@ -41,9 +41,9 @@ from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.places import config_dir, user_path
+from llm_from_scratch.places import config_dir, program, user_path
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
-from llm_from_scratch.terminal import argument, quote
+from llm_from_scratch.terminal import argument, quote, shell
 from llm_from_scratch.tokenizer import load_tokenizer
 
 NETWORK_SECONDS = 3.0
@@ -273,7 +273,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.resume = f"python train.py {quote(f'resume={argument(path)}')}"
+        self.resume = shell(*program("train"), f"resume={argument(path)}")
 
     @cached_property
     def settings(self) -> Config | UserError:
@@ -556,7 +556,7 @@ def resume(run: RunFolder) -> Iterator[Finding]:
         else:
             yield ok(f"{run.path}: has made its {steps} steps; to go on: {run.resume} trainer.max_steps={2 * steps}")
     elif run.states:
-        start = f"python train.py {quote(f'init_from={argument(run.path)}')}"
+        start = shell(*program("train"), f"init_from={argument(run.path)}")
         advice = f"start a new run from the weights in model/: {start}"
         try:
             load_model(run.path)

@@ -210,7 +210,7 @@ def command(
         def program() -> None:
             use_utf8()
             # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
-            if not any(argument.startswith("hydra.job.name=train_ddp_process_") for argument in sys.argv):
+            if not any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
                 os.environ[RUN_NAME] = _new_name()  # in place of that of another command, which started this one
                 try:
                     with passing(starting):
@@ -625,10 +625,13 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
     Raises:
         UserError: the job asks for another shape or tokenizer, or there is no such run.
     """
+    if not isinstance(config.get("init_from"), str):
+        return
+
     from llm_from_scratch.checkpoint import PICKLES, model_folder, saved_settings
     from llm_from_scratch.tokenizer import load_tokenizer
 
-    if not isinstance(config.get("init_from"), str) or Path(config.init_from).suffix in PICKLES:
+    if Path(config.init_from).suffix in PICKLES:
         return
     origin = Path(config.init_from)
     model = saved_settings(origin)["model"]

@@ -1,6 +1,7 @@
-"""Places: where Hydra's YAML files are, and what a path of the user's means."""
+"""Places: where Hydra's YAML files are, how this program is started, and what a path of the user's means."""
 
 import os
+import sys
 from pathlib import Path
 
 from llm_from_scratch.errors import UserError
@@ -16,6 +17,17 @@ def config_dir() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise UserError(f"{package}: its configs are missing: install the package again, or work in a checkout")
+
+
+def program(name: str = "") -> list[str]:
+    """The words that start a command in the user's setting, such as `python train.py` in a checkout."""
+    if Path(sys.argv[0]).stem == "llm-from-scratch":
+        start = ["llm-from-scratch"]
+    elif name and (config_dir().parent / f"{name}.py").is_file() and config_dir().parent != Path(__file__).parent:
+        return ["python", f"{name}.py"]
+    else:
+        start = ["python", "-m", "llm_from_scratch"]
+    return [*start, name] if name else start
 
 
 def expanded(path: str) -> str:

@@ -26,6 +26,7 @@ from llm_from_scratch.config import OptimConfig, SampleConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import generate
+from llm_from_scratch.places import program
 from llm_from_scratch.terminal import argument, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.loggers import TensorBoard, flush
@@ -338,7 +339,7 @@ class Signals(Callback):
             log.warning("left in step %d; go on from step %d with: %s", trainer.global_step + 1, step, self._command())
 
     def _command(self) -> str:
-        return shell("python", "train.py", f"resume={argument(self.saver.run_dir)}")
+        return shell(*program("train"), f"resume={argument(self.saver.run_dir)}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the signals back."""

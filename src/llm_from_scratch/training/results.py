@@ -12,6 +12,7 @@ from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import new_file
+from llm_from_scratch.places import program
 from llm_from_scratch.terminal import argument, console, shell
 
 LEARNED = 0.1  # nats a token: one batch that is learned by heart comes below
@@ -118,8 +119,8 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overf
     out.print(table)
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
     commands = [
-        shell("python", "generate.py", f"run={argument(run)}", f"prompt={prompt}"),
-        shell("python", "-m", "llm_from_scratch", "evaluate", argument(run)),
+        shell(*program("generate"), f"run={argument(run)}", f"prompt={prompt}"),
+        shell(*program("evaluate"), argument(run)),
     ]
     if board:
         commands.append(shell("tensorboard", "--logdir", argument(run.parent)))

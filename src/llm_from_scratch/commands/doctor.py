@@ -1,0 +1,37 @@
+"""`doctor`: check this machine, and a run: one line for each finding, with what to do."""
+
+import argparse
+import json
+
+from llm_from_scratch.terminal import printable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.description = (
+        "Checks this machine, and the run where one is named: one line for each finding, with what to do "
+        "about it. Changes, prepares and downloads nothing."
+    )
+    parser.epilog = "Exit status: 0 no fault (warnings are none), 1 a fault, 2 a mistake in the arguments."
+    parser.add_argument("run", metavar="RUN", nargs="?", help="a run folder, or last: verify every file of it")
+    parser.add_argument("--json", action="store_true", help="one JSON object rather than lines")
+
+
+def run(options: argparse.Namespace) -> None:
+    """The findings as they come; a fault makes the exit status 1."""
+    from dataclasses import asdict
+
+    from llm_from_scratch.checkpoint import find_run
+    from llm_from_scratch.doctor import examine
+
+    found = []
+    for finding in examine(find_run(options.run) if options.run else None):
+        found.append(finding)
+        if not options.json:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            print(printable(f"{finding.mark:<8} {finding.what}{advice}", keep=""), flush=True)
+    faults = sum(finding.mark == "fault" for finding in found)
+    if options.json:
+        print(json.dumps({"faults": faults, "findings": [asdict(finding) for finding in found]}))
+    if faults:
+        raise SystemExit(1)

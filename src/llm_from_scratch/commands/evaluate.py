@@ -1,0 +1,171 @@
+"""`evaluate`: loss, perplexity and bits per byte over a whole split; with --report, everything that is measured."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import program, user_path
+from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
+
+PASSAGES = 20  # continued in a report
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.description = (
+        "Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second "
+        "group, make fuller tables; --report writes a page of all of it and prints the first figures. Nothing "
+        "is downloaded."
+    )
+    parser.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the part of each window, from 0 to below 1, that is context scored before (default: 0);"
+        " more of it gives a fairer figure, slower",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+    more = parser.add_argument_group("more figures")
+    more.add_argument(
+        "--report",
+        type=user_path,
+        metavar="DIR|FILE.md",
+        help="write report.md with pictures and report.html there, or that one page, its pictures in a folder of its name;"
+        f" implies --baselines --pairs --generate {PASSAGES}",
+    )
+    more.add_argument("--data", metavar="PATH|NAME", help="score another text, all of it: a file, a folder, oz, …")
+    more.add_argument("--ensemble", action="store_true", help="all runs together: the mean of their probabilities")
+    more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
+    more.add_argument(
+        "--gpt2", type=user_path, nargs="+", default=[], metavar="FOLDER", help="models of transformers, as baselines"
+    )
+    more.add_argument(
+        "--generate", type=int, metavar="N", help=f"continue N held-out passages (default: 0; {PASSAGES} in a report)"
+    )
+    more.add_argument("--seed", type=int, default=1337, metavar="S", help="of what is generated (default: 1337)")
+    more.add_argument(
+        "--against", metavar="PATH|NAME", help="another author's text, for Burrows's Delta: a file, shakespeare, …"
+    )
+    more.add_argument("--bertscore", type=user_path, metavar="FOLDER", help="a model of transformers, for BERTScore")
+    more.add_argument(
+        "--entailment",
+        type=user_path,
+        metavar="FOLDER",
+        help="a classifier of transformers: does a prompt contradict its text",
+    )
+    more.add_argument("--pairs", action="store_true", help="minimal pairs for bias and grammar")
+    more.add_argument("--crows", type=user_path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
+    more.add_argument(
+        "--blimp", type=user_path, metavar="PATH", help="grammar pairs of a .jsonl file or folder, like BLiMP"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """The likelihood of the text that a run was trained on, or held out from; with further options a report on several."""
+    asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
+    if len(options.run) > 1 or any(
+        (*asked, options.ensemble, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
+    ):
+        return report(options)
+
+    from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.evaluation.measure import open_run
+    from llm_from_scratch.evaluation.scoring import likelihood, scorer, windows
+
+    if not 0 <= options.overlap < 1:
+        raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
+    opened = open_run(options.run[0], options.device)
+    folder, run, prepared = opened.folder, opened.run, opened.prepared
+
+    model = scorer(run.model, run.tokenizer.eot_id)
+
+    def figures(text: Prepared) -> dict[str, Any]:
+        tokens = [shard.tokens for shard in text.shards(options.split)]
+        batches = windows(tokens, model, options.overlap, options.batch_size)
+        return likelihood(model, batches, text.text_bytes(options.split))
+
+    row = figures(prepared)
+    if prepared.parts:
+        row["corpora"] = {
+            name: figures(part) for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
+        }
+    row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
+    if options.json:
+        print(json.dumps(row))
+        return
+    show(row, options)
+
+
+def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """The figures of one run as a table, a line for each corpus of a mixture."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{row['run']} (step {row['step']}), {options.split} split, overlap {options.overlap}",
+        title_justify="left",
+    )
+    if "corpora" in row:
+        table.add_column("corpus")
+    table.add_column("loss (nats a token)")
+    for name in ("bits per byte", "perplexity a token", "tokens", "bytes"):
+        table.add_column(name, justify="right")
+    for name, one in [("all", row), *row.get("corpora", {}).items()]:
+        table.add_row(
+            *([name] if "corpora" in row else []),
+            f"{one['loss']:.4f}",
+            f"{one['bits_per_byte']:.4f}",
+            f"{one['perplexity']:.2f}",
+            f"{one['tokens']:,}",
+            f"{one['bytes']:,}",
+        )
+    console().print(table)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
+    from llm_from_scratch.evaluation.measure import Settings, measure
+    from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
+
+    if options.report:
+        try:
+            folder = options.report.with_suffix("") if options.report.suffix == ".md" else options.report
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
+    everything = options.report is not None
+    generate = options.generate if options.generate is not None else PASSAGES * everything
+    log_to_stderr()
+    settings = Settings(
+        **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
+        **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
+        ensemble=options.ensemble,
+        baselines=options.baselines or everything,
+        pairs=options.pairs or everything,
+        generate=generate,
+    )
+    figures = measure(options.run, settings)
+    if everything:
+        figures["command"] = shell(*program(), *options.arguments)
+        page = write_report(figures, options.report)
+        if not options.json:
+            print_summary(figures, console())
+            print(for_stream(f"report: {page}", sys.stdout), flush=True)
+            return
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print_tables(figures, console())
+    for line in figures["left_out"]:
+        print(printable(f"left out: {line}"), file=sys.stderr)
+    if everything:
+        print(printable(f"report: {page}", keep=""), file=sys.stderr)

@@ -1,0 +1,50 @@
+"""`inspect`: look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them."""
+
+import argparse
+import json
+
+from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.overrides import composed
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import console, log_to_stderr
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.description = (
+        "Looks at a text as it is prepared for training, with the settings of train.py; prepares it first "
+        "where it is not."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… model.block_size=…")
+    parser.add_argument("--chunks", type=int, default=3, metavar="N", help="of the first step to show (default: 3)")
+    parser.add_argument("--pieces", type=int, default=20, metavar="N", help="most frequent ones to show (default: 20)")
+    parser.add_argument("--json", action="store_true", help="one JSON object rather than tables")
+
+
+def run(options: argparse.Namespace) -> None:
+    """What a prepared text holds."""
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data import inspection
+    from llm_from_scratch.data.prepare import prepare
+
+    if min(options.chunks, options.pieces) < 0:
+        raise UserError("--chunks and --pieces must be 0 or more")
+    log_to_stderr()
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    prepared = text_of_run(config) or prepare(
+        config.data, config.tokenizer, reuse=tokenizer_of_origin(config), how=config.prepare
+    )
+    sampler = prepared.sampler(
+        config.data.stream,
+        config.data.subword_dropout,
+        block_size=config.model.block_size,
+        batch_size=max(config.data.batch_size, options.chunks),
+        seed=config.seed,
+    )
+    result = inspection.inspect(prepared, sampler, chunks=options.chunks, pieces=options.pieces)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        inspection.show(result, console(width=140))

@@ -1,0 +1,71 @@
+"""`plan`: what a training will take, before it begins: memory, passes, time, disk, and what is unwise about it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from llm_from_scratch.commands.texts import tokenizer_of_origin
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.overrides import composed
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import console, log_to_stderr
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.description = (
+        "What the training with these settings of train.py will take: parameters, memory, passes over the "
+        "text, time from a few measured steps, disk, and what is unwise about it. A small text is prepared "
+        "first; a large one that is not is estimated."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="model=… data=… trainer=…")
+    parser.add_argument(
+        "--hours", type=float, metavar="H", help="that there are, for the best size (default: the run's)"
+    )
+    parser.add_argument(
+        "--tokens", type=float, metavar="N", help="plan for so many training tokens, with no text at hand"
+    )
+    parser.add_argument("--no-measuring", action="store_true", help="no steps are tried, no times are told")
+    parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
+
+
+def run(options: argparse.Namespace) -> None:
+    """The figures of a training that has not begun."""
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
+
+    for option, value in (("--hours", options.hours), ("--tokens", options.tokens)):
+        if value is not None and not 0 < value < 1e18:
+            raise UserError(f"{option} {value}: must be above 0")
+    log_to_stderr()
+    configs = config_dir()
+    config = check(composed(configs, "train", options.overrides), Config)
+
+    from llm_from_scratch import plan as planning  # imports torch: the settings are right by now
+    from llm_from_scratch.evaluation.measure import own_text
+    from llm_from_scratch.model import GPTConfig
+    from llm_from_scratch.training.checks import require_device
+    from llm_from_scratch.training.memory import micro_batch_size
+
+    require_device(config.trainer)
+    if options.tokens:
+        text = planning.assumed_text(config, int(options.tokens))
+    elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
+        text = planning.counted(prepared)
+    else:
+        text = planning.text_size(config, tokenizer_of_origin(config))
+    presets = {}
+    for path in sorted((configs / "model").glob("*.yaml")):
+        if path.stem == "article":  # one layer, one head: to look at
+            continue
+        preset = check(composed(configs, "train", [f"model={path.stem}"]), Config).model
+        presets[path.stem] = planning.on_paper(GPTConfig(vocab_size=text.vocab_size, **vars(preset))).num_parameters()
+    measured = None
+    if not options.no_measuring:
+        shape = GPTConfig(vocab_size=text.vocab_size, **vars(config.model))
+        measured = planning.measure(config, shape, micro_batch_size(config, planning.devices(config.trainer)))
+    result = planning.plan(config, text, measured, hours=options.hours, presets=presets)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        planning.show(result, console(width=140))

@@ -1,0 +1,53 @@
+"""`prepare`: make a corpus's token shards, before the first training on it."""
+
+import argparse
+import sys
+
+from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
+from llm_from_scratch.overrides import composed
+from llm_from_scratch.places import config_dir
+from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.description = (
+        "Makes a corpus's token shards, with the settings that train.py will be given. Killed and started "
+        "again, it goes on where it was. Progress on standard error, the folder on standard output."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… prepare.workers=2 …")
+
+
+def run(options: argparse.Namespace) -> None:
+    """The shards of the corpus that the settings name, and what is in them."""
+    import time
+
+    from llm_from_scratch.check import check
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepare import SPLITS, prepare_task
+    from llm_from_scratch.data.prepare import prepare as prepare_all
+
+    log_to_stderr()
+    started = time.monotonic()
+    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    if config.prepare.task is None:
+        prepared = text_of_run(config) or prepare_all(
+            config.data, config.tokenizer, reuse=tokenizer_of_origin(config), how=config.prepare
+        )
+    else:
+        part = prepare_task(config.data, config.tokenizer, config.prepare)
+        if part is None:
+            print(f"part {config.prepare.task} is done; others are missing", file=sys.stderr)
+            return
+        prepared = part
+    seconds = time.monotonic() - started
+    for split in SPLITS:
+        facts = prepared.manifest["splits"][split]
+        tokens = facts.get("tokens", 0)
+        rate = f", {facts['text_bytes'] / tokens:.2f} bytes a token" if tokens else ""
+        counts = f"{facts['documents']:,} documents, {facts['text_bytes']:,} bytes of text, {tokens:,} tokens"
+        print(f"{split:<5} {counts}{rate}", file=sys.stderr)
+    if (prepared.folder / "report.md").exists():
+        print(printable(f"what was left out: {prepared.folder / 'report.md'}"), file=sys.stderr)
+    print(f"{seconds:.1f} s", file=sys.stderr)
+    print(for_stream(f"prepared: {prepared.folder}", sys.stdout), flush=True)

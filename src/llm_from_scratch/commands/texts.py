@@ -1,0 +1,30 @@
+"""The text and the tokenizer that `prepare`, `inspect` and `plan` share with the training they look at."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.tokenizer import Tokenizer
+
+
+def text_of_run(config: "Config") -> "Prepared | None":
+    """With `resume=RUN`, the very text that the run was trained on, refused where it has changed; None without."""
+    if not config.resume:
+        return None
+    from llm_from_scratch.checkpoint import load_model
+    from llm_from_scratch.evaluation.measure import run_text
+
+    folder = Path(config.resume)
+    return run_text(folder, config, load_model(folder))
+
+
+def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
+    """With `init_from=RUN`, the tokenizer that the new run takes over; None without."""
+    from llm_from_scratch.checkpoint import PICKLES, model_folder
+    from llm_from_scratch.tokenizer import load_tokenizer
+
+    if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
+        return None
+    return load_tokenizer(model_folder(Path(config.init_from)))
