@@ -105,7 +105,7 @@ def ours(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
     tokenizer = TokenizerConfig() if learned else TokenizerConfig(kind="gpt2", vocab_size=None, path=bpe)
     start, used = time.perf_counter(), cpu_seconds()
     reuse = load_tokenizer(Path(bpe)) if learned else None
-    facts = prepare(data, tokenizer, reuse=reuse, how=PrepareConfig(workers=workers)).manifest["splits"]
+    facts = prepare(data, tokenizer, tokenizer=reuse, settings=PrepareConfig(workers=workers)).manifest["splits"]
     seconds, used = time.perf_counter() - start, cpu_seconds() - used
     return {"seconds": seconds, "cpu": used, "tokens": facts["train"]["tokens"] + facts["val"]["tokens"]}
 

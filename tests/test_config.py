@@ -6,7 +6,7 @@ import pytest
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import BatchConfig, Config, CorpusConfig, DataConfig, SelectionConfig, StorageConfig
-from llm_from_scratch.data.mixture import corpora
+from llm_from_scratch.data.corpus import mixed_corpora
 from llm_from_scratch.errors import UserError
 
 
@@ -37,7 +37,7 @@ def test_a_value_out_of_its_range_is_refused(group: str, key: str, value: object
 def test_a_corpus_of_a_mixture_has_the_same_ranges() -> None:
     data = DataConfig(mix={"a": 1.0}, corpora={"a": {"path": "a.txt", "fraction": 2.0}})
     with pytest.raises(UserError, match=r"^data\.corpora\.a: fraction=2\.0: must be above 0, at most 1$"):
-        corpora(data)
+        mixed_corpora(data)
 
 
 def test_each_setting_of_the_data_is_of_one_part() -> None:

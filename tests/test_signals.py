@@ -167,7 +167,7 @@ def test_a_child_is_waited_for(tmp_path: Path) -> None:
 
 WORKERS = """
 import os
-from llm_from_scratch.data.engines import run_tasks
+from llm_from_scratch.data.workers import run_tasks
 def work(job, told):
     Path(f"worker{os.getpid()}").touch()
     if len(list(Path().glob("worker*"))) == 2:

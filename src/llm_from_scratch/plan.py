@@ -18,11 +18,10 @@ from rich.table import Table
 from torch import nn
 
 from llm_from_scratch.config import Config, TrainerConfig
-from llm_from_scratch.data.parts import estimated_tokens
+from llm_from_scratch.data.corpus import estimated_tokens, plan_corpus
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.data.prepared import Prepared, open_prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
-from llm_from_scratch.data.work import plan_work
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
@@ -92,14 +91,14 @@ def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
     """
     own = not config.resume
     if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
-    work = plan_work(config.data, config.tokenizer, reuse, fetch=own, write=False)
-    if work.folder.exists():
-        return counted(open_prepared(work.folder))
-    if work.keep_text:
-        return counted(prepare(config.data, config.tokenizer, reuse=reuse, fetch=own, write=own))
-    vocab_size = work.reuse.vocab_size if work.reuse else config.tokenizer.vocab_size or 10_000
-    tokens = estimated_tokens(work, work.tasks, config.tokenizer.kind, vocab_size)
+        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
+    corpus = plan_corpus(config.data, config.tokenizer, reuse, fetch=own, write=False)
+    if corpus.folder.exists():
+        return counted(open_prepared(corpus.folder))
+    if corpus.keep_text:
+        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
+    vocab_size = corpus.tokenizer.vocab_size if corpus.tokenizer else config.tokenizer.vocab_size or 10_000
+    tokens = estimated_tokens(corpus, corpus.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)
     return _estimate(config, tokens - val, val, vocab_size)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
-from llm_from_scratch.data import readers, sources, work
+from llm_from_scratch.data import corpus, readers, sources
 from llm_from_scratch.data.prepare import Prepared, prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -295,7 +295,7 @@ def test_a_file_saved_between_its_checksum_and_its_reading_is_refused(
 
     path = put(tmp_path / name, content("first"))
     stamp = path.stat()
-    checksums = work._checksums
+    checksums = corpus._checksums
 
     def saved_after(*arguments: object) -> object:
         found = checksums(*arguments)  # type: ignore[arg-type]
@@ -303,7 +303,7 @@ def test_a_file_saved_between_its_checksum_and_its_reading_is_refused(
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         return found
 
-    monkeypatch.setattr(work, "_checksums", saved_after)
+    monkeypatch.setattr(corpus, "_checksums", saved_after)
     settings = {"keep_text": keep_text, "val_fraction": 0.3, **settings}
     with pytest.raises(ValueError, match="was changed while it was prepared: start again"):
         prepared(tmp_path, path, **settings)

@@ -154,10 +154,10 @@ def one(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         folder = tmp_path_factory.mktemp("one")
         data = settings(folder, "tars", server.url)
         with pytest.raises(ValueError, match=r"cannot download .*urlsf_subset03\.tar .*by hand at"):
-            prepare(data, BPE, how=PrepareConfig(workers=1))
+            prepare(data, BPE, settings=PrepareConfig(workers=1))
         for left in server.faults.values():
             left[:] = [fault for fault in left if fault != "refuse"]
-        return prepare(data, BPE, how=PrepareConfig(workers=1))
+        return prepare(data, BPE, settings=PrepareConfig(workers=1))
 
 
 def beside(one: Prepared, folder: Path) -> Path:
@@ -181,14 +181,14 @@ def test_everything_arrives_whole_and_is_counted(
 
 
 def test_two_workers_make_the_same_bytes(one: Prepared, tmp_path: Path) -> None:
-    two = prepare(settings(beside(one, tmp_path)), BPE, how=PrepareConfig(workers=2))
+    two = prepare(settings(beside(one, tmp_path)), BPE, settings=PrepareConfig(workers=2))
     assert contents(two) == contents(one)
 
 
 def test_ray_makes_the_same_bytes(one: Prepared, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
     try:
-        made = prepare(settings(beside(one, tmp_path)), BPE, how=PrepareConfig(engine="ray"))
+        made = prepare(settings(beside(one, tmp_path)), BPE, settings=PrepareConfig(engine="ray"))
     finally:
         ray.shutdown()
     assert contents(made) == contents(one)
@@ -209,7 +209,7 @@ def dying(path, content):
     if path.name.startswith("task_"):
         os.kill(os.getpid(), signal.SIGKILL)
 tasks.write_whole = dying
-prepare(test_openwebtext.settings(Path(sys.argv[1])), test_openwebtext.BPE, how=PrepareConfig(workers=1))
+prepare(test_openwebtext.settings(Path(sys.argv[1])), test_openwebtext.BPE, settings=PrepareConfig(workers=1))
 """
     paths = [str(REPO / "src"), str(REPO / "tests"), str(REPO / "tests/data"), os.environ.get("PYTHONPATH", "")]
     for done in (1, 2, 3):
@@ -218,7 +218,7 @@ prepare(test_openwebtext.settings(Path(sys.argv[1])), test_openwebtext.BPE, how=
         killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert len(list((tmp_path / "data/openwebtext").glob(".building-*/task_*.json"))) == done
-    assert contents(prepare(settings(tmp_path), BPE, how=PrepareConfig(workers=2))) == contents(one)
+    assert contents(prepare(settings(tmp_path), BPE, settings=PrepareConfig(workers=2))) == contents(one)
 
 
 def test_the_other_layouts_hold_the_same_documents(
@@ -232,14 +232,14 @@ def test_the_other_layouts_hold_the_same_documents(
     kept = [texts(one)]
     data = settings(tmp_path / "zenodo", "zenodo", f"{server.url}/here/..", sha256)
     data.downloads["zenodo"].mirrors = [f"{server.url}/here"]
-    kept.append(texts(prepare(data, BPE, how=PrepareConfig(workers=1))))
+    kept.append(texts(prepare(data, BPE, settings=PrepareConfig(workers=1))))
     assert [asked and asked.startswith("bytes=") for path, asked in server.requests if path.endswith(".tar.xz")] == [
         None,
         True,
         None,
     ]
     kept.append(
-        texts(prepare(settings(tmp_path / "parquet", "parquet", server.url), BPE, how=PrepareConfig(workers=2)))
+        texts(prepare(settings(tmp_path / "parquet", "parquet", server.url), BPE, settings=PrepareConfig(workers=2)))
     )
     assert kept[0] == kept[1] == kept[2]
 
@@ -249,11 +249,11 @@ def test_hostile_archives_leave_nothing(one: Prepared, tmp_path: Path) -> None:
     cut, outside = place / "urlsf_subset04.tar", place / "urlsf_subset05.tar"
     cut.write_bytes((place / "urlsf_subset01.tar").read_bytes()[:-12_000])
     with pytest.raises(ValueError, match=r"urlsf_subset04\.tar.*cut off"):
-        prepare(settings(tmp_path), BPE, how=PrepareConfig(workers=1))
+        prepare(settings(tmp_path), BPE, settings=PrepareConfig(workers=1))
     cut.unlink()
     outside.write_bytes(tar({"../outside.txt": b"x"}))
     with pytest.raises(ValueError, match="leads out of the archive"):
-        prepare(settings(tmp_path), BPE, how=PrepareConfig(workers=1))
+        prepare(settings(tmp_path), BPE, settings=PrepareConfig(workers=1))
     assert not list(tmp_path.rglob("outside.txt"))
     assert not list(place.glob("prepared-*/"))
 

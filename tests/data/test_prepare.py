@@ -143,9 +143,9 @@ def test_a_new_character_of_the_validation_split_is_its_bytes(
     assert (plain.tokenizer.vocab_size, "unknown_characters" in plain.manifest["splits"]["val"]) == (4, False)
     # A model of those three characters has no way to write others.
     with pytest.raises(UserError, match=r"val split: .*'ß' .*none of the training text's 3: leave it out, or"):
-        prepare(corpus(tmp_path, {"a.txt": text}, stream=stream), CHARS, reuse=plain.tokenizer)
+        prepare(corpus(tmp_path, {"a.txt": text}, stream=stream), CHARS, tokenizer=plain.tokenizer)
     # One with bytes writes all of another text, which is counted.
-    other = prepare(corpus(tmp_path, {"a.txt": "añb" * 50}, stream=stream), CHARS, reuse=prepared.tokenizer)
+    other = prepare(corpus(tmp_path, {"a.txt": "añb" * 50}, stream=stream), CHARS, tokenizer=prepared.tokenizer)
     assert "".join(other.documents("train")) == "añb" * 45
     assert other.manifest["splits"]["val"]["unknown_characters"] == 5
 
@@ -154,7 +154,7 @@ def test_a_new_character_of_the_validation_split_is_its_bytes(
 def test_a_new_character_in_one_of_many_documents_is_its_bytes(tmp_path: Path, keep_text: bool) -> None:
     texts = {f"{i:02}.txt": "ab " * 20 + "£" * is_validation(f"{i:02}.txt", 0.3) for i in range(30)}
     settings = corpus(tmp_path, texts, val_fraction=0.3, keep_text=keep_text)
-    prepared = prepare(settings, CHARS, how=PrepareConfig(workers=1))
+    prepared = prepare(settings, CHARS, settings=PrepareConfig(workers=1))
     count = sum(text.endswith("£") for text in texts.values())
     assert count > 0
     assert prepared.manifest["splits"]["val"]["unknown_characters"] == count

@@ -13,9 +13,9 @@ from conftest import REPO, Process, story
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import duplicates
-from llm_from_scratch.data.engines import run_tasks
+from llm_from_scratch.data.documents import is_validation
 from llm_from_scratch.data.prepare import Prepared, prepare, prepare_task
-from llm_from_scratch.data.tasks import is_validation
+from llm_from_scratch.data.workers import run_tasks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_readers import parquet, tar
@@ -58,8 +58,8 @@ def contents(prepared: Prepared) -> dict[str, bytes]:
 
 
 def test_one_worker_and_two_make_the_same_bytes(tmp_path: Path) -> None:
-    one = prepare(settings(subsets(tmp_path / "1"), dedup="exact"), BPE, how=ONE)
-    two = prepare(settings(subsets(tmp_path / "2"), dedup="exact"), BPE, how=TWO)
+    one = prepare(settings(subsets(tmp_path / "1"), dedup="exact"), BPE, settings=ONE)
+    two = prepare(settings(subsets(tmp_path / "2"), dedup="exact"), BPE, settings=TWO)
     assert contents(one) == contents(two)
     assert len(one.shards("train")) == 4
     assert one.manifest["removed"] == {"no_text": 4, "empty": 4, "exact_duplicate": 3}
@@ -70,7 +70,7 @@ def test_one_worker_and_two_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_document_comes_back_on_its_side(tmp_path: Path) -> None:
-    prepared = prepare(settings(subsets(tmp_path, parts=2)), BPE, how=ONE)
+    prepared = prepare(settings(subsets(tmp_path, parts=2)), BPE, settings=ONE)
     expected: dict[str, list[str]] = {"train": [], "val": []}
     for part in range(2):
         for name, raw in pages(part, 40).items():
@@ -92,12 +92,12 @@ def test_the_other_layouts_are_read_where_they_lie(layout: str, tmp_path: Path) 
     else:
         inner = lzma.compress(tar({f"{i:07}.txt": text.encode() for i, text in enumerate(texts)}))
         (place / "openwebtext.tar.xz").write_bytes(lzma.compress(tar({"openwebtext/urlsf_subset00-1_data.xz": inner})))
-    prepared = prepare(settings(tmp_path), BPE, how=ONE)
+    prepared = prepare(settings(tmp_path), BPE, settings=ONE)
     assert sorted([*prepared.documents("train"), *prepared.documents("val")]) == sorted(texts)
 
 
 def test_the_tasks_of_an_array_make_what_a_plain_preparation_makes(tmp_path: Path) -> None:
-    whole = prepare(settings(subsets(tmp_path / "1", parts=3)), BPE, how=ONE)
+    whole = prepare(settings(subsets(tmp_path / "1", parts=3)), BPE, settings=ONE)
     data = settings(subsets(tmp_path / "2", parts=3))
     assert prepare_task(data, BPE, PrepareConfig(task=2)) is None
     assert prepare_task(data, BPE, PrepareConfig(task=0)) is None
@@ -111,10 +111,10 @@ def test_the_tasks_of_an_array_make_what_a_plain_preparation_makes(tmp_path: Pat
 def test_a_subset_is_nested_and_stable(tmp_path: Path) -> None:
     kept = []
     for fraction in (0.2, 0.5):
-        prepared = prepare(settings(subsets(tmp_path / str(fraction)), fraction=fraction), BPE, how=ONE)
+        prepared = prepare(settings(subsets(tmp_path / str(fraction)), fraction=fraction), BPE, settings=ONE)
         kept.append({*prepared.documents("train"), *prepared.documents("val")})
     assert kept[0] < kept[1]
-    prepared = prepare(settings(subsets(tmp_path / "max"), max_docs=50), BPE, how=ONE)
+    prepared = prepare(settings(subsets(tmp_path / "max"), max_docs=50), BPE, settings=ONE)
     facts = prepared.manifest["splits"]
     assert facts["train"]["documents"] + facts["val"]["documents"] == 50
     assert len(prepared.shards("train")) == 2  # 41 documents stand in the first file
@@ -125,7 +125,7 @@ def test_fault_12_a_truncated_archive_leaves_no_shard_of_its_own(tmp_path: Path)
     path = folder / "data/openwebtext/urlsf_subset02.tar"
     path.write_bytes(path.read_bytes()[:-12_000])
     with pytest.raises(ValueError, match=r"^openwebtext/urlsf_subset02\.tar.*cut off"):
-        prepare(settings(folder), TokenizerConfig(kind="bpe", vocab_size=320), how=ONE)
+        prepare(settings(folder), TokenizerConfig(kind="bpe", vocab_size=320), settings=ONE)
     assert [path.name for path in folder.rglob("*_00002*")] == []
     assert not list((folder / "data/openwebtext").glob("prepared-*/"))
 
@@ -140,7 +140,7 @@ def kill(job: int, told: object) -> None:
 
 
 def test_fault_13_killed_three_times_and_started_again(tmp_path: Path) -> None:
-    whole = prepare(settings(subsets(tmp_path / "whole", count=120)), BPE, how=ONE)
+    whole = prepare(settings(subsets(tmp_path / "whole", count=120)), BPE, settings=ONE)
     folder = subsets(tmp_path / "killed", count=120)
     code = """
 import os, signal, sys
@@ -155,7 +155,7 @@ def dying(path, content):
     if path.name.startswith("task_"):
         os.kill(os.getpid(), signal.SIGKILL)
 tasks.write_whole = dying
-prepare(test_tasks.settings(test_tasks.Path(sys.argv[1])), test_tasks.BPE, how=test_tasks.ONE)
+prepare(test_tasks.settings(test_tasks.Path(sys.argv[1])), test_tasks.BPE, settings=test_tasks.ONE)
 """
     paths = [str(REPO / "tests"), str(REPO / "tests/data")]
     for done in (1, 2, 3):
@@ -167,7 +167,7 @@ prepare(test_tasks.settings(test_tasks.Path(sys.argv[1])), test_tasks.BPE, how=t
         assert len(list(building.glob("task_*.json"))) == done
         if done == 1:
             first = (building / "train_00000.bin").stat().st_mtime_ns
-    again = prepare(settings(folder), BPE, how=ONE)
+    again = prepare(settings(folder), BPE, settings=ONE)
     assert contents(again) == contents(whole)
     assert (again.folder / "train_00000.bin").stat().st_mtime_ns == first  # kept, not made again
 
@@ -183,9 +183,9 @@ def test_fault_13_a_disk_that_fills_up_is_one_line_and_room_is_enough_to_go_on(t
     data = settings(folder, dir=str(small), path=str(folder / "data/openwebtext"), layouts=None)
     try:
         with pytest.raises(ValueError, match=r"the disk is full.*finished shards are kept|GB are free"):
-            prepare(data, BPE, how=ONE)
+            prepare(data, BPE, settings=ONE)
         subprocess.run(["mount", "-o", "remount,size=20m", str(small)], check=True)
-        assert prepare(data, BPE, how=ONE).manifest["splits"]["train"]["documents"] > 400
+        assert prepare(data, BPE, settings=ONE).manifest["splits"]["train"]["documents"] > 400
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
 

@@ -608,7 +608,7 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
     config = config.replace("val_fraction: 0.1\n", "val_fraction: 0.2\n").replace("init_from: null", "init_from: run")
     (other / "config.yaml").write_text(config, encoding="utf-8")
     settings = check(read_config(other / "config.yaml"), Config)
-    prepared = prepare(settings.data, settings.tokenizer, reuse=load_model(other).tokenizer)
+    prepared = prepare(settings.data, settings.tokenizer, tokenizer=load_model(other).tokenizer)
     facts = json.loads((other / "model/config.json").read_text(encoding="utf-8"))
     facts["data"] = prepared.manifest["sha256"]  # as a training on that text says it
     del facts["config_sha256"]

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     log_to_stderr()
     config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
     prepared = text_of_run(config) or prepare(
-        config.data, config.tokenizer, reuse=tokenizer_of_origin(config), how=config.prepare
+        config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
     )
     sampler = prepared.sampler(
         config.data.stream,

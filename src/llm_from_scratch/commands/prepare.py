@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
     if config.prepare.task is None:
         prepared = text_of_run(config) or prepare_all(
-            config.data, config.tokenizer, reuse=tokenizer_of_origin(config), how=config.prepare
+            config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
         )
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)

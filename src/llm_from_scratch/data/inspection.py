@@ -7,9 +7,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import Sampler
-from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.tokenizer import Tokenizer
 
 COUNTED = 10**8  # tokens that the frequencies are counted over, from the beginning of every shard

@@ -7,13 +7,22 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
     train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
 
-A large corpus (KEEP_TEXT_BELOW, or data.keep_text=false) has the manifest, the tokenizer, and for each task of `tasks.py`, whose
-text is nowhere written:
+A small corpus is one task that keeps its text, as above. A large one (KEEP_TEXT_BELOW, or data.keep_text=false) is many
+tasks, whose text is nowhere written. It has the manifest, the tokenizer, and for each task of `tasks.py`:
 
     train_00000.bin/.idx  val_00000.bin/.idx  task_00000.json     ids and index of both splits, and the record of the task
-    report.md report.png           what was kept and what was removed, with examples; also of a small corpus that is chosen from
+    report.md report.png           counts and examples of the documents that were kept and removed; also of a small corpus
+                                   from which some are removed
 
-It is built in .building-prepared-…/, where everything that is finished stays when the preparation is killed:
+A mixture (data=mix) is several corpora, each in its own folder, with a tokenizer that all share:
+
+    data/mix/prepared-…/           manifest.json names the corpora's folders and weights; tokenizer/
+
+Each is built in .building-prepared-…/. Of a large corpus everything that is finished stays there when the preparation is killed:
+
+    plan.json  repeated_….bin      how many documents of each task, and which of them are duplicates
+    tokenizer/                     learned from the beginning of every task
+    train_…  val_…  task_….json    shards, and the records of the tasks that are done
 """
 
 import errno
@@ -22,59 +31,49 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data import mixture
-from llm_from_scratch.data.engines import run_tasks
-from llm_from_scratch.data.long import LongText, pieces_of, read_pieces
-from llm_from_scratch.data.parts import (
-    build_shards,
-    check_space,
-    clear,
-    find_repeated,
-    finish,
-    jobs_of,
-    refuse_if_tasks_run,
-    what_all_need,
-)
-from llm_from_scratch.data.prepared import Prepared, manifest_sha256, open_prepared
-from llm_from_scratch.data.readers import ChangedFileError
-from llm_from_scratch.data.report import leaves_out, warn, write_report
-from llm_from_scratch.data.shards import write_shard
-from llm_from_scratch.data.sources import Source
-from llm_from_scratch.data.tasks import (
-    SPLITS,
-    Tally,
-    documents,
-    ids_in_pieces,
-    is_validation,
-    locks_of,
-    make_shards,
-    repeats,
-    split_document,
-    training_characters,
-    unique,
-)
-from llm_from_scratch.data.work import (
+from llm_from_scratch.data import duplicates
+from llm_from_scratch.data.corpus import (
     CHECKSUMS,
     FORMAT,
     MANY_DOCUMENTS,
-    Work,
-    empty_split,
-    keeps_text,
-    open_corpus,
-    plan_work,
-    publish,
+    Corpus,
+    check_text,
+    estimated_tokens,
+    is_mixture,
+    mixed_corpora,
+    plan_corpus,
+    prepared_folder,
 )
+from llm_from_scratch.data.documents import SPLITS, Tally, is_validation, split_document
+from llm_from_scratch.data.learning import learn, mixed_text, text_of_splits, text_of_tasks
+from llm_from_scratch.data.manifest import empty_split, finish, mixed_manifest, publish_prepared
+from llm_from_scratch.data.prepared import Prepared, open_prepared
+from llm_from_scratch.data.readers import ChangedFileError
+from llm_from_scratch.data.tasks import (
+    Job,
+    Task,
+    clear,
+    locks_of,
+    make_shards,
+    make_shards_of_text,
+    scan,
+    scanned,
+    verified_record,
+    write_text,
+    write_whole,
+)
+from llm_from_scratch.data.workers import cores, run_tasks
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.tokenizer import Tokenizer, train_tokenizer
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "MANY_DOCUMENTS",
@@ -96,22 +95,22 @@ log = logging.getLogger(__name__)
 
 def prepare(
     data: DataConfig,
-    tokenizer: TokenizerConfig,
+    tokenizer_config: TokenizerConfig,
     *,
-    reuse: Tokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     wait: bool = False,
-    how: PrepareConfig | None = None,
+    settings: PrepareConfig | None = None,
     fetch: bool = True,
     write: bool = True,
 ) -> Prepared:
     """Prepares a corpus, or opens what an earlier run prepared from the same text with the same settings.
 
     Args:
-        data: which text, what is kept of it, and how it is split.
-        tokenizer: what is learned from its training split.
-        reuse: a tokenizer to use instead of learning one, for a model that speaks it already.
+        data: the text, what is kept of it, and how it is split.
+        tokenizer_config: what is learned from its training split.
+        tokenizer: to be used instead of learning one, for a model that has it already.
         wait: wait for another process that is preparing the same (the other ranks of one run) rather than stop.
-        how: who does the work. The bytes do not depend on it.
+        settings: the engine and its workers. The bytes do not depend on them.
         fetch: whether what is not at hand may be downloaded; False for the settings of a run folder, which may be a stranger's.
         write: whether a text may be prepared in data.dir; False where a run folder alone names it. Then it must be there.
 
@@ -119,82 +118,56 @@ def prepare(
         UserError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
             killed, and while another process prepares the same.
     """
-    how = how or PrepareConfig()
-    if how.task is not None:
+    settings = settings or PrepareConfig()
+    if settings.task is not None:
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
-    if data.mix is not None or data.corpora:
-        return _prepare_mixture(data, tokenizer, reuse, wait, how, fetch, write)
+    if is_mixture(data):
+        return _prepare_mixture(data, tokenizer_config, tokenizer, wait, settings, fetch, write)
     with _leaves_no_folders(Path(data.dir) / data.name):
-        return _prepare_one(plan_work(data, tokenizer, reuse, fetch, write), data, wait, how, write)
+        corpus = plan_corpus(data, tokenizer_config, tokenizer, fetch, write)
+        if is_first_rank():
+            corpus.source.warn_of_skipped()
+        return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
 
 
-def _prepare_one(work: Work, data: DataConfig, wait: bool, how: PrepareConfig, write: bool) -> Prepared:
-    """Opens or makes what one corpus comes to."""
-    if is_first_rank():
-        work.source.warn_of_skipped()
-    if work.folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
-        return open_prepared(work.folder)
-    if not write:
-        raise _not_there(work.folder, data)
-    try:
-        with _only_one(work.folder, wait):
-            if not work.folder.exists():
-                if work.keep_text:
-                    try:
-                        _build(work)
-                    except ValueError:  # a text that cannot be prepared: what came before the fault is of no use
-                        shutil.rmtree(work.building)
-                        raise
-                else:
-                    refuse_if_tasks_run(work)
-                    build_shards(work, how)
-            return open_prepared(work.folder)
-    except Timeout:
-        raise _busy(work.folder) from None
-    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
-        work.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
-        raise
-
-
-def prepare_task(data: DataConfig, tokenizer: TokenizerConfig, how: PrepareConfig) -> Prepared | None:
-    """One task of an array: makes the shards of part `how.task` alone; whoever finds all parts there makes the last step.
+def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: PrepareConfig) -> Prepared | None:
+    """One task of an array: makes the shards of task `settings.task` alone; the process that finds all tasks done makes the last step.
 
     What all tasks need, the first one makes while the others wait: the plan, the duplicates and the tokenizer.
 
     Returns:
-        The prepared text, or None while other parts are missing.
+        The prepared text, or None while other tasks are missing.
 
     Raises:
-        UserError: as `prepare`; there is no such part.
+        UserError: as `prepare`; there is no such task.
     """
-    assert how.task is not None
-    if data.mix is not None or data.corpora:
+    assert settings.task is not None
+    if is_mixture(data):
         raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
-    work = plan_work(data, tokenizer, None)
-    if work.keep_text:
+    corpus = plan_corpus(data, tokenizer_config, None)
+    if corpus.keep_text:
         raise UserError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
-    if how.task >= len(work.tasks):
-        raise UserError(f"prepare.task={how.task}: the corpus has {len(work.tasks)} parts, 0 to {len(work.tasks) - 1}")
-    if work.folder.exists():
-        return open_prepared(work.folder)
+    if settings.task >= len(corpus.tasks):
+        raise UserError(
+            f"prepare.task={settings.task}: the corpus has {len(corpus.tasks)} parts, 0 to {len(corpus.tasks) - 1}"
+        )
+    if corpus.folder.exists():
+        return open_prepared(corpus.folder)
     try:
-        with FileLock(f"{work.folder}.lock", timeout=5):  # the other tasks do no more than look in here
+        with FileLock(f"{corpus.folder}.lock", timeout=5):  # the other tasks do no more than look in here
             pass
-        locks_of(work.building).mkdir(parents=True, exist_ok=True)
-        with FileLock(locks_of(work.building) / "common.lock"):
-            tasks, speaks = what_all_need(work, how)
-        job = next((job for job in jobs_of(work, tasks, speaks) if job[0].number == how.task), None)
+        locks_of(corpus.building).mkdir(parents=True, exist_ok=True)
+        with FileLock(locks_of(corpus.building) / "common.lock"):
+            jobs, tokenizer = shared_inputs(corpus, settings)
+        job = next((job for job in jobs if job.task.number == settings.task), None)
         if job is not None:  # else data.max_docs ends before it
-            check_space(work, [job[0]], speaks)
-            list(run_tasks(make_shards, [job], engine="local", workers=1, size=job[0].bytes(), what="shards"))
-        if not all((work.building / f"task_{task.stem}.json").exists() for task in tasks):
+            _check_space(corpus, [job.task], tokenizer)
+            list(run_tasks(make_shards, [job], engine="local", workers=1, size=job.task.bytes(), what="shards"))
+        if not all(job.path("task", "json").exists() for job in jobs):
             return None
-        with FileLock(f"{work.folder}.lock", timeout=60):
-            if not work.folder.exists():
-                finish(work, tasks, speaks)
-        return open_prepared(work.folder)
     except Timeout:
-        raise _busy(work.folder) from None
+        raise _busy(corpus.folder) from None
+    return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait=True, write=True)
 
 
 def source_now(data: DataConfig, prepared: Prepared) -> tuple[str, str]:
@@ -205,64 +178,211 @@ def source_now(data: DataConfig, prepared: Prepared) -> tuple[str, str]:
     Raises:
         UserError: they are not there, or cannot be read.
     """
-    mixed = data.mix is not None or data.corpora
-    corpora = mixture.corpora(data) if mixed else {data.name: data}
-    kind = TokenizerConfig()  # the fingerprint of files does not depend on it
-    works = {name: plan_work(one, kind, prepared.tokenizer, False, False) for name, one in corpora.items()}
-    now = {name: work.facts["source"] for name, work in works.items()}
-    before = {name: facts["source"] for name, facts in prepared.manifest.get("parts", {}).items()}
+    mixed = is_mixture(data)
+    chosen = mixed_corpora(data) if mixed else {data.name: data}
+    config = TokenizerConfig()  # the fingerprint of files does not depend on it
+    corpora = {name: plan_corpus(one, config, prepared.tokenizer, False, False) for name, one in chosen.items()}
+    now = {name: corpus.metadata["source"] for name, corpus in corpora.items()}
+    before = {name: metadata["source"] for name, metadata in prepared.manifest.get("parts", {}).items()}
     if not mixed:
         before = {data.name: prepared.manifest["source"]}
     found = [hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest() for each in (before, now)]
     return found[0], found[1]
 
 
+# ------------------------------------------------------------------------------------------------------- one corpus
+def _build(corpus: Corpus, settings: PrepareConfig) -> None:
+    """Makes everything that an earlier preparation did not finish, then publishes it."""
+    if corpus.keep_text:
+        _build_with_text(corpus)
+        return
+    _refuse_if_tasks_run(corpus)
+    jobs, tokenizer = shared_inputs(corpus, settings)
+    finish(corpus, tokenizer, _records(corpus, jobs, tokenizer, settings))
+
+
+def _build_with_text(corpus: Corpus) -> None:
+    """Makes a small corpus anew: its one task, in this process. The tokenizer is learned from the text that is kept."""
+    shutil.rmtree(corpus.building, ignore_errors=True)  # the lock says that nobody works on it
+    try:
+        (job,) = _plan(corpus, PrepareConfig(workers=1))
+        tally = write_text(job, corpus.splits_whole_documents)
+        for split in SPLITS:
+            if not (job.folder / f"{split}.ends").stat().st_size:
+                raise empty_split(corpus, split, tally.removed)
+        texts = text_of_splits(job.folder, corpus.tokenizer_config.kind)
+        tokenizer = learn(job.folder, corpus.tokenizer_config, corpus.tokenizer, texts)
+        tokenized = SPLITS[1:] if corpus.metadata["stream"] == "text" else SPLITS
+        shards = make_shards_of_text(job, corpus.splits_whole_documents, tokenized, corpus.source.name)
+        finish(corpus, tokenizer, {job.task.stem: {"shards": shards, "tally": asdict(tally)}})
+    except ValueError:  # a text that cannot be prepared: what came before the fault is of no use
+        shutil.rmtree(corpus.building)
+        raise
+    finally:
+        shutil.rmtree(locks_of(corpus.building), ignore_errors=True)
+
+
+def _refuse_if_tasks_run(corpus: Corpus) -> None:
+    """Raises Timeout while a task of an array is at work."""
+    for path in locks_of(corpus.building).glob("*.lock"):
+        with FileLock(path, timeout=2):
+            pass
+
+
+def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Job], Tokenizer]:
+    """The inputs that all tasks of a large corpus share: the plan, the duplicates, and the tokenizer."""
+    jobs = _plan(corpus, settings)
+    if not (corpus.building / "tokenizer").exists():
+        log.info("%s: learning the tokenizer", corpus.source.name)
+        texts = text_of_tasks(jobs, corpus.tokenizer_config.kind)
+        learn(corpus.building, corpus.tokenizer_config, corpus.tokenizer, texts)
+    return jobs, load_tokenizer(corpus.building / "tokenizer")
+
+
+def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Job]:
+    """The tasks, with the number of documents of each and its duplicates, which are written in the folder."""
+    building, plan = corpus.building, corpus.building / "plan.json"
+    building.mkdir(exist_ok=True)
+    if not plan.exists():
+        limits = _limits(corpus)
+        _find_repeated(_jobs(corpus, limits), settings)
+        write_whole(plan, json.dumps(limits).encode())
+        clear(building, "scan_*.bin")
+    limits = {int(number): limit for number, limit in json.loads(plan.read_text(encoding="utf-8")).items()}
+    return _jobs(corpus, limits)
+
+
+def _jobs(corpus: Corpus, limits: Mapping[int, int]) -> list[Job]:
+    """The tasks that give a document at least, each with its limit."""
+    tasks = [replace(task, limit=limits.get(task.number)) for task in corpus.tasks]
+    return [corpus.job(task) for task in tasks if task.limit != 0]
+
+
+def _limits(corpus: Corpus) -> dict[int, int]:
+    """For data.max_docs: how many documents each task gives, in order; without it, {}: as many as there are."""
+    if corpus.max_docs is None:
+        return {}
+    if corpus.keep_text:
+        return {task.number: corpus.max_docs for task in corpus.tasks}
+    left, limits = corpus.max_docs, {}
+    for task in corpus.tasks:
+        if left:
+            texts = corpus.job(replace(task, limit=left)).documents(Tally())
+            limits[task.number] = sum(1 for _ in texts)
+            left -= limits[task.number]
+        else:
+            limits[task.number] = 0
+    return limits
+
+
+def _find_repeated(jobs: list[Job], settings: PrepareConfig) -> None:
+    """Writes which documents are duplicates of earlier ones, as `Job.repeated` reads it."""
+    if not jobs or jobs[0].selection.dedup == "none":
+        return
+    dedup = jobs[0].selection.dedup
+    duplicates.signer(dedup)  # the library, before any work
+    clear(jobs[0].folder, "*.tmp")
+    for _ in _run(scan, jobs, settings, "duplicates"):
+        pass
+    found = duplicates.repeated(dedup, [scanned(job) for job in jobs])
+    for job, numbers in zip(jobs, found, strict=True):
+        write_whole(job.path("repeated", "bin"), numbers.astype("<i8").tobytes())
+
+
+def _run(function: Callable[..., Any], jobs: Sequence[Job], settings: PrepareConfig, what: str) -> Iterator[Any]:
+    size = sum(job.task.bytes() for job in jobs)
+    workers = settings.workers or cores()
+    return run_tasks(function, jobs, engine=settings.engine, workers=workers, size=size, what=what)
+
+
+# -------------------------------------------------------------------------------------------------------- the shards
+def _records(
+    corpus: Corpus, jobs: list[Job], tokenizer: Tokenizer, settings: PrepareConfig
+) -> dict[str, dict[str, Any]]:
+    """The record of every task, by its number; the tasks that are not done yet are made."""
+    keys = {job.key(tokenizer.fingerprint): job for job in jobs}
+    records = {key: verified_record(job, key) for key, job in keys.items()}
+    missing = [keys[key] for key, record in records.items() if record is None]
+    if 0 < len(missing) < len(jobs):
+        log.info("%d of %d parts are done already", len(jobs) - len(missing), len(jobs))
+    _check_space(corpus, [job.task for job in missing], tokenizer)
+    for record in _run(make_shards, missing, settings, "shards"):
+        records[record["key"]] = record
+    return {keys[key].task.stem: record for key, record in records.items() if record is not None}
+
+
+def _check_space(corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer) -> None:
+    """UserError where the shards will not fit, by an estimate that is rather too low."""
+    if corpus.max_docs is not None:
+        return
+    size = 2 if tokenizer.vocab_size <= 65_536 else 4
+    needed = size * estimated_tokens(corpus, tasks, tokenizer.kind, tokenizer.vocab_size)
+    free = shutil.disk_usage(corpus.building).free
+    if needed > free:
+        raise UserError(
+            f"{corpus.folder.parent}: about {needed / 1e9:.3g} GB of token shards are to be written, and {free / 1e9:.3g} GB are free: "
+            "free some, set data.dir=FOLDER on another disk, or take less with data.fraction"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- mixtures
 def _prepare_mixture(
     data: DataConfig,
-    tokenizer: TokenizerConfig,
-    reuse: Tokenizer | None,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer | None,
     wait: bool,
-    how: PrepareConfig,
+    settings: PrepareConfig,
     fetch: bool,
     write: bool,
 ) -> Prepared:
     """Learns the tokenizer that all corpora share, then prepares each with it."""
-    chosen = mixture.corpora(data)
+    chosen = mixed_corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
-    works = {name: plan_work(settings, tokenizer, reuse, fetch, write) for name, settings in chosen.items()}
-    for work in works.values() if is_first_rank() else ():
-        work.source.warn_of_skipped()
-    facts = {"format": FORMAT, "mix": weights, "parts": {name: work.facts for name, work in works.items()}}
-    identity = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    folder = Path(data.dir) / data.name / f"prepared-{identity}"
-    if folder.exists():
+    corpora = {name: plan_corpus(one, tokenizer_config, tokenizer, fetch, write) for name, one in chosen.items()}
+    for corpus in corpora.values() if is_first_rank() else ():
+        corpus.source.warn_of_skipped()
+    metadata = {
+        "format": FORMAT,
+        "mix": weights,
+        "parts": {name: corpus.metadata for name, corpus in corpora.items()},
+    }
+    folder = prepared_folder(data, metadata)
+
+    def build() -> None:
+        building = folder.with_name(f".building-{folder.name}")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        texts = mixed_text(list(corpora.values()), list(weights.values()), tokenizer_config.kind)
+        shared = learn(building, tokenizer_config, tokenizer, texts)
+        parts = {
+            name: prepare(one, tokenizer_config, tokenizer=shared, wait=wait, settings=settings, fetch=fetch)
+            for name, one in chosen.items()
+        }
+        sums = mixed_manifest(parts, weights)
+        publish_prepared(folder, metadata | sums | {"name": data.name, "fingerprint": shared.fingerprint})
+
+    if write:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    return _open_or_build(folder, build, data, wait, write)
+
+
+# ---------------------------------------------------------------------------------- one process, and what it refuses
+def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wait: bool, write: bool) -> Prepared:
+    """Opens a prepared text; one that is not there is built by one process while the others wait or are refused."""
+    if folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
         return open_prepared(folder)
     if not write:
         raise _not_there(folder, data)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _only_one(folder, wait):
             if not folder.exists():
-                building = folder.with_name(f".building-{folder.name}")
-                shutil.rmtree(building, ignore_errors=True)
-                building.mkdir()
-                texts = mixture.training_text(works, weights, mixture.learns_from(tokenizer.kind))
-                held_out = mixture.validation_text(works)
-                shared = reuse or train_tokenizer(tokenizer.kind, texts, tokenizer.vocab_size, held_out)
-                shared.save(building / "tokenizer")
-                parts = {
-                    name: prepare(settings, tokenizer, reuse=shared, wait=wait, how=how, fetch=fetch)
-                    for name, settings in chosen.items()
-                }
-                manifest = (
-                    facts | mixture.manifest(parts, weights) | {"name": data.name, "fingerprint": shared.fingerprint}
-                )
-                manifest["sha256"] = manifest_sha256(manifest)
-                (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-                building.rename(folder)
+                build()
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
+    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
+        folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -315,39 +435,6 @@ def _only_one(folder: Path, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def check_text(data: DataConfig, given: Iterable[str]) -> None:
-    """Refuses, before anything is written, a text that is not there and settings that would change nothing about it.
-
-    Args:
-        data: the settings.
-        given: the names of those that the user wrote.
-
-    Raises:
-        UserError: in one line. A named corpus is looked for later: it may have to be downloaded.
-    """
-    if data.mix is not None or data.corpora:
-        corpora = list(mixture.corpora(data).values())
-    else:
-        corpora = [data]
-    for settings in corpora:
-        if settings.download is not None or (settings.file is not None and settings.path is None):
-            continue
-        source = open_corpus(settings, fetch=False)
-        if settings is not data:
-            continue
-        if source.plain and "data.column" in given:
-            raise UserError(f"data.column={data.column}: these files have no columns; leave it out")
-        if not keeps_text(data, source):
-            continue
-        if "data.keep_text" in given and data.keep_text is False:
-            raise UserError(
-                f"data.keep_text=false: a corpus of fewer than {MANY_DOCUMENTS} documents keeps its text; leave it out"
-            )
-        for key in ("data.shard_bytes", "prepare.engine", "prepare.workers"):
-            if key in given:
-                raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
-
-
 def _not_there(folder: Path, data: DataConfig) -> UserError:
     return UserError(
         f"{folder}: the text is not prepared, and nothing is written to a folder that a run alone names: give data.dir={data.dir}"
@@ -357,107 +444,6 @@ def _not_there(folder: Path, data: DataConfig) -> UserError:
 
 def _busy(folder: Path) -> UserError:
     return UserError(f"{folder} is being prepared by another process; start again when it is done")
-
-
-def _build(work: Work) -> None:
-    """A small corpus, in one go: the cleaned text and one shard a split."""
-    building, source, facts = work.building, work.source, work.facts
-    if building.exists():
-        shutil.rmtree(building)  # what a killed preparation left; the lock says that nobody works on it
-    building.mkdir()
-    tally = Tally()
-    try:
-        whole = source.has(MANY_DOCUMENTS)
-        (task,) = work.tasks
-        if work.max_docs is not None:
-            task = replace(task, limit=work.max_docs)
-        find_repeated(building, [task], work.recipe, PrepareConfig(workers=1), strict=True)
-        texts = documents(task, work.recipe, tally, strict=True)
-        texts = unique(texts, repeats(building, task), f"{work.recipe.dedup}_duplicate", tally)
-        _write_splits(building, source, texts, facts["val_fraction"], whole, tally)
-        cleaned = tally.cleaned
-    finally:
-        shutil.rmtree(locks_of(building), ignore_errors=True)
-
-    learned, held_out = (_learned_from(building / f"{split}.txt", work.tokenizer.kind) for split in SPLITS)
-    tokenizer = work.reuse or train_tokenizer(work.tokenizer.kind, learned, work.tokenizer.vocab_size, held_out)
-    tokenizer.save(building / "tokenizer")
-
-    splits = {}
-    for split in SPLITS:
-        ends = np.fromfile(building / f"{split}.ends", dtype="<u8")
-        splits[split] = {"documents": len(ends), "text_bytes": int(ends[-1]), "shards": {}}
-        if split == "train" and facts["stream"] == "text":
-            continue
-        shard = f"{split}_00000"
-        info = write_shard(
-            building / shard,
-            _encode(building / f"{split}.txt", tokenizer, whole, f"{source.name}, {split} split"),
-            vocab_size=tokenizer.vocab_size,
-            tokenizer=tokenizer.fingerprint,
-        )
-        splits[split] |= {"tokens": info.tokens, "shards": {shard: info.index_sha256}}
-    manifest = facts | {"name": source.name, "fingerprint": tokenizer.fingerprint, "cleaned": cleaned, "splits": splits}
-    if work.chooses:
-        manifest["removed"] = tally.removed
-        clear(building, "repeated_*.bin", "scan_*.bin")
-    if leaves_out(work, [tally]):
-        write_report(work, [tally], splits)
-    warn(work, [tally])
-    publish(work, manifest)
-
-
-def _write_splits(
-    building: Path,
-    source: Source,
-    texts: Iterable[tuple[str, str | LongText]],
-    val_fraction: float,
-    whole: bool,
-    tally: Tally,
-) -> None:
-    """Writes the cleaned text of both splits."""
-    ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
-    with (building / "train.txt").open("wb") as train, (building / "val.txt").open("wb") as val:
-        files = dict(zip(SPLITS, (train, val), strict=True))
-        for name, text in texts:
-            if whole:
-                in_training = 0 if is_validation(name, val_fraction) else len(text)
-            else:
-                in_training = training_characters(len(text), val_fraction)
-            written = dict.fromkeys(SPLITS, 0)
-            for piece in pieces_of(text):
-                for split, part in zip(SPLITS, (piece[:in_training], piece[in_training:]), strict=True):
-                    written[split] += files[split].write(part.encode())
-                in_training = max(0, in_training - len(piece))
-            for split, size in written.items():
-                if size:
-                    ends[split].append(ends[split][-1] + size)
-    for split in SPLITS:
-        if len(ends[split]) == 1:
-            raise empty_split(source, split, val_fraction, tally.removed)
-        np.array(ends[split][1:], dtype="<u8").tofile(building / f"{split}.ends")
-
-
-def _learned_from(path: Path, kind: str) -> Iterator[str]:
-    """The text that a tokenizer learns from, in pieces; of characters, each once in a piece is enough."""
-    for _, pieces in _documents_in_pieces(path):
-        for piece in pieces:
-            yield piece if kind != "char" else "".join(set(piece))
-
-
-def _encode(path: Path, tokenizer: Tokenizer, whole: bool, where: str) -> Iterator[tuple[Iterator[np.ndarray], int]]:
-    """The ids of the documents of a cleaned text; one that the split has cut in two has no end to be learned."""
-    for size, pieces in _documents_in_pieces(path):
-        yield ids_in_pieces(pieces, tokenizer, whole, where), size
-
-
-def _documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
-    """The bytes and the pieces of each document of a cleaned text, whose ends lie beside it."""
-    start = 0
-    with path.open("rb") as file:
-        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
-            yield end - start, read_pieces(file, end - start)
-            start = end
 
 
 def document_start(prepared: Prepared) -> int:

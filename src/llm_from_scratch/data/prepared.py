@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
-from llm_from_scratch.data.tasks import SPLITS
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import read_bounded, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer

@@ -81,7 +81,7 @@ class _Budget:
 
     read: int = 0
     expanded: int = 0
-    told: Callable[[int], object] = lambda count: None  # progress: hears of the bytes of the file as they are passed
+    on_progress: Callable[[int], object] = lambda count: None
 
     def spend(self, count: int, name: str) -> None:
         self.expanded += count
@@ -91,9 +91,13 @@ class _Budget:
             )
 
 
-Told = Callable[[int], object]  # hears of the bytes of the input as they are read
+OnProgress = Callable[[int], object]  # is called with the bytes of the input as they are read
 OnFault = Callable[[str, str], object]  # (document, problem): a document that is no text
 OnSkip = Callable[[str, str], object]  # (file or member, why): it is not read
+
+
+def no_progress(count: int) -> None:
+    """Nobody watches the progress."""
 
 
 def refuse(name: str, problem: str) -> None:
@@ -123,7 +127,7 @@ def read_documents(
     path: Path,
     name: str,
     form: Format | str = "text",
-    told: Told = lambda count: None,
+    on_progress: OnProgress = no_progress,
     *,
     checksum: str = "",
     on_fault: OnFault = refuse,
@@ -135,7 +139,7 @@ def read_documents(
         path: any regular file; its name says its kind, and one that says nothing is a text.
         name: what it is called in the documents' names and in messages.
         form: how it is to be read; a string is the column of a table.
-        told: hears how many more bytes of the file have been passed, for showing progress.
+        on_progress: is called with the number of further bytes of the file that have been passed.
         checksum: the sha256 that the bytes must have which are read here, or "SIZE TIME" of the file; "" accepts any.
         on_fault: hears of each row, line or member that is no text; the reading goes on behind it.
         on_skip: hears of each member and column that is not read.
@@ -145,7 +149,7 @@ def read_documents(
             damaged, would do harm, lacks the column, needs a library that is not installed, or was changed meanwhile.
     """
     form = Format(form) if isinstance(form, str) else form
-    reader = _Reader(form, _Budget(told=told), on_fault, on_skip)
+    reader = _Reader(form, _Budget(on_progress=on_progress), on_fault, on_skip)
     compression, kind = _kind(name)
     if kind == "parquet" and compression is None:
         verify_file(path, checksum)
@@ -156,7 +160,7 @@ def read_documents(
         return
     if kind == "text" and compression is None:
         raw = read_file(path)
-        told(len(raw))
+        on_progress(len(raw))
         compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
         documents = reader.texts(raw, name)
         del raw  # it is as long as the text, and this generator lives as long as its document
@@ -255,7 +259,7 @@ def _from_disk(path: Path, budget: _Budget, digest: Any) -> Iterator[bytes]:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             budget.read += len(chunk)
-            budget.told(len(chunk))
+            budget.on_progress(len(chunk))
             yield chunk
 
 
@@ -906,7 +910,7 @@ def _parquet(opened: io.BufferedReader, path: Path, name: str, reader: _Reader) 
                 # As bytes: `clean` names those that are no UTF-8, where pyarrow would give up all rows.
                 values = values.cast(large_binary())
             texts = values.to_pylist()
-        budget.told(budget.read * len(texts) // max(1, file.metadata.num_rows))
+        budget.on_progress(budget.read * len(texts) // max(1, file.metadata.num_rows))
         for text in texts:
             number += 1
             for document in reader.row(text, f"{name}:{number}", columns):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_from_scratch.data import duplicates
+from llm_from_scratch.data.corpus import Corpus
+from llm_from_scratch.data.documents import NAMED, NOT_READ, SPLITS, Tally
 from llm_from_scratch.data.quality import RULES
 from llm_from_scratch.data.readers import COLUMN
 from llm_from_scratch.data.sources import listed
-from llm_from_scratch.data.tasks import NAMED, NOT_READ, SPLITS, Tally
-from llm_from_scratch.data.work import Work
 from llm_from_scratch.pages import as_markdown
 from llm_from_scratch.tokenizer import END_OF_TEXT
 
@@ -21,15 +21,15 @@ EXAMPLES = 3  # of what was removed for one reason
 PICTURE = "report.png"
 
 
-def leaves_out(work: Work, tallies: list[Tally]) -> bool:
+def removes_any(corpus: Corpus, tallies: list[Tally]) -> bool:
     """Whether anything was not read, or was asked to be left out."""
     skipped = any(set(tally.skipped) - {COLUMN} or tally.removed for tally in tallies)
-    return work.chooses or bool(work.source.skipped) or skipped
+    return corpus.removes or bool(corpus.source.skipped) or skipped
 
 
-def warn(work: Work, tallies: list[Tally]) -> None:
+def warn(corpus: Corpus, tallies: list[Tally]) -> None:
     """Says on standard error what was left out that nobody asked to leave out: the first few by name, then a count."""
-    name = work.source.name
+    name = corpus.source.name
     meanings = {
         "no_text": "documents left out that are no text",
         "unreadable": "files left out that are damaged",
@@ -53,13 +53,13 @@ def warn(work: Work, tallies: list[Tally]) -> None:
         )
 
 
-def write_report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> None:
+def write_report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> None:
     """Writes both files where the corpus is built. The same corpus gives the same bytes, whoever prepared it."""
     # A file's name can hold bytes that are no UTF-8.
-    content = report(work, tallies, splits).encode("utf-8", "backslashreplace")
-    (work.building / "report.md").write_bytes(content)
+    content = report(corpus, tallies, splits).encode("utf-8", "backslashreplace")
+    (corpus.building / "report.md").write_bytes(content)
     kept = {split: splits[split]["documents"] for split in SPLITS}
-    _draw(work.building / PICTURE, kept, summed(tally.removed for tally in tallies))
+    _draw(corpus.building / PICTURE, kept, summed(tally.removed for tally in tallies))
 
 
 def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
@@ -78,11 +78,11 @@ def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
-def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
+def report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> str:
     """What became of the documents, in Markdown: counts, and the first examples of what was removed for each reason."""
     removed = summed(tally.removed for tally in tallies)
-    lines = [f"# What was prepared of {as_markdown(work.source.name)}", ""]
-    of = "" if work.expected is None else f" of {work.expected:,} published"
+    lines = [f"# What was prepared of {as_markdown(corpus.source.name)}", ""]
+    of = "" if corpus.expected is None else f" of {corpus.expected:,} published"
     lines += [f"{sum(tally.read for tally in tallies):,} documents{of} were read.", ""]
     lines += ["| split | documents | bytes of text | tokens |", "|---|---|---|---|"]
     for split in SPLITS:
@@ -99,12 +99,12 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     meanings = {name: (rule.__doc__ or "").splitlines()[0] for name, rule in RULES.items()} | {
-        "fraction": f"the part {work.recipe.fraction} by a hash of the name (data.fraction)",
-        "no_text": f"texts in {work.recipe.encoding}, without NUL",
+        "fraction": f"the part {corpus.selection.fraction} by a hash of the name (data.fraction)",
+        "no_text": f"texts in {corpus.selection.encoding}, without NUL",
         "unreadable": "files that are whole",
         "empty": "at least one character",
-        "min_chars": f"{work.recipe.min_chars} characters or more",
-        "language": f"pages of {work.recipe.language} (data.language)",
+        "min_chars": f"{corpus.selection.min_chars} characters or more",
+        "language": f"pages of {corpus.selection.language} (data.language)",
         "exact_duplicate": "the first of equal texts",
         "near_duplicate": f"the first of texts with {duplicates.THRESHOLD:.0%} of their runs of five words in common",
     }
@@ -113,7 +113,7 @@ def report(work: Work, tallies: list[Tally], splits: dict[str, Any]) -> str:
     cleaned = summed(tally.cleaned for tally in tallies)
     lines += ["", "## Changed by cleaning", "", "| what | characters or bytes |", "|---|---|"]
     lines += [f"| {step} | {count:,} |" for step, count in cleaned.items()]
-    lines += _not_read(work, tallies)
+    lines += _not_read(corpus, tallies)
     for reason in removed:
         few = NAMED if reason in NOT_READ else EXAMPLES
         examples = [example for tally in tallies for example in tally.examples.get(reason, [])][:few]
@@ -131,9 +131,9 @@ def _code(text: str) -> str:
     return f"{ticks} {quoted} {ticks}"
 
 
-def _not_read(work: Work, tallies: list[Tally]) -> list[str]:
+def _not_read(corpus: Corpus, tallies: list[Tally]) -> list[str]:
     """The files, members and columns that were not read, in Markdown; nothing where there are none."""
-    reasons = {why: [name for name, one in work.source.skipped if one == why] for _, why in work.source.skipped}
+    reasons = {why: [name for name, one in corpus.source.skipped if one == why] for _, why in corpus.source.skipped}
     counts = {why: len(names) for why, names in reasons.items()}
     for why, count in summed(tally.skipped for tally in tallies).items():
         members = dict.fromkeys(one for tally in tallies for one in tally.named.get(why, []))

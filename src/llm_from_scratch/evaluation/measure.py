@@ -106,7 +106,7 @@ def run_text(folder: Path, config: Config, run: Run) -> Prepared:
         prepared = prepare(
             config.data,
             config.tokenizer,
-            reuse=run.tokenizer if given else None,
+            tokenizer=run.tokenizer if given else None,
             fetch=False,
             write=config.data.dir == DataConfig().dir,
         )

@@ -106,9 +106,9 @@ def train(
     prepared = prepared or prepare(
         config.data,
         config.tokenizer,
-        reuse=reuse,
+        tokenizer=reuse,
         wait=True,
-        how=config.prepare,
+        settings=config.prepare,
         fetch=fetch,
         write=write,
     )

@@ -52,7 +52,7 @@ def cores() -> int:
 def run_tasks(
     function: Function, jobs: Sequence[Any], *, engine: str, workers: int, size: int, what: str
 ) -> Iterator[Any]:
-    """function(job, told) of every job, as they finish, with their progress on standard error.
+    """function(job, on_progress) of every job, as they finish, with their progress on standard error.
 
     Args:
         function: importable by its name in another process.

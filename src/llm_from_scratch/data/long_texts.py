@@ -20,7 +20,7 @@ from llm_from_scratch.data.clean import (
     normalize_unicode,
     remove_byte_order_mark,
 )
-from llm_from_scratch.data.readers import ChangedFileError, Told, compare_checksum
+from llm_from_scratch.data.readers import ChangedFileError, OnProgress, compare_checksum
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer
@@ -33,7 +33,7 @@ OVERLAP = 32  # characters; a sign of boilerplate is shorter
 class LongText:
     """The clean text of a long file, `len()` characters in `size` bytes of UTF-8; it is cleaned anew each time it is read."""
 
-    def __init__(self, path: Path, name: str, checksum: str, told: Told) -> None:
+    def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress) -> None:
         self.path, self.name = path, name
         self.cleaned = dict.fromkeys(CLEANERS, 0)
         self.size = self._length = 0
@@ -42,7 +42,7 @@ class LongText:
         before, marks = "", Counter[str]()
         changed, digest = False, hashlib.sha256()
         for raw in self._raw_pieces():
-            told(len(raw))
+            on_progress(len(raw))
             digest.update(raw)
             text = decode(raw, name)
             if not self._length:
@@ -106,24 +106,24 @@ class _NeedsWholeError(Exception):
     """Boilerplate is found by looking at a whole text."""
 
 
-def open_long(path: Path, name: str, checksum: str, told: Told) -> LongText | None:
+def open_long(path: Path, name: str, checksum: str, on_progress: OnProgress) -> LongText | None:
     """The text of a long file; None where it must be read as a whole, for its boilerplate or to say what is wrong with it.
 
     UserError: it was changed meanwhile. OSError: it cannot be read.
     """
     heard = 0
 
-    def tell(count: int) -> None:
+    def count_progress(count: int) -> None:
         nonlocal heard
         heard += count
-        told(count)
+        on_progress(count)
 
     try:
-        return LongText(path, name, checksum, tell)
+        return LongText(path, name, checksum, count_progress)
     except ChangedFileError:
         raise
     except (_NeedsWholeError, UserError):
-        told(-heard)  # it is read again
+        on_progress(-heard)  # it is read again
         return None
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
-from llm_from_scratch.data import long, prepare, tasks
+from llm_from_scratch.data import documents, long_texts, prepare, tasks
 from llm_from_scratch.data.clean import clean
-from llm_from_scratch.data.long import encode_pieces, open_long, read_pieces
-from llm_from_scratch.data.tasks import is_validation
+from llm_from_scratch.data.documents import is_validation
+from llm_from_scratch.data.long_texts import encode_pieces, open_long, read_pieces
 from llm_from_scratch.tokenizer import BPETokenizer, GPT2Tokenizer, Tokenizer
 
 BLOCK = 2**14  # characters: what a tokenizer learns from at a time
@@ -51,9 +51,9 @@ def odd_text(seed: int, size: int = 20_000) -> str:
 
 @pytest.fixture
 def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (long, tasks):
+    for module in (long_texts, documents, tasks):
         monkeypatch.setattr(module, "LONG", 1)
-    monkeypatch.setattr(long, "PIECE", BLOCK)
+    monkeypatch.setattr(long_texts, "PIECE", BLOCK)
 
 
 def prepared(folder: Path, texts: list[str], kind: str, **settings: object) -> dict[str, bytes]:

@@ -1,0 +1,332 @@
+"""A corpus: the text and the settings that make one preparation. Its folder is named after all that its bytes depend on."""
+
+import codecs
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llm_from_scratch.check import check
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.clean import CLEANING_VERSION
+from llm_from_scratch.data.documents import Selection
+from llm_from_scratch.data.quality import chosen
+from llm_from_scratch.data.sources import Download, Source, listed, open_source, roots
+from llm_from_scratch.data.tasks import Job, Task
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sha256, write_file
+from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+CHECKSUMS = "checksums.json"  # beside the prepared folders: of the files of a large corpus, computed once
+KEEP_TEXT_BELOW = 100_000_000  # bytes of files: the cleaned text of more is not written beside its tokens
+# From so many documents on, whole ones go to the validation split; of fewer, the last part of each does.
+MANY_DOCUMENTS = 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The files of one text and how they are prepared; `metadata` names the folder and begins its manifest."""
+
+    folder: Path
+    source: Source
+    metadata: dict[str, Any]
+    selection: Selection
+    max_docs: int | None
+    tasks: list[Task]
+    tokenizer_config: TokenizerConfig
+    tokenizer: Tokenizer | None  # to be used instead of learning one
+    expected: int | None = None  # documents, where all of a published corpus is read
+
+    @property
+    def keep_text(self) -> bool:
+        """Whether the clean text lies beside the tokens, as of every small corpus."""
+        return bool(self.metadata.get("keep_text", True))
+
+    @property
+    def removes(self) -> bool:
+        """Whether the settings ask for some documents to be removed."""
+        read = replace(self.selection, column="", val_fraction=0, encoding="utf-8", separator=None)
+        return self.max_docs is not None or replace(read, on_error=None) != Selection("", 0) or read.on_error == "skip"
+
+    @cached_property
+    def splits_whole_documents(self) -> bool:
+        """Whether each document is in one split; each of few documents is cut in two."""
+        return not self.keep_text or self.source.has(MANY_DOCUMENTS)
+
+    @property
+    def building(self) -> Path:
+        """The folder in which it is built; it stays when a preparation is killed."""
+        return self.folder.with_name(f".building-{self.folder.name}")
+
+    def job(self, task: Task) -> Job:
+        """A task as a worker gets it."""
+        return Job(task, self.selection, self.building, strict=self.keep_text)
+
+
+def plan_corpus(
+    data: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer | None,
+    fetch: bool = True,
+    write: bool = True,
+) -> Corpus:
+    """The corpus that the settings name; nothing is downloaded without `fetch`, nothing written without `write`.
+
+    Raises:
+        UserError: the corpus is not there, is another one, or cannot be prepared so.
+    """
+    data_dir = Path(data.dir)
+    tokenizer = tokenizer or _tokenizer_of_files(tokenizer_config, data_dir, fetch)
+    selection = selection_of(data)
+    source = source_of(data, fetch)
+    if write:
+        (data_dir / data.name).mkdir(parents=True, exist_ok=True)
+    keep_text = keeps_text(data, source)
+    cache = None if keep_text else data_dir / data.name / CHECKSUMS
+    checksums, unreadable = _checksums(source, cache, data.on_error, write)
+    readable = [(name, path) for name, path in source.paths if name in checksums]
+    source = replace(source, paths=readable, skipped=source.skipped + unreadable)
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "cleaning": CLEANING_VERSION,
+        "source": _fingerprint(checksums, keep_text),
+        "val_fraction": data.val_fraction,
+        "tokenizer": tokenizer.fingerprint if tokenizer else [tokenizer_config.kind, tokenizer_config.vocab_size],
+        "stream": data.stream,
+    }
+    if not source.plain:  # nothing else has columns, and what was prepared from plain texts keeps its name
+        metadata["column"] = data.column
+    # So does what was prepared before there was a choice.
+    metadata |= {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(selection).items()
+        if key not in ("column", "val_fraction") and value != getattr(Selection, key)
+    }
+    if data.max_docs is not None:
+        metadata["max_docs"] = data.max_docs
+    if not keep_text:
+        metadata |= {"keep_text": False, "shard_bytes": data.shard_bytes}
+    tasks = _tasks(source, checksums, None if keep_text else data.shard_bytes)
+    expected = data.documents if data.download and data.max_docs is None else None
+    folder = prepared_folder(data, metadata)
+    return Corpus(folder, source, metadata, selection, data.max_docs, tasks, tokenizer_config, tokenizer, expected)
+
+
+def prepared_folder(data: DataConfig, metadata: dict[str, Any]) -> Path:
+    """The place of a prepared text, named after all that its bytes depend on."""
+    return Path(data.dir) / data.name / f"prepared-{hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:12]}"
+
+
+def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
+    """One checksum of those of all files; small and large corpora have different ones since version 0.1."""
+    if not keep_text:
+        return hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for item in checksums.items():
+        digest.update(json.dumps(item).encode())
+    return digest.hexdigest()
+
+
+def selection_of(data: DataConfig) -> Selection:
+    """The documents that the settings ask for, and how they are read."""
+    return Selection(
+        column=data.column,
+        val_fraction=data.val_fraction,
+        fraction=data.fraction,
+        subset_seed=data.subset_seed if data.fraction < 1 else 0,
+        min_chars=data.min_chars,
+        quality=chosen(data.quality),
+        dedup=data.dedup,
+        language=data.language,
+        on_error=data.on_error,
+        encoding=codecs.lookup(data.encoding).name,
+        separator=data.separator,
+    )
+
+
+def source_of(data: DataConfig, fetch: bool) -> Source:
+    """The files of the corpus that the settings name.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    return open_source(
+        name=data.name,
+        path=data.path,
+        file=data.file,
+        url=data.url,
+        sha256=data.sha256,
+        must_contain=data.must_contain,
+        form=selection_of(data).form,
+        on_error=data.on_error,
+        layouts=data.layouts,
+        published=data.published,
+        download=data.download,
+        downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
+        connections=data.connections,
+        data_dir=Path(data.dir),
+        fetch=fetch,
+    )
+
+
+def _tokenizer_of_files(config: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
+    """A tokenizer that is not learned but comes from files."""
+    if config.kind != "gpt2":
+        if config.path is not None:
+            raise UserError(
+                f"tokenizer.path={config.path}: tokenizer={config.kind} is learned from the text; leave it out"
+            )
+        return None
+    if config.vocab_size is not None:
+        raise UserError(
+            f"tokenizer.vocab_size={config.vocab_size}: with tokenizer=gpt2 its files decide it, leave it null"
+        )
+    return open_gpt2(config.path, [root / "gpt2" for root in roots(data_dir)], fetch)
+
+
+def keeps_text(data: DataConfig, source: Source) -> bool:
+    """Whether the cleaned text lies beside the tokens."""
+    if data.stream == "text" or data.keep_text:
+        if data.keep_text is False:
+            raise UserError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
+        return True
+    if data.keep_text is None and sum(path.stat().st_size for _, path in source.paths) < KEEP_TEXT_BELOW:
+        return True
+    return not source.has(MANY_DOCUMENTS)  # each of so few is cut in two
+
+
+def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[Task]:
+    """One for each file of `size` bytes or more; smaller ones together, in order, up to that size. None: one for all."""
+    groups: list[list[tuple[str, str, str]]] = []
+    room = 0
+    for name, path in source.paths:
+        length = path.stat().st_size
+        if not groups or (size is not None and length > room):
+            groups.append([])
+            room = size or 0
+        groups[-1].append((name, str(path), checksums.get(name, "")))
+        room -= length
+    return [Task(number, tuple(files)) for number, files in enumerate(groups)]
+
+
+def _checksums(
+    source: Source, cache: Path | None, on_error: str | None, write: bool
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The sha256 of every file that can be read, by its name; (name, why) of the others.
+
+    Without a `cache`, "SIZE TIME" stands for the bytes of a file above 1 GB. With one, a checksum is computed once for a file's place,
+    size and time: a large corpus is not read at every start.
+    UserError: files that cannot be read, unless they are to be skipped.
+    """
+    known: dict[str, Any] = {}
+    if cache:
+        try:
+            loaded = json.loads(cache.read_text(encoding="utf-8"))
+            known = loaded if isinstance(loaded, dict) else {}
+        except (OSError, ValueError):
+            pass
+    found: dict[str, str] = {}
+    faults: list[tuple[str, str]] = []
+    new = 0
+    for name, path in source.paths:
+        try:
+            stat = path.stat()
+            if not cache:
+                found[name] = sha256(path) if stat.st_size <= 10**9 else f"{stat.st_size} {stat.st_mtime_ns}"
+                continue
+            key = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
+            if not isinstance(known.get(key), str):
+                if not new and stat.st_size > 10**8:
+                    log.info("reading the files of %s once for their checksums", source.name)
+                known[key] = sha256(path)
+                new += 1
+            found[name] = known[key]
+        except OSError as error:
+            faults.append((name, error.strerror or type(error).__name__))
+        except UserError:
+            faults.append((name, "no regular file"))
+    if faults and (on_error != "skip" or not found):
+        raise UserError(
+            f"{source.name}: cannot read {listed(faults)}: make it readable, or leave it out with data.on_error=skip"
+        )
+    if cache and new and write:
+        write_file(cache, json.dumps(known, indent=1))
+    return found, faults
+
+
+# ---------------------------------------------------------------------------------------------------------- mixtures
+def is_mixture(data: DataConfig) -> bool:
+    """Whether the settings name several corpora with weights."""
+    return data.mix is not None or bool(data.corpora)
+
+
+def mixed_corpora(data: DataConfig) -> dict[str, DataConfig]:
+    """The settings of each corpus of a mixture whose weight is above 0, in the order of `data.mix`.
+
+    Raises:
+        UserError: none is named, or one has no settings or wrong ones.
+    """
+    chosen = {}
+    for name, weight in (data.mix or {}).items():
+        if name not in data.corpora:
+            known = ", ".join(data.corpora)
+            raise UserError(
+                f"data.mix.{name}: there is no such corpus: use one of {known}, or add +data.corpora.{name}={{path: FILE}}"
+            )
+        if weight:
+            try:
+                settings = check({"name": name} | dict(data.corpora[name]), DataConfig)
+            except ValueError as error:
+                raise UserError(f"data.corpora.{name}: {error}") from None
+            chosen[name] = replace(settings, dir=data.dir, stream=data.stream)
+    if not chosen:
+        raise UserError("data=mix: say what of, and how much of each: data.mix='{oz: 0.7, shakespeare: 0.3}'")
+    return chosen
+
+
+def check_text(data: DataConfig, given: Iterable[str]) -> None:
+    """Refuses, before anything is written, a text that is not there and settings that would change nothing about it.
+
+    Args:
+        data: the settings.
+        given: the names of those that the user wrote.
+
+    Raises:
+        UserError: in one line. A named corpus is looked for later: it may have to be downloaded.
+    """
+    for settings in mixed_corpora(data).values() if is_mixture(data) else (data,):
+        if settings.download is not None or (settings.file is not None and settings.path is None):
+            continue
+        source = source_of(settings, fetch=False)
+        if settings is not data:
+            continue
+        if source.plain and "data.column" in given:
+            raise UserError(f"data.column={data.column}: these files have no columns; leave it out")
+        if not keeps_text(data, source):
+            continue
+        if "data.keep_text" in given and data.keep_text is False:
+            raise UserError(
+                f"data.keep_text=false: a corpus of fewer than {MANY_DOCUMENTS} documents keeps its text; leave it out"
+            )
+        for key in ("data.shard_bytes", "prepare.engine", "prepare.workers"):
+            if key in given:
+                raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
+
+
+def estimated_tokens(corpus: Corpus, tasks: list[Task], kind: str, vocab_size: int) -> int:
+    """What the tasks will give, from the files' sizes alone; rather too few: text is 3 times as long as compressed."""
+    expands = {".parquet": 1.5, ".tar": 3.0, ".xz": 3.0, ".gz": 2.5, ".bz2": 3.0, ".zst": 2.5}
+    text = sum(
+        Path(path).stat().st_size * expands.get(Path(name.lower()).suffix, 0.9)
+        for task in tasks
+        for name, path, _ in task.files
+    )
+    a_byte = 0.9 if kind == "char" else 0.35 if vocab_size < 4096 else 0.2  # a piece of BPE has 2 to 5 bytes
+    kept = 0.5 if corpus.selection.quality or corpus.selection.dedup != "none" else 1.0
+    return int(text * a_byte * kept * corpus.selection.fraction)
