@@ -1,0 +1,256 @@
+"""The first hour: the commands of README.md, one after the other, in a fresh clone and a new environment.
+
+In README.md an indented block holds commands, and a fenced one output. The sections behind `LATER` need more time, or
+other machines.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+README = (REPO / "README.md").read_text(encoding="utf-8")
+LATER = "\n## With more time or hardware"
+TIMEOUT = 3000  # seconds a command: far more than it takes, on a machine that does much else
+NEEDED = ("git", "make", "bash", "python3")
+# They would reach into the clone's own environment, or into its make.
+FOREIGN = ("VENV", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHON", "PY", "ARGS", "MAKEFLAGS", "MAKELEVEL")
+# The libraries' own folders below the home and the folder of temporary files.
+CACHES = (".cache/matplotlib", ".config/matplotlib", ".tensorboard-info")
+
+
+def commands(text: str) -> list[str]:
+    """The lines of the indented blocks, in their order."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line.strip() for line in text.splitlines() if line.startswith(" " * 4)]
+
+
+def output(text: str) -> list[str]:
+    """The lines of the fenced blocks, without those that leave others out."""
+    blocks = re.findall(r"^```\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line != "…"]
+
+
+def pattern(shown: str) -> str:
+    """A shown line as a regular expression: numbers and ids may differ, and `…` stands for anything."""
+    words = re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", "ID", shown).split("…")
+    skeleton = ".*".join(re.escape(word) for word in words)
+    return re.sub(r"\d[\d,.]*", r"[\\d,.]+", skeleton.replace("ID", r"[\w-]+"))
+
+
+class Shell:
+    """What a person types: each command in a bash of its own, with the lines before it that set a shell up."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        self.folder, self.variables = folder, variables
+        self.set_up: list[str] = []
+
+    def start(self, line: str, **options: int) -> subprocess.Popen[str]:
+        """A command that has begun."""
+        return subprocess.Popen(
+            ["bash", "-c", "\n".join([*self.set_up, line])],
+            cwd=self.folder,
+            env=self.variables,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+            **options,
+        )
+
+    def run(self, line: str, status: int = 0) -> tuple[str, str]:
+        """Standard output and standard error of a command that ends with `status`."""
+        process = self.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        assert process.returncode == status, f"$ {line}\nstatus {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
+        assert "Traceback" not in err, f"$ {line}\n{err[-4000:]}"
+        return out, err
+
+
+def variables(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody whose home is empty, but for the settings of pip."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    found = {name: value for name, value in os.environ.items() if name not in FOREIGN and "PYTEST" not in name}
+    found |= {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONIOENCODING": "utf-8"}
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
+        found.pop(name, None)
+    for settings in (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Support/pip/pip.conf"):
+        if (Path.home() / settings).is_file():
+            found.setdefault("PIP_CONFIG_FILE", str(Path.home() / settings))
+    found.setdefault("PIP_CACHE_DIR", os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")) + "/pip")
+    corpora = Path(os.environ.get("LLM_CORPORA", REPO.parent / "shared" / "corpora"))
+    found.pop("LLM_CORPORA", None)
+    if corpora.is_dir():
+        found["LLM_CORPORA"] = str(corpora.resolve())
+    return found
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A shell of a newcomer; what it cloned and installed, some gigabytes, is removed behind it."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    if not (REPO / ".git").exists():
+        pytest.skip("needs a git repository to clone")
+    probe = tmp_path / "probe"
+    words = ["download", "--quiet", "--no-cache-dir", "--no-deps", "-c", "constraints.txt", "-d", str(probe)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *words, "hydra-core"], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"needs a package index: {done.stderr.strip().splitlines()[-1]}")
+    shutil.rmtree(probe)
+    yield Shell(tmp_path, variables(tmp_path))
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def test_readme_promises_a_first_hour() -> None:
+    """Its lines are found, so that the long test below runs them."""
+    first, later = README.split(LATER)
+    lines = commands(first)
+    assert lines[0].startswith("git clone ")
+    assert [line.split()[:2] for line in lines[1:3]] == [["make", "demo"], ["make", "test"]]
+    assert lines[3].startswith("source ")
+    assert len(lines) >= 13
+    assert output(first)
+    assert commands(later)
+    assert re.fullmatch(pattern("step 80/480 …, 2.3 bits"), "step 9/10  validation loss 4, 1.25 bits")
+    assert not re.fullmatch(pattern("step 80/480 … bits"), "step x/480 bits")
+
+
+def words_of(line: str) -> str:
+    """A command without its comment."""
+    return re.split(r"\s+# ", line)[0]
+
+
+def losses(clone: Path, said: str) -> list[float]:
+    """The validation losses, in bits per byte, of the run that a command has named."""
+    (run,) = re.findall(r"^run: (.+)$", said, flags=re.MULTILINE)
+    rows = [json.loads(line) for line in (clone / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row["bits_per_byte"] for row in rows if row["split"] == "val"]
+
+
+@pytest.mark.slow
+def test_the_first_hour(shell: Shell, tmp_path: Path) -> None:
+    lines = iter(commands(README.split(LATER)[0]))
+
+    # Clone; ADDRESS is where the project lies.
+    shell.run(next(lines).replace("ADDRESS", str(REPO)))
+    clone = tmp_path / "LLMfromScratch"
+    shell.folder = clone
+
+    # make demo: what README shows is seen.
+    out, err = shell.run(next(lines))
+    book = "run: outputs/oz_demo/" in out
+    if book:
+        for line in output(README):
+            assert re.search(f"^{pattern(line)}$", err, flags=re.MULTILINE), f"{line}\nis not in\n{err}"
+        (promised,) = set(re.findall(r"step 480/480 .* ([\d.]+) bits per byte", README))
+        assert abs(min(losses(clone, out)) - float(promised)) < 0.05
+        assert "\nDorothy" in out
+    else:
+        assert "trains on the source code of Python's standard library" in err
+        assert losses(clone, out)[-1] < losses(clone, out)[0]
+        assert "\ndef " in out
+    assert "source .venv/bin/activate" in err
+
+    # make test would run this very file.
+    said, _ = shell.run(next(lines).replace("make", "make --dry-run"))
+    assert re.search(r"\.venv/bin/python -m pytest", said)
+
+    shell.set_up.append(next(lines))  # "once in each shell"
+    for line in lines:
+        try_line(shell, line, book)
+
+    # What the commands made is in the clone, and git knows that it is nobody's work.
+    changed, _ = shell.run("git status --porcelain")
+    assert changed.splitlines() in ([], ["?? report/"])
+    assert {path.name for path in tmp_path.iterdir()} == {"LLMfromScratch", "home", "tmp"}
+    for place in (tmp_path / "home", tmp_path / "tmp"):
+        left = [path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()]
+        assert [name for name in left if not name.startswith(CACHES)] == []
+
+
+def try_line(shell: Shell, line: str, book: bool) -> None:
+    """Runs one command of README.md and looks at what it promises.
+
+    Args:
+        shell: of the clone, with its environment.
+        line: the command with its comment.
+        book: whether the Wizard of Oz can be had; a command that needs it is refused in one line elsewhere.
+    """
+    words = words_of(line)
+    if words.startswith("tensorboard"):
+        return look_at_tensorboard(shell, line)
+    training = words.startswith("python train.py")
+    needs_book = "data=oz" in words or (training and "data=" not in words and "resume=" not in words)
+    if needs_book and not book:
+        out, err = shell.run(line, status=2)
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert "data=stdlib" in err
+        return None
+    out, err = shell.run(line)
+    if training:
+        runs = re.findall(r"^run: (.+)$", out, flags=re.MULTILINE)
+        assert len(runs) == len(out.splitlines()) == (4 if " -m " in words else 1)
+        for run in runs:  # "A run folder holds all there is to know about a run"
+            for name in re.findall(r"`([\w./]+)`", README.partition("A run folder holds")[2].partition(".\n")[0]):
+                assert (shell.folder / run / name).exists(), f"{run}/{name}"
+        assert "All runs of" in err or "Results of" in err
+    elif words.startswith("python generate.py"):
+        prompt = re.search(r'prompt="(.+?)"', words)
+        assert prompt
+        assert out.startswith(prompt[1])
+        assert len(out) > len(prompt[1]) + 20
+    elif " evaluate " in words:
+        page = out.splitlines()[-1].removeprefix("report: ")
+        assert "<html" in (shell.folder / page).with_suffix(".html").read_text(encoding="utf-8")
+    else:
+        assert out.strip()
+    return None
+
+
+def look_at_tensorboard(shell: Shell, line: str) -> None:
+    """Starts it, asks its page for the runs, and ends it as Ctrl-C does."""
+    log = shell.folder / "outputs" / "tensorboard.log"
+    with log.open("w", encoding="utf-8") as file:
+        process = shell.start(line, stdout=file, stderr=file)
+    try:
+        address = None
+        for _ in range(TIMEOUT):
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            address = re.search(r"http://\S+", log.read_text(encoding="utf-8"))
+            if address:
+                break
+            time.sleep(1)
+        assert address, log.read_text(encoding="utf-8")
+        runs: list[str] = []
+        for _ in range(TIMEOUT):  # the files are read behind the page
+            with urllib.request.urlopen(f"{address[0].rstrip('/')}/data/runs", timeout=60) as answer:
+                runs = json.loads(answer.read())
+            if runs:
+                break
+            time.sleep(1)
+        assert runs
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
