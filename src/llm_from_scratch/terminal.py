@@ -157,6 +157,13 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.getLogger("llm_from_scratch").setLevel(level)
 
 
+# Rich's yellow figures cannot be read on a light background, and its dark grey rest of a bar looks like a full one there.
+BARS = {
+    **dict.fromkeys(("progress.download", "progress.elapsed", "progress.remaining", "progress.data.speed"), "default"),
+    "bar.back": "bright_black",
+}
+
+
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
     """A console of rich that takes every string as text: no markup, no emoji codes, controls visible.
 
@@ -166,12 +173,13 @@ def console(*, stderr: bool = False, width: int | None = None) -> "Console":
     """
     from rich.console import Console
     from rich.text import Text
+    from rich.theme import Theme
 
     class PlainConsole(Console):
         def render_str(self, text: str, **settings: Any) -> Text:
             return super().render_str(printable(text), **settings)
 
-    made = PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False, theme=Theme(BARS))
     if width and not made.is_terminal:
         made.width = width
     return made

@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from conftest import REPO, SMALL, story
 
 from llm_from_scratch import plan, terminal
 from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
+from llm_from_scratch.training.fit import first_words
 from llm_from_scratch.training.progress import Overfitting, Pace, clock
 
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="a terminal of Unix")
@@ -115,6 +117,58 @@ def test_the_time_that_is_left() -> None:
     assert [clock(s) for s in (0.4, 59, 80, 3725, 40_000, 200_000)] == [
         *("0 s", "59 s", "1 min 20 s", "1 h 2 min", "11 h", "2.3 days")
     ]
+
+
+# --------------------------------------------------------------------------------------------- in a terminal
+def screen_of(folder: Path, *words: str, interrupted_at: bytes = b"") -> tuple[str, int]:
+    """What train.py sends to a terminal of 80 columns, and its exit status; Ctrl-C comes once it has sent some words."""
+    main, other = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "TERM": "xterm-256color", "COLUMNS": "80"}
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, str(REPO / "train.py"), *words]
+    process = subprocess.Popen(command, cwd=folder, stdout=other, stderr=other, env=environment)
+    os.close(other)
+    seen, interrupted = b"", not interrupted_at
+    while select.select([main], [], [], 120)[0]:
+        try:
+            seen += os.read(main, 10_000)
+        except OSError:  # the terminal's other side is closed
+            break
+        if not interrupted and interrupted_at in seen:
+            interrupted = True
+            process.send_signal(signal.SIGINT)
+    os.close(main)
+    return seen.decode(), process.wait()
+
+
+@needs_pty
+def test_a_bar_in_a_terminal_is_calm(tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
+    name = f"run_dir={'long_' * 12}"  # so that the command does not fit into one line
+    words = (*SMALL, "trainer.max_steps=9000", "trainer.log_every_n_steps=2", "sample.show=false", name)
+    seen, status = screen_of(tmp_path, *words, interrupted_at=b" s left")
+    assert status == 130
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen)
+    # The bar ends before the last words, which a person copies: they are one line, whatever its width.
+    assert re.search(rf"\r\nstopped at step \d+; go on with: python train\.py resume={'long_' * 12}\r\n$", shown)
+    # Its figures have the terminal's own colour: yellow cannot be read on white.
+    assert set(re.findall(r"\x1b\[([\d;]+)m", seen)) <= {"0", "38;5;197", "90", "39"}
+    bars = re.findall(r"training [^\r\n]*", shown)
+    assert max(map(len, bars)) <= 80
+    assert "-:--" not in seen
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("of a line.\n\nDorothy was quite grieved at this view of her", "Dorothy was quite grieved at this view"),
+        ("ile no blank line\nis there\nat all", "is there"),
+        ("\n\n  Title\nand more", "Title"),
+        ("one line", "one line"),
+    ],
+)
+def test_a_prompt_is_part_of_one_line(text: str, words: str) -> None:
+    assert first_words(text) == words
 
 
 # ------------------------------------------------------------------------------------- before it begins

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -53,7 +52,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import BUILDING
 from llm_from_scratch.files import sha256 as sha256_of
 from llm_from_scratch.places import user_path
-from llm_from_scratch.terminal import one_line
+from llm_from_scratch.terminal import console, one_line
 
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without an answer or a byte
@@ -538,7 +537,7 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
 
 def _progress() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}", markup=False), *columns, console=Console(stderr=True))
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=console(stderr=True))
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:

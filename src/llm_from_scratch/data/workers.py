@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -31,6 +30,7 @@ from rich.progress import (
 )
 
 from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.terminal import console
 
 log = logging.getLogger(__name__)
 Function = Callable[..., Any]
@@ -198,16 +198,16 @@ class _Shown:
     def __init__(self, size: int, what: str) -> None:
         self.size, self.what, self.read = size, what, 0
         self.started = self.said = time.monotonic()
-        console = Console(stderr=True)
         self.bar: Progress | None = None
-        if console.is_terminal:
+        out = console(stderr=True)
+        if out.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 DownloadColumn(),
                 TransferSpeedColumn(),
             )
-            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=out)
             self.task = self.bar.add_task(what, total=size)
 
     def __enter__(self) -> "_Shown":

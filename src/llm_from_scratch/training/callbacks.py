@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,8 @@ class Signals(Callback):
     It is the first callback: when the state is saved, none has begun the next step.
     """
 
-    def __init__(self, saver: Checkpoints) -> None:
-        self.saver, self.announced = saver, False
+    def __init__(self, saver: Checkpoints, close_bar: Callable[[], None]) -> None:
+        self.saver, self.close_bar, self.announced = saver, close_bar, False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Holds signals back from here on."""
@@ -322,6 +323,7 @@ class Signals(Callback):
         # Lightning kills the first process soon after another one has ended: none may end before the first has saved.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
+            self.close_bar()
             log.warning("stopped at step %d; go on with: %s", trainer.global_step, self._command())
         sys.exit(128 + received)
 
@@ -336,6 +338,7 @@ class Signals(Callback):
                 log.warning("the last checkpoint was not written: %s", error)
             found = checkpoints(self.saver.run_dir)
             step = int(found[0].name.removeprefix("step_")) if found else 0
+            self.close_bar()
             log.warning("left in step %d; go on from step %d with: %s", trainer.global_step + 1, step, self._command())
 
     def _command(self) -> str:

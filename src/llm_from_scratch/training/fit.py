@@ -163,7 +163,7 @@ def train(
     unwise = warnings_at_start(config, text)
     callbacks = [
         Ownership(claim),
-        Signals(saver),
+        Signals(saver, progress.close),
         metrics,
         Opening(config, passes(config.trainer.max_steps), unwise),
         progress,
@@ -212,6 +212,7 @@ def train(
 
 
 def first_words(text: str, characters: int = 40) -> str:
-    """The beginning of the first whole paragraph, up to a space: a split may begin in mid-word."""
-    paragraph = text.partition("\n\n")[2].lstrip() or text
-    return paragraph[:characters].rsplit(" ", 1)[0]
+    """The beginning of the first whole paragraph, or else line, up to a space: a split may begin in mid-word."""
+    paragraph = text.partition("\n\n")[2].lstrip() or text.partition("\n")[2].lstrip() or text
+    line = paragraph.partition("\n")[0]
+    return line if len(line) <= characters else line[:characters].rsplit(" ", 1)[0]

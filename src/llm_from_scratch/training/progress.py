@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import Config
@@ -88,13 +88,8 @@ class ProgressBar(Callback):
         self.console = console(stderr=True)
         self.bar: Progress | None = None
         if show_bar and self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
+            self.console.soft_wrap = True  # a command that is printed can be copied: it has no line end in it
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
         self.printed = time.perf_counter()
 
@@ -119,17 +114,23 @@ class ProgressBar(Callback):
     ) -> None:
         """Shows the newest row, when there is one, and with the second one how long the run takes."""
         row = self.metrics.latest
-        if not trainer.is_global_zero or row.get("step") != trainer.global_step or not stepped(trainer, batch_idx):
+        if not trainer.is_global_zero or not stepped(trainer, batch_idx):
+            return
+        if self.bar:
+            self.bar.update(self.task, completed=trainer.global_step)
+        if row.get("step") != trainer.global_step:
             return
         loss = "NaN, passed over" if row["loss"] is None else f"{row['loss']:.3f}"
         figures = f"loss {loss}  {row['tokens_per_second']:,} tokens/s"
         self.pace.trained(self.step, row["step"], row["seconds"])
         self.step = row["step"]
         left = f"{clock(self.pace.left(row['step']))} left"
+        early = self.pace.rows < 2  # the first row also warmed up
+        over = row["step"] == trainer.max_steps
         if self.bar:
-            self.bar.update(self.task, completed=row["step"], figures=figures)
+            self.bar.update(self.task, figures=figures if early or over else f"{figures}  {left}")
         line = f"step {row['step']}/{trainer.max_steps}  {figures}"
-        if row["step"] == trainer.max_steps or self.pace.rows < 2:  # the first row also warmed up
+        if over or early:
             return
         if self.pace.rows == 2:
             self.printed = time.perf_counter()
@@ -153,6 +154,10 @@ class ProgressBar(Callback):
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Gives the terminal back, also after an error."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar: the lines that come then stand below it."""
         if self.bar:
             self.bar.stop()
             _log_above_the_bar()
@@ -184,10 +189,10 @@ class Opening(Callback):
         shape, first = self.config.model, trainer.global_step
         steps = f"steps {first + 1:,} to {trainer.max_steps:,}" if first else f"{trainer.max_steps:,} steps"
         log.info(
-            "%s: %s parameters (%d layers, width %d) on %s; %s of %s tokens, %.3g passes over the text",
+            "%s: %s parameters (%d layer%s, width %d) on %s; %s of %s tokens, %.3g passes over the text",
             self.config.run_dir,
             f"{pl_module.model.num_parameters():,}",
-            *(shape.n_layer, shape.n_embd, _device(trainer, pl_module.device), steps),
+            *(shape.n_layer, "s" * (shape.n_layer > 1), shape.n_embd, _device(trainer, pl_module.device), steps),
             f"{self.config.data.batch_size * shape.block_size:,}",
             self.passes,
         )

@@ -15,6 +15,7 @@ from llm_from_scratch.files import new_file
 from llm_from_scratch.places import program
 from llm_from_scratch.terminal import argument, console, shell
 
+SWEPT = ".hydra/overrides.yaml"  # Hydra's, in each run of a sweep: the words that it was given
 LEARNED = 0.1  # nats a token: one batch that is learned by heart comes below
 WIDE = 100.0  # the largest loss over the smallest one, beyond which a linear axis hides the smaller ones
 
@@ -99,6 +100,8 @@ def draw_curves(run: Path) -> None:
 def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False) -> None:
     """The table at the end of a run, and the commands that come next; on standard error.
 
+    A run of a sweep has neither: one table of all runs comes at the end of the sweep.
+
     Args:
         run: the run folder.
         parameters: of the model.
@@ -106,6 +109,13 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overf
         board: whether there are curves for TensorBoard.
         overfit: the run had one batch to learn by heart; the last words say whether it has.
     """
+    if not (run / SWEPT).exists():
+        _print_table(run, parameters, prompt, board)
+    if overfit:
+        console(stderr=True).print(learned_by_heart(run), soft_wrap=True)
+
+
+def _print_table(run: Path, parameters: int, prompt: str, board: bool) -> None:
     best, rows = best_row(run), _rows(run)
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
     table = Table(title=f"Results of {run}", title_justify="left")
@@ -126,8 +136,6 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overf
         commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
     for line in commands:
         out.print(f"  {line}", soft_wrap=True)
-    if overfit:
-        out.print(learned_by_heart(run), soft_wrap=True)
 
 
 def learned_by_heart(run: Path) -> str:
@@ -159,11 +167,7 @@ def print_sweep(roots: Sequence[Path]) -> int:
     Returns:
         How many runs failed. They stand below the others, with their reasons.
     """
-    runs = {
-        file.parents[1]: set(OmegaConf.load(file))
-        for root in roots
-        for file in sorted(root.glob("*/.hydra/overrides.yaml"))
-    }
+    runs = {file.parents[1]: set(OmegaConf.load(file)) for root in roots for file in sorted(root.glob(f"*/{SWEPT}"))}
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
     table = Table(title=f"All runs of {', '.join(map(str, roots))}", title_justify="left")
     for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
