@@ -92,9 +92,15 @@ MAY_IMPORT = {
     "doctor": ["data", "checkpoint", "tokenizer", *SETTINGS],
     "settings": [*SETTINGS],
     "plan": ["training", "data", "model", "tokenizer", *SETTINGS],
-    "overrides": [*SETTINGS, "checkpoint", "tokenizer", "training.results"],
+    "front.run_name": [],
+    "front.words": ["check", "checkpoint"],
+    "front.compose": ["front.run_name", "front.words", "check", "config"],
+    "front.inherit": ["front.words", "check", "checkpoint", "config", "saved_config", "tokenizer"],
+    "front.sweep": ["front.words", "config", "training.results"],
+    "front.program": ["front"],
+    "front": [],
     "commands": [ANYTHING],
-    "cli": ["commands", "overrides"],
+    "cli": ["commands"],
     "__main__": ["cli"],
     "train": ["commands"],
     "generate": ["commands"],
@@ -103,7 +109,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "lightning": ["data.datamodule", "training"],
     "pytorch_lightning": [],  # the other name of lightning: two copies of every class
-    "hydra": ["commands", "overrides", "training.fit"],
+    "hydra": ["commands", "front", "training.fit"],
     "sentencepiece": ["tokenizer.bpe"],
 }
 

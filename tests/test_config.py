@@ -44,3 +44,8 @@ def test_each_setting_of_the_data_is_of_one_part() -> None:
     parts = [CorpusConfig, SelectionConfig, StorageConfig, BatchConfig]
     names = [item.name for part in parts for item in fields(part)]
     assert names == [item.name for item in fields(DataConfig)]
+
+
+def test_the_schema_gives_plain_typed_values() -> None:
+    config = check({"model": {"n_layer": 3}, "optim": {"lr": "1e-2"}}, Config)
+    assert (config.model.n_layer, config.optim.lr) == (3, 0.01)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-import llm_from_scratch.overrides  # noqa: F401  (registers the resolver of run_dir)
+import llm_from_scratch.front.compose  # noqa: F401  (registers the resolver of run_dir)
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, GenerateConfig
 from llm_from_scratch.model import GPTConfig

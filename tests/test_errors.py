@@ -1,14 +1,19 @@
-"""How a missing library is told: never by the name of somebody else's package."""
+"""Three kinds of error: a mistake of the user's, a failure of the machine, a bug; and a library that is missing."""
 
+import errno
 import re
 import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPO
 
-from llm_from_scratch import errors
+from llm_from_scratch import cli, errors
+from llm_from_scratch.errors import MachineError, UserError, out_of_memory
 
 
 def test_the_command_installs_from_the_checkout_or_by_the_own_name(
@@ -37,3 +42,105 @@ def test_no_message_setting_or_page_installs_a_strangers_package() -> None:
             named |= set(re.findall(r'missing_extra\([^)]*"(\w+)"\)', text))
     found = {extra for names in named for extra in names.split(",")}
     assert {"wandb", "sweep", "openwebtext", "metrics"} <= found <= set(extras)
+
+
+def unequal_lengths(*_: object) -> None:
+    list(zip([1], [], strict=True))
+
+
+def nothing_to_unpack(*_: object) -> None:
+    (_only,) = []
+
+
+def no_number(*_: object) -> None:
+    int("x")
+
+
+def shapes_that_do_not_fit(*_: object) -> None:
+    np.ones(2) + np.ones(3)
+
+
+def broken_assertion(*_: object) -> None:
+    assert not 1
+
+
+def value_error(*_: object) -> None:
+    raise ValueError("a programmer's")
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def lost_run(*_: object) -> None:
+    raise MachineError("run was deleted")
+
+
+def mistake(*_: object) -> None:
+    raise UserError("optim.lr=x: write a number")
+
+
+BUGS = [unequal_lengths, nothing_to_unpack, no_number, shapes_that_do_not_fit, broken_assertion, value_error]
+PLANTED = [("llm_from_scratch.commands.settings.run", "settings"), ("llm_from_scratch.check.check_given", "train")]
+
+
+def start(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[object, str]:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["llm-from-scratch", command])
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return ended.value.code, printed.err
+
+
+@pytest.mark.parametrize(("place", "command"), PLANTED)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_bug_ends_with_a_traceback_and_status_1(
+    bug: Callable[..., None],
+    place: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(place, bug)
+    status, said = start(command, capsys, monkeypatch)
+    assert status == 1
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert f"in {bug.__name__}\n" in said
+
+
+@pytest.mark.parametrize(("place", "command"), PLANTED)
+@pytest.mark.parametrize(
+    ("failure", "status", "line"),
+    [
+        (full_disk, 1, "OSError: [Errno 28] No space left on device (HYDRA_FULL_ERROR=1 shows where)"),
+        (lost_run, 1, "MachineError: run was deleted (HYDRA_FULL_ERROR=1 shows where)"),
+        (mistake, 2, "optim.lr=x: write a number"),
+    ],
+)
+def test_a_mistake_and_a_failure_of_the_machine_are_one_line(
+    failure: Callable[..., None],
+    status: int,
+    line: str,
+    place: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(place, failure)
+    assert start(command, capsys, monkeypatch) == (status, f"error: {line}\n")
+
+
+# Fault 26, on the processor: what an allocation of torch's and of Python's raise.
+def test_fault_26_out_of_memory_names_the_setting() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(2**60, dtype=torch.uint8)
+    line = out_of_memory(failed.value)
+    assert line is not None
+    assert "1152921504606846976 bytes" in line
+    assert "data.micro_batch_size" in line
+    assert out_of_memory(MemoryError()) is not None
+    assert out_of_memory(ValueError("something else")) is None

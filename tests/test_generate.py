@@ -17,7 +17,7 @@ from conftest import REPO, Process
 from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.commands import generate
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import composed
+from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 
 

@@ -9,7 +9,7 @@ from conftest import REPO, SMALL, Process, run, story
 from hydra import compose, initialize_config_dir
 
 from llm_from_scratch.checkpoint import checkpoints, load_state
-from llm_from_scratch.overrides import RUN_NAME, _run_name
+from llm_from_scratch.front.run_name import RUN_NAME, run_name
 
 QUICK = (
     *(word for word in SMALL if "max_new_tokens" not in word),
@@ -28,9 +28,9 @@ def text(tmp_path: Path) -> Path:
 
 def test_a_name_is_handed_on_and_never_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_NAME, "chosen")
-    assert _run_name() == _run_name() == "chosen"
+    assert run_name() == run_name() == "chosen"
     monkeypatch.delenv(RUN_NAME)
-    assert _run_name() != _run_name()
+    assert run_name() != run_name()
     assert RUN_NAME not in os.environ
 
 

@@ -499,7 +499,7 @@ def test_a_folder_that_was_made_anew_is_not_written_to(
     status, said = program(copy, "resume=run", "trainer.max_steps=70", "trainer.log_every_n_steps=1")
     assert (status, said.splitlines()[-1]) == (
         1,
-        "error: RuntimeError: run was deleted or replaced while this run wrote there: it stops (HYDRA_FULL_ERROR=1 shows where)",
+        "error: MachineError: run was deleted or replaced while this run wrote there: it stops (HYDRA_FULL_ERROR=1 shows where)",
     )
     assert [path.name for path in (copy / "run").rglob("*")] == [".lock"]
 

@@ -48,7 +48,7 @@ signals.catch()
         "import slow",
         # What a library makes of KeyboardInterrupt, as the programs of this project report errors.
         """
-from llm_from_scratch.overrides import stop
+from llm_from_scratch.errors import stop
 @signals.ending
 def main():
     Path("ready").touch()

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from llm_from_scratch import doctor
 from llm_from_scratch.cli import main
-from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import literal, stop
+from llm_from_scratch.errors import UserError, stop
+from llm_from_scratch.front.words import literal
 from llm_from_scratch.terminal import Formatter, argument, console, end_echo, for_stream, printable, shell, use_utf8
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.progress import ProgressBar

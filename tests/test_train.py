@@ -423,9 +423,9 @@ def test_fault_10_texts_that_are_too_short(train: Process, tmp_path: Path) -> No
 def test_fault_23_a_clock_that_stands_still(tmp_path: Path) -> None:
     # Two processes that read the very same time: the folders still differ.
     program = (
-        "import sys, hydra; from llm_from_scratch import overrides;"
+        "import sys, hydra; from llm_from_scratch.front import compose, run_name;"
         "hydra.initialize_config_dir(version_base='1.3', config_dir=sys.argv[1]).__enter__();"
-        "overrides.time.strftime = lambda pattern: 'noon';"
+        "run_name.time.strftime = lambda pattern: 'noon';"
         "print(hydra.compose('train').run_dir)"
     )
     folders = {run(["-c", program, str(REPO / "configs")], tmp_path).stdout.strip() for _ in range(2)}

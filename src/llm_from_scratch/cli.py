@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from llm_from_scratch import signals
+from llm_from_scratch.errors import stop
 from llm_from_scratch.places import program
 from llm_from_scratch.terminal import printable, shell, use_utf8
 
@@ -73,8 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.command(options)
     except Exception as error:
-        from llm_from_scratch.overrides import stop
-
         stop(error)
 
 

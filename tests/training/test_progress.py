@@ -194,12 +194,13 @@ def advice(words: list[str]) -> list[str]:
 
     from llm_from_scratch.check import check
     from llm_from_scratch.commands.train import recipes
-    from llm_from_scratch.overrides import _compose, final_config
+    from llm_from_scratch.front.compose import compose
+    from llm_from_scratch.front.inherit import final_config
     from llm_from_scratch.places import config_dir
 
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
         words = [*words, "trainer=cpu"]
-        return list(plan.too_much(check(final_config(_compose("train", words), words), Config), recipes))
+        return list(plan.too_much(check(final_config(compose("train", words), words), Config), recipes))
 
 
 def test_more_processes_or_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import command, job_overrides
+from llm_from_scratch.front.program import command
+from llm_from_scratch.front.words import job_overrides
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import for_stream, printable
 

@@ -5,7 +5,7 @@ import json
 
 from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import composed
+from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_from_scratch.commands.texts import tokenizer_of_origin
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.overrides import composed
+from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from llm_from_scratch.overrides import composed
+from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console
 

@@ -13,17 +13,12 @@ from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.overrides import (
-    announce,
-    command,
-    experiments,
-    final_config,
-    given_settings,
-    job_overrides,
-    may_fetch,
-    run_folder,
-    shares_name,
-)
+from llm_from_scratch.front.compose import experiments
+from llm_from_scratch.front.inherit import final_config, may_fetch
+from llm_from_scratch.front.program import command
+from llm_from_scratch.front.run_name import shares_name
+from llm_from_scratch.front.sweep import announce, run_folder
+from llm_from_scratch.front.words import given_settings, job_overrides
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import note, quote
 

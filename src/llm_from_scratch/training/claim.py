@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import started_last
 from llm_from_scratch.config import FAILURE, Config
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import MachineError, UserError
 from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.terminal import quote
 
@@ -111,9 +111,9 @@ class Claim:
                 (self.run_dir / name).unlink(missing_ok=True)
 
     def verify(self) -> None:
-        """Raises RuntimeError where the folder was deleted, also where another run has made it anew."""
+        """Raises MachineError where the folder was deleted, also where another run has made it anew."""
         if self.owner and not self._is_own():
-            raise RuntimeError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
+            raise MachineError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
 
 
 class Ownership(Callback):

@@ -1,34 +1,6 @@
-"""The front before Hydra: literal values, one-line errors, resumed configurations."""
+"""A command's checks before Hydra: each mistake is one line, and no folder."""
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import strategies as st
-from omegaconf import OmegaConf
-
-from llm_from_scratch.check import check
-from llm_from_scratch.config import Config
-from llm_from_scratch.overrides import literal, out_of_memory
-
-
-@given(st.text())
-def test_a_prompt_reaches_the_program_as_it_was_typed(text: str) -> None:
-    override = OverridesParser.create().parse_override(literal(f"prompt={text}"))
-    assert OmegaConf.create({"prompt": override.value()}).prompt == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["Oh, it's 5 o'clock!", "1900", "null", "true", "${oops}", r"\${x}", "a=b", "(x)", "[", "  ", "a\\", "{a: 1}"],
-)
-def test_values_that_hydra_would_read_as_its_grammar(text: str) -> None:
-    override = OverridesParser.create().parse_override(literal(f"prompt={text}"))
-    assert OmegaConf.create({"prompt": override.value()}).prompt == text
-
-
-def test_other_settings_keep_hydras_grammar() -> None:
-    assert literal("optim.lr=1e-3,3e-3") == "optim.lr=1e-3,3e-3"
-    assert literal("resume=null") == "resume=null"
 
 
 # Fault 21: one line each, with the nearest key.
@@ -81,22 +53,3 @@ def test_fault_21_a_mistake_costs_one_line(
     assert printed.err.startswith(f"error: {line}"), printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
-
-
-def test_the_schema_gives_plain_typed_values() -> None:
-    config = check({"model": {"n_layer": 3}, "optim": {"lr": "1e-2"}}, Config)
-    assert (config.model.n_layer, config.optim.lr) == (3, 0.01)
-
-
-# Fault 26, on the processor: what an allocation of torch's and of Python's raise.
-def test_fault_26_out_of_memory_names_the_setting() -> None:
-    import torch
-
-    with pytest.raises(RuntimeError) as failed:
-        torch.empty(2**60, dtype=torch.uint8)
-    line = out_of_memory(failed.value)
-    assert line is not None
-    assert "1152921504606846976 bytes" in line
-    assert "data.micro_batch_size" in line
-    assert out_of_memory(MemoryError()) is not None
-    assert out_of_memory(ValueError("something else")) is None

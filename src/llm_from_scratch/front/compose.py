@@ -1,0 +1,113 @@
+"""The configuration that Hydra composes from a job's overrides, or one line that says which of them is wrong."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm_from_scratch import mistakes
+from llm_from_scratch.errors import UserError, first_line, missing_extra
+from llm_from_scratch.front.run_name import run_name
+from llm_from_scratch.front.words import main_config_dir
+from llm_from_scratch.places import expanded
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("expanded", expanded, replace=True)
+
+
+def compose(config_name: str, job: list[str]) -> DictConfig:
+    """The configuration of one job, without Hydra's own part.
+
+    Raises:
+        UserError: an override names a setting or a choice that does not exist; one line names what was meant.
+    """
+    try:
+        config = hydra.compose(config_name, job, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise _no_choice(error) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _no_setting(error, config_name, job) from None
+    HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    return config
+
+
+def _no_choice(error: MissingConfigException) -> UserError:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if group.startswith("hydra/") and error.options is not None:
+        if choice.split("_")[0] in ("optuna", "joblib", "submitit"):
+            return missing_extra(f"{group}={choice}: is not installed here", "sweep")
+        package = f"hydra-{choice}-{group.split('/')[1]}"
+        return UserError(f"{group}={choice}: is not installed here: pip install {package}")
+    options = list(error.options or [])
+    if group == "data" and (Path(choice).suffix or Path(choice).exists()):
+        return UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}")
+    typed = mistakes.meant(group, choice)
+    nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    return UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}")
+
+
+def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError:
+    from llm_from_scratch.check import NEEDS, unknown
+
+    found = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
+    if not found:
+        return UserError(first_line(error))
+    key = found[1]
+    known = _flat(hydra.compose(config_name))
+    if key.startswith("logger."):
+        chosen = [word for word in job if word.startswith("logger=")]
+        return UserError(f"{key}: {_of_logger(key, _flat(hydra.compose(config_name, chosen)))}")
+    if key in known:
+        return UserError(f"{key}: a new name in it is written as +{key}.NAME=VALUE")
+    if key.startswith("trainer.extra."):
+        return UserError(f"{key}: a further argument of Lightning's Trainer is written as +{key}=VALUE")
+    if key.startswith("callbacks."):
+        name = key.split(".")[1]
+        return UserError(f"{key}: a callback is given as a whole: '+callbacks.{name}={{_target_: MODULE.CLASS, …}}'")
+    if key in NEEDS:
+        return UserError(f"{key}: changes nothing without {NEEDS[key][1]}")
+    return UserError(unknown(key, known))
+
+
+def _of_logger(key: str, known: list[str]) -> str:
+    """What to write rather than a setting of a logger that the configuration does not have."""
+    from llm_from_scratch.config import LOGGERS
+
+    name = key.split(".")[1]
+    if f"logger.{name}" in known:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+        if nearest:
+            return f"there is no such setting; did you mean {nearest[0]}?"
+        return f"a further setting of it is written as +{key}=VALUE"
+    if name in LOGGERS:
+        return f"changes nothing without logger={name}"
+    return f"a logger of your own is written as +logger.{name}._target_=MODULE.CLASS, and its arguments likewise"
+
+
+def _flat(config: DictConfig, prefix: str = "") -> list[str]:
+    found = []
+    for key in map(str, config):
+        found.append(prefix + key)
+        if OmegaConf.is_dict(config._get_node(key)):
+            found += _flat(config[key], f"{prefix}{key}.")
+    return found
+
+
+def experiments() -> Iterator[tuple[str, DictConfig]]:
+    """Each `experiment=` that is one run, as it is composed; where the front checks, for Hydra is initialised there."""
+    for path in sorted((Path(main_config_dir()) / "experiment").glob("*.yaml")):
+        config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            OmegaConf.set_struct(config, False)
+            config.pop("hydra")
+            yield path.stem, config

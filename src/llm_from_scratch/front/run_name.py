@@ -1,0 +1,48 @@
+"""The name of a run, one for all processes of a command."""
+
+import os
+import secrets
+import time
+
+# The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
+RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
+
+
+def run_name() -> str:
+    """DATE_TIME_ID: the id keeps two runs that start in the same second apart, also when the clock goes back.
+
+    All jobs of a sweep and all processes of a run share the name that their command chose and handed on in RUN_NAME.
+    A configuration that a program composes by itself has a name of its own.
+    """
+    return os.environ.get(RUN_NAME) or new_name()
+
+
+def new_name() -> str:
+    """A name for the run of a new command; the processes of torchrun and srun agree on it."""
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + "_" + secrets.token_hex(2)
+    if _of_torchrun():
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
+
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        key = f"llm_from_scratch/run_name/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        if os.environ["RANK"] == "0":
+            store.set(key, name)
+        return store.get(key).decode()
+    if _of_slurm():
+        started = time.localtime(int(os.environ.get("SLURM_JOB_START_TIME", "0")))
+        parts = (os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_RESTART_COUNT"))
+        return time.strftime("%Y-%m-%d_%H-%M-%S", started) + "_" + "_".join(part for part in parts if part)
+    return name
+
+
+def _of_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _of_slurm() -> bool:
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+
+
+def shares_name() -> bool:
+    """Whether processes of several machines agree on the name of their run: torchrun and srun let them."""
+    return _of_torchrun() or _of_slurm()

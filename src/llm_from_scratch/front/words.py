@@ -1,0 +1,160 @@
+"""The words of a command line: literal values, `last`, `none`, and Hydra's grammar for the rest."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import PATHS, expanded
+
+# Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
+LITERAL = (
+    "prompt",
+    "prompt_file",
+    "stop",
+    "run",
+    "run_dir",
+    "resume",
+    "init_from",
+    "data.path",
+    "data.dir",
+    "data.column",
+    "data.encoding",
+    "data.separator",
+    "sample.prompt",
+    "tokenizer.path",
+)
+# Literal settings that a sweep may vary, written as choice(a,b).
+SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
+# The settings that take `last`, and the file that the run must hold for them.
+LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model/config.json"}
+
+
+def literal(argument: str) -> str:
+    """`prompt=Oh, it's 5!` -> the same in Hydra's quotes; other arguments stay as they are."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in LITERAL or (value == "null" and key != "prompt"):
+        return argument
+    if key.lstrip("+") in PATHS:
+        value = expanded(value)
+    return f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A text in Hydra's quotes."""
+    from llm_from_scratch.check import escape
+
+    return QuotedString(escape(value), Quote.single).with_quotes()
+
+
+def is_choice(argument: str) -> bool:
+    """Whether a sweep is asked to vary a setting that is otherwise taken literally: `data.path=choice(a.txt,b.txt)`."""
+    key, _, value = argument.partition("=")
+    return key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")")
+
+
+def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+    """Gives `group=null` and `~group` their meaning, none of it, which Hydra's grammar does not know.
+
+    Raises:
+        UserError: a choice is needed there.
+    """
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # interpolations as they stand
+    assert isinstance(main, dict)
+    defaults = main.get("defaults") or []
+    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
+    kept = []
+    for word in words:
+        key, _, value = word.removeprefix("~").partition("=")
+        group = config_dir / key
+        if not group.is_dir() or not (word.startswith("~") or value == "null"):
+            kept.append(word)
+        elif (group / "none.yaml").exists():
+            kept.append(f"{key}=none")
+        elif key not in absent:
+            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+            raise UserError(f"{word}: a choice is needed: {key}= one of {options}")
+    return kept
+
+
+def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
+    """`resume=last` -> the folder that it stands for, which is said; so every process of the command has the same one."""
+    settled = []
+    for override, word in zip(parse(words), words, strict=True):
+        key = override.key_or_group
+        if key in needs and override.value() == "last":
+            from llm_from_scratch.checkpoint import find_run
+
+            word = literal(f"{key}={find_run('last', needs[key], key)}")
+        settled.append(word)
+    return settled
+
+
+def parse(words: Sequence[str]) -> list[Override]:
+    """The overrides by Hydra's grammar.
+
+    Raises:
+        UserError: one cannot be read, or a setting is given twice.
+    """
+    parsed, seen = [], set()
+    hydras = GlobalHydra.instance()
+    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    parser = OverridesParser.create(loader)
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if not key:
+            raise UserError(f"{word}: the name of the setting is missing before '='")
+        if key in seen:
+            raise UserError(f"{key}: given twice; keep one of them")
+        seen.add(key)
+        if word.endswith("="):
+            raise UserError(
+                f"{key}: the value is empty; leave the setting out to keep its default, or write {key}=null for none"
+            )
+        try:
+            override = parser.parse_override(word)
+            override.config_loader = loader
+            parsed.append(override)
+        except HydraException:
+            raise UserError(f"{word}: not a value that Hydra can read; put it into quotes: \"{key}='…'\"") from None
+    return parsed
+
+
+def jobs_of(words: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job: one list for a single run, the product for a sweep (without what only its sweeper can draw)."""
+    jobs: list[list[str]] = [[]]
+    for override, word in zip(parse(words), words, strict=True):
+        if not override.is_sweep_override():
+            choices = [word]
+        elif override.is_discrete_sweep():
+            choices = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        else:
+            continue
+        jobs = [[*job, choice] for job in jobs for choice in choices][:1000]  # a larger sweep is checked in part
+    return jobs
+
+
+def main_config_dir() -> str:
+    """The folder of the YAML files that Hydra composes from."""
+    return next(source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "main")
+
+
+def job_overrides() -> list[str]:
+    """The overrides of the job that runs now, without Hydra's own."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def given_settings(job: Sequence[str]) -> list[str]:
+    """The names of the settings that a job's overrides set one by one: neither groups nor Hydra's own."""
+    return [
+        override.key_or_group
+        for override in parse(job)
+        if not override.key_or_group.startswith("hydra")
+        and not (Path(main_config_dir()) / override.key_or_group).is_dir()
+    ]
