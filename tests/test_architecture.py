@@ -46,15 +46,8 @@ MAY_IMPORT = {
     "tokenizer.bytes": ["tokenizer.base"],
     "tokenizer.char": ["tokenizer.base"],
     "tokenizer.load": ["tokenizer.base", "tokenizer.bpe", "tokenizer.bytes", "tokenizer.char"],
-    "data.clean": [],
-    "data.readers": [],
-    "data.quality": [],
-    "data.duplicates": [],
-    "data.workers": [],
-    "data": ["data", "tokenizer"],
-    "data.prepare": ["data", "tokenizer", *SETTINGS],
-    "data.corpus": ["data", "tokenizer", *SETTINGS],
-    "data.learning": ["data", "tokenizer", *SETTINGS],
+    "data": [],
+    "data.datamodule": ["data"],
     "config": ["data.clean"],
     "check": ["config"],
     "saved_config": ["config"],
@@ -104,6 +97,37 @@ MAY_IMPORT = {
     "__main__": ["cli"],
     "train": ["commands"],
     "generate": ["commands"],
+}
+# The modules of data/ in the order of its docstring: each may import those above it, and what stands behind its name.
+DATA: dict[str, list[str]] = {
+    "formats": [],
+    "streams": [],
+    "archives": [],
+    "tables": [],
+    "readers": [],
+    "folders": [],
+    "downloads": [],
+    "sources": [],
+    "clean": [],
+    "quality": [],
+    "duplicates": [],
+    "long_texts": ["tokenizer"],
+    "documents": [],
+    "shards": [],
+    "tasks": ["tokenizer"],
+    "corpus": ["tokenizer", *SETTINGS],
+    "learning": ["tokenizer", *SETTINGS],
+    "sampler": ["tokenizer"],
+    "prepared": ["tokenizer"],
+    "report": ["tokenizer"],
+    "manifest": ["tokenizer"],
+    "workers": [],
+    "prepare": ["tokenizer", *SETTINGS],
+    "inspection": ["tokenizer"],
+}
+MAY_IMPORT |= {
+    f"data.{name}": [*(f"data.{other}" for other in list(DATA)[:place]), *more]
+    for place, (name, more) in enumerate(DATA.items())
 }
 # Where a library may be imported; every library of an optional extra, besides, in one file at most.
 ONLY_IN = {
@@ -175,6 +199,7 @@ def test_imports(path: Path) -> None:
         ("model", "from llm_from_scratch.tokenizer import Tokenizer"),
         ("data.shards", "def late():\n    from .. import model"),
         ("data.clean", "from .shards import write"),
+        ("data.tasks", "from .prepare import prepare"),
         ("training.module", "import llm_from_scratch.cli"),
         ("checkpoint", "from lightning.pytorch import Trainer"),
         ("training.module", "import hydra"),
@@ -183,6 +208,15 @@ def test_imports(path: Path) -> None:
 )
 def test_a_forbidden_import_is_seen(module: str, source: str) -> None:
     assert len(violations(source, module)) == 1
+
+
+def test_the_docstring_of_data_names_every_module_in_order() -> None:
+    lines = (ROOT / "src" / PACKAGE / "data/__init__.py").read_text(encoding="utf-8").splitlines()
+    named = [line.split()[0] for line in lines if line.startswith("    ")]
+    assert named == list(DATA)
+    assert {f"data.{name}" for name in named} | {"data", "data.datamodule"} == {
+        name for name in MODULES if covers("data", name)
+    }
 
 
 def test_each_optional_library_in_one_file() -> None:

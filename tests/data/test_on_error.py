@@ -10,9 +10,10 @@ import pytest
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
-from llm_from_scratch.data import readers
+from llm_from_scratch.data import tables
+from llm_from_scratch.data.formats import Format
 from llm_from_scratch.data.prepare import Prepared, prepare
-from llm_from_scratch.data.readers import Format, read_documents
+from llm_from_scratch.data.readers import read_documents
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_readers import parquet, refused, tar, texts_of
@@ -284,14 +285,14 @@ def test_a_wrong_row_of_csv_is_named_and_the_next_is_read(row: str, message: str
 
 
 def test_a_field_of_csv_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_DOCUMENT", 1000)
+    monkeypatch.setattr(tables, "MAX_DOCUMENT", 1000)
     refused(tmp_path, "a.csv", b"text\n" + b"a" * 2000, r"^a\.csv:2: a line above 1,000 bytes")
     refused(tmp_path, "a.csv", b'text\n"' + b"a\n" * 2000, r"^a\.csv:2: no row of a table .*limit")
 
 
-@pytest.mark.parametrize("size", [readers.CHUNK, 7])
+@pytest.mark.parametrize("size", [tables.CHUNK, 7])
 def test_a_list_of_json_is_a_table(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "CHUNK", size)
+    monkeypatch.setattr(tables, "CHUNK", size)
     texts = ["one", "é 猫 🦁", 'with "marks", [brackets] {and} so on\n' * 30, ""]
     for indent in (None, 2):
         rows = [{"id": i, "text": text} for i, text in enumerate(texts)]

@@ -18,7 +18,7 @@ import pytest
 from conftest import REPO, Process, story
 
 from llm_from_scratch.config import DataConfig, DownloadConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data import sources
+from llm_from_scratch.data import downloads
 from llm_from_scratch.data.prepare import Prepared, prepare
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -149,7 +149,7 @@ def one(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     for part, faults in enumerate((["break", "break"], ["break", "lie"], ["stall", "break"], ["refuse"])):
         server.faults[f"urlsf_subset{part:02}.tar"] = ["refuse", *faults]  # the first request goes to the first mirror
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "TIMEOUT", 0.5)
+        patch.setattr(downloads, "TIMEOUT", 0.5)
         patch.delenv("LLM_CORPORA", raising=False)
         folder = tmp_path_factory.mktemp("one")
         data = settings(folder, "tars", server.url)

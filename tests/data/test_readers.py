@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
-from llm_from_scratch.data import readers
+from llm_from_scratch.data import readers, streams, tables
+from llm_from_scratch.data.formats import Document
 from llm_from_scratch.data.prepare import Prepared, prepare
-from llm_from_scratch.data.readers import Document, read_documents
+from llm_from_scratch.data.readers import read_documents
 from llm_from_scratch.data.sources import open_source
 
 TEXTS = ["What a pretty story!\n", "", "é “猫” 🦁\r\n", "said the Lion. " * 100]
@@ -335,7 +336,7 @@ def test_fault_12_a_header_that_names_all_members(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", COMPRESS)
 @pytest.mark.parametrize("name", ["a.tar", "a.jsonl", "a.txt", "a"])
 def test_fault_12_a_bomb_of_zeros(name: str, compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "ALLOWANCE", 2**20)
+    monkeypatch.setattr(streams, "ALLOWANCE", 2**20)
     bomb = COMPRESS[compression](bytes(5 * 2**20))
     refused(
         tmp_path, f"{name}.{compression}", bomb, f"^a.*{compression}: a decompression bomb: [1-5],.* bytes came out of"
@@ -344,15 +345,15 @@ def test_fault_12_a_bomb_of_zeros(name: str, compression: str, tmp_path: Path, m
 
 
 def test_fault_12_bombs_within_bombs_share_one_allowance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "ALLOWANCE", 2**20)
+    monkeypatch.setattr(streams, "ALLOWANCE", 2**20)
     small = {f"{i}.txt.gz": gzip.compress(b" " * 200_000) for i in range(40)}  # each of them is within the allowance
     refused(tmp_path, "a.tar.xz", lzma.compress(tar(small)), "a decompression bomb")
 
 
 def test_fault_12_a_table_that_repeats_a_long_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "ALLOWANCE", 2**20)
+    monkeypatch.setattr(streams, "ALLOWANCE", 2**20)
     refused(tmp_path, "a.parquet", parquet(["x" * 10_000_000], compression="zstd"), "a decompression bomb")
-    monkeypatch.setattr(readers, "MAX_RATIO", 10)
+    monkeypatch.setattr(streams, "MAX_RATIO", 10)
     refused(tmp_path, "a.parquet", parquet(["ab" * 10_000] * 300, compression="zstd"), "a decompression bomb")
 
 
@@ -379,7 +380,8 @@ def test_fault_12_archives_within_archives(tmp_path: Path) -> None:
 def test_fault_12_a_document_above_the_limit(
     name: str, build: Callable[[str], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_DOCUMENT", 10_000)
+    for module in (readers, tables):
+        monkeypatch.setattr(module, "MAX_DOCUMENT", 10_000)
     assert texts_of(read(tmp_path, name, build("a" * 9_900))) == ["a" * 9_900]
     refused(tmp_path, name, build("a" * 10_001), "above 10,000 bytes")
     assert read(tmp_path, "a.txt", b"a" * 20_000)[0].raw == b"a" * 20_000  # a file of its own has no limit

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_from_scratch.data import sources
+from llm_from_scratch.data import downloads
 from llm_from_scratch.data.clean import clean
-from llm_from_scratch.data.sources import Document, open_source
+from llm_from_scratch.data.formats import Document
+from llm_from_scratch.data.sources import open_source
 
 TITLE = "The Wonderful Wizard of Oz"
 BOOK = (
@@ -27,7 +28,7 @@ def empty_place(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("LLM_CORPORA", raising=False)
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
 
 
 class Server(ThreadingHTTPServer):

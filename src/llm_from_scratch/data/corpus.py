@@ -14,8 +14,10 @@ from llm_from_scratch.check import check
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.documents import Selection
+from llm_from_scratch.data.downloads import Download
+from llm_from_scratch.data.folders import listed
 from llm_from_scratch.data.quality import chosen
-from llm_from_scratch.data.sources import Download, Source, listed, open_source, roots
+from llm_from_scratch.data.sources import Source, open_source, roots
 from llm_from_scratch.data.tasks import Job, Task
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import sha256, write_file

@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.data.clean import clean
+from llm_from_scratch.data.formats import COLUMN, Format, OnProgress, is_plain, no_progress
 from llm_from_scratch.data.long_texts import LONG, LongText, beginning_of, holds_end_of_text, open_long, pieces_of
 from llm_from_scratch.data.quality import failed, language
-from llm_from_scratch.data.readers import (
-    COLUMN,
-    ChangedFileError,
-    Format,
-    OnProgress,
-    is_plain,
-    no_progress,
-    read_documents,
-    verify_file,
-)
+from llm_from_scratch.data.readers import read_documents
+from llm_from_scratch.data.streams import ChangedFileError, verify_file
 from llm_from_scratch.errors import UserError, first_line
 
 SPLITS = ("train", "val")

@@ -20,7 +20,8 @@ from llm_from_scratch.data.clean import (
     normalize_unicode,
     remove_byte_order_mark,
 )
-from llm_from_scratch.data.readers import ChangedFileError, OnProgress, compare_checksum
+from llm_from_scratch.data.formats import OnProgress
+from llm_from_scratch.data.streams import ChangedFileError, compare_checksum
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer

@@ -57,7 +57,7 @@ from llm_from_scratch.data.documents import SPLITS, Tally, is_validation, split_
 from llm_from_scratch.data.learning import learn, mixed_text, text_of_splits, text_of_tasks
 from llm_from_scratch.data.manifest import empty_split, finish, mixed_manifest, publish_prepared
 from llm_from_scratch.data.prepared import Prepared, open_prepared
-from llm_from_scratch.data.readers import ChangedFileError
+from llm_from_scratch.data.streams import ChangedFileError
 from llm_from_scratch.data.tasks import (
     Job,
     Task,

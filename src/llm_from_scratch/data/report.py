@@ -10,9 +10,9 @@ from typing import Any
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.corpus import Corpus
 from llm_from_scratch.data.documents import NAMED, NOT_READ, SPLITS, Tally
+from llm_from_scratch.data.folders import listed
+from llm_from_scratch.data.formats import COLUMN
 from llm_from_scratch.data.quality import RULES
-from llm_from_scratch.data.readers import COLUMN
-from llm_from_scratch.data.sources import listed
 from llm_from_scratch.pages import as_markdown
 from llm_from_scratch.tokenizer import END_OF_TEXT
 

@@ -51,8 +51,11 @@ def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generat
     return chunk[:-1], chunk[1:]
 
 
-class _RandomBatches:
-    """Says which of `n_places` belong to a step, a rank and a micro-batch; a subclass reads the chunks there."""
+class RandomBatches:
+    """The sampler's interface: the batch of a step, a rank and a micro-batch, a function of the seed alone.
+
+    A subclass says how many places a chunk can begin at (`n_places`) and reads the chunks there (`_read`).
+    """
 
     def __init__(
         self,
@@ -119,7 +122,7 @@ class _RandomBatches:
         }
 
 
-class RandomChunkSampler(_RandomBatches):
+class RandomChunkSampler(RandomBatches):
     """Random chunks of token shards: every place with T+1 tokens from there to its shard's end is equally likely.
 
     Memory does not grow with the corpus: an array header a shard. Raises UserError where no shard has T+1 tokens.
@@ -169,7 +172,7 @@ class RandomChunkSampler(_RandomBatches):
         return partial(RandomChunkSampler, **self._settings()), (self.shards,)
 
 
-class MixedSampler(_RandomBatches):
+class MixedSampler(RandomBatches):
     """Sequences of several corpora, each drawn as its own sampler draws it: which corpus a sequence is of follows from (seed, step).
 
     Every corpus draws a waiting time for every sequence, exponential with its weight as rate, from its own name: the first one gives
@@ -206,7 +209,7 @@ class MixedSampler(_RandomBatches):
         return chunks
 
 
-class RandomTextSampler(_RandomBatches):
+class RandomTextSampler(RandomBatches):
     """Random chunks of a cleaned UTF-8 text that was never prepared: tokenized as they are read.
 
     `document_ends` are the byte positions after each document, joined without separators. The end-of-text piece

@@ -85,14 +85,7 @@ def write_shard(
         with bin_part.open("xb") as file:
             for number, (pieces, size) in enumerate(documents):
                 for ids in map(np.asarray, pieces if isinstance(pieces, Iterator) else (pieces,)):
-                    within = not ids.size or (
-                        ids.max() < vocab_size and ids.min() >= 0
-                    )  # a tenth of the time of a mask
-                    for place in [] if within else np.flatnonzero((ids < 0) | (ids >= vocab_size))[:1]:
-                        raise UserError(
-                            f"{bin_path}: document {number} has the id {ids[place]} at position {place}, outside the "
-                            f"vocabulary of {vocab_size}: tokenize it with the tokenizer of this vocabulary"
-                        )
+                    _refuse_unknown_ids(ids, vocab_size, f"{bin_path}: document {number}")
                     data = ids.astype(dtype).tobytes()
                     digest.update(data)
                     file.write(data)
@@ -123,6 +116,16 @@ def write_shard(
         bin_part.unlink(missing_ok=True)
         index_part.unlink(missing_ok=True)
     return ShardInfo(path=bin_path, index_sha256=hashlib.sha256(header + end_bytes).hexdigest(), **info)
+
+
+def _refuse_unknown_ids(ids: np.ndarray, vocab_size: int, where: str) -> None:
+    if not ids.size or (ids.max() < vocab_size and ids.min() >= 0):  # a tenth of the time of a mask
+        return
+    place = np.flatnonzero((ids < 0) | (ids >= vocab_size))[0]
+    raise UserError(
+        f"{where} has the id {ids[place]} at position {place}, outside the vocabulary of {vocab_size}: "
+        "tokenize it with the tokenizer of this vocabulary"
+    )
 
 
 def open_shard(

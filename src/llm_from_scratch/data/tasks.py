@@ -33,8 +33,8 @@ from llm_from_scratch.data.documents import (
     unique,
 )
 from llm_from_scratch.data.duplicates import signer, width
+from llm_from_scratch.data.formats import OnProgress, no_progress
 from llm_from_scratch.data.long_texts import LONG, LongText, encode_pieces, pieces_of, read_pieces, size_of
-from llm_from_scratch.data.readers import OnProgress, no_progress
 from llm_from_scratch.data.shards import open_shard, write_shard
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer

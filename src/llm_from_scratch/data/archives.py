@@ -1,0 +1,132 @@
+"""The members of a tar archive, read as a stream; nothing is written, so no name in an archive can lead anywhere.
+
+An archive that is cut off or damaged is refused as far as the format has checks: a plain tar has none for the contents of
+its members.
+
+Python's tarfile reads an archive that is cut off between two members as complete, follows sparse maps and chains of
+headers without a limit, and keeps every member in memory: of it, only the parser of one header block is used.
+"""
+
+import io
+import re
+import tarfile
+import unicodedata
+from collections.abc import Iterator
+
+from llm_from_scratch.data.streams import CHUNK, damaged, part_of
+from llm_from_scratch.errors import UserError
+
+MAX_EXTENSION = 2**20  # bytes of a long name or pax header before a tar's member
+MAX_NAME = 4096  # characters: Linux's own limit
+BLOCK = tarfile.BLOCKSIZE  # 512 bytes
+EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+)
+REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)  # TarInfo.isreg() has sparse files too
+REFUSED = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
+
+
+def _header(block: bytes) -> tarfile.TarInfo | None:
+    """The header of a member; None is the block of zeros that ends an archive. TarError: neither."""
+    return tarfile.TarInfo.frombuf(block, "utf-8", "replace") if block.strip(b"\0") else None
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether the first bytes of a file are a tar's first header."""
+    try:
+        _header(head[:BLOCK])
+    except tarfile.TarError:
+        return False
+    return len(head) >= BLOCK
+
+
+def members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Name and content of each regular file; what its reader leaves of the content is passed over."""
+    path: str | None = None  # what an extension said of the next member
+    size: int | None = None
+    while True:
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            raise UserError(f"{archive}: cut off: a tar ends with a block of zeros, and this one does not; get it anew")
+        with damaged(archive):
+            header = _header(block)
+        if header is None:
+            break
+        if header.size < 0:
+            raise UserError(f"{archive}: damaged (a member of negative size); get the file anew")
+        if header.type in EXTENSIONS:
+            if header.size > MAX_EXTENSION:
+                raise UserError(f"{archive}: a header of {header.size:,} bytes; {MAX_EXTENSION:,} are allowed")
+            data = b"".join(part_of(file, header.size, archive))
+            _pass_over(part_of(file, -header.size % BLOCK, archive))
+            if header.type == tarfile.GNUTYPE_LONGNAME:
+                path = data.rstrip(b"\0").decode(errors="replace")
+            elif header.type != tarfile.GNUTYPE_LONGLINK:
+                records = _pax(data, archive)
+                sparse = any(key.startswith("GNU.sparse") for key in records)
+                if sparse or (header.type == tarfile.XGLTYPE and {"path", "size"} & records.keys()):
+                    kind = "a sparse file" if sparse else "a name or size for all members"
+                    raise UserError(f"{archive}: {kind} in a pax header, which is not read; pack the archive anew")
+                path = records.get("path", path)
+                if "size" in records:
+                    if not re.fullmatch("[0-9]{1,20}", records["size"]):
+                        raise UserError(f"{archive}: damaged (a pax header's size); get the file anew")
+                    size = int(records["size"])
+            continue
+        name = _safe(header.name if path is None else path, archive)
+        regular = header.type in REGULAR
+        if not regular and not header.isdir():
+            kind = REFUSED.get(header.type, "of an unknown kind")
+            raise UserError(f"{archive}: the member {ascii(name)[:200]} is {kind}: pack the archive anew without it")
+        if regular:
+            if not name:
+                raise UserError(f"{archive}: a member without a name: pack the archive anew without it")
+            length = header.size if size is None else size
+            content = part_of(file, length, f"{archive}/{name}")
+            yield name, content
+            _pass_over(content)
+            _pass_over(part_of(file, -length % BLOCK, f"{archive}/{name}"))
+        path = size = None
+    if any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(CHUNK), b"")):
+        raise UserError(f"{archive}: bytes behind the end of the archive: unpack it and pack it anew")
+
+
+def _pass_over(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
+
+
+def _pax(data: bytes, archive: str) -> dict[str, str]:
+    """The records `LENGTH KEY=VALUE` of a pax header; the length counts all of a record, and its end of line."""
+    records, start = {}, 0
+    while start < len(data):
+        match = PAX_RECORD.match(data, start)
+        end = start + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
+            raise UserError(f"{archive}: damaged (a pax header); get the file anew")
+        records[match[2].decode(errors="replace")] = data[match.end() : end - 1].decode(errors="replace")
+        start = end
+    return records
+
+
+def _safe(name: str, archive: str) -> str:
+    """The name of a member as a path below the archive, `./` left out. UserError: it leads elsewhere, or is no name."""
+    what = f"{archive}: the member {ascii(name)[:200]}"
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in parts:
+        raise UserError(f"{what} leads out of the archive: pack the archive anew without it")
+    if len(name) > MAX_NAME or any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        raise UserError(f"{what} has a name with control characters, or too long a one: pack the archive anew")
+    return "/".join(parts)

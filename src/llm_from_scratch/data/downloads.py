@@ -1,0 +1,236 @@
+"""Downloads of published corpora: each file whole or not at all, resumed where a connection broke off, and checked."""
+
+import http.client
+import logging
+import re
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from llm_from_scratch.data.streams import read_file
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sha256 as sha256_of
+from llm_from_scratch.terminal import console, one_line
+
+log = logging.getLogger(__name__)
+TIMEOUT = 10.0  # seconds without an answer or a byte
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+@dataclass(frozen=True)
+class Download:
+    """One way in which a corpus is published: `files` below data/, `part{00..20}.tar` for many, in each of the folders `mirrors`."""
+
+    files: str
+    mirrors: Sequence[str]
+    sha256: str | None = None  # of a single file
+
+    def names(self) -> list[str]:
+        """The files, their range of numbers written out. UserError: one would lie elsewhere."""
+        span = re.search(r"\{(\d+)\.\.(\d+)\}", self.files)
+        names = [self.files]
+        if span:
+            numbers = range(int(span[1]), int(span[2]) + 1)
+            names = [self.files.replace(span[0], f"{number:0{len(span[1])}}") for number in numbers]
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or not names:
+            raise UserError(f"data.downloads: {self.files!r} must be files below data.dir")
+        return names
+
+
+def corpus_file(
+    name: str,
+    file: str,
+    url: str | None,
+    sha256: str | None,
+    must_contain: str | None,
+    roots: Sequence[Path],
+    fetch: bool,
+) -> Path:
+    """The file of a named corpus: in the first of the folders `roots` that has it, else downloaded into the first.
+
+    Raises:
+        UserError: it is another file than it should be, or cannot be brought.
+    """
+    target = roots[0] / file
+    for candidate in (root / file for root in roots):
+        if candidate.is_file():
+            _check(candidate, f"{candidate} is not what data={name} means", sha256, must_contain)
+            return candidate
+    by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
+    if url is None:
+        raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
+    if not fetch:
+        raise _not_fetched(name, target)
+    # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
+    markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
+    with _progress() as progress:
+        _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
+    return target
+
+
+def _not_fetched(name: str, target: Path) -> UserError:
+    return UserError(
+        f"data={name}: there is no {target}, and an address that stands in a run folder is not fetched: put the file there by hand,"
+        f" give data={name} again where the run is resumed, or run: python -m llm_from_scratch prepare data={name}"
+    )
+
+
+def bring_all(
+    name: str, download: Download, roots: Sequence[Path], connections: int, fetch: bool
+) -> list[tuple[str, Path]]:
+    """The files of a download: those at hand where they lie, the others several at a time."""
+    files = {file: next((root / file for root in roots if (root / file).is_file()), None) for file in download.names()}
+    data_dir = roots[0]
+    missing = [file for file, path in files.items() if path is None]
+    if missing and not download.mirrors:
+        raise UserError(
+            f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
+        )
+    if missing and not fetch:
+        raise _not_fetched(name, data_dir / missing[0])
+    stop = threading.Event()
+    with _progress() as progress, ThreadPoolExecutor(connections) as pool:
+
+        def bring(file: str) -> None:
+            target = data_dir / file
+            urls = [f"{mirror.rstrip('/')}/{target.name}" for mirror in download.mirrors]
+            _bring(name, target, urls, f"put the file by hand at {target}", progress, stop, download.sha256)
+
+        try:
+            for done in as_completed([pool.submit(bring, file) for file in missing]):
+                done.result()
+        except BaseException:  # Ctrl-C, too: nobody waits for gigabytes
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    if missing:
+        log.info("%s: brought %d of %d files", name, len(missing), len(files))
+    return sorted((file, path or data_dir / file) for file, path in files.items())
+
+
+def _bring(
+    name: str,
+    target: Path,
+    urls: Sequence[str],
+    by_hand: str,
+    progress: Progress,
+    stop: threading.Event,
+    sha256: str | None,
+    *must_contain: str | None,
+) -> None:
+    """Downloads `target` from the first of `urls` that gives it whole, and publishes it by rename."""
+    part = target.with_name(f"{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            for i, url in enumerate(urls):
+                if target.is_file():  # another process may have brought it meanwhile
+                    return
+                try:
+                    complaint = f"{url} sent something else than data={name} ({part})"
+                    resumed = _download(url, part, progress, stop)
+                    try:
+                        _check(part, complaint, sha256, *must_contain)
+                    except ValueError:
+                        if not resumed:
+                            raise
+                        part.unlink()  # a server that is wrong about ranges is asked for the whole
+                        _download(url, part, progress, stop)
+                        _check(part, complaint, sha256, *must_contain)
+                    part.replace(target)
+                except (*NETWORK_ERRORS, ValueError) as error:
+                    if i + 1 == len(urls) or stop.is_set():
+                        raise
+                    log.warning("%s: %s: trying the next mirror", url, " ".join(str(error).split())[:200])
+    except NETWORK_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
+    except OSError as error:
+        raise UserError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
+
+
+def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
+    if sha256 is not None:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        if found != sha256:
+            raise UserError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
+    if not any(must_contain):
+        return  # a corpus can be larger than the memory
+    raw = read_file(path)
+    for text in must_contain:
+        if text is not None and text.encode() not in raw:
+            raise UserError(f"{complaint}: it lacks {text!r}: remove it, or read it with data=text")
+
+
+def _progress() -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=console(stderr=True))
+
+
+def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
+    """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more; whether one did go on."""
+    task, resumed = progress.add_task(one_line(part.stem), total=None), False
+    while True:
+        held = part.stat().st_size if part.exists() else 0
+        try:
+            return _fetch(url, part, progress, task, stop) or resumed
+        except NETWORK_ERRORS:
+            if stop.is_set() or not part.exists() or part.stat().st_size <= held:
+                progress.remove_task(task)
+                raise
+            resumed = True
+
+
+def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threading.Event) -> bool:
+    """One request; whether it went on with what was held."""
+    # The server's name for this version of the file lies beside the part, so that two releases are never joined.
+    version = part.with_name(f"{part.name}.etag")
+    held = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"User-Agent": "llm-from-scratch"}
+    if held:
+        headers |= {"Range": f"bytes={held}-", "If-Range": version.read_text(encoding="utf-8")}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            held = 0
+        elif not (response.headers["Content-Range"] or "").startswith(f"bytes {held}-"):
+            if not held:
+                raise ConnectionError(f"asked for the whole, got {response.headers['Content-Range']}")
+            version.unlink()  # so that the whole is asked for
+            return _fetch(url, part, progress, task, stop)
+        with part.open("ab" if held else "wb") as out:
+            tag = response.headers["ETag"] or response.headers["Last-Modified"] or "W/"
+            if tag.startswith("W/"):  # a weak name, or none, does not vouch for the bytes
+                version.unlink(missing_ok=True)
+            else:
+                version.write_text(tag, encoding="utf-8")
+            length = response.headers["Content-Length"]
+            total = held + int(length) if length else None
+            progress.update(task, total=total, completed=held)
+            while chunk := response.read1(2**16):  # unlike read, it hands over what came before a stall
+                out.write(chunk)
+                progress.update(task, advance=len(chunk))
+                if stop.is_set():
+                    raise ConnectionError("stopped")
+            if total is not None and out.tell() != total:
+                raise ConnectionError(f"the connection broke off after {out.tell():,} of {total:,} bytes")
+    version.unlink(missing_ok=True)
+    return held > 0

@@ -1,0 +1,242 @@
+"""The bytes of a file as a stream: read, held against a checksum, expanded within bounds.
+
+A stranger's file could do harm to this machine; what comes out of it is bounded by the numbers below. A compressed file that
+is cut off or damaged is refused as far as its format has checks: gzip, xz and bzip2 have them, zstd where its writer put them in.
+"""
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm_from_scratch.data.formats import OnProgress, no_progress
+from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.files import open_regular, sha256
+
+CHUNK = 2**16  # bytes
+SHA256_DIGITS = 64
+# Everything that comes out of a file, at all depths together, may be so many times as long as what was read of it …
+MAX_RATIO = 100  # English text: 3 to 6; a tar of short texts: up to 20; zeros: 1,000 (gzip) to 30,000 (zstd)
+ALLOWANCE = 64 * 2**20  # … beyond so many bytes
+MAX_WINDOW = 2**27  # bytes that a decompressor looks back: xz -9 has 2**26, zstd --ultra --long=27 has this
+
+
+@dataclass
+class Budget:
+    """What one file has brought so far, in bytes: `read` from the disk, `expanded` by decompression."""
+
+    read: int = 0
+    expanded: int = 0
+    on_progress: OnProgress = no_progress
+
+    def spend(self, count: int, name: str) -> None:
+        self.expanded += count
+        if self.expanded > ALLOWANCE + MAX_RATIO * self.read:
+            raise UserError(
+                f"{name}: a decompression bomb: {self.expanded:,} bytes came out of {self.read:,}; if you trust it, unpack it"
+            )
+
+
+class ChangedFileError(UserError):
+    """A file is another one than when its checksum was computed: what was made of it would have the wrong name."""
+
+
+def verify_file(path: Path, checksum: str) -> None:
+    """Raises UserError where a file is another one than when its checksum (`read_documents`) was computed."""
+    if checksum:
+        compare_checksum(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
+
+
+def compare_checksum(path: Path, checksum: str, found: str) -> None:
+    """Raises ChangedFileError where the bytes that were read have another sha256, `found`, than they should."""
+    if len(checksum) != SHA256_DIGITS:
+        found = stamp(path)
+    if checksum not in ("", found):
+        raise ChangedFileError(f"{path}: it was changed while it was prepared: start again")
+
+
+def stamp(path: Path) -> str:
+    """The size and time of a file, for one that is too large to be read for a checksum."""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a regular file. UserError: it cannot be read."""
+    with opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, open to read. UserError: it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+class _Stream(io.RawIOBase):
+    """Chunks of bytes as a file that can be read once, from start to end."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks, self.rest = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.rest:
+            chunk = next(self.chunks, None)
+            if chunk is None:
+                return 0
+            self.rest = memoryview(chunk)
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
+
+
+def as_file(chunks: Iterator[bytes]) -> io.BufferedReader:
+    """Chunks of bytes as a file that can be read once, from start to end."""
+    return io.BufferedReader(_Stream(chunks), CHUNK)
+
+
+def from_disk(path: Path, budget: Budget, digest: Any) -> Iterator[bytes]:
+    """The bytes of a file in chunks, each counted in the budget and added to the digest."""
+    with opened(path) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            budget.read += len(chunk)
+            budget.on_progress(len(chunk))
+            yield chunk
+
+
+def part_of(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
+    """The next `size` bytes."""
+    while size:
+        chunk = file.read(min(size, CHUNK))
+        if not chunk:
+            raise UserError(f"{name}: cut off: {size:,} bytes are missing; get the file anew")
+        size -= len(chunk)
+        yield chunk
+
+
+# ---------------------------------------------------------------------------------------------------- decompression
+class _Decoder(Protocol):
+    """What lzma's and bz2's decompressors do."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        self.inflate, self.needs_input = zlib.decompressobj(wbits=31), True  # 31: with gzip's header and checksum
+
+    @property
+    def eof(self) -> bool:
+        return self.inflate.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self.inflate.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        out = self.inflate.decompress(self.inflate.unconsumed_tail + data, max_length)
+        self.needs_input = not self.inflate.unconsumed_tail and len(out) < max_length
+        return out
+
+
+class _Zstd:
+    STEP = 2**10  # bytes of input at a time: 4 of them give 128 KiB at most, so that 32 MiB come out at most
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self.frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+        self.pending = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return self.frame.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self.pending
+
+    @property
+    def unused_data(self) -> bytes:
+        return self.frame.unused_data + bytes(self.pending)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self.pending = memoryview(data)
+        step, self.pending = self.pending[: self.STEP], self.pending[self.STEP :]
+        return self.frame.decompress(step)
+
+
+DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "gz": _Gzip,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW + 2**20),
+    "bz2": bz2.BZ2Decompressor,
+    "zst": _Zstd,
+}
+
+
+def missing_library(name: str, library: str) -> UserError:
+    """The error for a file that needs a library which is not installed."""
+    return missing_extra(f"{name}: reading it needs {library}", "openwebtext")
+
+
+@contextmanager
+def damaged(name: str) -> Iterator[None]:
+    """What a library says of a damaged file, each in errors of its own, as one line for the user."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{name}: damaged ({' '.join(str(error).split())[:200]}); get the file anew") from None
+
+
+def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budget) -> Iterator[bytes]:
+    """The content of one or more compressed streams, one behind the other; each must be whole, with nothing in between.
+
+    Python's own LZMAFile and BZ2File pass over what stands behind a stream.
+    """
+    decoder: _Decoder | None = None
+    ended = False
+    for data in chunks:
+        while data:
+            if decoder is None:
+                if ended and compression in ("gz", "xz"):
+                    data = data.lstrip(b"\0")  # padding, which these two allow
+                    if not data:
+                        break
+                try:
+                    decoder = DECODERS[compression]()
+                except ImportError:
+                    raise missing_library(name, "zstandard") from None
+            while True:
+                with damaged(name):
+                    out = decoder.decompress(data, CHUNK)
+                data = b""
+                if out:
+                    budget.spend(len(out), name)
+                    yield out
+                if decoder.eof or decoder.needs_input:
+                    break
+            if decoder.eof:
+                data, decoder, ended = decoder.unused_data, None, True
+    if decoder is not None or not ended:
+        raise UserError(f"{name}: cut off: its {compression} data have no end; get the file anew")
