@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_generation import BLOCK, FAMILIES, generator, make
 
-from llm_from_scratch import decoding, generation, kernels
+from llm_from_scratch import decoding, generation
+from llm_from_scratch import decoding_kernels as kernels
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.decoding import bucket
 from llm_from_scratch.generation import generate_tokens, sample
@@ -111,7 +112,7 @@ def test_the_fused_kernels_compute_the_logits_of_the_model(
     ids = torch.randint(40, (rows, 40), generator=generator()).to(DEVICE)
     expected = model(ids)
     for at in (0, 1, 39):
-        cache = KVCache(model.config, rows, DEVICE, torch.float32)
+        cache = KVCache(model.config, rows, model.config.block_size, DEVICE, torch.float32)
         for buffer in (*cache.keys, *cache.values):
             buffer.fill_(torch.nan)  # what has not been written is not read
         if at:

@@ -326,7 +326,7 @@ def test_the_layout_for_decoding_changes_no_logits(
     assert len(split) == count + 1  # the head's too
     assert all(len(module.weight) == threads for module in split)
     torch.testing.assert_close(model(ids), expected)
-    cache = KVCache(model.config, 1)
+    cache = KVCache(model.config, 1, model.config.block_size)
     steps = [model(ids[:1, t : t + 1], cache) for t in range(BLOCK)]
     torch.testing.assert_close(torch.cat(steps, dim=1), expected[:1])
 

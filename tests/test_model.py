@@ -301,7 +301,7 @@ def test_loss_and_gradients_are_those_of_the_hugging_face_twin(kind: str) -> Non
 def test_cached_and_uncached_logits_agree(kind: str) -> None:
     model, ids = make(kind), torch.randint(V, (2, 16))
     expected = model(ids)
-    cache = KVCache(model.config, batch_size=2)
+    cache = KVCache(model.config, batch_size=2, capacity=16)
     for _ in range(2):  # a cache that is reset is as good as new
         cache.reset()
         # A prefill, several tokens after it, then one at a time, up to the last place.
@@ -314,7 +314,7 @@ def test_cached_and_uncached_logits_agree(kind: str) -> None:
 
 def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
     model = make("modern")
-    cache = KVCache(model.config, batch_size=1)
+    cache = KVCache(model.config, batch_size=1, capacity=17)
     model(torch.zeros(1, 16, dtype=torch.long), cache)
     for arguments in ((torch.zeros(1, 17, dtype=torch.long),), (torch.zeros(1, 1, dtype=torch.long), cache)):
         with pytest.raises(ValueError, match=r"^a sequence of 17 tokens exceeds model.block_size=16: .*$"):

@@ -442,11 +442,11 @@ def _build(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -
             if isinstance(value, int) and value > max(total, 2**24):
                 raise UserError(f"{name} exceeds the {total} numbers in model.safetensors")
         config = GPTConfig(**settings)
-        if config.unique_layers > len(weights) or config.block_size * config.head_size > max(total, 2**26):
+        if config.unique_layers > len(weights) or config.block_size * config.head_dim > max(total, 2**26):
             raise UserError("more layers or positions than model.safetensors accounts for")
-        if config.n_layer * config.block_size * config.kv_heads * config.head_size > max(64 * total, 2**28):
+        if config.n_layer * config.block_size * config.kv_heads * config.head_dim > max(64 * total, 2**28):
             raise UserError("more layers and positions than model.safetensors accounts for")
-        heads = (config.n_head + 2 * config.kv_heads) * config.head_size + config.n_embd
+        heads = 2 * (config.n_head + config.kv_heads) * config.head_dim
         inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
         if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
             raise UserError(f"larger matrices than the {total} numbers in model.safetensors")

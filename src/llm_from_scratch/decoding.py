@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llm_from_scratch import kernels
+from llm_from_scratch import decoding_kernels
 from llm_from_scratch.model import GPT, KVCache
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ class StaticStep:
         self.temperature = temperature
         self.building: Future[None] | None = None
         self.head: Tensor | None = None  # where it is set, the fused kernels read the token
-        if self.on_gpu and not compiled and kernels.supports(model):
-            self.head = kernels.head_of(model, len(ids))
+        if self.on_gpu and not compiled and decoding_kernels.supports(model):
+            self.head = decoding_kernels.head_of(model, len(ids))
             cache.position = self.position
-            self.building = kernels.build(model, cache, temperature or 0.0)
+            self.building = decoding_kernels.build(model, cache, temperature or 0.0)
             cache.position = None
         self.compiled = compiled
         self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False) if compiled else _next_logits
@@ -120,14 +120,14 @@ class StaticStep:
         try:
             ids = self.ids.index_select(1, self.column)[:, 0]
             if self.head is not None:
-                logits = kernels.next_logits(self.model, ids, cache, self.head)
+                logits = decoding_kernels.next_logits(self.model, ids, cache, self.head)
             else:
                 logits = self.forward(self.model, ids, cache)
             if self.head is not None and self.temperature is not None:
                 noise = None
                 if self.temperature:  # as `generation.draw_noise` draws it
                     noise = torch.empty(logits.shape, device=logits.device).exponential_(generator=generator)
-                chosen = kernels.choose(logits, noise, self.temperature or 1.0)
+                chosen = decoding_kernels.choose(logits, noise, self.temperature or 1.0)
             else:
                 text = self.ids
                 if self.columns is not None:

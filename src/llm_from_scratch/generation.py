@@ -122,7 +122,7 @@ def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
         with attention_kernels(ids.device):
             return model.logits(model.hidden_states(ids, cache)[:, -1])
     device, dtype = cache.keys[0].device, cache.keys[0].dtype
-    one = KVCache(model.config, 1, device, dtype, capacity=ids.shape[1])
+    one = KVCache(model.config, 1, ids.shape[1], device, dtype)
     logits = prefill(model, ids, one)
     for of_all, of_one in zip(cache.keys + cache.values, one.keys + one.values, strict=True):
         of_all[:, :, : one.length] = of_one
@@ -200,7 +200,7 @@ def generate_tokens(
     generator = generator or torch.Generator(ids.device).manual_seed(config.seed)
     prompt, rows = ids[:, start:], config.num_samples if len(ids) == 1 else len(ids)
     capacity = bucket(length - start + config.max_new_tokens - 1, block_size)
-    cache = KVCache(model.config, rows, ids.device, model.token_embedding.weight.dtype, capacity)
+    cache = KVCache(model.config, rows, capacity, ids.device, model.token_embedding.weight.dtype)
     room = ids.new_zeros(rows, config.max_new_tokens)
     ids = torch.cat((ids.expand(rows, -1), room), dim=1)
     model.eval()

@@ -1,449 +1,141 @@
-"""Triton kernels for reading one token at a time on a CUDA GPU: the fast twin of `GPT.forward` for one position.
+"""The fast parts of the model: masks of dropout, the loss in chunks, attention with dropout. `model.py` reads without them.
 
-With few rows a step is bound by reading the weights and by the number of kernels, so each kernel does the work of
-several operations: norm, product, bias, activation and residual in one; query and key norms, rotation, the write into
-the cache and attention in another (Dao et al. 2022 for the running soft-max). Sums are in float32.
+Each has a plain twin in its test: `F.cross_entropy` for the loss, `scaled_dot_product_attention` for attention.
 
-Triton comes with torch's builds for CUDA. Without it `available` is false and nothing else here works.
-
-Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/value heads, D head size, S positions.
+Shapes: B batch, T time (positions), C channels, H query heads, G key/value heads, D head size, V vocabulary, N tokens.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm_from_scratch.model import GPT, Attention, KVCache
-
-try:
-    import triton
-    import triton.language as tl
-    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-except ImportError:  # torch's builds for CPUs
-    triton = None
-
-FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix library is faster
-TILE = 8192  # weights that a program of a product holds at once
-WARPS = 4  # of 32 threads, a program of a product
-PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
-# Numbers of the keys, and of the values, that a program of attention holds at once: for few rows, whose programs do not fill the GPU,
-# and for many.
-ATTENTION_TILES = (16384, 8192)
-ATTENTION_WARPS = 8
-CHOICE_TILE = 4096  # logits that a program of the choice reads
-Launch = Callable[..., None]
+IGNORE = -1  # a target with this value is not counted in the loss
 
 
-def _jit(function):  # type: ignore[no-untyped-def]
-    return function if triton is None else triton.jit(function)
+def document_mask(ids: Tensor, eot_id: int) -> Tensor:
+    """Who may attend to whom where attention stays inside a document: ids (B, T) -> (B, 1, T, T), true where s <= t are of one.
 
-
-def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
-    """Launches a kernel."""
-    kernel[grid](*arguments, **settings)
-
-
-def overlap(device: torch.device) -> dict[str, bool]:
-    """Settings of a launch that lets a kernel start, and load its weights, before the one in front of it has ended.
-
-    Hopper and later GPUs can (programmatic dependent launch). Every kernel waits for the one in front before it reads or writes what a
-    kernel writes; cached keys and `position` are of earlier steps.
+    The end-of-text piece begins the document behind it, as it does where a text is generated from nothing: so no document's logits
+    depend on another's tokens, its first token's included.
     """
-    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-    return {"OVERLAP": True, "launch_pdl": True} if able else {"OVERLAP": False}
+    document = (ids == eot_id).cumsum(1)  # (B, T)
+    return (document[:, None, :, None] == document[:, None, None, :]).tril()
 
 
-@_jit
-def _norm_scale(x, mean, inside, width, eps):  # type: ignore[no-untyped-def]
-    centred = tl.where(inside, x - mean, 0.0)
-    return 1.0 / tl.sqrt(tl.sum(centred * centred) / width + eps)
+# ------------------------------------------------------------------------------------------------------ dropout
+# The constants of splitmix64 (Steele et al. 2014) as signed numbers: torch multiplies int64 modulo 2^64.
+_STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-@_jit
-def _activate(x, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
-    if ACTIVATION == "gelu":  # x (1 + tanh u) / 2 = x sigmoid(2u)
-        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    elif ACTIVATION == "gelu_erf":
-        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif ACTIVATION == "relu":
-        return tl.maximum(x, 0.0)
-    elif ACTIVATION == "relu2":
-        x = tl.maximum(x, 0.0)
-        return x * x
-    else:
-        return x
+def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
+    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at _STREAM * `key`.
+
+    They depend on their arguments alone. So the dropout of a sequence is the same however its batch is cut, in a
+    compiled graph, and when it is drawn again in the backward pass.
+    """
+    x = (keys + places) * _STREAM  # multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)  # torch's shift keeps the sign
+    return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
 
 
-@_jit
-def _linear_kernel(  # type: ignore[no-untyped-def]
-    x, weight, bias, gain, shift, residual, y, outputs, eps,
-    INPUTS: tl.constexpr, O_TILE: tl.constexpr, I_TILE: tl.constexpr, I_POWER: tl.constexpr,
-    NORM: tl.constexpr, BIAS: tl.constexpr, SHIFT: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """One row times O_TILE rows of the weight: y = activation(norm(x) W^T + bias) + residual."""
-    row = tl.program_id(1)
-    o = tl.program_id(0) * O_TILE + tl.arange(0, O_TILE)
-    i = tl.arange(0, I_TILE)
-    x += row * INPUTS
-    there = o < outputs
-    weight += o[:, None].to(tl.int64) * INPUTS
-    # The first weights are asked for before the kernel in front has ended, and before the norm.
-    w = tl.load(weight + i[None, :], mask=there[:, None] & (i < INPUTS)[None, :], other=0.0)
-    if ACTIVATION == "swiglu":
-        half = outputs.to(tl.int64) * INPUTS
-        u = tl.load(weight + half + i[None, :], mask=there[:, None] & (i < INPUTS)[None, :], other=0.0)
-        up = tl.zeros((O_TILE, I_TILE), tl.float32)
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    mean = 0.0
-    scale = 1.0
-    if NORM != "none":
-        whole = tl.arange(0, I_POWER)
-        inside = whole < INPUTS
-        held = tl.load(x + whole, mask=inside, other=0.0).to(tl.float32)
-        if NORM == "layernorm":
-            mean = tl.sum(held) / INPUTS
-        scale = _norm_scale(held, mean, inside, INPUTS, eps)
-    total = tl.zeros((O_TILE, I_TILE), tl.float32)
-    for start in tl.static_range(0, INPUTS, I_TILE):
-        at = start + i
-        value = tl.load(x + at, mask=at < INPUTS, other=0.0).to(tl.float32)
-        if NORM != "none":
-            value = (value - mean) * scale * tl.load(gain + at, mask=at < INPUTS, other=0.0).to(tl.float32)
-            if SHIFT:
-                value += tl.load(shift + at, mask=at < INPUTS, other=0.0).to(tl.float32)
-        if start > 0:
-            w = tl.load(weight + at[None, :], mask=there[:, None] & (at < INPUTS)[None, :], other=0.0)
-            if ACTIVATION == "swiglu":
-                u = tl.load(weight + half + at[None, :], mask=there[:, None] & (at < INPUTS)[None, :], other=0.0)
-        total += w.to(tl.float32) * value[None, :]
-        if ACTIVATION == "swiglu":
-            up += u.to(tl.float32) * value[None, :]
-    result = tl.sum(total, axis=1)
-    if BIAS:
-        result += tl.load(bias + o, mask=there, other=0.0).to(tl.float32)
-    if ACTIVATION == "swiglu":
-        value_of_gate = tl.sum(up, axis=1)
-        if BIAS:
-            value_of_gate += tl.load(bias + outputs + o, mask=there, other=0.0).to(tl.float32)
-        result = result * tl.sigmoid(result) * value_of_gate
-    else:
-        result = _activate(result, ACTIVATION)
-    if RESIDUAL:
-        result += tl.load(residual + row * outputs + o, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + row * outputs + o, result.to(y.dtype.element_ty), mask=there)
+def random_bits(keys: Tensor, count: int) -> Tensor:
+    """16 random bits, int16, for each of `count` numbers of a sequence: keys (B,) -> (B, count)."""
+    places = torch.arange(-(-count // 4), device=keys.device)
+    return splitmix(keys[:, None], places).view(torch.int16)[:, :count]
 
 
-@_jit
-def _head_vector(  # type: ignore[no-untyped-def]
-    x, gain, shift, cos, sin, eps,
-    SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr,
-):  # fmt: skip
-    """A query or a key of one head in float32: normed, then rotated by the row of the tables that cos and sin point to."""
-    d = tl.arange(0, SIZE_POWER)
-    inside = d < SIZE
-    value = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)
-    partner = (d + SIZE // 2) % SIZE  # channel i turns with channel i + D/2
-    mean = 0.0
-    scale = 1.0
-    if NORM == "layernorm":
-        mean = tl.sum(value) / SIZE
-    if NORM != "none":
-        scale = _norm_scale(value, mean, inside, SIZE, eps)
-        value = (value - mean) * scale * tl.load(gain + d, mask=inside, other=0.0).to(tl.float32)
-        if SHIFT:
-            value += tl.load(shift + d, mask=inside, other=0.0).to(tl.float32)
-    if ROTARY:
-        other = tl.load(x + partner, mask=inside, other=0.0).to(tl.float32)
-        if NORM != "none":
-            other = (other - mean) * scale * tl.load(gain + partner, mask=inside, other=0.0).to(tl.float32)
-            if SHIFT:
-                other += tl.load(shift + partner, mask=inside, other=0.0).to(tl.float32)
-        value = value * tl.load(cos + d, mask=inside, other=0.0).to(tl.float32)
-        value += other * tl.load(sin + d, mask=inside, other=0.0).to(tl.float32)
-    return tl.where(inside, value, 0.0)
+def dropout_bound(p: float) -> int:
+    """A number is dropped whose random bits are below it; so p is one of 65,536ths."""
+    return round(p * 2**16) - 2**15
 
 
-@_jit
-def _attention_kernel(  # type: ignore[no-untyped-def]
-    qkv, keys, values, position, cos, sin, q_gain, q_shift, k_gain, k_shift, y, capacity, eps, temperature,
-    HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, S_TILE: tl.constexpr,
-    NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """One head of one sample: writes the new key and value at `position` of the cache, attends to all up to there."""
-    sample = tl.program_id(0)
-    head = tl.program_id(1)
-    group = head // (HEADS // GROUPS)
-    now = tl.load(position).to(tl.int32)
-    d = tl.arange(0, SIZE_POWER)
-    inside = d < SIZE
-    start_of_head = (sample * GROUPS + group).to(tl.int64) * capacity * SIZE
-    keys += start_of_head
-    values += start_of_head
-    # A tile of older keys and values is asked for while the one before it is worked on, the first while q is made.
-    slot = tl.arange(0, S_TILE)
-    place = slot[:, None] * SIZE + d[None, :]
-    next_keys = tl.load(keys + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
-    next_values = tl.load(values + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    qkv += sample * (HEADS + 2 * GROUPS) * SIZE
-    cos += now * SIZE
-    sin += now * SIZE
-    q = _head_vector(qkv + head * SIZE, q_gain, q_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY)
-    k = _head_vector(
-        qkv + (HEADS + group) * SIZE, k_gain, k_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY
-    ).to(keys.dtype.element_ty)
-    v = tl.load(qkv + (HEADS + GROUPS + group) * SIZE + d, mask=inside, other=0.0)
-    first_of_group = head % (HEADS // GROUPS) == 0
-    # The other heads of the group hold the new key and value themselves and read the older ones alone: no race.
-    tl.store(keys + now * SIZE + d, k, mask=inside & first_of_group)
-    tl.store(values + now * SIZE + d, v, mask=inside & first_of_group)
-    # Each slot of the tile has a running soft-max of its own; they are joined once, since joining makes the threads wait.
-    largest = tl.full((S_TILE,), float("-inf"), tl.float32)
-    weights = tl.zeros((S_TILE,), tl.float32)
-    mixed = tl.zeros((S_TILE, SIZE_POWER), tl.float32)
-    for start in range(0, now, S_TILE):
-        old_keys = next_keys.to(tl.float32)
-        old_values = next_values.to(tl.float32)
-        following = start + S_TILE + slot < now
-        next_place = (start + S_TILE) * SIZE + place
-        next_keys = tl.load(keys + next_place, mask=following[:, None] & inside[None, :], other=0.0)
-        next_values = tl.load(values + next_place, mask=following[:, None] & inside[None, :], other=0.0)
-        scores = tl.sum(q[None, :] * old_keys, axis=1) * temperature
-        scores = tl.where(start + slot < now, scores, float("-inf"))
-        larger = tl.maximum(largest, scores)
-        base = tl.where(larger == float("-inf"), 0.0, larger)  # of a slot that holds nothing yet
-        p = tl.exp(scores - base)
-        shrink = tl.exp(largest - base)
-        weights = weights * shrink + p
-        mixed = mixed * shrink[:, None] + p[:, None] * old_values
-        largest = larger
-    own = tl.sum(q * k.to(tl.float32)) * temperature
-    top = tl.maximum(tl.max(largest), own)
-    share = tl.exp(largest - top)
-    own = tl.exp(own - top)
-    total = tl.sum(weights * share) + own
-    result = tl.sum(mixed * share[:, None], axis=0) + own * v.to(tl.float32)
-    tl.store(y + (sample * HEADS + head) * SIZE + d, (result / total).to(y.dtype.element_ty), mask=inside)
+def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
+    """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
+
+    x is B sequences one behind the other, and keys (B,) int64. Drawn a few sequences at a time, which the caches hold.
+    """
+    if torch.compiler.is_compiling():
+        return _dropout_mask_in_graph(x.detach(), p, keys)
+    count, bound = x.numel() // len(keys), dropout_bound(p)
+    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    some = max(1, 2**18 // count)  # sequences
+    for part, part_keys in zip(mask.view(len(keys), count).split(some), keys.split(some), strict=True):
+        torch.ge(random_bits(part_keys, count), bound, out=part).mul_(2**16 / (2**15 - bound))
+    return mask
 
 
-@_jit
-def _best_of_tile_kernel(  # type: ignore[no-untyped-def]
-    logits, noise, scores, indices, stride, vocabulary, temperature,
-    TILE: tl.constexpr, NOISE: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """The best of TILE logits of one row, and its index."""
-    tile = tl.program_id(0)
-    row = tl.program_id(1)
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    v = tile * TILE + tl.arange(0, TILE)
-    there = v < vocabulary
-    score = tl.load(logits + row.to(tl.int64) * stride + v, mask=there, other=float("-inf")).to(tl.float32)
-    if NOISE:
-        drawn = tl.load(noise + row.to(tl.int64) * vocabulary + v, mask=there, other=1.0)
-        score = score / temperature - tl.log(drawn)
-    best, index = tl.max(score, axis=0, return_indices=True)
-    tiles = tl.num_programs(0)
-    tl.store(scores + row * tiles + tile, best)
-    tl.store(indices + row * tiles + tile, tile * TILE + index)
+@torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
+def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
+    """`dropout_mask` as one call of a compiled graph: code that inductor makes of it is no faster (docs/log.md)."""
+    return dropout_mask(x, p, keys)
 
 
-@_jit
-def _best_of_row_kernel(  # type: ignore[no-untyped-def]
-    scores, indices, chosen, tiles, POWER: tl.constexpr, OVERLAP: tl.constexpr
-):
-    """The best of the tiles' best."""
-    row = tl.program_id(0)
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    tile = tl.arange(0, POWER)
-    score = tl.load(scores + row * tiles + tile, mask=tile < tiles, other=float("-inf"))
-    _, index = tl.max(score, axis=0, return_indices=True)
-    tl.store(chosen + row, tl.load(indices + row * tiles + index).to(tl.int64))
+@_dropout_mask_in_graph.register_fake
+def _(x: Tensor, p: float, keys: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
 
 
-def _norm_name(norm: nn.Module | None) -> str:
-    if norm is None or isinstance(norm, nn.Identity):
-        return "none"
-    return "layernorm" if isinstance(norm, nn.LayerNorm) else "rmsnorm"
+def dropout(x: Tensor, p: float, keys: Tensor) -> Tensor:
+    """x times `dropout_mask`: x (B, T, C), keys (B,) -> (B, T, C)."""
+    if x.device.type == "cpu":
+        return x * dropout_mask(x, p, keys)
+    bound = dropout_bound(p)
+    # The backward pass keeps this mask, a byte a number.
+    dropped = random_bits(keys, x[0].numel()).reshape(x.shape) < bound
+    return (x * (2**16 / (2**15 - bound))).masked_fill(dropped, 0.0)
 
 
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: nn.Module | None = None,
-    activation: str = "none",
-    residual: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-    launch: Launch = run,
+def attention_with_dropout(
+    q: Tensor, k: Tensor, v: Tensor, p: float, keys: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """activation(norm(x) W^T + bias) + residual for few rows: x (R, I), weight (O, I) -> (R, O), for swiglu (R, O/2)."""
-    rows, inputs = x.shape
-    outputs = len(weight) // (2 if activation == "swiglu" else 1)
-    y = torch.empty(rows, outputs, device=x.device, dtype=dtype or x.dtype)
-    power = triton.next_power_of_2(inputs)
-    tile = min(power, TILE // 2)
-    outputs_tile = max(1, TILE // tile)
-    while outputs_tile > 1 and triton.cdiv(outputs, outputs_tile) * rows < PROGRAMS:
-        outputs_tile //= 2
-    gain, shift = (None, None) if norm is None else (norm.weight, getattr(norm, "bias", None))
-    launch(
-        _linear_kernel, (triton.cdiv(outputs, outputs_tile), rows),
-        x, weight, bias, gain, shift, residual, y, outputs, getattr(norm, "eps", 0.0),
-        INPUTS=inputs, O_TILE=outputs_tile, I_TILE=tile, I_POWER=power,
-        NORM=_norm_name(norm), BIAS=bias is not None, SHIFT=shift is not None, RESIDUAL=residual is not None,
-        ACTIVATION=activation, num_warps=WARPS, **overlap(x.device),
-    )  # fmt: skip
-    return y
+    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
 
-
-def attention(
-    qkv: Tensor,
-    module: Attention,
-    cache: KVCache,
-    layer: int,
-    rotary: tuple[Tensor, Tensor] | None,
-    launch: Launch = run,
-) -> Tensor:
-    """qkv (R, (H + 2G) D) of the position in `cache.position` -> (R, H D); rotary tables hold a row for each position."""
-    heads, groups, size = module.heads[0], module.heads[1], module.head_size
-    keys, values, position = cache.keys[layer], cache.values[layer], cache.position
-    y = torch.empty(len(qkv), heads * size, device=qkv.device, dtype=qkv.dtype)
-    cos, sin = rotary or (qkv, qkv)  # a pointer that is not read
-    q, k = module.q_norm, module.k_norm
-    parameters = [getattr(norm, name, None) for norm in (q, k) for name in ("weight", "bias")]
-    power = triton.next_power_of_2(size)
-    tile = ATTENTION_TILES[len(qkv) > FEW_ROWS]
-    launch(
-        _attention_kernel, (len(qkv), heads),
-        qkv, keys, values, position, cos, sin, *parameters, y, keys.shape[2], getattr(q, "eps", 0.0), size**-0.5,
-        HEADS=heads, GROUPS=groups, SIZE=size, SIZE_POWER=power, S_TILE=max(16, tile // power),
-        NORM=_norm_name(q), SHIFT=parameters[1] is not None, ROTARY=rotary is not None,
-        num_warps=ATTENTION_WARPS, **overlap(qkv.device),
-    )  # fmt: skip
-    return y
-
-
-def supports(model: GPT) -> bool:
-    """Whether `next_logits` computes this model: pre-norm, and every product a plain `nn.Linear` with its weights in rows."""
-    if triton is None or model.config.norm_position != "pre":
-        return False
-    blocks: Any = model.blocks
-    linears: list[Any] = [
-        module
-        for block in blocks
-        for module in (block.attention.qkv, block.attention.out, block.feed_forward.up, block.feed_forward.out)
-    ]
-    if model.head is not None:
-        linears.append(model.head)
-    weights = [model.token_embedding.weight, *(getattr(module, "weight", None) for module in linears)]
-    return all(type(module) is nn.Linear for module in linears) and all(
-        type(weight) is nn.Parameter and weight.is_contiguous() for weight in weights
-    )
-
-
-def head_of(model: GPT, rows: int) -> Tensor:
-    """The head's matrix (V, C); for many rows V is filled up with zeros to a multiple of 64, for the tensor cores."""
-    weight = model.token_embedding.weight if model.head is None else model.head.weight
-    return weight if rows <= FEW_ROWS else F.pad(weight, (0, 0, 0, -len(weight) % 64))
-
-
-def next_logits(model: GPT, ids: Tensor, cache: KVCache, head: Tensor, launch: Launch = run) -> Tensor:
-    """ids (R,), the tokens at `cache.position` -> logits (R, V) of the next ones; writes keys and values into the cache.
-
-    `head` comes from `head_of`.
+    `keys` (B,) as of `dropout_mask`, `mask` (B, 1, T, T). It is `scaled_dot_product_attention` with `dropout_p`, which has
+    no fast kernel on a CPU and no mask by sequences anywhere.
     """
-    config, position = model.config, cache.position
-    assert position is not None
-    few = len(ids) <= FEW_ROWS
-    x = F.embedding(ids, model.token_embedding.weight)  # (R, C)
-    rotary = None
-    if config.position == "rotary":
-        rotary = model.rotary_cos, model.rotary_sin
-    else:
-        table = model.position_embedding.weight if config.position == "learned" else model.sinusoids
-        x = x + F.embedding(position, table)
-    for layer in range(config.n_layer):
-        block: Any = model.blocks[layer % len(model.blocks)]
-        attend, feed = block.attention, block.feed_forward
-        if few:
-            qkv = linear(x, attend.qkv.weight, attend.qkv.bias, block.attention_norm, launch=launch)
-            y = attention(qkv, attend, cache, layer, rotary, launch)
-            x = linear(y, attend.out.weight, attend.out.bias, residual=x, launch=launch)
-            y = linear(x, feed.up.weight, feed.up.bias, block.feed_forward_norm, config.activation, launch=launch)
-            x = linear(y, feed.out.weight, feed.out.bias, residual=x, launch=launch)
-        else:
-            qkv = attend.qkv(block.attention_norm(x))
-            x = x + attend.out(attention(qkv, attend, cache, layer, rotary, launch))
-            x = x + feed(block.feed_forward_norm(x))
-    if few:
-        return linear(x, head, None, model.norm, dtype=torch.float32, launch=launch)
-    return F.linear(model.norm(x), head)[:, : config.vocab_size]
+    batch, heads, time, size = q.shape
+    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
+    future = torch.full((time, time), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = torch.baddbmm(future, q.reshape(batch * heads, time, size), k.transpose(1, 2), alpha=size**-0.5)
+    if mask is not None:
+        scores = scores.view(batch, heads, time, time).masked_fill(~mask, -math.inf).view(-1, time, time)
+    weights = scores.softmax(dim=-1)  # (BH, T, T)
+    return (weights * dropout_mask(weights, p, keys) @ v).view(batch, heads, time, size)
 
 
-def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Launch = run) -> Tensor:
-    """The twin of `generation.sample` without filters: logits (R, V), noise (R, V) or none -> (R,).
+# --------------------------------------------------------------------------------------------------------- loss
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
 
-    softmax(logits / t) / noise is largest where logits / t - log(noise) is.
+    The gradients are made beside the loss, while a chunk's probabilities are there: p - 1 at the target, p elsewhere. So no
+    logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more rows than the vocabulary.
     """
-    rows, vocabulary = logits.shape
-    tiles = triton.cdiv(vocabulary, CHOICE_TILE)
-    scores = torch.empty(rows, tiles, device=logits.device)
-    indices = torch.empty(rows, tiles, device=logits.device, dtype=torch.int32)
-    chosen = torch.empty(rows, device=logits.device, dtype=torch.int64)
-    settings = overlap(logits.device)
-    launch(
-        _best_of_tile_kernel, (tiles, rows), logits, noise, scores, indices, logits.stride(0), vocabulary, temperature,
-        TILE=CHOICE_TILE, NOISE=noise is not None, **settings,
-    )  # fmt: skip
-    power = triton.next_power_of_2(tiles)
-    launch(_best_of_row_kernel, (rows,), scores, indices, chosen, tiles, POWER=power, **settings)
-    return chosen
 
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, rows: int) -> Tensor:
+        """hidden (N, C), head (V or more, C), targets (N,), rows of a chunk -> scalar."""
+        needed = any(ctx.needs_input_grad)
+        total = torch.zeros((), device=hidden.device)
+        grad_hidden, grad_head = (torch.empty_like(hidden), torch.zeros_like(head)) if needed else (hidden, head)
+        for x, y, slot in zip(hidden.split(rows), targets.split(rows), grad_hidden.split(rows), strict=True):
+            logits = F.linear(x, head).float()  # (rows, V or more)
+            logits[:, vocab_size:] = -math.inf
+            log_p = logits.log_softmax(dim=-1)
+            total += F.nll_loss(log_p, y, ignore_index=IGNORE, reduction="sum")
+            if needed:
+                counted = (y != IGNORE)[:, None]
+                error = log_p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], -counted.to(log_p.dtype)).mul_(counted)
+                slot.copy_(error @ head)
+                grad_head += error.T @ x
+        ctx.save_for_backward(grad_hidden, grad_head)
+        return total
 
-def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
-    """Compiles all that `next_logits` and `choose` launch, each kernel in a thread of its own; from the second time on it is loaded.
-
-    Nothing is launched, and the cache, whose `position` is set, stays as it is: its shapes decide what is compiled.
-    """
-    found: dict[Any, tuple] = {}
-
-    def remember(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
-        kinds = tuple(one.dtype if isinstance(one, Tensor) else one for one in arguments)
-        found[kernel.__name__, kinds, tuple(settings.items())] = kernel, grid, arguments, settings
-
-    weight, rows = model.token_embedding.weight, len(cache.keys[0])
-    ids = torch.zeros(rows, dtype=torch.int64, device=weight.device)
-    logits = next_logits(model, ids, cache, head_of(model, rows), remember)
-    noise = torch.ones(logits.shape, device=weight.device) if temperature else None
-    choose(logits, noise, temperature or 1.0, remember)
-
-    def compiled(work: tuple) -> None:
-        kernel, grid, arguments, settings = work
-        torch.cuda.set_device(weight.device)
-        # `run` loads what was compiled, and builds the C function that launches it, which takes longer than compiling.
-        _ = kernel.warmup(*arguments, grid=grid, **settings).run
-
-    def all_compiled() -> None:
-        triton.runtime.driver.active.get_current_device()  # builds the driver's module once, rather than in every thread
-        with ThreadPoolExecutor(len(found)) as threads:
-            list(threads.map(compiled, found.values()))
-
-    thread = ThreadPoolExecutor(1)
-    future = thread.submit(all_compiled)
-    thread.shutdown(wait=False)
-    return future
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The gradients that forward has made, scaled."""
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden * gradient[0], grad_head * gradient[0], None, None, None

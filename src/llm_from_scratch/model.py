@@ -9,7 +9,7 @@ D head size, I inner width of the feed-forward, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from llm_from_scratch.config import ModelConfig
 from llm_from_scratch.errors import UserError
-
-IGNORE = -1  # a target with this value is not counted in the loss
+from llm_from_scratch.kernels import (
+    IGNORE,
+    ChunkedCrossEntropy,
+    attention_with_dropout,
+    document_mask,
+    dropout,
+    splitmix,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +60,36 @@ def sinusoids(length: int, width: int) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
 
-def rotary_tables(length: int, head_size: int, base: float) -> tuple[Tensor, Tensor]:
+def rotary_tables(
+    length: int, head_size: int, base: float, scaling: Mapping[str, Any] | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, 1, head_size) for `rotate`; the first half of the sines carries its minus sign."""
-    angle = torch.arange(length)[:, None] / base ** (torch.arange(0, head_size, 2) / head_size)  # (T, D/2)
+    divisor = base ** (torch.arange(0, head_size, 2) / head_size)  # (D/2,): a wavelength is 2 pi times it
+    if scaling is not None:
+        divisor = divisor / scaled_frequencies(2 * math.pi * divisor, scaling)
+    angle = torch.arange(length)[:, None] / divisor  # (T, D/2)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat((cos, cos), dim=-1)[:, None], torch.cat((-sin, sin), dim=-1)[:, None]
+
+
+def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """The factor of each rotary frequency (D/2,), for contexts longer than those a model was first trained on.
+
+    `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3` does so where a wavelength is
+    long beside the first context, keeps the short ones, and goes smoothly from one to the other (Llama 3.1, 2024).
+    """
+    if scaling["rope_type"] == "linear":
+        return torch.full_like(wavelengths, 1 / scaling["factor"])
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    periods = scaling["original_max_position_embeddings"] / wavelengths  # in the first context
+    kept = ((periods - low) / (high - low)).clamp(0, 1)
+    return kept + (1 - kept) / scaling["factor"]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021) for x (B, T, H, D): channel i turns with channel i + D/2, as in Qwen3."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
-
-
-def document_mask(ids: Tensor, eot_id: int) -> Tensor:
-    """Who may attend to whom where attention stays inside a document: ids (B, T) -> (B, 1, T, T), true where s <= t are of one.
-
-    The end-of-text piece begins the document behind it, as it does where a text is generated from nothing: so no document's logits
-    depend on another's tokens, its first token's included.
-    """
-    document = (ids == eot_id).cumsum(1)  # (B, T)
-    return (document[:, None, :, None] == document[:, None, None, :]).tril()
 
 
 class KVCache:
@@ -89,12 +104,12 @@ class KVCache:
         self,
         config: GPTConfig,
         batch_size: int,
+        capacity: int,  # positions, at most block_size
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        capacity: int | None = None,  # positions; None: block_size
     ) -> None:
-        self.capacity = capacity or config.block_size
-        shape = (batch_size, config.kv_heads, self.capacity, config.head_size)
+        self.capacity = capacity
+        shape = (batch_size, config.kv_heads, capacity, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.length = 0
@@ -116,60 +131,6 @@ class KVCache:
         return keys.narrow(2, 0, self.length + time), values.narrow(2, 0, self.length + time)
 
 
-# ------------------------------------------------------------------------------------------------------ dropout
-# The constants of splitmix64 (Steele et al. 2014) as signed numbers: torch multiplies int64 modulo 2^64.
-_STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-
-
-def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at _STREAM * `key`.
-
-    They depend on their arguments alone. So the dropout of a sequence is the same however its batch is cut, in a
-    compiled graph, and when it is drawn again in the backward pass.
-    """
-    x = (keys + places) * _STREAM  # multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices
-    for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)  # torch's shift keeps the sign
-    return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
-
-
-def random_bits(keys: Tensor, count: int) -> Tensor:
-    """16 random bits, int16, for each of `count` numbers of a sequence: keys (B,) -> (B, count)."""
-    places = torch.arange(-(-count // 4), device=keys.device)
-    return splitmix(keys[:, None], places).view(torch.int16)[:, :count]
-
-
-def dropout_bound(p: float) -> int:
-    """A number is dropped whose random bits are below it; so p is one of 65,536ths."""
-    return round(p * 2**16) - 2**15
-
-
-def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
-
-    x is B sequences one behind the other, and keys (B,) int64. Drawn a few sequences at a time, which the caches hold.
-    """
-    if torch.compiler.is_compiling():
-        return _dropout_mask_in_graph(x.detach(), p, keys)
-    count, bound = x.numel() // len(keys), dropout_bound(p)
-    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    some = max(1, 2**18 // count)  # sequences
-    for part, of_part in zip(mask.view(len(keys), count).split(some), keys.split(some), strict=True):
-        torch.ge(random_bits(of_part, count), bound, out=part).mul_(2**16 / (2**15 - bound))
-    return mask
-
-
-@torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
-def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """`dropout_mask` as one call of a compiled graph: code that inductor makes of it is no faster (docs/log.md)."""
-    return dropout_mask(x, p, keys)
-
-
-@_dropout_mask_in_graph.register_fake
-def _(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 class Dropout(nn.Module):
     """`F.dropout` with a mask that belongs to (key of the sequence, number within it)."""
 
@@ -179,33 +140,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """x (B, T, C) and keys (B,), or None where nothing is dropped."""
-        if keys is None:
-            return x
-        if x.device.type == "cpu":
-            return x * dropout_mask(x, self.p, keys)
-        bound = dropout_bound(self.p)
-        dropped = (
-            random_bits(keys, x[0].numel()).reshape(x.shape) < bound
-        )  # the backward pass keeps it, a byte a number
-        return (x * (2**16 / (2**15 - bound))).masked_fill(dropped, 0.0)
-
-
-def attention_with_dropout(
-    q: Tensor, k: Tensor, v: Tensor, p: float, keys: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
-
-    `keys` (B,) as of `dropout_mask`, `mask` (B, 1, T, T). It is `scaled_dot_product_attention` with `dropout_p`, which has
-    no fast kernel on a CPU and no mask by sequences anywhere.
-    """
-    batch, heads, time, size = q.shape
-    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
-    future = torch.full((time, time), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(future, q.reshape(batch * heads, time, size), k.transpose(1, 2), alpha=size**-0.5)
-    if mask is not None:
-        scores = scores.view(batch, heads, time, time).masked_fill(~mask, -math.inf).view(-1, time, time)
-    weights = scores.softmax(dim=-1)  # (BH, T, T)
-    return (weights * dropout_mask(weights, p, keys) @ v).view(batch, heads, time, size)
+        return x if keys is None else dropout(x, self.p, keys)
 
 
 def make_norm(config: ModelConfig, width: int) -> nn.Module:
@@ -228,11 +163,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = (config.n_head, config.kv_heads, config.kv_heads)  # of q, k, v
-        self.head_size, self.dropout = config.head_size, config.dropout
-        self.qkv = nn.Linear(config.n_embd, sum(self.heads) * config.head_size, bias=config.bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.q_norm = make_norm(config, config.head_size) if config.qk_norm else None
-        self.k_norm = make_norm(config, config.head_size) if config.qk_norm else None
+        self.head_size, self.dropout = config.head_dim, config.dropout
+        qkv_bias = config.bias or config.qkv_bias
+        self.qkv = nn.Linear(config.n_embd, sum(self.heads) * self.head_size, bias=qkv_bias)
+        self.out = nn.Linear(config.n_head * self.head_size, config.n_embd, bias=config.bias)
+        self.q_norm = make_norm(config, self.head_size) if config.qk_norm else None
+        self.k_norm = make_norm(config, self.head_size) if config.qk_norm else None
 
     def forward(
         self,
@@ -247,7 +183,7 @@ class Attention(nn.Module):
 
         `keys` (B,) are those of dropout, None where nothing is dropped.
         """
-        batch, time, width = x.shape
+        batch, time, _ = x.shape
         q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -258,7 +194,7 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, G, S, D)
         if keys is not None and q.device.type == "cpu":
             y = attention_with_dropout(q, k, v, self.dropout, keys, mask)
-            return self.out(y.transpose(1, 2).reshape(batch, time, width))
+            return self.out(y.transpose(1, 2).reshape(batch, time, -1))
         y = F.scaled_dot_product_attention(
             q,
             k,
@@ -269,7 +205,7 @@ class Attention(nn.Module):
             is_causal=mask is None and time > 1,
             enable_gqa=self.heads[0] != self.heads[1],
         )
-        return self.out(y.transpose(1, 2).reshape(batch, time, width))
+        return self.out(y.transpose(1, 2).reshape(batch, time, -1))
 
 
 # ----------------------------------------------------------------------------------------------- block and model
@@ -331,39 +267,6 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)), second)
 
 
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
-
-    The gradients are made beside the loss, while a chunk's probabilities are there: p - 1 at the target, p elsewhere. So no
-    logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more rows than the vocabulary.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, rows: int) -> Tensor:
-        """hidden (N, C), head (V or more, C), targets (N,), rows of a chunk -> scalar."""
-        needed = any(ctx.needs_input_grad)
-        total = torch.zeros((), device=hidden.device)
-        of_hidden, of_head = (torch.empty_like(hidden), torch.zeros_like(head)) if needed else (hidden, head)
-        for x, y, slot in zip(hidden.split(rows), targets.split(rows), of_hidden.split(rows), strict=True):
-            logits = F.linear(x, head).float()  # (rows, V or more)
-            logits[:, vocab_size:] = -math.inf
-            log_p = logits.log_softmax(dim=-1)
-            total += F.nll_loss(log_p, y, ignore_index=IGNORE, reduction="sum")
-            if needed:
-                counted = (y != IGNORE)[:, None]
-                error = log_p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], -counted.to(log_p.dtype)).mul_(counted)
-                slot.copy_(error @ head)
-                of_head += error.T @ x
-        ctx.save_for_backward(of_hidden, of_head)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """The gradients that forward has made, scaled."""
-        of_hidden, of_head = ctx.saved_tensors
-        return of_hidden * gradient[0], of_head * gradient[0], None, None, None
-
-
 class GPT(nn.Module):
     """A decoder-only language model (Radford et al. 2018): ids (B, T) -> logits (B, T, V) of each next token."""
 
@@ -371,11 +274,16 @@ class GPT(nn.Module):
     rotary_sin: Tensor
     sinusoids: Tensor
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, eot_id: int | None = None, recompute: bool = False) -> None:
+        """Builds the model with fresh weights.
+
+        Args:
+            config: the architecture.
+            eot_id: keeps attention inside a document, which begins with this id; None: over the whole context.
+            recompute: computes a block's inside again in the backward pass (Chen et al. 2016), which saves memory.
+        """
         super().__init__()
-        self.config = config
-        self.recompute = False  # activation checkpointing (Chen et al. 2016): a block's inside is computed again in the backward pass
-        self.eot_id: int | None = None  # where it is set, attention stays inside a document, which begins with this id
+        self.config, self.eot_id, self.recompute = config, eot_id, recompute
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         # Tables that the configuration determines are buffers outside the state dict: nothing to save, load or count.
         if config.position == "learned":
@@ -383,7 +291,7 @@ class GPT(nn.Module):
         elif config.position == "sinusoidal":
             self.register_buffer("sinusoids", sinusoids(config.block_size, config.n_embd), persistent=False)
         else:
-            cos, sin = rotary_tables(config.block_size, config.head_size, config.rope_base)
+            cos, sin = rotary_tables(config.block_size, config.head_dim, config.rope_base, config.rope_scaling)
             self.register_buffer("rotary_cos", cos, persistent=False)
             self.register_buffer("rotary_sin", sin, persistent=False)
         self.dropout = Dropout(config.dropout)

@@ -54,14 +54,14 @@ def on_paper(config: GPTConfig) -> GPT:
 
 
 def training_flops(model: GPT) -> int:
-    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L C T for attention without regard to its mask.
+    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L H D T for attention without regard to its mask.
 
     Chowdhery et al. 2022, appendix B. A layer that is used several times counts so often; the look-up of an embedding is none.
     """
     config = model.config
     blocks = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
     weights = blocks * config.n_layer // config.unique_layers + config.vocab_size * config.n_embd
-    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
+    return 6 * weights + 12 * config.n_layer * config.n_head * config.head_dim * config.block_size
 
 
 def compute_optimal(flops: float) -> tuple[int, int]:
@@ -166,8 +166,8 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
     torch.set_float32_matmul_precision("high")
     kind, _, mode = name.partition("-")
     dtype = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(kind, torch.float32)
-    model = GPT(shape).to(device, dtype if mode == "true" else torch.float32).train()
-    model.recompute = settings.activation_checkpointing
+    model = GPT(shape, recompute=settings.activation_checkpointing)
+    model = model.to(device, dtype if mode == "true" else torch.float32).train()
     optimizer = make_optimizer(model, config.optim, fused=True)
     weights = list(model.parameters())
 

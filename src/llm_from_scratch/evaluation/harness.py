@@ -17,7 +17,7 @@ from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.evaluation.scoring import scorer, token_nats_and_greedy, windows_at_once
 from llm_from_scratch.generation import generate
-from llm_from_scratch.model import IGNORE
+from llm_from_scratch.kernels import IGNORE
 
 try:
     from lm_eval import simple_evaluate

@@ -115,14 +115,15 @@ def train(
 
     # The model.
     torch.manual_seed(config.seed)
-    model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
+    model = GPT(
+        GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)),
+        eot_id=document_start(prepared) if config.data.doc_mask else None,
+        recompute=config.trainer.activation_checkpointing,
+    )
     if weights and origin:
         fill(model, dict(origin.model.named_parameters()), weights)
     elif weights and not state:
         load_weights(model, weights)
-    if config.data.doc_mask:
-        model.eot_id = document_start(prepared)
-    model.recompute = config.trainer.activation_checkpointing
     batch_size = config.data.batch_size
     module = LanguageModel(
         model,

@@ -25,9 +25,9 @@ def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
         recompute: `trainer.activation_checkpointing`: the stream before each layer stays, and the inside of one layer.
         cpu: dropout keeps attention weights there, T for each head.
     """
-    C, D, rms = model.n_embd, model.head_size, model.norm == "rmsnorm"
+    C, D, rms = model.n_embd, model.head_dim, model.norm == "rmsnorm"
     # Inputs of the two norms, of the four products; queries, keys, values; the feed-forward's inside.
-    layer = 5 * C + (model.n_head + 2 * model.kv_heads) * D + INNER[model.activation] * model.inner_size
+    layer = 4 * C + 2 * (model.n_head + model.kv_heads) * D + INNER[model.activation] * model.inner_size
     layer += 2 * C * rms  # torch's RMSNorm keeps what it has scaled as well
     turned = (model.qk_norm or model.position == "rotary") + (model.qk_norm and rms)
     layer += turned * (model.n_head + model.kv_heads) * D

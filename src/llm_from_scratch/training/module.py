@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.evaluation.scoring import likelihood_row
-from llm_from_scratch.model import GPT, IGNORE
+from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.model import GPT
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
 from llm_from_scratch.training.internals import CURRENT_HOOK, count_micro_batches, count_optimizer_steps

@@ -9,7 +9,8 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from llm_from_scratch.config import OptimConfig
-from llm_from_scratch.model import GPT, splitmix
+from llm_from_scratch.kernels import splitmix
+from llm_from_scratch.model import GPT
 from llm_from_scratch.training.muon import Muon
 
 
@@ -64,7 +65,7 @@ def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer
 def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
     """The heights of the matrices that a layer computes in one product: queries, keys and values; gate and value of SwiGLU."""
     if name.endswith("attention.qkv.weight"):
-        size = model.config.head_size
+        size = model.config.head_dim
         return [model.config.n_head * size, model.config.kv_heads * size, model.config.kv_heads * size]
     if name.endswith("feed_forward.up.weight") and model.config.activation == "swiglu":
         return [len(matrix) // 2] * 2
