@@ -13,25 +13,17 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import llm_from_scratch.model as model_module
 from llm_from_scratch.config import ModelConfig
+from llm_from_scratch.kernels import IGNORE, ChunkedCrossEntropy, document_mask
 from llm_from_scratch.model import (
     GPT,
-    IGNORE,
     Attention,
-    ChunkedCrossEntropy,
     GPTConfig,
     KVCache,
-    attention_with_dropout,
-    document_mask,
-    dropout_bound,
-    dropout_mask,
-    random_bits,
     rotary_tables,
     rotate,
     self_attention,
     sinusoids,
-    splitmix,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,7 +43,22 @@ GPT2: dict[str, Any] = {
     "norm_eps": 1e-5,
 }
 MODERN: dict[str, Any] = {"n_layer": 2, "n_kv_head": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,  # of the four wavelengths one is kept, one between, two divided
+}
+# Models of others whose weights are to be loaded: the shapes of Qwen3, Qwen2 and Llama 3 that the modern family has not.
+IMPORTED: dict[str, dict[str, Any]] = {
+    "qwen3": {**MODERN, "head_size": 12},
+    "qwen2": {**MODERN, "qk_norm": False, "qkv_bias": True},
+    "llama3": {**MODERN, "qk_norm": False, "rope_scaling": LLAMA3},
+    "linear": {**MODERN, "qk_norm": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+}
 KINDS = {
+    **IMPORTED,
     "article": ARTICLE,
     "gpt2": GPT2,
     "modern": MODERN,
@@ -148,6 +155,18 @@ def test_the_articles_attention_on_numbers_worked_out_by_hand() -> None:
     torch.testing.assert_close(self_attention(x, one, one, one), torch.tensor([[[0.0], [weight * math.log(3)]]]))
 
 
+def test_a_models_own_head_size_makes_the_shapes_of_qwen3() -> None:
+    """Qwen3-0.6B: 16 heads of 128 channels at width 1,024, 8 of keys and values."""
+    shape = {"n_embd": 1024, "n_head": 16, "n_kv_head": 8, "head_size": 128, "n_inner": 3072, "n_layer": 28}
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=151_936, block_size=40_960, **shape))
+        cache = KVCache(model.config, batch_size=1, capacity=1000)
+    assert model.blocks[0].attention.qkv.weight.shape == (4096, 1024)  # type: ignore[union-attr]
+    assert model.blocks[0].attention.out.weight.shape == (1024, 2048)  # type: ignore[union-attr]
+    assert model.num_parameters() == 596_049_920  # as transformers counts it
+    assert cache.keys[0].shape == (1, 8, 1000, 128)
+
+
 def test_no_position_sees_the_future() -> None:
     for kind in KINDS:
         model, ids = make(kind), torch.arange(12)[None] % V
@@ -184,13 +203,14 @@ def test_sinusoids_are_those_of_the_paper() -> None:
 def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_weights}
-    if kind == "modern":
-        twin = transformers.Qwen3ForCausalLM(
-            transformers.Qwen3Config(
-                **sizes, hidden_size=config.n_embd, num_hidden_layers=config.n_layer, head_dim=config.head_size,
+    if kind not in ("article", "gpt2"):
+        name = "Qwen3" if config.qk_norm else "Qwen2" if config.qkv_bias else "Llama"
+        twin = getattr(transformers, f"{name}ForCausalLM")(
+            getattr(transformers, f"{name}Config")(
+                **sizes, hidden_size=config.n_embd, num_hidden_layers=config.n_layer, head_dim=config.head_dim,
                 num_attention_heads=config.n_head, num_key_value_heads=config.kv_heads, rms_norm_eps=config.norm_eps,
                 intermediate_size=config.inner_size, max_position_embeddings=config.block_size,
-                rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
+                rope_parameters={"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_base},
                 bos_token_id=None, eos_token_id=None, pad_token_id=None,
             )
         )  # fmt: skip
@@ -217,7 +237,8 @@ def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
 def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
     """The state dict of the twin; GPT-2 and its ancestor keep their matrices transposed."""
     own, c = model.state_dict(), model.config
-    if kind == "modern":
+    modern = kind not in ("article", "gpt2")
+    if modern:
         names = {"token_embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
         inside = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
         inside |= {"attention.out": "self_attn.o_proj", "feed_forward.out": "mlp.down_proj"}
@@ -240,7 +261,7 @@ def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
             continue
         _, layer, part = name.split(".", 2)
         if part in inside:
-            transposed = kind != "modern" and tensor.dim() == 2
+            transposed = not modern and tensor.dim() == 2
             theirs[f"{layers}.{layer}.{inside[part]}.{leaf}"] = tensor.T if transposed else tensor
         else:
             fused = part == "attention.qkv"
@@ -250,7 +271,7 @@ def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
                 else ("mlp.gate_proj", "mlp.up_proj")
             )
             widths = (
-                [c.head_size * h for h in (c.n_head, c.kv_heads, c.kv_heads)] if fused else [c.inner_size, c.inner_size]
+                [c.head_dim * h for h in (c.n_head, c.kv_heads, c.kv_heads)] if fused else [c.inner_size, c.inner_size]
             )
             for their_part, piece in zip(parts, tensor.split(widths), strict=True):
                 theirs[f"{layers}.{layer}.{their_part}.{leaf}"] = piece
@@ -262,7 +283,7 @@ def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", ["article", "gpt2", "modern"])
+@pytest.mark.parametrize("kind", ["article", "gpt2", "modern", *IMPORTED])
 def test_logits_are_those_of_the_hugging_face_twin(kind: str, tied: bool) -> None:
     model = make(kind, tie_weights=tied)
     twin = hugging_face(kind, model.config)
@@ -309,7 +330,7 @@ def test_cached_and_uncached_logits_agree(kind: str) -> None:
         torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-4)
     assert cache.length == 16
     assert len(cache.keys) == model.config.n_layer
-    assert cache.keys[0].shape == (2, model.config.kv_heads, 16, model.config.head_size)
+    assert cache.keys[0].shape == (2, model.config.kv_heads, 16, model.config.head_dim)
 
 
 def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
@@ -322,91 +343,12 @@ def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- loss
-def test_random_bits_are_splitmix64() -> None:
-    # Vigna's splitmix64.c from 1234567, whose first number is the one after the first step of its state.
-    first = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    start = 1234567 * pow(0x9E3779B97F4A7C15, -1, 2**64) % 2**64  # splitmix multiplies its keys
-    found = splitmix(start - 2**64, torch.arange(1, 6))
-    assert [value % 2**64 for value in found.tolist()] == first
-    assert random_bits(torch.tensor([1234567, 5]), 7).shape == (2, 7)
-
-
-@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.999])
-def test_a_dropout_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
-    keys = splitmix(3, torch.arange(999))
-    mask = dropout_mask(torch.empty(999, 1001), p, keys)
-    values = mask.unique()
-    assert values[0] == 0
-    assert values[1] == pytest.approx(1 / (1 - p), rel=2e-2 if p == 0.999 else 1e-4)
-    assert len(values) == 2
-    n = mask.numel()
-    for share in (
-        (mask == 0).double().mean().item(),
-        (mask[:, ::4] == 0).double().mean().item(),
-    ):  # all, one lane of four
-        assert share == pytest.approx(p, abs=6 * math.sqrt(p * (1 - p) / (n / 4)))
-    # Neighbours, which may come from one 64-bit number, and the same places of two sequences are independent: both are
-    # dropped in p^2 of the pairs.
-    dropped = mask == 0
-    for one, other in (
-        (dropped[:, 1:], dropped[:, :-1]),
-        (dropped[1:], dropped[:-1]),
-        (dropped[:, 4:], dropped[:, :-4]),
-    ):
-        assert (one & other).double().mean().item() == pytest.approx(p * p, abs=0.005)
-    # A sequence keeps its mask in whatever company.
-    assert torch.equal(dropout_mask(torch.empty(7, 1001), p, keys[30:37]), mask[30:37])
-    plain = (random_bits(keys, 1001) >= dropout_bound(p)).float() * values[1]
-    assert torch.equal(plain, mask)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_attention_with_dropout_is_torchs_under_the_same_mask(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
-    torch.manual_seed(0)
-    q = torch.randn(3, 4, 9, 8, requires_grad=True)
-    k, v = (torch.randn(3, groups, 9, 8, requires_grad=True) for _ in "kv")
-    keys = torch.arange(3)
-    mask = dropout_mask(torch.empty(12, 9, 9), 0.3, keys)
-    found = attention_with_dropout(q, k, v, 0.3, keys)
-    wide = [x.repeat_interleave(4 // groups, dim=1) for x in (k, v)]
-    scores = (q @ wide[0].transpose(-2, -1) / math.sqrt(8)).masked_fill(
-        torch.ones(9, 9, dtype=torch.bool).triu(1), -math.inf
-    )
-    wanted = (scores.softmax(-1) * mask.view(3, 4, 9, 9)) @ wide[1]
-    torch.testing.assert_close(found, wanted)
-    weight = torch.randn_like(found)
-    got, expected = (torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, wanted))
-    torch.testing.assert_close(got, expected)
-    monkeypatch.setattr(model_module, "dropout_mask", lambda x, p, keys: torch.ones_like(x))
-    plain = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    torch.testing.assert_close(attention_with_dropout(q, k, v, 0.3, keys), plain)
-
-
 def test_dropout_is_for_training_alone() -> None:
     model = GPT(GPTConfig(vocab_size=V, block_size=16, n_layer=1, n_embd=16, n_head=2, dropout=0.5))
     ids = torch.randint(V, (1, 16))
     assert not torch.equal(model(ids), model(ids))
     model.eval()
     assert torch.equal(model(ids), model(ids))
-
-
-@pytest.mark.parametrize("extra_rows", [0, 3])
-@pytest.mark.parametrize("rows", [1, 7, 40])
-def test_the_chunked_loss_is_torchs_own(rows: int, extra_rows: int) -> None:
-    torch.manual_seed(0)
-    hidden, head = torch.randn(40, 16, requires_grad=True), torch.randn(V, 16, requires_grad=True)
-    targets = torch.randint(V, (40,))
-    targets[::5] = IGNORE
-    wanted = nn.functional.cross_entropy(hidden @ head.T, targets, ignore_index=IGNORE, reduction="sum") * 0.3
-    wanted.backward()
-    expected = hidden.grad, head.grad
-    hidden.grad = head.grad = None
-    # Rows beyond the vocabulary, whatever stands in them, neither count nor learn.
-    filled = torch.cat((head, torch.full((extra_rows, 16), 100.0)))
-    loss = ChunkedCrossEntropy.apply(hidden, filled, targets, V, rows) * 0.3
-    loss.backward()
-    torch.testing.assert_close(loss, wanted)
-    torch.testing.assert_close((hidden.grad, head.grad), expected)
 
 
 def test_a_long_batch_takes_the_chunked_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,6 +436,17 @@ def test_every_parameter_learns(kind: str) -> None:
         ({"vocab_size": 0}, r"vocab_size=0 must be .*"),
         ({"norm": "rmsnrom"}, r"model.norm=rmsnrom is unknown: use rmsnorm \(one of layernorm, rmsnorm\)"),
         ({"activation": "SwiGLU"}, r"model.activation=SwiGLU is unknown: use swiglu \(.*"),
+        ({"head_size": 0}, r"model.head_size=0 must be a whole number of 1 or more or null"),
+        ({"head_size": 7}, r"model.head_size=7 is odd: rotary positions need an even one, .*"),
+        ({"bias": True, "qkv_bias": True}, r"model.qkv_bias=true changes nothing beside model.bias=true.*"),
+        ({"rope_scaling": LLAMA3, "position": "learned"}, r"model.rope_scaling=.* needs model.position=rotary.*"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, r"model.rope_scaling=.*: rope_type must be one of linear, llama3"),
+        ({"rope_scaling": {"factor": 2}}, r"model.rope_scaling=.*: rope_type must be one of linear, llama3"),
+        ({"rope_scaling": {"rope_type": "linear"}}, r"model.rope_scaling=.*: linear takes rope_type, factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, r"model.rope_scaling.factor=0.5 must be a finite number of 1 .*"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, r"model.rope_scaling.factor=2 must be a finite number of 1 .*"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 0}}, r"model.rope_scaling.low_freq_factor=0 must be .* above 0"),
+        ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, r"model.rope_scaling.low_freq_factor=4.0 must be below .*"),
         ({"position": "rope"}, r"model.position=rope is unknown: use rotary \(.*"),
     ],
 )  # fmt: skip
@@ -513,13 +466,6 @@ def masked(**settings: Any) -> GPT:
     model = GPT(GPTConfig(vocab_size=11, n_layer=2, n_embd=32, n_head=4, block_size=16, **settings))
     model.eot_id = EOT
     return model
-
-
-def test_the_mask_by_hand() -> None:
-    mask = document_mask(torch.tensor([[7, EOT, 7, 7], [7, 7, 7, EOT]]), EOT)
-    assert mask.shape == (2, 1, 4, 4)
-    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
-    assert mask[1, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_kv_head": 2}])

@@ -67,7 +67,9 @@ def check_rope_scaling(scaling: Mapping[str, Any]) -> None:
         value, least = scaling[key], 1 if key in ("factor", "original_max_position_embeddings") else 0
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and least <= value < math.inf and value > 0):
-            raise UserError(f"model.rope_scaling.{key}={value} must be a finite number {'of 1 or more' if least else 'above 0'}")
+            raise UserError(
+                f"model.rope_scaling.{key}={value} must be a finite number {'of 1 or more' if least else 'above 0'}"
+            )
     if kind == "llama3" and scaling["low_freq_factor"] >= scaling["high_freq_factor"]:
         raise UserError(
             f"model.rope_scaling.low_freq_factor={scaling['low_freq_factor']} must be below high_freq_factor="
@@ -100,8 +102,11 @@ class ModelConfig:
     tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
     dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
     rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
-    # Longer contexts than a model was first trained on: {rope_type: linear, factor: 4}, or Llama 3's, with its five keys.
-    rope_scaling: dict[str, Any] | None = None  # how rotary frequencies are changed for it; null: not at all
+    # As transformers writes it: {rope_type: llama3, factor: 8, low_freq_factor: 1, high_freq_factor: 4,
+    # original_max_position_embeddings: 8192}.
+    rope_scaling: dict[str, Any] | None = (
+        None  # for longer contexts: {rope_type: linear, factor: 4} or llama3; null: none
+    )
     norm_eps: float = 1e-6  # added to the variance (layernorm) or the mean square (rmsnorm) before the root
     init_std: float | None = None  # standard deviation of embeddings and matrices at the start; null: 1/sqrt(C)
 

@@ -204,10 +204,10 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         qkv + (HEADS + group) * SIZE, k_gain, k_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY
     ).to(keys.dtype.element_ty)
     v = tl.load(qkv + (HEADS + GROUPS + group) * SIZE + d, mask=inside, other=0.0)
-    first_of_group = head % (HEADS // GROUPS) == 0
     # The other heads of the group hold the new key and value themselves and read the older ones alone: no race.
-    tl.store(keys + now * SIZE + d, k, mask=inside & first_of_group)
-    tl.store(values + now * SIZE + d, v, mask=inside & first_of_group)
+    writes = inside & (head % (HEADS // GROUPS) == 0)
+    tl.store(keys + now * SIZE + d, k, mask=writes)
+    tl.store(values + now * SIZE + d, v, mask=writes)
     # Each slot of the tile has a running soft-max of its own; they are joined once, since joining makes the threads wait.
     largest = tl.full((S_TILE,), float("-inf"), tl.float32)
     weights = tl.zeros((S_TILE,), tl.float32)
@@ -219,8 +219,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         next_place = (start + S_TILE) * SIZE + place
         next_keys = tl.load(keys + next_place, mask=following[:, None] & inside[None, :], other=0.0)
         next_values = tl.load(values + next_place, mask=following[:, None] & inside[None, :], other=0.0)
-        scores = tl.sum(q[None, :] * old_keys, axis=1) * temperature
-        scores = tl.where(start + slot < now, scores, float("-inf"))
+        scores = tl.where(start + slot < now, tl.sum(q[None, :] * old_keys, axis=1) * temperature, float("-inf"))
         larger = tl.maximum(largest, scores)
         base = tl.where(larger == float("-inf"), 0.0, larger)  # of a slot that holds nothing yet
         p = tl.exp(scores - base)
@@ -232,9 +231,8 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     top = tl.maximum(tl.max(largest), own)
     share = tl.exp(largest - top)
     own = tl.exp(own - top)
-    total = tl.sum(weights * share) + own
-    result = tl.sum(mixed * share[:, None], axis=0) + own * v.to(tl.float32)
-    tl.store(y + (sample * HEADS + head) * SIZE + d, (result / total).to(y.dtype.element_ty), mask=inside)
+    result = (tl.sum(mixed * share[:, None], axis=0) + own * v.to(tl.float32)) / (tl.sum(weights * share) + own)
+    tl.store(y + (sample * HEADS + head) * SIZE + d, result.to(y.dtype.element_ty), mask=inside)
 
 
 @_jit

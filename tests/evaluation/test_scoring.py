@@ -28,7 +28,8 @@ from llm_from_scratch.evaluation.scoring import (
     windows_at_once,
 )
 from llm_from_scratch.generation import generate
-from llm_from_scratch.model import GPT, IGNORE, GPTConfig
+from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.model import GPT, GPTConfig
 
 
 def test_the_figures_by_hand() -> None:
@@ -198,7 +199,8 @@ import torch
 from llm_from_scratch.checkpoint import save_model
 from llm_from_scratch.config import Config, check, save_config
 from llm_from_scratch.data.prepare import prepare
-from llm_from_scratch.model import GPT, IGNORE, GPTConfig
+from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.model import GPT, GPTConfig
 
 # 50,256 characters that the training part has all of, and a held-out part of 2,500 of them.
 characters = [chr(i) for i in [*range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0x20000, 0x20000 + 18092)]]

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm_from_scratch.data.sampler import ValidationWindows
-from llm_from_scratch.model import GPT, IGNORE
+from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.model import GPT
 
 CPU_LOGITS, GPU_LOGITS = 2**24, 2**28  # numbers of a chunk's logits: 64 MB, 1 GiB
 ACTIVATIONS = 2**25  # numbers of the widest activation of a batch: 128 MB

@@ -24,7 +24,7 @@ SETTLED = {
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
 # What a run that starts from another's weights decides itself: the weights fit whatever these are.
-OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base")
+OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base", "rope_scaling")
 
 
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
