@@ -70,7 +70,17 @@ MAY_IMPORT = {
     "evaluation.baselines": ["evaluation"],
     "evaluation.texts": ["evaluation.intervals", "data", *SETTINGS],
     "evaluation": ["evaluation", "data", "checkpoint", "generation", "model", "kernels", "tokenizer", *SETTINGS],
-    "training": ["training", "evaluation", "data", "checkpoint", "generation", "model", "kernels", "tokenizer", *SETTINGS],
+    "training": [
+        "training",
+        "evaluation",
+        "data",
+        "checkpoint",
+        "generation",
+        "model",
+        "kernels",
+        "tokenizer",
+        *SETTINGS,
+    ],
     "training.fit": [
         "plan",
         "training",

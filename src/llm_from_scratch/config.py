@@ -102,11 +102,8 @@ class ModelConfig:
     tie_weights: bool = True  # the head shares the token embedding (Press & Wolf 2017)
     dropout: float = 0.0  # probability, after the embedding, on attention weights and on each residual branch
     rope_base: float = 10_000.0  # rotary wavelengths run from 2 pi to 2 pi rope_base positions
-    # As transformers writes it: {rope_type: llama3, factor: 8, low_freq_factor: 1, high_freq_factor: 4,
-    # original_max_position_embeddings: 8192}.
-    rope_scaling: dict[str, Any] | None = (
-        None  # for longer contexts: {rope_type: linear, factor: 4} or llama3; null: none
-    )
+    # As transformers writes it; llama3: {…, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings}
+    rope_scaling: dict[str, Any] | None = None  # longer contexts: {rope_type: linear, factor: 4}, or llama3; null: none
     norm_eps: float = 1e-6  # added to the variance (layernorm) or the mean square (rmsnorm) before the root
     init_std: float | None = None  # standard deviation of embeddings and matrices at the start; null: 1/sqrt(C)
 
