@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "evaluation.pairs": ["evaluation.intervals", "data.clean"],
     "evaluation.faithfulness": ["evaluation.style"],
     "evaluation.overlap": ["evaluation.style"],
-    "evaluation.scoring": ["data.sampler", "model"],
+    "evaluation.scoring": ["data.sampler", "kernels", "model"],
     "evaluation.figures": [],
     "evaluation.report": ["evaluation.figures", "checkpoint"],
     "evaluation.baselines": ["evaluation"],
