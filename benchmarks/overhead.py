@@ -25,11 +25,11 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
 
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
-    from llm_from_scratch.data.datamodule import TrainingBatches
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.saved_config import read_config
+    from llm_from_scratch.training.data import TrainingBatches
     from llm_from_scratch.training.optimizers import lr_factor, make_optimizer
 
     torch.set_num_threads(1)

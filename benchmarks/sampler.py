@@ -79,9 +79,9 @@ def main() -> None:
 
     import torch
 
-    from llm_from_scratch.data.datamodule import TrainingBatches
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.data.shards import open_shard
+    from llm_from_scratch.training.data import TrainingBatches
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -297,8 +297,7 @@ def test_muon_follows_its_new_settings() -> None:
         schedule="constant",
         warmup_steps=4,
     )
-    settings = {"max_steps": 9, "batches": float, "batch_tokens": 8, "seed": 1, "val_bytes": 1}
-    module = LanguageModel(model, new, **settings)  # type: ignore[arg-type]
+    module = LanguageModel(model, Config(optim=new), val_bytes=1)
     module._trainer = SimpleNamespace(precision="32-true", global_step=1, is_global_zero=True)  # type: ignore[assignment]
     made: dict[str, Any] = dict(module.configure_optimizers())
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]

@@ -197,7 +197,9 @@ from pathlib import Path
 import torch
 
 from llm_from_scratch.checkpoint import save_model
-from llm_from_scratch.config import Config, check, save_config
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config
+from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT, GPTConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_from_scratch.config import OptimConfig
+from llm_from_scratch.config import Config, DataConfig, TrainerConfig
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.training.module import LanguageModel
 
@@ -19,9 +19,8 @@ PARTS |= {"2 processes": (2, 1), "2 processes with 3 micro-batches": (2, 3)}
 def language_model(**settings: Any) -> LanguageModel:
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=V, block_size=T, n_layer=2, n_embd=32, n_head=4, dropout=0.2, **settings)
-    module = LanguageModel(
-        GPT(config).train(), OptimConfig(), max_steps=10, batches=float, batch_tokens=B * T, seed=7, val_bytes=1
-    )
+    run = Config(seed=7, data=DataConfig(batch_size=B), trainer=TrainerConfig(max_steps=10))
+    module = LanguageModel(GPT(config).train(), run, val_bytes=1)
     module.log = lambda *arguments, **settings: None  # type: ignore[method-assign]
     return module
 

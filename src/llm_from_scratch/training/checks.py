@@ -1,9 +1,7 @@
 """Settings of the Trainer, of callbacks and of loggers that this machine or Lightning refuses, found before a run starts."""
 
-import importlib
 import inspect
 import os
-from typing import Any
 
 import lightning
 import torch
@@ -17,13 +15,13 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ProgressBar,
 )
-from lightning.pytorch.loggers import Logger
 
 from llm_from_scratch import mistakes
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.training.loggers import check_settings
 from llm_from_scratch.training.memory import micro_batch_size
+from llm_from_scratch.training.objects import object_class
 from llm_from_scratch.training.trainer import precision, quiet, trainer_arguments
 
 
@@ -116,24 +114,3 @@ def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
     # Another callback of the user's may log what this one watches.
     if kind is EarlyStopping and monitor not in MONITORED and len(config.callbacks) == 1:
         raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(MONITORED)}")
-
-
-def object_class(group: str, name: str, settings: Any) -> type:
-    """The class that a callback or a logger of the user's names.
-
-    Raises:
-        UserError: there is none, or it is not of Lightning's kind.
-    """
-    key = f"{group}.{name}"
-    kind: type = {"callbacks": Callback, "logger": Logger}[group]
-    target = settings.get("_target_") if isinstance(settings, dict) else None
-    if not isinstance(target, str):
-        raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a {kind.__name__.lower()} of Lightning's")
-    module, _, attribute = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's raises when it is read
-        raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
-    if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{key}._target_={target}: is no lightning.pytorch.{group.rstrip('s')}s.{kind.__name__}")
-    return found

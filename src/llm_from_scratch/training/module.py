@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from llm_from_scratch.config import OptimConfig
+from llm_from_scratch.config import Config
+from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.evaluation.scoring import likelihood_row
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT
@@ -36,36 +37,18 @@ class LanguageModel(lightning.LightningModule):
 
     Args:
         model: the network.
-        optim: the optimizer's settings.
-        batches: how many whole batches the optimizer steps before a step have had, of `batch_tokens` each: what the learning rate follows.
-        batch_tokens: over all processes.
-        compiles: `trainer.compile`.
-        max_steps: optimizer steps of the whole run, which the schedule spans.
-        seed: of dropout.
+        config: of the run.
         val_bytes: UTF-8 bytes of the whole validation text, for bits per byte.
     """
 
-    def __init__(
-        self,
-        model: GPT,
-        optim: OptimConfig,
-        *,
-        max_steps: int,
-        batches: Callable[[int], float],
-        batch_tokens: int,
-        seed: int,
-        val_bytes: int,
-        compiles: bool | str = False,
-    ) -> None:
+    def __init__(self, model: GPT, config: Config, *, val_bytes: int) -> None:
         super().__init__()
         self.model = model
         self.loss: Callable[..., Tensor] = model.loss
-        self.optim = optim
-        self.batches, self.batch_tokens, self.compiles = batches, batch_tokens, compiles
+        self.config, self.optim = config, config.optim
+        self.max_steps, self.seed, self.val_bytes = config.trainer.max_steps, config.seed, val_bytes
+        self.compiles = config.trainer.compile
         self.compiled = False
-        self.max_steps = max_steps
-        self.seed = seed
-        self.val_bytes = val_bytes
         # Read by the callbacks, every few steps: reading them every step would make the device wait for the host.
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
         self.grad_norm: Tensor | None = None  # before clipping
@@ -85,12 +68,18 @@ class LanguageModel(lightning.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def batches(self, step: int) -> float:
+        """Full batches (of `data.batch_size`) consumed before an optimizer step; the schedule is a function of this."""
+        data = self.config.data
+        return sequences_before(step, data.batch_size, data.batch_schedule) / data.batch_size
+
     def configure_model(self) -> None:
         """Compiles, where that pays; under `trainer=fsdp` the processes share the weights out."""
         trainer = self.trainer
         if self.compiles:
             setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
-            tokens = int(self.batches(self.max_steps) * self.batch_tokens) // trainer.world_size
+            batch_tokens = self.config.data.batch_size * self.config.model.block_size
+            tokens = int(self.batches(self.max_steps) * batch_tokens) // trainer.world_size
             device, alone = trainer.strategy.root_device, trainer.world_size == 1
             self.compiled, self.loss = compile_model(self.model, setting, device=device, alone=alone, tokens=tokens)
         if isinstance(trainer.strategy, Sharded):

@@ -175,12 +175,12 @@ class Opening(Callback):
 
     Args:
         config: of the run.
-        passes: over the text, of the whole run.
-        unwise: lines of `plan`.
+        epochs: passes over the text of the whole run.
+        warnings: lines of `plan`.
     """
 
-    def __init__(self, config: Config, passes: float, unwise: Sequence[str]) -> None:
-        self.config, self.passes, self.unwise = config, passes, unwise
+    def __init__(self, config: Config, epochs: float, warnings: Sequence[str]) -> None:
+        self.config, self.epochs, self.warnings = config, epochs, warnings
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Says them, when nothing can be refused any more."""
@@ -194,9 +194,9 @@ class Opening(Callback):
             f"{pl_module.model.num_parameters():,}",
             *(shape.n_layer, "s" * (shape.n_layer > 1), shape.n_embd, _device(trainer, pl_module.device), steps),
             f"{self.config.data.batch_size * shape.block_size:,}",
-            self.passes,
+            self.epochs,
         )
-        for line in self.unwise:
+        for line in self.warnings:
             log.info("unwise: %s", line)
 
 
@@ -219,34 +219,34 @@ class Overfitting(Callback):
     Args:
         run_dir: whose earlier validations count.
         config: of the run.
-        passes: over the text before a step.
+        epochs: passes over the text before a step.
         say: shows a line, beside the bar where there is one.
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, passes: Callable[[int], float], say: Callable[[str], None]
+        self, run_dir: Path, config: Config, epochs: Callable[[int], float], say: Callable[[str], None]
     ) -> None:
-        self.run_dir, self.config, self.passes, self.say = run_dir, config, passes, say
+        self.run_dir, self.config, self.epochs, self.say = run_dir, config, epochs, say
         self.losses: list[tuple[int, float]] = []  # step, validation loss
-        self.told = 0  # the step of the best weights when it was said
+        self.reported = 0  # the step of the best weights when it was said
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """The validations of a run that goes on; what was said of them is not said again."""
         rows = [row for row in read_rows(self.run_dir / "metrics.jsonl") if row["split"] == "val"]
         self.losses = [(row["step"], row["loss"]) for row in rows if row["step"] <= trainer.global_step]
-        self.told = self._best()[0] if self._rises() else 0
+        self.reported = self._best()[0] if self._rises() else 0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Counts the rises."""
         step = trainer.global_step
         self.losses = [*(pair for pair in self.losses if pair[0] < step), (step, pl_module.val_row["loss"])]
         best, loss = self._best()
-        if not trainer.is_global_zero or not self._rises() or best == self.told or self.passes(step) < READ_OFTEN:
+        if not trainer.is_global_zero or not self._rises() or best == self.reported or self.epochs(step) < READ_OFTEN:
             return
-        self.told = best
+        self.reported = best
         dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
         self.say(
-            f"step {step}: the validation loss rises, after {self.passes(step):.3g} passes over the text; the best weights,"
+            f"step {step}: the validation loss rises, after {self.epochs(step):.3g} passes over the text; the best weights,"
             f" of step {best} ({loss:.4f} nats a token), are in model/; optim.patience={RISES} ends a run there; more"
             f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
         )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_from_scratch.data.datamodule import DeviceChunks
 from llm_from_scratch.data.sampler import RandomChunkSampler
+from llm_from_scratch.training.data import DeviceChunks
 
 
 @pytest.mark.parametrize(("dtype", "high"), [("<u2", 65_535), ("<u4", 2**31 + 5)])

@@ -1,4 +1,4 @@
-"""The end of the data's way: samplers as the plain iterables that Lightning's loop reads. Glue and nothing more."""
+"""The end of the data's way: samplers as the plain iterables that Lightning's loop reads."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,8 +7,9 @@ import lightning
 import torch
 from torch import Tensor
 
-from llm_from_scratch.data.prepare import Prepared
-from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, Schedule, ValidationWindows, batch_size_at
+from llm_from_scratch.config import Config
+from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows, batch_size_at
 from llm_from_scratch.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
@@ -20,45 +21,22 @@ class TextDataModule(lightning.LightningDataModule):
 
     Args:
         prepared: the text.
-        block_size: T, tokens.
-        batch_size: sequences of one optimizer step, over all ranks.
-        batch_schedule: as in the settings: the steps that have fewer.
+        config: of the run.
         micro_batch_size: sequences that one rank takes at a time.
-        micro_batch_chosen: by the machine's size rather than by the settings.
-        stream: "tokens" or "text", as in the settings.
-        overfit: every step sees the batch of step 0.
-        subword_dropout: with "text", the probability with which a merge is left out.
 
     Raises:
         UserError: when the validation split is shorter than one block.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        *,
-        block_size: int,
-        batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        micro_batch_chosen: bool = False,
-        stream: str = "tokens",
-        overfit: bool = False,
-        subword_dropout: float = 0.0,
-        batch_schedule: Schedule | None = None,
-    ) -> None:
+    def __init__(self, prepared: Prepared, config: Config, micro_batch_size: int) -> None:
         super().__init__()
-        self.subword_dropout = subword_dropout
-        self.prepared, self.block_size, self.batch_size, self.micro_batch_size = (
-            prepared,
-            block_size,
-            batch_size,
-            micro_batch_size,
-        )
-        self.seed, self.stream, self.overfit, self.batch_schedule = seed, stream, overfit, batch_schedule
-        self.micro_batch_chosen = micro_batch_chosen
+        self.prepared, self.settings, self.micro_batch_size = prepared, config.data, micro_batch_size
+        self.block_size, self.seed = config.model.block_size, config.seed
+        self.micro_batch_chosen = config.data.micro_batch_size is None
+        self.batch_schedule = config.data.batch_schedule
         self.first_step = 0
         self.sampler: Sampler
+        block_size = self.block_size
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
         if val_tokens < block_size:
             raise UserError(
@@ -69,7 +47,7 @@ class TextDataModule(lightning.LightningDataModule):
     def micro_batches(self, step: int) -> int:
         """How many a rank has of an optimizer step."""
         assert self.trainer is not None
-        sequences = batch_size_at(step, self.batch_size, self.batch_schedule)
+        sequences = batch_size_at(step, self.settings.batch_size, self.batch_schedule)
         return sequences // self.trainer.world_size // self.micro_batch_size
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,18 +69,18 @@ class TextDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         shared = {
             "block_size": self.block_size,
-            "batch_size": self.batch_size,
+            "batch_size": self.settings.batch_size,
             "batch_schedule": self.batch_schedule,
             "seed": self.seed,
             "rank": self.trainer.global_rank,
             "world_size": self.trainer.world_size,
         }
-        self.sampler = self.prepared.sampler(self.stream, self.subword_dropout, **shared)
+        self.sampler = self.prepared.sampler(self.settings.stream, self.settings.subword_dropout, **shared)
         device, chunks = self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
             chunks = DeviceChunks(self.sampler, device) if self.sampler.n_bytes < room else None
-        return TrainingBatches(self.sampler, self.micro_batch_size, self.first_step, self.overfit, chunks)
+        return TrainingBatches(self.sampler, self.micro_batch_size, self.first_step, self.settings.overfit, chunks)
 
     def val_dataloader(self) -> "ValidationBatches":
         """Every token of the validation split once, over all ranks."""
