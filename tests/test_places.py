@@ -1,15 +1,17 @@
 """Places: a home folder's `~` in every path, and the configs from wherever a command is given."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
-import zipfile
+import venv
 from pathlib import Path
 
 import pytest
-from conftest import REPO, run, story
+from conftest import REPO, SMALL, story
 
 from llm_from_scratch import places
 from llm_from_scratch.check import check
@@ -96,19 +98,51 @@ def test_the_configs_of_a_checkout_and_of_a_wheel(tmp_path: Path, monkeypatch: p
     assert config_dir() == package / "configs"
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a fresh environment that has the wheel, and the libraries of this one."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder / "dist"), str(REPO)]
+    built = subprocess.run(wheel, capture_output=True, encoding="utf-8", check=False)
+    if built.returncode:
+        pytest.skip(f"needs hatchling: {built.stderr.strip().splitlines()[-1]}")
+    venv.create(folder / "env", with_pip=False)
+    programs = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+    libraries = sysconfig.get_path("purelib", vars={"base": str(folder / "env"), "platbase": str(folder / "env")})
+    (Path(libraries) / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall"]
+    (made,) = (folder / "dist").glob("*.whl")
+    subprocess.run([str(programs / "python"), *install, str(made)], check=True, capture_output=True)
+    return programs
+
+
+# `python -m build` in the checkout, then an empty folder of somebody else's.
 @pytest.mark.slow
-def test_an_installed_wheel_finds_its_configs(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(REPO)]
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    assert "llm_from_scratch/configs/train.yaml" in zipfile.ZipFile(wheel).namelist()
-    install = ["-m", "pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path / "site"), str(wheel)]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True)
+def test_an_installed_wheel_prepares_trains_writes_and_evaluates(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text(story(20_000), encoding="utf-8")
-    words = ["inspect", "data=text", "data.path=story.txt", "tokenizer.vocab_size=320"]
-    done = run(["-m", "llm_from_scratch", *words], tmp_path, {"PYTHONPATH": str(tmp_path / "site")})
-    assert done.returncode == 0, done.stderr
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LLM_CORPORA")}
+
+    def start(*words: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [str(installed / "llm-from-scratch"), *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    assert start("prepare", *SMALL)[0].startswith("prepared: data/text/prepared-")
+    assert json.loads(start("plan", "--no-measuring", "--json", *SMALL)[0])["model"]["vocab_size"] == 320
+    said, advice = start("train", *SMALL, "trainer.max_steps=2", "run_dir=run")
+    assert said == "run: run\n"
+    assert "  llm-from-scratch generate run=run prompt=" in advice
+    assert "  llm-from-scratch evaluate run\n" in advice
+    assert start("generate", "run=run", "prompt=the", "max_new_tokens=4")[0].startswith("the")
+    assert json.loads(start("evaluate", "run", "--json")[0])["step"] == 2
+    assert start("train", *SMALL[:-2], "trainer=ddp_cpu", "trainer.max_steps=2", "run_dir=two")[0] == "run: two\n"
 
 
 def test_a_mixtures_corpora_too(home: Path) -> None:

@@ -38,10 +38,10 @@ from llm_from_scratch.checkpoint import (
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
-from llm_from_scratch.data.sources import open_source
+from llm_from_scratch.data.sources import open_source, roots
 from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.places import config_dir, program, user_path
+from llm_from_scratch.places import config_dir, program
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, quote, shell
 from llm_from_scratch.tokenizer import load_tokenizer
@@ -229,8 +229,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
         file = settings.get("file")
         if not file or settings.get("layouts"):
             continue  # nobody has to have a corpus of 40 GB
-        shared = user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
-        found = next((folder / file for folder in (Path("data"), shared) if (folder / file).is_file()), None)
+        found = next((folder / file for folder in roots(Path("data")) if (folder / file).is_file()), None)
         if not found:
             missing[path.stem] = (file, str(settings.get("url")))
             continue

@@ -28,6 +28,8 @@ def empty_place(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("LLM_CORPORA", raising=False)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
 
 
@@ -201,14 +203,16 @@ def test_an_unwritable_folder_is_one_line(server):
 
 
 def test_the_file_is_looked_for_in_order(monkeypatch, tmp_path):
-    default = put("../shared/corpora/oz/wizard_of_oz.txt")
-    assert oz().paths[0][1].samefile(default)
+    neighbour = put("../shared/corpora/oz/wizard_of_oz.txt")
+    assert oz().paths[0][1].samefile(neighbour)
+    default = put(tmp_path / "home/.cache/llm-from-scratch/corpora/oz/wizard_of_oz.txt")
+    assert oz().paths[0][1] == default
     named = put(tmp_path / "corpora/oz/wizard_of_oz.txt")
     monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "corpora"))
     assert oz().paths[0][1] == named
     named.unlink()
     with pytest.raises(ValueError, match=r"no data\.url"):
-        oz()  # the named folder takes the place of the default one
+        oz()  # the named folder takes the place of the default ones
     own = put("data/oz/wizard_of_oz.txt")
     assert oz().paths == [("oz/wizard_of_oz.txt", Path("data/oz/wizard_of_oz.txt"))]
     assert oz().paths[0][1].samefile(own)

@@ -31,6 +31,9 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
+# Where corpora lie that all checkouts of a user share, unless LLM_CORPORA names another folder; and one beside the checkout.
+CORPORA = "~/.cache/llm-from-scratch/corpora"
+NEIGHBOUR = Path("../shared/corpora")
 # Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not Python's own.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
@@ -110,9 +113,9 @@ def open_source(
     one that finds files there is read as it lies; where none does, `published` says what to put there. With `download`, one of
     `downloads`, exactly its files are read: where they lie, and those that are missing are brought by so many `connections`.
 
-    That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names or else
-    in ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256`
-    and contain the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own folder is an
+    That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names, or else in
+    ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies,
+    it must have that `sha256` and contain the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own folder is an
     error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an address that stands in a run folder may be a
     stranger's.
     UserError: nothing to read, the wrong file, or no network.
@@ -208,6 +211,7 @@ def _standard_library() -> list[tuple[str, Path]]:
     return named
 
 
-def roots(data_dir: Path) -> tuple[Path, Path]:
-    """Where a named corpus may lie."""
-    return data_dir, user_path(os.environ.get("LLM_CORPORA") or "../shared/corpora")
+def roots(data_dir: Path) -> list[Path]:
+    """The folders in which a named corpus may lie, in the order in which they are looked through."""
+    named = os.environ.get("LLM_CORPORA")
+    return [data_dir, user_path(named)] if named else [data_dir, user_path(CORPORA), NEIGHBOUR]
