@@ -138,7 +138,7 @@ def test_an_installed_wheel_prepares_trains_writes_and_evaluates(installed: Path
     assert json.loads(start("plan", "--no-measuring", "--json", *SMALL)[0])["model"]["vocab_size"] == 320
     said, advice = start("train", *SMALL, "trainer.max_steps=2", "run_dir=run")
     assert said == "run: run\n"
-    assert "  llm-from-scratch generate run=run prompt=" in advice
+    assert "  llm-from-scratch generate run=run " in advice
     assert "  llm-from-scratch evaluate run\n" in advice
     assert start("generate", "run=run", "prompt=the", "max_new_tokens=4")[0].startswith("the")
     assert json.loads(start("evaluate", "run", "--json")[0])["step"] == 2

@@ -114,10 +114,10 @@ def open_source(
     `downloads`, exactly its files are read: where they lie, and those that are missing are brought by so many `connections`.
 
     That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names, or else in
-    ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it lies,
-    it must have that `sha256` and contain the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own folder is an
-    error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an address that stands in a run folder may be a
-    stranger's.
+    ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it
+    lies, it must have that `sha256` and contain the text `must_contain`. `form` is how the files are read. What cannot be
+    read of the user's own folder is an error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an
+    address that stands in a run folder may be a stranger's.
     UserError: nothing to read, the wrong file, or no network.
     """
     if path is not None:
