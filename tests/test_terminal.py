@@ -19,7 +19,18 @@ from llm_from_scratch import doctor
 from llm_from_scratch.cli import main
 from llm_from_scratch.errors import UserError, stop
 from llm_from_scratch.front.words import literal
-from llm_from_scratch.terminal import Formatter, argument, console, end_echo, for_stream, printable, shell, use_utf8
+from llm_from_scratch.terminal import (
+    Formatter,
+    argument,
+    console,
+    end_echo,
+    for_stream,
+    note,
+    passing,
+    printable,
+    shell,
+    use_utf8,
+)
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.progress import ProgressBar
 from llm_from_scratch.training.results import print_results, print_sweep
@@ -275,6 +286,17 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
     assert "stopping: this step\n" in screen.getvalue()
     before = screen.getvalue().split("stopping: this step")[0]
     assert before.endswith("\x1b[2K"), before  # the bar's line is cleared first, the echo of Ctrl-C with it
+
+
+def test_a_note_stands_above_a_passing_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", screen := Screen())
+    monkeypatch.setenv("TERM", "xterm")
+    note.cache_clear()
+    with passing("starting"):
+        note("resume=last: outputs/a")
+    note("after it")
+    up = "\x1b[1A\x1b[2K\r"
+    assert screen.getvalue() == f"starting\n{up}resume=last: outputs/a\nstarting\n{up}after it\n"
 
 
 def test_without_a_bar_a_message_does_not_follow_the_echo_of_an_interruption(

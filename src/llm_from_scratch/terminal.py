@@ -110,12 +110,16 @@ def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
     return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else _escape(character), error.start + 1
 
 
+ERASED = "\x1b[1A\x1b[2K\r"  # up, and erased: an interruption leaves a whole line behind
+_passing: list[str] = []  # the line that a terminal shows for a while, if there is one
+
+
 @functools.cache
 def note(line: str) -> None:
-    """One line on standard error; once, also where a launcher started several processes."""
+    """One line on standard error, above a passing one; once, also where a launcher started several processes."""
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         return  # the first one says it
-    sys.stderr.write(printable(line, keep="") + "\n")
+    sys.stderr.write(ERASED * len(_passing) + "".join(f"{shown}\n" for shown in (printable(line, keep=""), *_passing)))
     sys.stderr.flush()
 
 
@@ -126,11 +130,13 @@ def passing(line: str) -> Iterator[None]:
     if shown:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+        _passing.append(line)
     try:
         yield
     finally:
         if shown:
-            sys.stderr.write("\x1b[1A\x1b[2K\r")  # up, and erased: an interruption leaves a whole line behind
+            _passing.pop()
+            sys.stderr.write(ERASED)
             sys.stderr.flush()
 
 
