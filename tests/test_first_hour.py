@@ -25,8 +25,8 @@ TIMEOUT = 3000  # seconds a command: far more than it takes, on a machine that d
 NEEDED = ("git", "make", "bash", "python3")
 # They would reach into the clone's own environment, or into its make.
 FOREIGN = ("VENV", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHON", "PY", "ARGS", "MAKEFLAGS", "MAKELEVEL")
-# The libraries' own folders below the home and the folder of temporary files.
-CACHES = (".cache/matplotlib", ".config/matplotlib", ".tensorboard-info")
+# The libraries' own folders below the home and the folder of temporary files; pip asks rustc for its version.
+CACHES = (".cache/matplotlib", ".config/matplotlib", ".tensorboard-info", ".rustup")
 
 
 def commands(text: str) -> list[str]:
