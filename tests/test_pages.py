@@ -89,7 +89,7 @@ def test_controls_have_no_picture() -> None:
 BLOCKS = [
     Heading(1, "A <title>"),
     Paragraph("one\ntwo"),
-    Table("T", ["name", "empty", "number"], [["a|b", "", "1.50"], ["c", "", "-2"]]),
+    Table("T", ["name", "empty", "number"], [["a|b", "", "1.50"], ["3", "", "-2"]]),
     Quotes("Q", ("bits", "text", "highest (bits)"), "bits", [Quote("0.5", [Part("a<", 6.0, 0.4), Part("\n* b")])]),
 ]
 
@@ -97,7 +97,7 @@ BLOCKS = [
 def test_the_blocks_in_markdown() -> None:
     assert markdown(BLOCKS) == (
         "# A &lt;title&gt;\n\none ⏎ two\n\n"
-        "**T**\n\n| name | number |\n|---|---:|\n| a\\|b | 1.50 |\n| c | -2 |\n\n"
+        "**T**\n\n| name | number |\n|---|---:|\n| a\\|b | 1.50 |\n| 3 | -2 |\n\n"
         "**Q**\n\n| bits | text | highest (bits) |\n|---|---|---|\n| 0.5 | a&lt; ⏎ \\* b | “a&lt;” 6.0 |\n"
     )
 
@@ -106,7 +106,9 @@ def test_the_blocks_in_html(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(b"png")
     page = html_page([*BLOCKS, Picture("p.png", "a <caption>")], tmp_path)
     assert "<title>A &lt;title&gt;</title>" in page
+    assert '<tr><th><span>name</span></th><th class="number"><span>number</span></th></tr>' in page
     assert '<tr><td>a|b</td><td class="number">1.50</td></tr>' in page
+    assert '<tr><td>3</td><td class="number">-2</td></tr>' in page  # a run of a sweep, named by its number
     assert (
         '<div class="passage"><b>0.5 bits</b>\n'
         '<span style="background:rgba(var(--hot),0.40)" title="6.0 bits">a&lt;</span>\n* b</div>'

@@ -30,6 +30,7 @@ p, .passage, figcaption { max-width: 60rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .875rem; margin: .5rem 0 1rem }
 th, td { padding: .25rem .4rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { border-bottom: 2px solid var(--faint); vertical-align: bottom; min-width: 4.75rem; overflow-wrap: anywhere }
+th span { white-space: nowrap }
 td { max-width: 26rem; overflow-wrap: break-word }
 td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
@@ -38,6 +39,7 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .passage b { color: var(--faint); font-size: .875rem }
 figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
 """
+WHOLE_WORD = 12  # characters of a word in the header of a table that is never broken
 HOTTEST_PARTS = 5  # of a quote, named in Markdown
 
 
@@ -266,9 +268,14 @@ def _html(block: Block, folder: Path) -> str:
             return f"<h4>{as_html(title)}</h4>\n" + "\n".join(_html_quote(quote, name, unit) for quote in quotes)
         case Table(title, _, _):
             columns = block.columns()
-            head = "".join(f"<th{_align(*cells)}>{as_html(name)}</th>" for name, cells in columns)
+            aligned = [_align(*cells) for _, cells in columns]
+            head = "".join(
+                f"<th{align}>{_html_header(name)}</th>" for align, (name, _) in zip(aligned, columns, strict=True)
+            )
             body = "\n".join(
-                "<tr>" + "".join(f"<td{_align(cell)}>{as_html(cell)}</td>" for cell in row) + "</tr>"
+                "<tr>"
+                + "".join(f"<td{align}>{as_html(cell)}</td>" for align, cell in zip(aligned, row, strict=True))
+                + "</tr>"
                 for row in zip(*(cells for _, cells in columns), strict=True)
             )
             return f'<h4>{as_html(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
@@ -283,6 +290,12 @@ def _html_quote(quote: Quote, name: str, unit: str) -> str:
         for part in quote.parts
     )
     return f'<div class="passage"><b>{as_html(f"{quote.label} {name}".rstrip())}</b>\n{parts}</div>'
+
+
+def _html_header(name: str) -> str:
+    """Short words stay whole, so that a narrow window scrolls the table; a long name of a run may be broken."""
+    words = ((word, as_html(word)) for word in name.split(" "))
+    return " ".join(f"<span>{shown}</span>" if len(word) <= WHOLE_WORD else shown for word, shown in words)
 
 
 def _align(*cells: str) -> str:

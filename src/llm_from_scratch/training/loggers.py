@@ -182,8 +182,11 @@ class TensorBoard(TensorBoardLogger):
 
 
 def paragraphs(text: str) -> str:
-    """Text as Markdown that a page breaks at its width, rather than the block of code whose lines run out of it."""
-    return "  \n".join(as_markdown(line) if line.strip() else "&nbsp;" for line in text.splitlines())
+    """Text as Markdown that a page breaks at its width, rather than the block of code whose lines run out of it.
+
+    TensorBoard shows the line ends of a paragraph, so Markdown's own break would double them.
+    """
+    return "\n".join(as_markdown(line) if line.strip() else "&nbsp;" for line in text.splitlines())
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -384,6 +387,9 @@ COLUMNS = (
     *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
 )
 
+# Settings that tell where something lies; `task` and the other columns tell runs apart.
+PLACES = ("run_dir", "data.dir", "data.file", "data.url", "data.sha256", "data.must_contain", "data.published")
+
 
 def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
     """A row of the table of runs: the best validation, the size of the model, the settings that matter, the others.
@@ -394,7 +400,7 @@ def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, 
     first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}
     first |= {name: settings[name] for name in COLUMNS if name in settings}
     others = {name: value for name, value in settings.items() if name not in first and value != defaults[name]}
-    return first | {name: value for name, value in others.items() if name != "run_dir"}
+    return first | {name: value for name, value in others.items() if name not in PLACES}
 
 
 def plain_settings(config: Config) -> dict[str, Any]:
