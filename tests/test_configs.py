@@ -18,7 +18,7 @@ from llm_from_scratch.config import Config, GenerateConfig
 from llm_from_scratch.model import GPTConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent != CONFIGS / "local")
 SCHEMAS = {"train": Config, "generate": GenerateConfig}
 
 

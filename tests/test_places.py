@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,7 @@ def test_the_configs_of_a_checkout_and_of_a_wheel(tmp_path: Path, monkeypatch: p
     wheel = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"][
         "wheel"
     ]
-    ((source, target),) = wheel["force-include"].items()
-    shutil.copytree(REPO / source, package.parent / target)
+    shutil.copytree(REPO / "configs", package.parent / wheel["sources"]["configs"])
     assert config_dir() == package / "configs"
 
 
@@ -112,6 +112,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (Path(libraries) / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall"]
     (made,) = (folder / "dist").glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(made).namelist() if "configs/local" in name]  # one machine's own
     subprocess.run([str(programs / "python"), *install, str(made)], check=True, capture_output=True)
     return programs
 

@@ -374,6 +374,7 @@ class Config:
     run_dir: str = "outputs"  # the folder of the run; a sweep makes one for each of its runs below it
     resume: str | None = None  # a run folder to go on with
     init_from: str | None = None  # a run folder, or a .pt or .ckpt of torch's, whose weights to start from
+    print_config: bool = False  # the composed configuration as a tree on standard error, before the run starts
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)

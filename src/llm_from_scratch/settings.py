@@ -105,19 +105,19 @@ def _settings(program: str, schema: type, defaults: Mapping[str, Any], prefix: s
         if not set(re.findall(r"[\w-]+", words)) - JOINING - set(re.findall(r"[\w-]+", meaning)):
             words = ""
         default = item.default if item.default_factory is MISSING else item.default_factory()
-        default = _written(defaults.get(item.name, default))
+        default = written(defaults.get(item.name, default))
         name = re.sub(r"(\w+\.)+", "", name.replace("None", "null"))  # without the modules of classes
         yield Setting(program, key, name, default, words, meaning)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as it is written on the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(map(written, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else '""'
 
 

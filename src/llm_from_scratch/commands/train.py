@@ -5,9 +5,9 @@ Imports stand where they are needed: `--help` and a mistake in a setting need ne
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -20,9 +20,12 @@ from llm_from_scratch.front.run_name import shares_name
 from llm_from_scratch.front.sweep import announce, run_folder
 from llm_from_scratch.front.words import given_settings, job_overrides
 from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import note, quote
+from llm_from_scratch.settings import written
+from llm_from_scratch.terminal import console, note, quote
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepared import Prepared
 
@@ -82,6 +85,23 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
         note(line)
 
 
+def tree(config: "Config") -> "Tree":
+    """The configuration of one run, a branch for each group."""
+    from dataclasses import asdict
+
+    from rich.tree import Tree
+
+    def grow(branch: Tree, values: Mapping[str, Any]) -> Tree:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                grow(branch.add(str(name)), value)
+            else:
+                branch.add(f"{name}: {written(value)}")
+        return branch
+
+    return grow(Tree(config.run_dir), asdict(config))
+
+
 def recipes() -> dict[str, "Config"]:
     """The experiments by their names."""
     from llm_from_scratch.check import check as check_settings
@@ -132,8 +152,7 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
     return prepared
 
 
-@command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")
-def main(composed: DictConfig) -> float:
+def one_run(composed: DictConfig) -> float:
     """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
     from llm_from_scratch.data.prepare import is_first_rank
     from llm_from_scratch.training.checks import check_trainer
@@ -146,6 +165,8 @@ def main(composed: DictConfig) -> float:
     config = settle(final, job)
     config.run_dir = str(run_folder(composed))
     check_trainer(config)  # what a sweeper draws has not been before the front
+    if config.print_config and is_first_rank():
+        console(stderr=True).print(tree(config))
     with Claim(config, owner=is_first_rank()) as claim, separate_processes():
         return train(
             config,
@@ -155,3 +176,6 @@ def main(composed: DictConfig) -> float:
             write=not config.resume or config.data.dir == composed.data.dir,
             announce=announce,
         )
+
+
+main = command(config_dir(), "train", check, starting="starting: torch and Lightning are being loaded")(one_run)
