@@ -27,7 +27,7 @@ from _processes import REPO, run, shakespeare
 from _record import check_nanogpt, median, record, take_turns
 from _record import options as common_options
 
-from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.run import read_rows
 
 # nanoGPT's README: "I only have a macbook", and "I have a GPU".
 README = {

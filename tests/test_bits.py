@@ -13,13 +13,15 @@ import pytest
 from conftest import REPO, SMALL, run, story
 
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import line_checksums, load_model, load_state, newest_state, read_rows
+from llm_from_scratch.checkpoint import load_state, newest_state
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import SPLITS, prepare
 from llm_from_scratch.data.prepared import open_prepared
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.run import line_checksums, read_rows
 from llm_from_scratch.saved_config import read_run
 from llm_from_scratch.training.callbacks import _sections
+from llm_from_scratch.weights import load_model
 
 # Nothing reads these again: a lock, a picture, TensorBoard's points, Hydra's notes.
 UNREAD = (".lock", "curves.png", "tensorboard", ".hydra")

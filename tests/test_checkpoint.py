@@ -15,24 +15,18 @@ from safetensors.torch import load_file
 
 from llm_from_scratch.checkpoint import (
     Background,
-    append_row,
     checkpoints,
-    last_run,
-    line_checksums,
-    load_model,
     load_state,
-    model_facts,
     newest_state,
     prune_states,
-    read_rows,
-    remove_leftovers,
-    save_model,
     save_state,
     verify_state,
 )
 from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.run import append_row, last_run, line_checksums, read_rows, remove_leftovers
 from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.weights import load_model, model_metadata, save_model
 
 STATE = {
     "global_step": 7,
@@ -290,7 +284,7 @@ def test_what_others_keep_beside_the_checkpoints_is_left_alone(tmp_path: Path) -
 def test_a_model_that_was_moved_aside_gets_its_name_back(tmp_path: Path) -> None:
     small_model(tmp_path / "run", step=5)
     (tmp_path / "run/model").rename(tmp_path / "run/.old-model")
-    assert model_facts(tmp_path / "run")["step"] == 5
+    assert model_metadata(tmp_path / "run")["step"] == 5
     remove_leftovers(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model"]
 

@@ -14,10 +14,12 @@ from conftest import REPO, SMALL, Process, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch import doctor
-from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, write_rows
+from llm_from_scratch.checkpoint import checkpoints
 from llm_from_scratch.data.prepared import manifest_sha256
 from llm_from_scratch.doctor import Finding, examine
 from llm_from_scratch.files import sha256
+from llm_from_scratch.run import read_rows, write_rows
+from llm_from_scratch.weights import load_model
 
 
 @pytest.fixture

@@ -345,9 +345,9 @@ def prepared_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
 def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     import torch
 
-    from llm_from_scratch.checkpoint import load_model, save_model
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.tokenizer import CharTokenizer
+    from llm_from_scratch.weights import load_model, save_model
 
     tokenizer = CharTokenizer("abcdefg")
     model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_embd=16, n_head=2, block_size=8))

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import REPO, Process
 
-from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.commands import generate
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
+from llm_from_scratch.weights import load_model
 
 
 def test_the_same_seed_writes_the_same_text(write: Process, finished: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, SMALL
 
 from llm_from_scratch import cli, signals, terminal
-from llm_from_scratch.checkpoint import find_run, last_run, started_last
+from llm_from_scratch.run import find_run, last_run, started_last
 from llm_from_scratch.saved_config import read_run
 
 Start = Callable[..., tuple[int, str]]

@@ -16,7 +16,6 @@ from conftest import REPO, SMALL, story
 
 from llm_from_scratch import places
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import find_run
 from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config, DataConfig, GenerateConfig
 from llm_from_scratch.data.sources import open_source, roots
@@ -24,6 +23,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.front.words import LITERAL, literal
 from llm_from_scratch.places import PATHS, config_dir, expanded, user_path
+from llm_from_scratch.run import find_run
 
 
 @pytest.fixture

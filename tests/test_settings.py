@@ -19,9 +19,10 @@ from filelock import FileLock
 from torch.optim.lr_scheduler import LambdaLR
 
 from llm_from_scratch.check import check, check_given
-from llm_from_scratch.checkpoint import checkpoints, load_state, read_rows
+from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.config import Config, OptimConfig, leaves
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.run import read_rows
 
 Program = Callable[..., tuple[int, str]]
 

@@ -15,7 +15,9 @@ from conftest import REPO, SMALL, Process, as_version_0_1, run, story
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, load_state, read_rows
+from llm_from_scratch.checkpoint import checkpoints, load_state
+from llm_from_scratch.run import read_rows
+from llm_from_scratch.weights import load_model
 
 
 @pytest.fixture

@@ -25,16 +25,9 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llm_from_scratch import __version__
+from llm_from_scratch import __version__, machine
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import (
-    checkpoints,
-    data_fingerprint,
-    line_checksums,
-    load_model,
-    parse_rows,
-    verify_state,
-)
+from llm_from_scratch.checkpoint import checkpoints, verify_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
@@ -42,9 +35,11 @@ from llm_from_scratch.data.sources import open_source, roots
 from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import config_dir, program
+from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, quote, shell
 from llm_from_scratch.tokenizer import load_tokenizer
+from llm_from_scratch.weights import load_model
 
 NETWORK_SECONDS = 3.0
 LOW_DISK = 2 * 10**9  # bytes
@@ -92,7 +87,7 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
         ("corpora", corpora),
     ]
     if run is not None:
-        folder = RunFolder(run)
+        folder = ExaminedRun(run)
         checks += [
             (name, partial(of_run, folder))
             for name, of_run in (
@@ -157,8 +152,7 @@ def versions() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """What training can run on."""
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
     allowed = f", of which this process may use {own}" if own < cores else ""
     yield ok(
         f"a CPU with {cores} cores{allowed}; torch computes with {threads} thread{'s' * (threads > 1)} (trainer.threads)"
@@ -166,9 +160,9 @@ def devices() -> Iterator[Finding]:
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-    if torch.backends.mps.is_available():
+    if machine.has_mps():
         yield ok("an Apple GPU")
-    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
+    if shutil.which("nvidia-smi") and not machine.has_cuda():
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
         yield warning(
             f"there is an NVIDIA driver, and torch, which {built}, finds no GPU",
@@ -178,17 +172,11 @@ def devices() -> Iterator[Finding]:
 
 def bfloat16() -> Iterator[Finding]:
     """Whether the best device computes in bfloat16, and what trainer.precision=auto makes of it (`training.trainer.precision`)."""
-    auto = "float32"
-    if torch.cuda.is_available():
-        has, device = torch.cuda.is_bf16_supported(including_emulation=False), torch.cuda.get_device_name()
-        auto = "bfloat16" if has else "float16"
-    elif torch.backends.mps.is_available():
-        has, device = False, "the Apple GPU"
-    else:
-        has, device = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "this CPU"
-        if platform.machine().lower() in ("arm64", "aarch64"):
-            cpu = Path("/proc/cpuinfo")
-            has = cpu.exists() and " bf16" in cpu.read_text(encoding="utf-8", errors="replace")
+    best = machine.devices()[0]
+    has, auto = machine.has_bfloat16(best), "float32"
+    device = {"mps": "the Apple GPU", "cpu": "this CPU"}.get(best)
+    if device is None:
+        device, auto = torch.cuda.get_device_name(), "bfloat16" if has else "float16"
     other = "; trainer.precision=bf16-mixed uses bfloat16" if has and auto != "bfloat16" else ""
     what = "instructions for bfloat16" if has else "no instructions for bfloat16"
     yield ok(f"{device} has {what}: trainer.precision=auto computes in {auto}{other}")
@@ -267,7 +255,7 @@ def _reach(name: str, url: str, answers: dict[str, str]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- a run
-class RunFolder:
+class ExaminedRun:
     """A run, and what several checks ask of it: its checksums take a while and are computed once."""
 
     def __init__(self, path: Path) -> None:
@@ -334,7 +322,7 @@ class RunFolder:
         return "", ""
 
 
-def links(run: RunFolder) -> Iterator[Finding]:
+def links(run: ExaminedRun) -> Iterator[Finding]:
     """Nothing in the folder leads out of it, and nothing in it makes a reader wait."""
     try:
         refuse_links(run.path, run.path)
@@ -344,7 +332,7 @@ def links(run: RunFolder) -> Iterator[Finding]:
         )
 
 
-def owner(run: RunFolder) -> Iterator[Finding]:
+def owner(run: ExaminedRun) -> Iterator[Finding]:
     """A training that goes on meanwhile changes what the other checks read; one that was killed may leave something behind."""
     lock = run.path / ".lock"
     if lock.is_file() and not lock.is_symlink():  # opening it for the question must not touch anything else
@@ -365,7 +353,7 @@ def owner(run: RunFolder) -> Iterator[Finding]:
                 yield warning(f"{path}: left behind by a kill", "delete it: nothing reads it")
 
 
-def configuration(run: RunFolder) -> Iterator[Finding]:
+def configuration(run: ExaminedRun) -> Iterator[Finding]:
     """config.yaml."""
     path, settings = run.path / "config.yaml", run.settings
     if isinstance(settings, ValueError):
@@ -379,7 +367,7 @@ def configuration(run: RunFolder) -> Iterator[Finding]:
             yield warning(f"{path}: {_line(error)}", "look at it before the run is resumed")
 
 
-def states(run: RunFolder) -> Iterator[Finding]:
+def states(run: ExaminedRun) -> Iterator[Finding]:
     """checkpoints/, every byte."""
     for folder, facts in run.states:
         if isinstance(facts, ValueError):
@@ -389,7 +377,7 @@ def states(run: RunFolder) -> Iterator[Finding]:
             yield ok(f"{folder}: every byte verified")
 
 
-def model(run: RunFolder) -> Iterator[Finding]:
+def model(run: ExaminedRun) -> Iterator[Finding]:
     """model/: it loads, and says what config.yaml and metrics.jsonl say."""
     folder = run.path / "model"
     if not folder.is_dir():
@@ -433,7 +421,7 @@ def model(run: RunFolder) -> Iterator[Finding]:
         yield ok(f"{folder}: verified; step {loaded.step}, {loaded.loss:.4f} nats a token, {parameters}")
 
 
-def metrics(run: RunFolder) -> Iterator[Finding]:
+def metrics(run: ExaminedRun) -> Iterator[Finding]:
     """metrics.jsonl and timing.jsonl, line by line."""
     for path in (run.path / "metrics.jsonl", run.path / "timing.jsonl"):
         if not path.is_file():
@@ -462,7 +450,7 @@ def metrics(run: RunFolder) -> Iterator[Finding]:
             yield ok(f"{path}: {len(rows)} rows")
 
 
-def samples(run: RunFolder) -> Iterator[Finding]:
+def samples(run: ExaminedRun) -> Iterator[Finding]:
     """samples.md: text that can be read."""
     path = run.path / "samples.md"
     if path.is_file():
@@ -475,7 +463,7 @@ def samples(run: RunFolder) -> Iterator[Finding]:
             )
 
 
-def prepared_data(run: RunFolder) -> Iterator[Finding]:
+def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
     """The tokens that the run learned from: every byte of the shards, and that they are those of its tokenizer and its text."""
     if not isinstance(run.settings, Config):
         return  # where they are stands in config.yaml
@@ -538,7 +526,7 @@ def _verify(prepared: Prepared) -> int:
     return count
 
 
-def resume(run: RunFolder) -> Iterator[Finding]:
+def resume(run: ExaminedRun) -> Iterator[Finding]:
     """From where the run would go on, and how."""
     if not isinstance(run.settings, Config):
         return  # it cannot
@@ -570,7 +558,7 @@ def _step(folder: Path) -> int:
     return int(folder.name.split("_")[1])
 
 
-def space(run: RunFolder) -> Iterator[Finding]:
+def space(run: ExaminedRun) -> Iterator[Finding]:
     """Room for the checkpoints to come: a new one is written before the oldest goes."""
     sizes = [sum(path.stat().st_size for path in folder.glob("*")) for folder in checkpoints(run.path)]
     if not sizes:

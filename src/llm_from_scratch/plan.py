@@ -4,7 +4,6 @@ Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequ
 """
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.data.prepared import Prepared, open_prepared
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import cores, has_cuda, has_mps
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 from llm_from_scratch.training.compilation import PAYS, wanted
@@ -155,11 +155,7 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
     """A few steps on random ids: micro-batches that grow up to `micro` sequences, or to a quarter of `seconds` each."""
     settings, name = config.trainer, precision(config.trainer)
     device = torch.device(
-        "cuda"
-        if on_gpu(settings)
-        else "mps"
-        if settings.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
-        else "cpu"
+        "cuda" if on_gpu(settings) else "mps" if settings.accelerator in ("auto", "mps") and has_mps() else "cpu"
     )
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -394,7 +390,7 @@ def unwise(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]
             f"validations take {validating / seconds:.0%} of the time: use a larger trainer.val_check_interval than "
             f"{settings.val_check_interval}"
         )
-    if settings.accelerator == "cpu" and torch.cuda.is_available():
+    if settings.accelerator == "cpu" and has_cuda():
         yield "this machine has a CUDA GPU and the run does not use it: use trainer=gpu"
     if seconds > 7 * 86400:
         yield f"it takes {duration(seconds)}: use fewer trainer.max_steps, a smaller model or more devices"
@@ -414,14 +410,9 @@ CPU_RATE = (
 LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def on_cpu(settings: TrainerConfig) -> bool:
     """Whether the CPU will train."""
-    apple = settings.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+    apple = settings.accelerator in ("auto", "mps") and has_mps()
     return not on_gpu(settings) and not apple
 
 
@@ -466,7 +457,7 @@ def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Ite
     }
     short = sorted((name for name, one in times.items() if one < LONG), key=lambda name: times[name])[-2:]
     instead = " or ".join(f"experiment={name}" for name in short) or "model=tiny with fewer trainer.max_steps"
-    gpu = "trainer=gpu" if torch.cuda.is_available() else "a machine with a GPU"
+    gpu = "trainer=gpu" if has_cuda() else "a machine with a GPU"
     hours = seconds / 3600
     time_here = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
     yield f"this training takes about {time_here} on this CPU ({cores_here}): use {gpu}, or {instead}"

@@ -71,7 +71,7 @@ def wrap(calls: Calls) -> None:
     import safetensors.torch
     from matplotlib.figure import Figure
 
-    from llm_from_scratch import checkpoint
+    from llm_from_scratch import checkpoint, weights
 
     real_open, real_close, real_fsync, io_open = os.open, os.close, os.fsync, io.open
 
@@ -123,7 +123,7 @@ def wrap(calls: Calls) -> None:
         counted("unlink", os.unlink),
         counted("unlink", os.rmdir),
     )
-    checkpoint.save_file = named("write", safetensors.torch.save_file, 1)
+    checkpoint.save_file = weights.save_file = named("write", safetensors.torch.save_file, 1)
     Figure.savefig = named("write", Figure.savefig, 1)  # type: ignore[method-assign]
 
 

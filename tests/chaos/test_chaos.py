@@ -22,7 +22,9 @@ import pytest
 import yaml
 from conftest import REPO, story
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, read_rows, verify_state
+from llm_from_scratch.checkpoint import checkpoints, verify_state
+from llm_from_scratch.run import read_rows
+from llm_from_scratch.weights import load_model
 
 KILL = str(Path(__file__).with_name("kill.py"))
 # A run of a few seconds: two micro-batches a step, dropout, a validation and a checkpoint every five steps.

@@ -11,13 +11,13 @@ from conftest import SMALL, Process, story
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data import learning
 from llm_from_scratch.data.corpus import mixed_corpora, plan_corpus
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.data.prepared import Mixture
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler
+from llm_from_scratch.run import read_rows
 
 # Ids tell of which corpus they are.
 ARRAYS = {"a": np.arange(0, 500), "b": np.arange(1000, 1040), "c": np.arange(2000, 4000)}

@@ -13,8 +13,8 @@ import torch
 from conftest import REPO, Process, story
 from conftest import run as process
 
-from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.model import GPT
+from llm_from_scratch.weights import load_model
 
 INSTALLED = find_spec("lm_eval") is not None
 needs = pytest.mark.skipif(not INSTALLED, reason="needs lm-eval: pip install -e '.[harness]'")

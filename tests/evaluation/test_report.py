@@ -17,7 +17,6 @@ from conftest import Process, as_version_0_1, story
 from rich.console import Console
 
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import load_model
 from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
@@ -28,12 +27,12 @@ from llm_from_scratch.evaluation.figures import heat
 from llm_from_scratch.evaluation.huggingface import bertscore, causal_model, entailment
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.measure import (
-    Opened,
+    RunWithData,
     Settings,
     encode,
     likelihood,
     measure,
-    open_run,
+    open_with_data,
     sentence_nats,
 )
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
@@ -41,6 +40,7 @@ from llm_from_scratch.evaluation.report import print_summary, print_tables, writ
 from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, token_starts
 from llm_from_scratch.saved_config import read_config
+from llm_from_scratch.weights import load_model
 
 CPU = {"device": "cpu"}
 
@@ -103,7 +103,7 @@ def test_blocks_stand_for_documents_where_these_are_few() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_size: int) -> None:
-    run = open_run("run", "cpu").run
+    run = open_with_data("run", "cpu").run
     document = story(1200, seed=5)
     text = Text("made", (document,), whole=False)
     ids = run.tokenizer.encode(document)
@@ -128,7 +128,7 @@ def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_siz
 
 
 def test_loss_by_place_is_the_plain_loops(here: Path) -> None:
-    run = open_run("run", "cpu").run
+    run = open_with_data("run", "cpu").run
     document = story(600, seed=6)
     ids = run.tokenizer.encode(document)
     plain = plain_nats(run.model, ids, run.tokenizer.eot_id, 32)
@@ -143,14 +143,14 @@ def test_a_text_shorter_than_the_context_is_scored_and_what_it_is_too_short_for_
 ) -> None:
     (tmp_path / "short.txt").write_text("Toto ran.", encoding="utf-8")
     report = measure(["run"], Settings(data=str(tmp_path / "short.txt"), generate=2, **CPU))
-    run = open_run("run", "cpu").run
+    run = open_with_data("run", "cpu").run
     total = sum(plain_nats(run.model, run.tokenizer.encode("Toto ran."), run.tokenizer.eot_id, 32))
     assert report["runs"][0]["bits_per_byte"] == pytest.approx(total / math.log(2) / 9, rel=1e-5)
     assert report["left_out"] == ["generated text needs held-out text of at least 700 characters, here are 9"]
 
 
 def test_a_sentence_longer_than_the_context_goes_on_in_a_new_one(here: Path) -> None:
-    run = open_run("run", "cpu").run
+    run = open_with_data("run", "cpu").run
     for sentence in ("Toto ran.", story(300, seed=7)):
         ids = run.tokenizer.encode(sentence)
         total = sum(
@@ -263,7 +263,7 @@ def test_a_causal_model_ends_documents_as_our_own_does(here: Path, tmp_path: Pat
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    run, eos, size = open_run("run", "cpu").run, tokenizer.eos_token_id, len("".join(documents).encode())
+    run, eos, size = open_with_data("run", "cpu").run, tokenizer.eos_token_id, len("".join(documents).encode())
     for whole in (True, False):  # documents that the split has cut have no end
         text = Text("made", documents, whole=whole)
         row = causal_model(folder, text, 0.0, 32, torch.device("cpu"))
@@ -303,7 +303,7 @@ def test_a_word_of_wikitext_is_what_its_published_perplexities_count(here: Path,
     words = len(text.split()) + lines  # 11 and 4 ends of lines, 8 and 1
     assert report["text"]["bytes"] == len(text.encode())
     assert report["text"]["words"] == words == (9 if form == "file" else 15)
-    run = open_run("run", "cpu").run
+    run = open_with_data("run", "cpu").run
     total = sum(plain_nats(run.model, run.tokenizer.encode(text), run.tokenizer.eot_id, 32))
     assert report["runs"][0]["perplexity_word"] == pytest.approx(math.exp(total / words), rel=1e-4)
 
@@ -580,14 +580,14 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
     given = [-np.log([0.5, 0.001]), -np.log([0.25, 0.003])]
     np.testing.assert_allclose(mean_probability(given), -np.log([0.375, 0.002]))
 
-    def another(name: str, device: str, **settings: bool) -> Opened:
-        one = open_run("run", device)
+    def another(name: str, device: str, **settings: bool) -> RunWithData:
+        one = open_with_data("run", device)
         with torch.no_grad():
             for weight in one.run.model.parameters():
                 weight.mul_(0.5 if name == "other" else 1)
         return one
 
-    monkeypatch.setattr("llm_from_scratch.evaluation.measure.open_run", another)
+    monkeypatch.setattr("llm_from_scratch.evaluation.measure.open_with_data", another)
     report = measure(["run", "other"], Settings(ensemble=True, **CPU))
     opened = [another(name, "cpu") for name in ("run", "other")]
     text = Text("held out", tuple(opened[0].prepared.documents("val")), whole=False)

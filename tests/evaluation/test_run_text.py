@@ -12,7 +12,7 @@ import torch
 from conftest import story
 
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import data_fingerprint, load_model, save_model, save_state
+from llm_from_scratch.checkpoint import save_state
 from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
@@ -21,7 +21,9 @@ from llm_from_scratch.evaluation import measure as measuring
 from llm_from_scratch.evaluation.intervals import MANY, bootstrap_ratio, mean_interval
 from llm_from_scratch.evaluation.measure import PASSAGE, SHOWN, Settings, _extremes, _lengths, _pieces, encode, measure
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.run import data_fingerprint
 from llm_from_scratch.saved_config import save_config
+from llm_from_scratch.weights import load_model, save_model
 
 CPU = {"device": "cpu"}
 

@@ -12,7 +12,6 @@ import torch
 from conftest import SMALL, Process, run, story
 from torchmetrics.text import Perplexity
 
-from llm_from_scratch.checkpoint import load_model, read_rows
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.prepare import split_document
 from llm_from_scratch.evaluation import scoring
@@ -30,6 +29,8 @@ from llm_from_scratch.evaluation.scoring import (
 from llm_from_scratch.generation import generate
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.run import read_rows
+from llm_from_scratch.weights import load_model
 
 
 def test_the_figures_by_hand() -> None:
@@ -196,7 +197,7 @@ from pathlib import Path
 
 import torch
 
-from llm_from_scratch.checkpoint import save_model
+from llm_from_scratch.weights import save_model
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config
 from llm_from_scratch.saved_config import save_config

@@ -8,8 +8,10 @@ import pytest
 import torch
 from conftest import SMALL, Process, story
 
-from llm_from_scratch.checkpoint import checkpoints, load_model, load_state, read_rows
+from llm_from_scratch.checkpoint import checkpoints, load_state
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.training.averaging import WeightAverage
+from llm_from_scratch.weights import load_model
 
 
 def test_the_average_is_a_weighted_mean_from_the_first_step_on() -> None:

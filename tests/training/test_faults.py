@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO, SMALL, Process, run, story
 
-from llm_from_scratch.checkpoint import checkpoints, load_state, read_rows, save_state, verify_state
+from llm_from_scratch.checkpoint import checkpoints, load_state, save_state, verify_state
+from llm_from_scratch.run import read_rows
 
 POISON = '''
 import torch
@@ -288,8 +289,8 @@ def test_fault_15_a_malicious_pickle_is_refused(
 def test_weights_of_torch_and_lightning_files(finished: Path, tmp_path: Path) -> None:
     import torch
 
-    from llm_from_scratch.checkpoint import load_model, load_weights
     from llm_from_scratch.model import GPT
+    from llm_from_scratch.weights import load_model, load_weights
 
     trained = load_model(finished / "run").model
     for name, content in (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Process
 
-from llm_from_scratch.checkpoint import read_rows
+from llm_from_scratch.run import read_rows
 
 GOLDEN = Path(__file__).with_name("golden_oz.json")
 

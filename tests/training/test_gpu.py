@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import SMALL, Process, story
 
-from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.model import GPT, Dropout, GPTConfig
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.training.optimizers import row_keys
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

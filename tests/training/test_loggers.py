@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from llm_from_scratch.checkpoint import load_state, read_rows, save_state
+from llm_from_scratch.checkpoint import load_state, save_state
 from llm_from_scratch.config import Config, DataConfig, OptimConfig
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.training import loggers
 from llm_from_scratch.training.callbacks import Checkpoints
 from llm_from_scratch.training.loggers import (
@@ -257,7 +258,7 @@ def checkpoints_with(callback: Callback, **settings: Any) -> Checkpoints:
 def test_a_run_that_a_callback_stopped_stays_so_until_the_callback_is_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llm_from_scratch.training.callbacks.model_facts", lambda run: {"loss": 2.5})
+    monkeypatch.setattr("llm_from_scratch.training.callbacks.model_metadata", lambda run: {"loss": 2.5})
 
     class Trainer:
         should_stop, global_step, is_global_zero = False, 40, True

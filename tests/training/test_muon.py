@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from llm_from_scratch.checkpoint import checkpoints, load_state, read_rows, save_state
+from llm_from_scratch.checkpoint import checkpoints, load_state, save_state
 from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.training.muon import Muon, newton_schulz, orthogonal
 from llm_from_scratch.training.optimizers import make_optimizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.figure
 import pytest
 
-from llm_from_scratch.checkpoint import append_row
+from llm_from_scratch.run import append_row
 from llm_from_scratch.training.results import draw_curves, learned_by_heart, print_results
 
 

@@ -21,8 +21,8 @@ def run(options: argparse.Namespace) -> None:
     """The findings as they come; a fault makes the exit status 1."""
     from dataclasses import asdict
 
-    from llm_from_scratch.checkpoint import find_run
     from llm_from_scratch.doctor import examine
+    from llm_from_scratch.run import find_run
 
     found = []
     for finding in examine(find_run(options.run) if options.run else None):

@@ -79,12 +79,12 @@ def run(options: argparse.Namespace) -> None:
         return report(options)
 
     from llm_from_scratch.data.prepared import Prepared
-    from llm_from_scratch.evaluation.measure import open_run
+    from llm_from_scratch.evaluation.measure import open_with_data
     from llm_from_scratch.evaluation.scoring import likelihood, scorer, windows
 
     if not 0 <= options.overlap < 1:
         raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
-    opened = open_run(options.run[0], options.device)
+    opened = open_with_data(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
 
     model = scorer(run.model, run.tokenizer.eot_id)

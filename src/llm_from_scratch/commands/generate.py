@@ -89,8 +89,10 @@ def say(line: str) -> None:
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
     """Streams the text to standard output as it is written; several samples come one after the other."""
-    from llm_from_scratch.checkpoint import find_run, load_model, pick_device, pick_dtype
     from llm_from_scratch.generation import generate, lay_out_for_decoding
+    from llm_from_scratch.machine import pick_device, pick_dtype
+    from llm_from_scratch.run import find_run
+    from llm_from_scratch.weights import load_model
 
     config = settings(composed)
     device = pick_device(config.device)

@@ -30,8 +30,10 @@ def run(options: argparse.Namespace) -> None:
 
     from rich.table import Table
 
-    from llm_from_scratch.checkpoint import find_run, load_model, pick_device
     from llm_from_scratch.evaluation.harness import harness
+    from llm_from_scratch.machine import pick_device
+    from llm_from_scratch.run import find_run
+    from llm_from_scratch.weights import load_model
 
     for name, least in (("batch_size", 1), ("limit", 1), ("num_fewshot", 0)):
         value = getattr(options, name)

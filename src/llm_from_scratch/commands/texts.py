@@ -13,8 +13,8 @@ def text_of_run(config: "Config") -> "Prepared | None":
     """With `resume=RUN`, the very text that the run was trained on, refused where it has changed; None without."""
     if not config.resume:
         return None
-    from llm_from_scratch.checkpoint import load_model
     from llm_from_scratch.evaluation.measure import run_text
+    from llm_from_scratch.weights import load_model
 
     folder = Path(config.resume)
     return run_text(folder, config, load_model(folder))
@@ -22,8 +22,8 @@ def text_of_run(config: "Config") -> "Prepared | None":
 
 def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
     """With `init_from=RUN`, the tokenizer that the new run takes over; None without."""
-    from llm_from_scratch.checkpoint import PICKLES, model_folder
     from llm_from_scratch.tokenizer import load_tokenizer
+    from llm_from_scratch.weights import PICKLES, model_folder
 
     if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
         return None

@@ -52,8 +52,8 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
     config = settle(composed, job)
 
-    from llm_from_scratch.checkpoint import refuse_other_kinds
     from llm_from_scratch.data.prepare import check_text, is_first_rank
+    from llm_from_scratch.run import refuse_other_kinds
     from llm_from_scratch.training.checks import check_trainer, require_device
 
     refuse_links(Path(config.run_dir), Path(config.run_dir))

@@ -71,8 +71,9 @@ from llm_from_scratch.data.tasks import (
     write_text,
     write_whole,
 )
-from llm_from_scratch.data.workers import cores, run_tasks
+from llm_from_scratch.data.workers import run_tasks
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import cores
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

@@ -44,11 +44,6 @@ class _Counter(Protocol):
     def get_lock(self) -> Any: ...
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_tasks(
     function: Function, jobs: Sequence[Any], *, engine: str, workers: int, size: int, what: str
 ) -> Iterator[Any]:

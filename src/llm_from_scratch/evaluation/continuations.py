@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from llm_from_scratch.checkpoint import Run
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.faithfulness import faithfulness
@@ -21,6 +20,7 @@ from llm_from_scratch.evaluation.huggingface import bertscore, entailment
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
 from llm_from_scratch.evaluation.style import burrows_delta, sentences, style
 from llm_from_scratch.generation import TextStream, generate_tokens
+from llm_from_scratch.weights import LoadedModel
 
 PROMPT, CONTINUATION = 200, 400  # characters
 LENGTHS = (20, 50, 100, 200)  # characters copied in a row
@@ -55,7 +55,7 @@ def passages(text: str, count: int, seed: int) -> list[Passage]:
     return found
 
 
-def write(run: Run, prompt: str, characters: int, seed: int) -> str:
+def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
     """What the model writes behind the prompt, at most so many characters; an end of text ends it earlier.
 
     Of a prompt longer than the context the end is read.

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from llm_from_scratch.checkpoint import Run
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.evaluation.scoring import scorer, token_nats_and_greedy, windows_at_once
 from llm_from_scratch.generation import generate
 from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.weights import LoadedModel
 
 try:
     from lm_eval import simple_evaluate
@@ -39,7 +39,7 @@ class HarnessModel(TemplateLM):
     cleaned. A context to write behind, and the strings that end the answer, are cleaned as the corpus was (`generate`).
     """
 
-    def __init__(self, run: Run, batch_size: int) -> None:
+    def __init__(self, run: LoadedModel, batch_size: int) -> None:
         super().__init__()
         self.run, self.scorer = run, scorer(run.model, run.tokenizer.eot_id)
         self.block_size = run.model.config.block_size
@@ -115,7 +115,7 @@ class HarnessModel(TemplateLM):
 
 
 def harness(
-    run: Run,
+    run: LoadedModel,
     tasks: Sequence[str],
     include: Path | None = None,
     limit: int | None = None,

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import Run, data_fingerprint, find_run, load_model, pick_device
 from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import Prepared, document_start, prepare
 from llm_from_scratch.data.prepared import find_prepared
@@ -25,7 +23,9 @@ from llm_from_scratch.evaluation import baselines, continuations, huggingface, p
 from llm_from_scratch.evaluation.intervals import mean_interval
 from llm_from_scratch.evaluation.scoring import Scorer, mean_probability, score, scorer, text_nats, windows
 from llm_from_scratch.evaluation.texts import Text, first_characters, other_text, token_starts
-from llm_from_scratch.saved_config import read_run
+from llm_from_scratch.machine import pick_device
+from llm_from_scratch.run import MODEL, RunFolder, data_fingerprint
+from llm_from_scratch.weights import LoadedModel
 
 log = logging.getLogger(__name__)
 PASSAGE = 240  # bytes of the passages shown
@@ -58,11 +58,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Opened:
+class RunWithData:
     """A run folder with its model, and with its text where that is needed."""
 
     folder: Path
-    run: Run
+    run: LoadedModel
     text: Prepared | None
 
     @property
@@ -72,7 +72,7 @@ class Opened:
         return self.text
 
 
-def open_run(name: str, device: str, *, with_text: bool = True) -> Opened:
+def open_with_data(name: str, device: str, *, with_text: bool = True) -> RunWithData:
     """A run folder (or `last`), its model and the prepared text it was trained on.
 
     Args:
@@ -83,16 +83,16 @@ def open_run(name: str, device: str, *, with_text: bool = True) -> Opened:
     Raises:
         UserError: one of them is missing or damaged, or the text is another than the run's.
     """
-    folder = find_run(name, holding="model/config.json")
-    run = load_model(folder, pick_device(device))
-    config = check(read_run(folder), Config)
-    text = run_text(folder, config, run) if with_text else None
-    if config.data.doc_mask:  # as it was trained
-        run.model.eot_id = document_start(text) if text else run.tokenizer.eot_id
-    return Opened(folder, run, text)
+    folder = RunFolder.find(name, holding=MODEL)
+    config = folder.config()
+    run = folder.model(pick_device(device), doc_mask=config.data.doc_mask)
+    text = run_text(folder.path, config, run) if with_text else None
+    if config.data.doc_mask and text:
+        document_start(text)  # refuses a text whose documents have no end
+    return RunWithData(folder.path, run, text)
 
 
-def run_text(folder: Path, config: Config, run: Run) -> Prepared:
+def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
     """The prepared text that a run was trained on: the one of its fingerprint where it lies, else prepared from its source.
 
     Nothing is downloaded for it. A run without a fingerprint is held against the tokenizer alone, with a warning.
@@ -161,7 +161,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     against = _read_against(settings.against) if settings.against else None
 
     own = not settings.data or settings.baselines or bool(settings.generate)
-    opened = [open_run(name, settings.device, with_text=own) for name in names]
+    opened = [open_with_data(name, settings.device, with_text=own) for name in names]
     text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
     for other in opened[1:]:
         if not settings.data and _held_out(other, settings.split).documents != text.documents:
@@ -191,7 +191,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
         }
-    counted: dict[str, tuple[str, Run]] = {}
+    counted: dict[str, tuple[str, LoadedModel]] = {}
     nats = []
     for one in opened:
         log.info("measuring %s", one.folder)
@@ -238,7 +238,7 @@ def measure(names: Sequence[str], settings: Settings) -> dict[str, Any]:
     return report | {"left_out": left_out}
 
 
-def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
+def likelihood(run: LoadedModel, text: Text, settings: Settings) -> dict[str, Any]:
     """The figures of one run over the whole text, by position in the context, its worst and best passages, `nats` (N,) of the tokens."""
     ids = encode(run, text.documents, text.whole)
     nats, places = _nats(run, ids, settings.overlap, settings.batch_size)
@@ -262,30 +262,30 @@ def likelihood(run: Run, text: Text, settings: Settings) -> dict[str, Any]:
     return figures | {"passages": _extremes(run, ids, nats, lengths), "nats": nats}
 
 
-def training_text(opened: Opened) -> list[str]:
+def training_text(opened: RunWithData) -> list[str]:
     """The documents that the run was trained on, the first ones where they are very long."""
     return first_characters(opened.prepared.documents("train"))
 
 
-def encode(run: Run, documents: Sequence[str], whole: bool) -> np.ndarray:
+def encode(run: LoadedModel, documents: Sequence[str], whole: bool) -> np.ndarray:
     """(N,) ids of the documents one behind the other, as they were trained on."""
     end = np.full(int(whole), run.tokenizer.eot_id, dtype=np.int32)
     parts = [part for document in documents for part in (run.tokenizer.encode_array(document).astype(np.int32), end)]
     return np.concatenate(parts) if parts else end
 
 
-def sentence_nats(run: Run) -> Callable[[str], float]:
+def sentence_nats(run: LoadedModel) -> Callable[[str], float]:
     """-ln p of a whole sentence behind an end-of-text."""
     model = run_scorer(run)
     return lambda sentence: text_nats(model, run.tokenizer.encode(sentence))
 
 
-def run_scorer(run: Run) -> Scorer:
+def run_scorer(run: LoadedModel) -> Scorer:
     """The scorer of a run's model."""
     return scorer(run.model, run.tokenizer.eot_id)
 
 
-def _held_out(opened: Opened, split: str) -> Text:
+def _held_out(opened: RunWithData, split: str) -> Text:
     documents = tuple(opened.prepared.documents(split))
     if not (ids := opened.prepared.shards(split)):
         raise UserError(f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val")
@@ -314,7 +314,7 @@ def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[conti
 
 
 def _written(
-    one: Opened,
+    one: RunWithData,
     chosen: Sequence[continuations.Passage],
     settings: Settings,
     against: tuple[str, str] | None,
@@ -338,19 +338,19 @@ def _read_against(name: str) -> tuple[str, str]:
     return Path(name).name, other_text(name, "--against").joined
 
 
-def _nats(run: Run, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _nats(run: LoadedModel, ids: np.ndarray, overlap: float, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     model = run_scorer(run)
     nats, places = zip(*score(model, windows([ids], model, overlap, batch_size)), strict=True)
     return np.concatenate(nats).astype(np.float64), np.concatenate(places)
 
 
-def _lengths(run: Run, ids: np.ndarray) -> np.ndarray:
+def _lengths(run: LoadedModel, ids: np.ndarray) -> np.ndarray:
     """(N,) bytes of each token."""
     table = np.array([len(run.tokenizer.decode_bytes([i])) for i in range(run.tokenizer.vocab_size)], dtype=np.int64)
     return table[ids]
 
 
-def _baselines(text: Text, train: list[str], runs: list[tuple[str, Run]]) -> list[dict[str, Any]]:
+def _baselines(text: Text, train: list[str], runs: list[tuple[str, LoadedModel]]) -> list[dict[str, Any]]:
     rows = baselines.characters(text, "".join(train))
     for label, run in runs:
         before, after = encode(run, train, text.whole), encode(run, text.documents, text.whole)
@@ -359,7 +359,7 @@ def _baselines(text: Text, train: list[str], runs: list[tuple[str, Run]]) -> lis
     return rows + baselines.compressors(text, "".join(train))
 
 
-def _preferences(run: Run, asked: Sequence[pairs.Pair], what: str, left_out: list[str]) -> list[dict[str, Any]]:
+def _preferences(run: LoadedModel, asked: Sequence[pairs.Pair], what: str, left_out: list[str]) -> list[dict[str, Any]]:
     known = []
     for pair in asked:
         try:
@@ -372,7 +372,7 @@ def _preferences(run: Run, asked: Sequence[pairs.Pair], what: str, left_out: lis
     return [asdict(row) for row in pairs.prefer(known, sentence_nats(run))] if known else []
 
 
-def _pieces(run: Run, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, float]]:
+def _pieces(run: LoadedModel, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, float]]:
     """Text and bits of each token; those that are parts of a character together."""
     decoder, bits = codecs.getincrementaldecoder("utf-8")("replace"), 0.0
     for i, value in zip(ids.tolist(), (nats / np.log(2)).tolist(), strict=True):
@@ -388,7 +388,9 @@ def _cut(ids: np.ndarray, size: int = 2**20) -> Iterator[np.ndarray]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
-def _extremes(run: Run, ids: np.ndarray, nats: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def _extremes(
+    run: LoadedModel, ids: np.ndarray, nats: np.ndarray, lengths: np.ndarray
+) -> dict[str, list[dict[str, Any]]]:
     """The passages of about `PASSAGE` bytes with the most and the fewest bits a byte; `pieces` of each are [text, bits].
 
     A passage ends at the first token behind a multiple of `PASSAGE` that ends a character. `lengths` (N,) are the tokens' bytes.

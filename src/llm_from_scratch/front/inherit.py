@@ -90,8 +90,8 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
     if not isinstance(config.get("init_from"), str):
         return
 
-    from llm_from_scratch.checkpoint import PICKLES, model_folder, saved_settings
     from llm_from_scratch.tokenizer import load_tokenizer
+    from llm_from_scratch.weights import PICKLES, model_folder, saved_settings
 
     if Path(config.init_from).suffix in PICKLES:
         return

@@ -89,7 +89,7 @@ def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[
     for override, word in zip(parse(words), words, strict=True):
         key = override.key_or_group
         if key in needs and override.value() == "last":
-            from llm_from_scratch.checkpoint import find_run
+            from llm_from_scratch.run import find_run
 
             word = literal(f"{key}={find_run('last', needs[key], key)}")
         settled.append(word)

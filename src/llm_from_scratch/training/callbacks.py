@@ -14,20 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from llm_from_scratch import signals
-from llm_from_scratch.checkpoint import (
-    Background,
-    checkpoints,
-    line_checksums,
-    model_facts,
-    prune_states,
-    remove_leftovers,
-    save_model,
-)
+from llm_from_scratch.checkpoint import Background, checkpoints, prune_states
 from llm_from_scratch.config import OptimConfig, SampleConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import generate
 from llm_from_scratch.places import program
+from llm_from_scratch.run import line_checksums, remove_leftovers
 from llm_from_scratch.terminal import argument, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.loggers import TensorBoard, flush
@@ -35,6 +28,7 @@ from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.progress import ProgressBar
 from llm_from_scratch.training.sharded import whole_model
 from llm_from_scratch.training.states import plain_state
+from llm_from_scratch.weights import model_metadata, save_model
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +183,7 @@ class Checkpoints(Callback):
         if math.isinf(self.best):
             return  # no validation yet: nothing is missing
         try:
-            held = float(model_facts(self.run_dir)["loss"])
+            held = float(model_metadata(self.run_dir)["loss"])
         except UserError as error:
             log.warning("%s: the next validation writes it again", error)
             held = float("inf")

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
 from llm_from_scratch import mistakes
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.machine import has_mps
 from llm_from_scratch.training.loggers import check_settings
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.objects import object_class
@@ -32,11 +33,12 @@ def require_device(config: TrainerConfig) -> None:
         UserError: in one line that names what there is.
     """
     gpus = torch.cuda.device_count()
-    there = [f"{gpus} CUDA GPU{'s' * (gpus > 1)}"] * (gpus > 0) + [
-        "an Apple GPU (trainer=mps)"
-    ] * torch.backends.mps.is_available()
-    there.append(f"a CPU with {os.cpu_count()} cores (trainer=cpu)")
-    missing = {"gpu": gpus == 0, "mps": not torch.backends.mps.is_available()}.get(config.accelerator, False)
+    there = [f"a CPU with {os.cpu_count()} cores (trainer=cpu)"]
+    if has_mps():
+        there.insert(0, "an Apple GPU (trainer=mps)")
+    if gpus:
+        there.insert(0, f"{gpus} CUDA GPU{'s' * (gpus > 1)}")
+    missing = {"gpu": gpus == 0, "mps": not has_mps()}.get(config.accelerator, False)
     if missing:
         raise UserError(
             f"trainer.accelerator={config.accelerator}: there is none here; this machine has {', '.join(there)}"

@@ -10,9 +10,9 @@ import lightning
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
-from llm_from_scratch.checkpoint import started_last
 from llm_from_scratch.config import FAILURE, Config
 from llm_from_scratch.errors import MachineError, UserError
+from llm_from_scratch.run import started_last
 from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.terminal import quote
 

@@ -8,16 +8,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from llm_from_scratch.checkpoint import (
-    PICKLES,
-    Background,
-    Run,
-    fill,
-    load_model,
-    load_weights,
-    model_folder,
-    newest_state,
-)
+from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import document_start, prepare
 from llm_from_scratch.data.prepared import Prepared
@@ -39,6 +30,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
+from llm_from_scratch.weights import PICKLES, fill, load_model, load_weights, model_folder
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
-from llm_from_scratch.checkpoint import append_row
 from llm_from_scratch.config import Config, leaves
 from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
 from llm_from_scratch.pages import as_markdown
+from llm_from_scratch.run import append_row
 from llm_from_scratch.training.internals import is_open
 
 log = logging.getLogger(__name__)

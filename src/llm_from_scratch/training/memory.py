@@ -4,13 +4,10 @@ Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D
 """
 
 import math
-import os
-from pathlib import Path
-
-import torch
 
 from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import gpu_bytes, has_cuda, memory_bytes
 
 VALUE = 4  # bytes of a float32
 # Of the feed-forward's inside, how many times I values wait for the backward pass.
@@ -53,7 +50,7 @@ def state_bytes(parameters: int, optim: OptimConfig, matrices: int) -> dict[str,
 
 def on_gpu(settings: TrainerConfig) -> bool:
     """Whether a CUDA GPU will train."""
-    return settings.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return settings.accelerator in ("auto", "gpu") and has_cuda()
 
 
 def device_bytes(settings: TrainerConfig) -> int:
@@ -62,34 +59,8 @@ def device_bytes(settings: TrainerConfig) -> int:
     The size counts, and never what is free at the moment: the same command must cut its batches alike.
     """
     if on_gpu(settings):
-        return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        memory = 8 * 1024**3
-    return min([memory, *cgroup_limits()])
-
-
-def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Memory limits in bytes of this process's control groups and of those around them (a container, a batch job)."""
-    limits = []
-    lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
-    for _, controllers, group in (line.split(":", 2) for line in lines):
-        if controllers == "":  # version 2; it has a folder of its own where version 1 is mounted as well
-            places = [(mount, "memory.max"), (mount / "unified", "memory.max")]
-        elif "memory" in controllers.split(","):
-            places = [(mount / "memory", "memory.limit_in_bytes")]
-        else:
-            places = []
-        for root, name in places:
-            inner = root / group.strip("/")
-            # A container may see the outer group's path and its own folders: those that are missing say nothing.
-            for folder in (inner, *inner.parents):
-                if folder.is_relative_to(root) and (folder / name).is_file():
-                    text = (folder / name).read_text(encoding="utf-8").strip()
-                    if text.isdigit():  # else "max"
-                        limits.append(int(text))
-    return limits
+        return min(gpu_bytes())
+    return memory_bytes()
 
 
 def activation_room(settings: TrainerConfig, processes: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from llm_from_scratch.checkpoint import append_row, read_rows, write_rows
+from llm_from_scratch.run import append_row, read_rows, write_rows
 from llm_from_scratch.training.loggers import UserRows, open_loggers, rewind
 from llm_from_scratch.training.module import LanguageModel
 

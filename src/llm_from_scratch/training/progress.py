@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import Config
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.terminal import console
 from llm_from_scratch.training.metrics import Metrics, stepped
 from llm_from_scratch.training.module import LanguageModel

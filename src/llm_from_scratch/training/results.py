@@ -8,11 +8,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from llm_from_scratch.checkpoint import read_rows
 from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import new_file
 from llm_from_scratch.places import program
+from llm_from_scratch.run import RunFolder, read_rows
 from llm_from_scratch.terminal import argument, console, shell
 
 SWEPT = ".hydra/overrides.yaml"  # Hydra's, in each run of a sweep: the words that it was given
@@ -26,10 +26,10 @@ def best_row(run: Path) -> dict[str, Any]:
     Raises:
         UserError: where there is none yet.
     """
-    rows = [row for row in _rows(run) if row["split"] == "val"]
-    if not rows:
+    best = RunFolder(run).best()
+    if best is None:
         raise UserError(f"{run}: no validation has been logged")
-    return min(rows, key=lambda row: row["loss"])
+    return best
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

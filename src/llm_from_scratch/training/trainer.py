@@ -22,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from llm_from_scratch.checkpoint import recorded_layout
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.sampler import batch_size_at
+from llm_from_scratch.machine import has_bfloat16
 from llm_from_scratch.training.internals import leave_signals_alone, log_at_own_steps
 from llm_from_scratch.training.loggers import UserRows, make_logger
-from llm_from_scratch.training.memory import device_bytes, micro_batch_size
+from llm_from_scratch.training.memory import device_bytes, micro_batch_size, on_gpu
 from llm_from_scratch.training.sharded import Sharded
 from llm_from_scratch.training.states import StateFolders
 
@@ -164,8 +165,8 @@ def precision(settings: TrainerConfig) -> str:
     """Lightning's name of what `trainer.precision` means on this machine."""
     if settings.precision != "auto":
         return settings.precision
-    if settings.accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if on_gpu(settings):
+        return "bf16-mixed" if has_bfloat16("cuda") else "16-mixed"
     return "32-true"
 
 

@@ -1,0 +1,288 @@
+"""A run folder: found by its name or as the last one, its settings, rows, states and model.
+
+    config.yaml                  the settings of the run
+    metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, .timing.jsonl.crc32
+    checkpoints/                 states to resume (`checkpoint.py`)
+    model/                       the weights of the best validation, with the tokenizer (`weights.py`)
+
+Every file has a checksum that is checked where the file is read; rows of version 0.1 have none and are read as they stand.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_from_scratch.check import check
+from llm_from_scratch.checkpoint import MALFORMED, MANIFEST, checkpoints, newest_state, read_json
+from llm_from_scratch.config import Config
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import open_regular, refuse_links, write_file
+from llm_from_scratch.places import user_path
+from llm_from_scratch.saved_config import read_run
+from llm_from_scratch.terminal import note
+from llm_from_scratch.weights import LoadedModel, load_model, model_folder
+
+log = logging.getLogger(__name__)
+MODEL = "model/config.json"  # a run holds it from its first validation on
+# The temporary names of a run's files, with and without the random part that keeps them apart.
+LEFTOVER = re.compile(
+    r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder by its parts; each is read, and verified, where it is asked for."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, name: str, holding: str = "config.yaml", key: str = "run") -> "RunFolder":
+        """The run folder of a path or of `last`; see `find_run`."""
+        return cls(find_run(name, holding, key))
+
+    def config(self) -> Config:
+        """The settings of config.yaml; those that are younger than the run have their defaults.
+
+        Raises:
+            UserError: it is missing or damaged, or holds a setting that this version does not know.
+        """
+        return check(read_run(self.path), Config)
+
+    def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl or timing.jsonl."""
+        return read_rows(self.path / name)
+
+    def best(self) -> dict[str, Any] | None:
+        """The validation with the lowest loss, the earliest of several; None before the first."""
+        validations = [row for row in self.rows() if row.get("split") == "val"]
+        return min(validations, key=lambda row: row["loss"], default=None)
+
+    def states(self) -> list[Path]:
+        """The checkpoints, newest first, unverified."""
+        return checkpoints(self.path)
+
+    def newest_state(self) -> Path | None:
+        """The newest checkpoint in which every byte is verified; None where the run stopped before its first."""
+        return newest_state(self.path)
+
+    def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
+        """The weights of the best validation with their tokenizer, in evaluation mode.
+
+        Args:
+            device: of the model.
+            doc_mask: keeps attention inside a document, as `data.doc_mask` does in training.
+        """
+        return load_model(self.path, device, doc_mask=doc_mask)
+
+    def data_fingerprint(self) -> str | None:
+        """The fingerprint of the prepared text that the run was trained on; None where it tells none."""
+        return data_fingerprint(self.path)
+
+
+# ---------------------------------------------------------------------------------------------------- finding a run
+def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
+    """`last` or a path -> the run folder; the one that `last` stands for is said on standard error.
+
+    Args:
+        name: what the user wrote.
+        holding: the file that the command needs.
+        key: the setting that `name` is the value of.
+
+    Raises:
+        UserError: no run below outputs/ holds that file.
+    """
+    if name != "last":
+        return user_path(name)
+    run, newest = last_run(holding=holding), last_run()
+    note(f"{key}=last: {run}" + (f" ({newest} is newer and has no model yet)" if newest != run else ""))
+    return run
+
+
+def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path:
+    """The run below `root` that was started last, of those that hold the file `holding`.
+
+    Raises:
+        UserError: when there is none.
+    """
+    found = [run for run in _runs(root) if _holds(run, holding)]
+    if not found:
+        missing = " with a model" if holding == MODEL and _runs(root) else ""
+        raise UserError(
+            f"there is no run{missing} below {root}/: train one with train.py, or name its folder (run=PATH)"
+        )
+    return found[-1]
+
+
+def started_last(run: Path, root: Path = Path("outputs")) -> None:
+    """Makes `run`, which has just written its config.yaml, the last of `_runs`, also where the clock went back."""
+    path = run / "config.yaml"
+    times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
+    if times and max(times) >= path.stat().st_mtime_ns:
+        os.utime(path, ns=(max(times) + 10**6,) * 2)  # file systems round times
+
+
+def _runs(root: Path) -> list[Path]:
+    """The runs below `root` in the order of their starts; a resumed one counts from its resumption."""
+    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
+    found = [
+        path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
+    ]
+    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))]
+
+
+def _holds(run: Path, holding: str) -> bool:
+    return ((model_folder(run) / "config.json") if holding == MODEL else run / holding).is_file()
+
+
+def data_fingerprint(run: Path) -> str | None:
+    """The fingerprint of the prepared text that a run was trained on, as its model or else a checkpoint says; None where none does."""
+    for path, key in [
+        (model_folder(run) / "config.json", None),
+        *((one / MANIFEST, "facts") for one in checkpoints(run)),
+    ]:
+        try:
+            found = read_json(path)
+            data = (found[key] if key else found)["data"]
+        except MALFORMED:
+            continue
+        if isinstance(data, str):
+            return data
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------ rows
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replaces a .jsonl file of rows, and the checksums of its lines, at once and durably."""
+    lines = [json.dumps(row) for row in rows]
+    write_file(path, "".join(f"{line}\n" for line in lines))
+    write_file(line_checksums(path), "".join(f"{_crc(line.encode())}\n" for line in lines))
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Appends a row to a .jsonl file; its checksum goes first, so that no kill leaves a row without one."""
+    line = json.dumps(row)
+    for file, content in ((line_checksums(path), _crc(line.encode())), (path, line)):
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(f"{content}\n")
+
+
+def line_checksums(path: Path) -> Path:
+    """The file of the checksums of a .jsonl file's lines, beside it: the rows themselves hold nothing but their values."""
+    return path.with_name(f".{path.name}.crc32")
+
+
+def _crc(line: bytes) -> str:
+    return f"{zlib.crc32(line):08x}"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged, and how many are gone.
+
+    They are a record and no result depends on them, so a damaged line costs its own row alone. A last line without its
+    end is what a kill leaves, and is left out without a word.
+    """
+    rows, bad, missing = parse_rows(path)
+    if bad:
+        lines = ", ".join(map(str, bad[:10])) + ", …" * (len(bad) > 10)
+        log.warning("%s: damaged lines are left out, %d in all: line %s", path, len(bad), lines)
+    if missing > 0:
+        log.warning("%s: has been cut off: it lacks %d lines or more", path, missing)
+    if missing < 0:
+        log.warning("%s: damaged, so that rows of %s cannot be verified; they are kept", line_checksums(path), path)
+    return rows
+
+
+def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
+    """The rows of a .jsonl file, the numbers, from 1, of its damaged lines, and how many lines are missing.
+
+    A line is held against the checksums beside the file; version 0.1 wrote none. Where it is these that are cut off, the
+    count of missing lines is negative, and rows that have none are taken as they stand.
+
+    Raises:
+        UserError: `path` leads out of its folder, or is no regular file.
+    """
+    lines: list[bytes] = []
+    if path.exists():
+        refuse_links(path, path.parent)
+        with open_regular(path) as file:
+            # A damaged end of a line costs neither of its neighbours; an editor or git may have made it CRLF.
+            *lines, rest = re.split(rb"\r?\n|(?<=\}).(?=\{)", file.read())
+        if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
+            lines.append(rest)
+    sums = line_checksums(path)
+    if not sums.exists():
+        parsed = [_row(line) for line in lines]
+        return [row for row in parsed if row], [number for number, row in enumerate(parsed, 1) if not row], 0
+    refuse_links(sums, path.parent)
+    with open_regular(sums) as file:
+        written = Counter(file.read().split())
+    checksums = [_crc(line).encode() for line in lines]
+    copies = (Counter(one for one in checksums if one in written) - written).total()
+    unverified = len(lines) - copies - written.total()  # above 0 where it is the checksums that are gone
+    rows, bad, seen = [], [], Counter[bytes]()
+    for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
+        row = _row(line)
+        seen[checksum] += 1
+        # A line that stands there more often than it was written is a copy.
+        if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if unverified > 0:
+        return rows, bad, -unverified
+    unseen = sum(count for checksum, count in written.items() if checksum not in seen)
+    # The checksum of a row is written first, so that a kill leaves one without its row.
+    return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------- what does not belong
+def remove_leftovers(run: Path) -> None:
+    """Removes what a kill left half built or half removed: with other intervals no save comes to the names of checkpoints again.
+
+    A file or folder of any other name is somebody else's. A model that was moved aside and not replaced gets its name back.
+    """
+    refuse_links(run / "checkpoints", run)
+    if model_folder(run).name == ".old-model":
+        model_folder(run).rename(run / "model")
+    for folder in (run, run / "checkpoints"):
+        for left in sorted(folder.glob(".*")):
+            if not LEFTOVER.fullmatch(left.name):
+                continue
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def refuse_other_kinds(run: Path) -> None:
+    """Refuses a run folder in which a record is a folder, or a folder is a file: a resumed run would find that out too late.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    records = [run / "metrics.jsonl", run / "timing.jsonl", run / "samples.md", run / "curves.png"]
+    for path in (*records, *map(line_checksums, records[:2])):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, where a run keeps a file: move it away")
+    for path in (run / "checkpoints", run / "model", run / "tensorboard", run / "csv"):
+        if path.is_file():
+            raise UserError(f"{path} is a file, where a run keeps a folder: move it away")

@@ -1,0 +1,208 @@
+"""`model/` of a run folder: weights, the model's settings and the tokenizer, all that using a model needs.
+
+    model/    model.safetensors, config.json, the tokenizer's files
+
+Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can run. The model settings of
+version 0.1 have no checksum of their own and are read as they stand.
+"""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llm_from_scratch.checkpoint import MALFORMED, own_sha256, read_json, reason, verify_own
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
+from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+
+PICKLES = (".pt", ".pth", ".ckpt")
+
+
+@dataclass
+class LoadedModel:
+    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation.
+
+    `data` is the fingerprint of the prepared text it was trained on; None in `model/` of version 0.1.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    step: int
+    loss: float
+    data: str | None = None
+
+
+def save_model(
+    weights: dict[str, Tensor],
+    config: GPTConfig,
+    tokenizer: Tokenizer,
+    run: Path,
+    *,
+    step: int,
+    loss: float,
+    data: str | None = None,
+) -> None:
+    """Writes `model/` of a run folder: the weights (named_parameters), the model's settings, the tokenizer."""
+    building = building_folder(run / "model")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
+    metadata = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
+    metadata |= {"data": data} if data else {}
+    metadata["sha256"] = sha256(building / "model.safetensors")
+    metadata["config_sha256"] = own_sha256(metadata, "config_sha256")
+    (building / "config.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+    tokenizer.save(building)
+    publish(building, run / "model")
+
+
+def model_folder(run: Path) -> Path:
+    """Where a run's model is, with its tokenizer."""
+    folder, old = run / "model", run / ".old-model"
+    return old if old.is_dir() and not folder.is_dir() else folder  # killed between the two renames of `publish`
+
+
+def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
+    """The model of a run folder, in evaluation mode on `device`.
+
+    Args:
+        run: the folder.
+        device: of the model.
+        doc_mask: keeps attention inside a document, as `data.doc_mask` does in training.
+
+    Raises:
+        UserError: in one line, naming the file that is missing or damaged.
+    """
+    folder = model_folder(run)
+    metadata = model_metadata(run)
+    path = folder / "model.safetensors"
+    weights = _read_weights(path)
+    config = _verified_config(metadata["model"], weights, folder)
+    tokenizer = load_tokenizer(folder)
+    model = GPT(config, eot_id=tokenizer.eot_id if doc_mask else None)
+    fill(model, weights, path)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {config.vocab_size}")
+    if metadata.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
+        raise UserError(f"{folder}: its tokenizer is another one than the model was trained with")
+    return LoadedModel(model.to(device).eval(), tokenizer, metadata["step"], metadata["loss"], metadata.get("data"))
+
+
+def model_metadata(run: Path) -> dict[str, Any]:
+    """The content of `model/config.json`: the model's settings, its step and loss; the weights' bytes are verified.
+
+    Raises:
+        UserError: in one line, naming the file that is missing or damaged.
+    """
+    metadata = saved_settings(run)
+    path = model_folder(run) / "model.safetensors"
+    if not path.is_file() or sha256(path) != metadata["sha256"]:
+        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    return metadata
+
+
+def saved_settings(run: Path) -> dict[str, Any]:
+    """`model_metadata`, with the weights unread.
+
+    Raises:
+        UserError: in one line, naming the file that is missing or damaged.
+    """
+    folder = model_folder(run)
+    if not folder.is_dir():
+        raise UserError(
+            f"{run}: has no model yet (its first validation writes one)"
+            if (run / "config.yaml").exists()
+            else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
+        )
+    refuse_links(folder, run)
+    try:
+        metadata = read_json(folder / "config.json")
+        verify_own(
+            metadata, "config_sha256", {"model", "step", "loss", "sha256", *({"tokenizer", "data"} & set(metadata))}
+        )
+        metadata["model"] = _settings(metadata["model"])
+        metadata["step"], metadata["loss"] = int(metadata["step"]), float(metadata["loss"])
+    except MALFORMED as error:
+        raise UserError(f"{folder / 'config.json'}: missing or damaged ({reason(error)})") from None
+    return metadata
+
+
+def _settings(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a saved model; one that is younger than the run has its default."""
+    unknown = set(saved) - {item.name for item in fields(GPTConfig)}
+    if unknown:
+        raise UserError(f"{min(unknown)}: no setting of a model of this version")
+    defaults = {item.name: item.default for item in fields(GPTConfig) if item.default is not MISSING}
+    return defaults | saved
+
+
+def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPTConfig:
+    """Settings that may be a stranger's: their model takes no more time and memory than the weights account for."""
+    total = sum(tensor.numel() for tensor in weights.values())
+    try:
+        for name, value in settings.items():
+            if isinstance(value, int) and value > max(total, 2**24):
+                raise UserError(f"{name} exceeds the {total} numbers in model.safetensors")
+        config = GPTConfig(**settings)
+        if config.unique_layers > len(weights) or config.block_size * config.head_dim > max(total, 2**26):
+            raise UserError("more layers or positions than model.safetensors accounts for")
+        if config.n_layer * config.block_size * config.kv_heads * config.head_dim > max(64 * total, 2**28):
+            raise UserError("more layers and positions than model.safetensors accounts for")
+        heads = 2 * (config.n_head + config.kv_heads) * config.head_dim
+        inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
+        if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
+            raise UserError(f"larger matrices than the {total} numbers in model.safetensors")
+    except MALFORMED as error:
+        raise UserError(f"{folder / 'config.json'}: damaged ({reason(error)})") from None
+    return config
+
+
+def load_weights(model: GPT, path: Path) -> None:
+    """Fills a model with the weights of a `model.safetensors`, or of a `.pt`, `.pth` or `.ckpt` of torch's or Lightning's.
+
+    Raises:
+        UserError: when the file is damaged or refused, or its names or shapes are another model's.
+    """
+    fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors and plain containers alone, whatever the environment says: nothing in the file can run."""
+    try:
+        with open_regular(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        # Lightning's module holds the model as `model`, and a compiled one is wrapped once more.
+        return {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
+    except Exception as error:  # a hostile pickle makes its reader raise anything
+        raise UserError(f"{path}: cannot be read as weights: {reason(error)}") from None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        open_regular(path).close()
+        return load_file(path)
+    except MALFORMED as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
+    own = dict(model.named_parameters())  # each once: tied and shared ones are one tensor
+    wrong = sorted(set(own) ^ set(weights)) or sorted(
+        name for name in own if own[name].shape != weights[name].shape or not weights[name].is_floating_point()
+    )
+    if wrong:
+        raise UserError(f"{path}: the weights of another model ({wrong[0]!r:.100} and {len(wrong) - 1} more differ)")
+
+
+def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
+    """Copies weights by name into a model; a UserError names `path` where names or shapes are another model's."""
+    _compare(model, weights, path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
