@@ -131,14 +131,14 @@ def step_of(state: Path | None) -> int:
     return int(state.name.split("_")[1]) if state else 0
 
 
-def load_origin(config: Config) -> Run | None:
+def load_origin(config: Config) -> LoadedModel | None:
     """The model of the run that `init_from` names; None without one, and for a file of torch's, which has weights alone."""
     if not config.init_from or Path(config.init_from).suffix in PICKLES:
         return None
     return load_model(Path(config.init_from))
 
 
-def tokenizer_of_weights(config: Config, state: Path | None, origin: Run | None) -> Tokenizer | None:
+def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel | None) -> Tokenizer | None:
     """The tokenizer that weights bring, from another run or from before a resume; None where the settings decide."""
     if origin:
         return origin.tokenizer
@@ -157,7 +157,7 @@ def build_model(config: Config, prepared: Prepared) -> GPT:
     )
 
 
-def start_from(model: GPT, weights: Path, origin: Run | None) -> None:
+def start_from(model: GPT, weights: Path, origin: LoadedModel | None) -> None:
     """Replaces random weights with those of another run, or of a file of torch's."""
     if origin:
         fill(model, dict(origin.model.named_parameters()), weights)
