@@ -30,7 +30,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.weights import PICKLES, fill, load_model, load_weights, model_folder
+from llm_from_scratch.weights import PICKLES, LoadedModel, fill, load_model, load_weights, model_folder
 
 log = logging.getLogger(__name__)
 
