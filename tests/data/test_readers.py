@@ -541,3 +541,12 @@ def test_a_folder_gives_its_archives_and_tables_too(tmp_path: Path) -> None:
     source = open_source(name="text", path=str(tmp_path), data_dir=Path("data"))
     assert texts_of(list(source.documents())) == ["one", "two", "as it stands", "three", "four"]
     assert (source.has(5), source.has(6), source.plain) == (True, False, False)
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"<|", b"|>", b"<|end|>", b"\r\n", b"<|end", b" "]), max_size=12), st.integers(1, 9)
+)
+def test_parts_between_separators_are_those_of_split(parts: list[bytes], size: int) -> None:
+    raw = b"".join(parts)
+    chunks = (raw[i : i + size] for i in range(0, len(raw), size))
+    assert list(readers._parts(chunks, b"<|end|>")) == raw.split(b"<|end|>")

@@ -49,12 +49,7 @@ class Selection:
     @property
     def reads_pieces(self) -> bool:
         """Whether no setting looks at a document as a whole."""
-        return (
-            self.encoding == "utf-8"
-            and self.separator is self.language is None
-            and not self.quality
-            and self.dedup != "near"
-        )
+        return self.separator is None and self.language is None and not self.quality and self.dedup != "near"
 
     def metadata(self) -> dict[str, Any]:
         """The settings for a task's key; younger ones only where they are set, so that older keys stay."""
@@ -152,7 +147,7 @@ class _DocumentReader:
         name, place, checksum = file
         path = Path(place)
         if is_plain(name) and self.selection.reads_pieces and path.is_file() and path.stat().st_size >= LONG:
-            text = open_long(path, name, checksum, self.on_progress)
+            text = open_long(path, name, checksum, self.on_progress, self.selection.encoding)
             if text is not None:
                 yield name, text
                 return

@@ -5,10 +5,11 @@ The bytes that come out are those of the same text as a whole: each piece ends w
 
 import codecs
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from llm_from_scratch.data.clean import (
     normalize_unicode,
     remove_byte_order_mark,
 )
-from llm_from_scratch.data.formats import OnProgress
+from llm_from_scratch.data.formats import OnProgress, no_progress
 from llm_from_scratch.data.streams import ChangedFileError, compare_checksum
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer
+from llm_from_scratch.tokenizer.bpe import last_chunk_end
 
 LONG = 16 * 2**20  # bytes of a text file from which on it is read in pieces
 PIECE = 2**20  # bytes of a file, or characters: a multiple of the blocks that a tokenizer learns from
@@ -34,17 +36,15 @@ OVERLAP = 32  # characters; a sign of boilerplate is shorter
 class LongText:
     """The clean text of a long file, `len()` characters in `size` bytes of UTF-8; it is cleaned anew each time it is read."""
 
-    def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress) -> None:
-        self.path, self.name = path, name
+    def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8") -> None:
+        self.path, self.name, self.encoding = path, name, encoding
         self.cleaned = dict.fromkeys(CLEANERS, 0)
         self.size = self._length = 0
         self.holds_end_of_text = False
         self._beginning = ""
         before, marks = "", Counter[str]()
         changed, digest = False, hashlib.sha256()
-        for raw in self._raw_pieces():
-            on_progress(len(raw))
-            digest.update(raw)
+        for raw in self._pieces_of_utf8(digest, on_progress):
             text = decode(raw, name)
             if not self._length:
                 text, count = remove_byte_order_mark(text)
@@ -80,34 +80,82 @@ class LongText:
 
     def _clean_pieces(self) -> Iterator[str]:
         first = True
-        for raw in self._raw_pieces():
+        for raw in self._pieces_of_utf8():
             text = raw.decode()
             if first:
                 text, _ = remove_byte_order_mark(text)
                 first = not text
             yield normalize_unicode(normalize_line_ends(text)[0])[0]
 
-    def _raw_pieces(self) -> Iterator[bytes]:
-        """The bytes, cut between two characters of ASCII: nothing composes across them."""
+    def _pieces_of_utf8(self, digest: Any = None, on_progress: OnProgress = no_progress) -> Iterator[bytes]:
+        """The text in UTF-8, cut in front of characters that compose with none before them; `digest` gets the file's bytes."""
         rest: list[bytes] = []
-        with open_regular(self.path) as file:
-            while chunk := file.read(PIECE):
-                cut = len(chunk) - 1
-                while cut and not (chunk[cut] < 128 and chunk[cut - 1] < 128 and chunk[cut - 1] != ord("\r")):
-                    cut -= 1
-                if cut:
-                    yield b"".join([*rest, chunk[:cut]])
-                    rest = []
-                rest.append(chunk[cut:])
+        for chunk in self._utf8_chunks(digest, on_progress):
+            cut = len(chunk) - 1
+            while cut > 0 and not (_begins_piece(chunk[cut]) and chunk[cut - 1] != ord("\r")):
+                cut -= 1
+            if cut > 0:
+                yield b"".join([*rest, chunk[:cut]])
+                rest = []
+            rest.append(chunk[max(0, cut) :])
         if last := b"".join(rest):
             yield last
 
+    def _utf8_chunks(self, digest: Any, on_progress: OnProgress) -> Iterator[bytes]:
+        """The bytes of the file in UTF-8.
+
+        Raises:
+            _NeedsWholeError: its bytes are not in its encoding, or they are UTF-8 and the encoding is another.
+        """
+        decode = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)().decode
+        utf8 = codecs.getincrementaldecoder("utf-8")().decode if self.encoding not in ("utf-8", "utf-8-sig") else None
+        ascii_only = True
+        with open_regular(self.path) as file:
+            while chunk := file.read(PIECE):
+                on_progress(len(chunk))
+                if digest is not None:
+                    digest.update(chunk)
+                ascii_only = ascii_only and chunk.isascii()
+                try:
+                    if utf8 is not None:
+                        utf8(chunk)
+                except UnicodeDecodeError:
+                    utf8 = None
+                yield chunk if decode is None else _encoded(decode, chunk)
+        if decode is not None:
+            yield _encoded(decode, b"", True)
+            if utf8 is not None and not ascii_only and _ends(utf8):
+                raise _NeedsWholeError
+
+
+def _begins_piece(byte: int) -> bool:
+    """Whether a byte of UTF-8 begins a character that never composes with the one before it: ASCII, and U+4000 to U+9FFF."""
+    return byte < 128 or 0xE4 <= byte <= 0xE9
+
+
+def _encoded(decode: Callable[..., str], chunk: bytes, final: bool = False) -> bytes:
+    try:
+        return decode(chunk, final).encode()
+    except UnicodeError:
+        raise _NeedsWholeError from None
+
+
+def _ends(decode: Callable[..., str]) -> bool:
+    """Whether the bytes that an incremental decoder has seen end with a whole character."""
+    try:
+        decode(b"", True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
 
 class _NeedsWholeError(Exception):
-    """Boilerplate is found by looking at a whole text."""
+    """Boilerplate, and a fault of the encoding, are found by looking at a whole text."""
 
 
-def open_long(path: Path, name: str, checksum: str, on_progress: OnProgress) -> LongText | None:
+def open_long(
+    path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8"
+) -> LongText | None:
     """The text of a long file; None where it must be read as a whole, for its boilerplate or to say what is wrong with it.
 
     UserError: it was changed meanwhile. OSError: it cannot be read.
@@ -120,7 +168,7 @@ def open_long(path: Path, name: str, checksum: str, on_progress: OnProgress) -> 
         on_progress(count)
 
     try:
-        return LongText(path, name, checksum, count_progress)
+        return LongText(path, name, checksum, count_progress, encoding)
     except ChangedFileError:
         raise
     except (_NeedsWholeError, UserError):
@@ -182,33 +230,36 @@ def _regular(pieces: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
-def encode_pieces(pieces: Iterator[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The ids of a text, an array for each of its pieces: together those of the whole text.
 
-    Pieces are cut behind a line end between two letters or signs: no piece of any vocabulary reaches across. A text without one
-    is encoded as a whole; characters can be cut anywhere.
+    Characters can be cut anywhere, SentencePiece's text where its tokenizer cuts it anyway, and GPT-2's where no token of any
+    vocabulary reaches across: at a line end or a space between two words, or in front of a sign behind a Chinese one. A text without
+    such a place is encoded as a whole, in memory.
     """
     if tokenizer.kind == "char":
-        for piece in pieces:
-            yield tokenizer.encode_array(piece)
+        yield from map(tokenizer.encode_array, pieces)
         return
+    last_cut = last_chunk_end if tokenizer.kind == "bpe" else _last_cut
     waiting: list[str] = []
-    tail = ""  # two characters: a line end may be the first or the last of a piece
+    tail = ""
     for piece in pieces:
         text = tail + piece
-        if cut := _last_cut(text):
+        if cut := last_cut(text):
             yield tokenizer.encode_array("".join([*waiting, text[:cut]]))
             waiting, text = [], text[cut:]
-        waiting.append(text[:-2])
-        tail = text[-2:]
+        # Two characters may be a place to cut with what follows; SentencePiece's cuts are counted from the last one.
+        kept = 0 if tokenizer.kind == "bpe" else max(0, len(text) - 2)
+        waiting.append(text[:kept])
+        tail = text[kept:]
     yield tokenizer.encode_array("".join([*waiting, tail]))
 
 
+# Behind a line end between two words, in front of the space between two words, in front of a sign behind a Chinese character.
+_CUT = re.compile(r"(?s:.*)(?:\S(?:\n(?=\S)|(?= \S))|[\u4e00-\u9fa5](?=[\u3001\u3002\uff0c]))")
+
+
 def _last_cut(text: str) -> int:
-    """The place behind the last line end that stands between two characters that are no white space; 0 where there is none."""
-    end = len(text) - 1
-    while (found := text.rfind("\n", 1, end)) > 0:
-        if not text[found - 1].isspace() and not text[found + 1].isspace():
-            return found + 1
-        end = found
-    return 0
+    """The last place at which a text can be cut for GPT-2's tokenizer; 0 where there is none."""
+    found = _CUT.match(text)
+    return found.end() if found else 0

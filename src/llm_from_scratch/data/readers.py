@@ -88,12 +88,7 @@ def read_documents(
         verify_file(path, before)
         return
     if kind == "text" and compression is None:
-        raw = read_file(path)
-        on_progress(len(raw))
-        compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
-        documents = reader.texts(raw, name)
-        del raw  # it is as long as the text, and this generator lives as long as its document
-        yield from documents
+        yield from reader.plain_text(path, name, checksum)
         return
     digest = hashlib.sha256()
     chunks, found = from_disk(path, reader.budget, digest), False
@@ -152,6 +147,20 @@ class _Reader(TableReader):
             else:
                 yield from (self.lines if kind == "jsonl" else self.items)(file, name)
 
+    def plain_text(self, path: Path, name: str, checksum: str) -> Iterator[Document]:
+        """The documents of a text file: it as a whole, or those between separators, one in memory at a time."""
+        if self.form.separator is not None and self.form.encoding == "utf-8":
+            digest = hashlib.sha256()
+            yield from self.separated(_parts(from_disk(path, self.budget, digest), self.form.separator.encode()), name)
+            compare_checksum(path, checksum, digest.hexdigest())
+            return
+        raw = read_file(path)
+        self.budget.on_progress(len(raw))
+        compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
+        documents = self.texts(raw, name)
+        del raw  # it is as long as the text, and this generator lives as long as its document
+        yield from documents
+
     def texts(self, raw: bytes, name: str) -> Iterator[Document]:
         """A text as one document, or as those between separators, in UTF-8."""
         if self.form.encoding != "utf-8":
@@ -173,12 +182,33 @@ class _Reader(TableReader):
                 return
         if self.form.separator is None:
             yield Document(name, raw)
-            return
-        parts = raw.split(self.form.separator.encode())
-        if len(parts) > 1 and not parts[-1].strip():
-            parts.pop()  # the last separator ends a document
-        for number, part in enumerate(parts, 1):
+        else:
+            yield from self.separated(iter(raw.split(self.form.separator.encode())), name)
+
+    def separated(self, parts: Iterator[bytes], name: str) -> Iterator[Document]:
+        """A document for each part of a text; the last separator ends a document."""
+        part = next(parts)
+        for number in itertools.count(1):
+            following = next(parts, None)
+            if following is None and number > 1 and not part.strip():
+                return
             yield Document(f"{name}#{number}", part.removeprefix(b"\r").removeprefix(b"\n") if number > 1 else part)
+            if following is None:
+                return
+            part = following
+
+
+def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
+    """The bytes between separators, as `bytes.split` gives them, one part in memory at a time."""
+    waiting = bytearray()
+    for chunk in chunks:
+        start = max(0, len(waiting) - len(separator) + 1)  # what is in front of it has been searched
+        waiting += chunk
+        while (found := waiting.find(separator, start)) >= 0:
+            yield bytes(waiting[:found])
+            del waiting[: found + len(separator)]
+            start = 0
+    yield bytes(waiting)
 
 
 def _is_utf8(raw: bytes) -> bool:

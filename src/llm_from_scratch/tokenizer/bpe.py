@@ -245,6 +245,17 @@ def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
         start = end
 
 
+def last_chunk_end(text: str, limit: int = 2**14) -> int:
+    """The last place at which `encode` cuts a text that begins like this one, whatever follows; 0 where it cuts nowhere.
+
+    Its two parts, encoded one by one, give the ids of the whole.
+    """
+    start = text.rfind("▁") + 1
+    while start + limit < len(text):
+        start = text.rfind("\n", start, start + limit) + 1 or start + limit
+    return start
+
+
 _PARSE = """
 import sys, sentencepiece
 processor = sentencepiece.SentencePieceProcessor(model_proto=sys.stdin.buffer.read())
