@@ -18,7 +18,7 @@ from conftest import REPO, story
 FAIL = str(Path(__file__).with_name("fail.py"))
 KINDS = ("write", "fsync", "rename", "open", "mkdir", "unlink")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
-COUNT = 120
+COUNT, PARTS = 120, 8  # calls, and the tests that share them
 WORDS = [
     "data=text",
     "data.path=story.txt",
@@ -85,16 +85,18 @@ def spread(counts: dict[str, int], count: int) -> list[tuple[str, int]]:
     return points
 
 
-def survive(place: Path, count: int) -> None:
-    whole = folder(place, "whole")
-    (found,) = processes([[str(whole), "none", 0, WORDS]], place)
+@pytest.mark.chaos
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_call_that_fails_costs_no_step(part: int, tmp_path: Path) -> None:
+    whole = folder(tmp_path, "whole")
+    (found,) = processes([[str(whole), "none", 0, WORDS]], tmp_path)
     assert found["status"] == 0, found["said"]
-    points, wanted = spread(found["counts"], count), ends(whole)
-    assert len(points) >= count * 0.8
+    points, wanted = spread(found["counts"], COUNT), ends(whole)
+    assert len(set(points)) == COUNT
     assert {point.split()[1] for point, _ in points} == {*KINDS}
-    for number, (point, error) in enumerate(points):
-        here = folder(place, f"point {number}")
-        (hit,) = processes([[str(here), point, error, WORDS]], place)
+    for number, (point, error) in enumerate(points[part::PARTS]):
+        here = folder(tmp_path, f"point {number}")
+        (hit,) = processes([[str(here), point, error, WORDS]], tmp_path)
         name = f"{point}, {errno.errorcode[error]}: {hit['said']}"
         lines = [line for line in hit["said"].splitlines() if line.startswith("error: ")]
         # A removal of what nothing reads may fail without a word.
@@ -102,14 +104,9 @@ def survive(place: Path, count: int) -> None:
         assert "Traceback" not in hit["said"], name
         if hit["status"]:
             again = ["resume=run"] if (here / "run/config.yaml").exists() else WORDS
-            (rest,) = processes([[str(here), "none", 0, again]], place)
+            (rest,) = processes([[str(here), "none", 0, again]], tmp_path)
             over = rest["status"] == 2 and "has made its" in rest["said"]
             assert rest["status"] == 0 or over, f"{name}\nthen {again}: {rest['said']}"
         found_ends = ends(here)
         assert {key: found_ends.get(key) == value for key, value in wanted.items()} == dict.fromkeys(wanted, True), name
         assert set(found_ends) == set(wanted), name
-
-
-@pytest.mark.chaos
-def test_a_call_that_fails_costs_no_step(tmp_path: Path) -> None:
-    survive(tmp_path, COUNT)
