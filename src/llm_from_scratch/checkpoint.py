@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import building_folder, publish, read_bounded, refuse_links, sha256
 from llm_from_scratch.terminal import quote
 
@@ -92,7 +92,7 @@ def verify_own(values: Any, key: str, known: set[str]) -> None:
 
 def reason(error: BaseException) -> str:
     """An error's type and message in one bounded line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {message_of(error, 200)}"
 
 
 class Background:

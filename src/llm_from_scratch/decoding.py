@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_from_scratch import decoding_kernels
+from llm_from_scratch.errors import first_line
 from llm_from_scratch.model import GPT, KVCache
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class StaticStep:
         try:
             self.building.result()
         except Exception as error:  # no compiler, an old GPU, …: each raises another
-            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            reason = first_line(error, 150)
             log.warning("Triton: %s: %s: decoding goes on without its kernels", type(error).__name__, reason)
             self.head = None
         self.building = None

@@ -84,9 +84,14 @@ def out_of_memory(error: BaseException) -> str | None:
     )
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, limit: int | None = None) -> str:
+    """The first line of an error's message, at most `limit` characters, or the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
+
+
+def message_of(error: BaseException, limit: int | None = None) -> str:
+    """The whole message of an error in one line, at most `limit` characters, or the name of its type."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def install_command(extra: str) -> str:

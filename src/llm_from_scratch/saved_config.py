@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from llm_from_scratch.config import LOGGERS, Config
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import open_regular, refuse_links, write_file
 
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
@@ -60,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path.parent} is no run folder: it has no {path.name}; name one of outputs/*/*, or last"
         ) from None
     except Exception as error:  # YAML parsers raise a whole family of errors
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{path}: cannot be read: {message_of(error, 300)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings")
     return values  # type: ignore[return-value]

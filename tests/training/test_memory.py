@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from llm_from_scratch import machine
 from llm_from_scratch.checkpoint import save_state
 from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig
 from llm_from_scratch.model import GPT, GPTConfig
@@ -112,35 +113,14 @@ def test_a_recorded_micro_batch_stays_where_it_is_possible(monkeypatch: pytest.M
 def test_the_micro_batch_follows_from_the_size_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(data=DataConfig(batch_size=4096))
     monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
-    monkeypatch.setattr(memory, "cgroup_limits", list)
+    monkeypatch.setattr(machine, "cgroup_limits", list)
     a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
     pages = {"SC_PHYS_PAGES": 4 * 64 * a_sequence // 4096 + 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: pages[name])  # asking for what is free is a KeyError
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: pages[name])  # asking for what is free is a KeyError
     assert micro_batch_size(config, 1) == 64
     assert micro_batch_size(config, 2) == 32  # both fill the same memory
-    monkeypatch.setattr(memory, "cgroup_limits", lambda: [2**60, 4 * 16 * a_sequence])
+    monkeypatch.setattr(machine, "cgroup_limits", lambda: [2**60, 4 * 16 * a_sequence])
     assert micro_batch_size(config, 1) == 16
-
-
-def test_limits_of_control_groups(tmp_path: Path) -> None:
-    def limits(membership: str, **files: str) -> list[int]:
-        mount = tmp_path / str(len(list(tmp_path.iterdir())))
-        for place, text in files.items():
-            path = mount / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        (tmp_path / "membership").write_text(membership)
-        return sorted(memory.cgroup_limits(tmp_path / "membership", mount))
-
-    # Version 2: the group of a batch job within a slice without a limit; and a container, whose root is its own group.
-    files = {"slice/job/memory.max": "4096\n", "slice/memory.max": "max\n", "memory.max": "8192\n"}
-    assert limits("0::/slice/job\n", **files) == [4096, 8192]
-    assert limits("0::/\n", **{"memory.max": "512\n"}) == [512]
-    # Version 1: the path of the host, of which the container sees the last folder alone.
-    version_1 = "9:name=systemd:/x\n4:cpu,memory:/docker/abc\n0::/\n"
-    assert limits(version_1, **{"memory/memory.limit_in_bytes": "2048\n"}) == [2048]
-    assert limits("1:cpu:/x\n", **{"memory/memory.limit_in_bytes": "2048\n"}) == []
-    assert memory.cgroup_limits(tmp_path / "none", tmp_path) == []  # not Linux
 
 
 def test_a_resumed_run_keeps_the_micro_batch_that_was_chosen_for_it(

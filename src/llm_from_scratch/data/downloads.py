@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from llm_from_scratch.data.streams import read_file
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import sha256 as sha256_of
 from llm_from_scratch.terminal import console, one_line
 
@@ -157,9 +157,9 @@ def _bring(
                 except (*NETWORK_ERRORS, ValueError) as error:
                     if i + 1 == len(urls) or stop.is_set():
                         raise
-                    log.warning("%s: %s: trying the next mirror", url, " ".join(str(error).split())[:200])
+                    log.warning("%s: %s: trying the next mirror", url, message_of(error, 200))
     except NETWORK_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise UserError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
     except OSError as error:
         raise UserError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm_from_scratch.data.formats import OnProgress, no_progress
-from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.errors import UserError, message_of, missing_extra
 from llm_from_scratch.files import open_regular, sha256
 
 CHUNK = 2**16  # bytes
@@ -206,7 +206,7 @@ def damaged(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"{name}: damaged ({' '.join(str(error).split())[:200]}); get the file anew") from None
+        raise UserError(f"{name}: damaged ({message_of(error, 200)}); get the file anew") from None
 
 
 def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budget) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from llm_from_scratch.data.formats import COLUMN, MAX_DOCUMENT, Document, Format, OnFault, OnSkip
 from llm_from_scratch.data.streams import CHUNK, Budget, damaged, missing_library
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 
 DELIMITERS = {"csv": ",;\t", "tsv": "\t"}  # the first by which the first line names the column
 ROWS = 16  # of a parquet file, in memory at a time
@@ -252,7 +252,7 @@ def _value(row: dict[str, Any], column: str) -> Any:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return message_of(error, 200)
 
 
 def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | str:

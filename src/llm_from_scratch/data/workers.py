@@ -29,7 +29,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.terminal import console
 
 log = logging.getLogger(__name__)
@@ -181,9 +181,7 @@ def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
             cause = error.cause
             raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
         except ray.exceptions.RayError as error:
-            raise UserError(
-                f"Ray gave up ({str(error).splitlines()[0][:200]}): start again: finished shards are kept"
-            ) from None
+            raise UserError(f"Ray gave up ({first_line(error, 200)}): start again: finished shards are kept") from None
 
 
 # --------------------------------------------------------------------------------------------------------- progress

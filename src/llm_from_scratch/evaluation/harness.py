@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llm_from_scratch.config import SamplingConfig
-from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.evaluation.scoring import scorer, token_nats_and_greedy, windows_at_once
 from llm_from_scratch.generation import generate
 from llm_from_scratch.kernels import IGNORE
@@ -151,7 +151,7 @@ def harness(
         except Exception as error:
             if model.asked or isinstance(error, UserError):  # such as a character that the tokenizer does not know
                 raise
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            line = first_line(error, 200)
             raise UserError(
                 f"--tasks {','.join(tasks)}: lm-eval cannot make the task, its data may need the network ({line})"
             ) from None

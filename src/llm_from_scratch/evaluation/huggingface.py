@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.evaluation.scoring import Scorer, score, windows
 from llm_from_scratch.evaluation.texts import Text
 
@@ -29,7 +29,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a stranger's folder makes the library raise anything
-        raise UserError(f"--gpt2 {folder}: cannot be read as a model ({_first_line(error)})") from None
+        raise UserError(f"--gpt2 {folder}: cannot be read as a model ({first_line(error, 200)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"--gpt2 {folder}: its tokenizer needs an end-of-text piece and a tokenizer.json")
     ids, starts, before = [], [], 0
@@ -76,7 +76,7 @@ def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path)
             list(generated), list(references), model_name_or_path=str(folder), truncation=True, max_length=512
         )
     except Exception as error:
-        raise UserError(f"--bertscore {folder}: cannot be used ({_first_line(error)})") from None
+        raise UserError(f"--bertscore {folder}: cannot be used ({first_line(error, 200)})") from None
     return float(torch.as_tensor(scores["f1"]).mean())
 
 
@@ -95,7 +95,7 @@ def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: P
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:  # a stranger's folder makes the library raise anything
-        raise UserError(f"--entailment {folder}: cannot be read as a model ({_first_line(error)})") from None
+        raise UserError(f"--entailment {folder}: cannot be read as a model ({first_line(error, 200)})") from None
     labels = [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
     kinds = [next((i for i, label in enumerate(labels) if label.startswith(name)), -1) for name in ("entail", "contra")]
     if -1 in kinds:
@@ -123,7 +123,3 @@ def _transformers(what: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     return transformers
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import sentencepiece as spm
 
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, utf8, write_description
 
 log = getLogger(__name__)
@@ -42,7 +42,7 @@ class BPETokenizer(Tokenizer):
             self._processor = processor = spm.SentencePieceProcessor(model_proto=model)
             pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
         except RuntimeError as error:
-            raise UserError(f"this is no SentencePiece model ({' '.join(str(error).split())})") from None
+            raise UserError(f"this is no SentencePiece model ({message_of(error)})") from None
         self.model = model
         self.vocab_size = len(pieces)
         self.eot_id = processor.eos_id()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.errors import UserError, missing_extra
+from llm_from_scratch.errors import UserError, message_of, missing_extra
 from llm_from_scratch.places import user_path
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, read_file, utf8, write_description
 
@@ -108,7 +108,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True)
     try:
         encoding = tiktoken.get_encoding("gpt2")
     except Exception as error:  # requests', ssl's, the cache's
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        reason = message_of(error, 150)
         raise UserError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
     ranks = encoding._mergeable_ranks
     return GPT2Tokenizer(*_files(ranks | {END_OF_TEXT.encode(): encoding.eot_token}, _merges(ranks)))
@@ -130,7 +130,7 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
                 f"its merge {number} is not the one that the ids of {vocab.name} give: the two do not belong together"
             )
     except ValueError as error:
-        raise UserError(f"{merges}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{merges}: {message_of(error, 300)}") from None
     return GPT2Tokenizer(*_files(ranks, found))
 
 

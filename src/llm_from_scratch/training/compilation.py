@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_from_scratch.data.prepare import is_first_rank
+from llm_from_scratch.errors import first_line
 from llm_from_scratch.model import GPT
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def why_not(device: torch.device) -> str | None:
     try:
         torch.compile(_one_more, dynamic=False)(torch.zeros(8, device=device))
     except Exception as error:  # no compiler, no Triton, an old GPU, …: each raises another
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:150]}"
+        return f"{type(error).__name__}: {first_line(error, 150)}"
     return None
 
 
