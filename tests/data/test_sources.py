@@ -125,6 +125,16 @@ def test_the_next_run_goes_on_too(server):
     assert server.requests[-1] == "bytes=100000-"
 
 
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_a_download_that_fails_leaves_nothing_but_what_it_can_go_on_with(server, sent):
+    server.breaks = [sent, 0] if sent else [0]
+    with pytest.raises(ValueError, match="cannot download"):
+        oz(server.url)
+    left = sorted(path.name for path in Path("data").rglob("*") if path.is_file())
+    assert left == (["wizard_of_oz.txt.part", "wizard_of_oz.txt.part.etag"] if sent else [])
+    assert next(oz(server.url).documents()).raw == BOOK
+
+
 def test_halves_of_two_releases_are_never_joined(server):
     server.breaks = [100_000, 0]
     with pytest.raises(ValueError, match="broke off"):

@@ -7,8 +7,9 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _bring(
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with _alone(target):
             for i, url in enumerate(urls):
                 if target.is_file():  # another process may have brought it meanwhile
                     return
@@ -163,6 +164,29 @@ def _bring(
         raise UserError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
     except OSError as error:
         raise UserError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keeps other processes from bringing the same file; a download that fails leaves no lock, and no part without a byte."""
+    lock = FileLock(f"{target}.lock")
+    lock.acquire()
+    while not Path(lock.lock_file).exists():  # another process has failed, and has deleted the file of this lock
+        lock.release()
+        lock.acquire()
+    try:
+        yield
+    except BaseException:
+        part = target.with_name(f"{target.name}.part")
+        with suppress(OSError):
+            if not part.stat().st_size:
+                part.unlink()
+                part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no open file
+            Path(lock.lock_file).unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
 
 
 def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | None) -> None:
