@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data.prepare import is_validation, prepare, split_document
+from llm_from_scratch.data.prepare import check_doc_mask, is_validation, prepare, split_document
 from llm_from_scratch.errors import UserError
 
 CHARS = TokenizerConfig(kind="char", vocab_size=None)
@@ -37,6 +37,14 @@ def test_many_documents_are_kept_whole(tmp_path: Path) -> None:
     assert sides["val"] == {text for name, text in texts.items() if is_validation(name, 0.3)} != set()
     ids = prepared.shards("train")[0].tokens.tolist()
     assert ids.count(prepared.tokenizer.eot_id) == len(sides["train"])  # one behind each document
+
+
+def test_a_document_mask_for_one_document_is_refused(tmp_path: Path) -> None:
+    one = prepare(corpus(tmp_path, {"00.txt": "some text " * 50}), CHARS)
+    with pytest.raises(UserError, match=r"^data\.doc_mask=true: the text is one document"):
+        check_doc_mask(one)
+    check_doc_mask(prepare(corpus(tmp_path, {}, stream="text"), CHARS))  # chunks go on behind the end
+    check_doc_mask(prepare(corpus(tmp_path, {f"{i:02}.txt": "some text " * 50 for i in range(30)}), CHARS))
 
 
 def test_prepared_once_and_again_when_something_changes(tmp_path: Path) -> None:

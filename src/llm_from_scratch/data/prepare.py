@@ -80,6 +80,7 @@ __all__ = [
     "MANY_DOCUMENTS",
     "SPLITS",
     "Prepared",
+    "check_doc_mask",
     "check_text",
     "document_start",
     "is_first_rank",
@@ -460,6 +461,20 @@ def document_start(prepared: Prepared) -> int:
             " use more documents, or leave it out"
         )
     return prepared.tokenizer.eot_id
+
+
+def check_doc_mask(prepared: Prepared) -> None:
+    """Refuses data.doc_mask=true for a text in which it changes nothing.
+
+    Raises:
+        UserError: the text is one document. Text that is read as text is a ring, in which the end meets the beginning.
+    """
+    splits = prepared.manifest["splits"]
+    single = all(splits[split]["documents"] == 1 for split in SPLITS)
+    if single and "tokens" in splits["train"] and not prepared.parts:
+        raise UserError(
+            "data.doc_mask=true: the text is one document, with no end within it that could part anything: leave it out"
+        )
 
 
 def is_first_rank() -> bool:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
-from llm_from_scratch.data.prepare import document_start, prepare
+from llm_from_scratch.data.prepare import check_doc_mask, document_start, prepare
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
@@ -150,6 +150,8 @@ def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel
 
 def build_model(config: Config, prepared: Prepared) -> GPT:
     """The network of the settings, with random weights, for the vocabulary of a text."""
+    if config.data.doc_mask and not config.resume:  # a run of before goes on as it began
+        check_doc_mask(prepared)
     return GPT(
         GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)),
         eot_id=document_start(prepared) if config.data.doc_mask else None,
