@@ -88,7 +88,6 @@ class ProgressBar(Callback):
         self.console = console(stderr=True)
         self.bar: Progress | None = None
         if show_bar and self.console.is_terminal:
-            self.console.soft_wrap = True  # a command that is printed can be copied: it has no line end in it
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
         self.printed = time.perf_counter()
