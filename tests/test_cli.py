@@ -46,6 +46,8 @@ def test_the_help_says_the_rule_and_every_command(capsys: pytest.CaptureFixture[
         (["train", "optim.lrr=1"], 2, {"torch", "lightning"}),
         (["train", "model.n_head=5"], 2, {"torch", "lightning"}),
         (["train", "model=tinny"], 2, {"torch", "lightning"}),
+        (["train", "data=text", "data.path=nowhere.txt"], 2, {"torch", "lightning"}),
+        (["train", "data=oz", f"run_dir={REPO / 'README.md/x'}"], 2, {"torch", "lightning"}),
         (["generate", "top_p=2"], 2, {"torch", "lightning"}),
         (["prepare", "data.val_fraction=2"], 2, {"torch", "lightning"}),
         (["plan", "trainer.max_steps=0"], 2, {"torch", "lightning"}),

@@ -49,40 +49,52 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
 
 def check(composed: DictConfig, job: Sequence[str]) -> None:
-    """What must hold before any job starts: nothing has been written yet, and nothing is. Says what will take too long."""
-    config = settle(composed, job)
+    """Refuses, before any job starts, what cannot run; nothing has been written yet, and nothing is.
 
-    from llm_from_scratch.data.prepare import check_text, is_first_rank
+    One line warns of what will take too long.
+    """
+    config = settle(composed, job)
+    check_place(config, job)
+
+    from llm_from_scratch.data.prepare import check_text
+
+    if not config.resume:
+        check_text(config.data, given_settings(job))
+
+    # These import torch and Lightning, which takes seconds.
+    from llm_from_scratch.plan import too_much
     from llm_from_scratch.run import refuse_other_kinds
     from llm_from_scratch.training.checks import check_trainer, require_device
 
-    refuse_links(Path(config.run_dir), Path(config.run_dir))
     refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
-    if not config.resume or run_text(config, job, warn=False) is None:
+    if config.resume and run_text(config, job, warn=False) is None:
         check_text(config.data, given_settings(job))
+    for line in too_much(config, recipes):
+        note(line)
+
+
+def check_place(config: "Config", job: Sequence[str]) -> None:
+    """Refuses a run folder that cannot be this run's."""
+    from llm_from_scratch.data.prepare import is_first_rank
+
+    run_dir = Path(config.run_dir)
+    refuse_links(run_dir, run_dir)
     if config.trainer.num_nodes > 1 and not (config.resume or shares_name() or "run_dir" in given_settings(job)):
         raise UserError(
             f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
             " give all of them one run_dir=PATH, or start them with torchrun or srun"
         )
-    there = next(
-        folder for folder in (Path(config.run_dir), *Path(config.run_dir).absolute().parents) if folder.exists()
-    )
+    there = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
-    held = [*Path(config.run_dir).glob("config.yaml"), *Path(config.run_dir).glob("[!.]*/config.yaml")]
+    held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]
     if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
             f" {quote(f'resume={held[0].parent}')}"
         )
-
-    from llm_from_scratch.plan import too_much
-
-    for line in too_much(config, recipes):
-        note(line)
 
 
 def tree(config: "Config") -> "Tree":
