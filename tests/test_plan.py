@@ -16,20 +16,17 @@ from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPTConfig
-from llm_from_scratch.plan import (
-    Measured,
+from llm_from_scratch.plan.estimate import plan
+from llm_from_scratch.plan.measuring import Measured, measure
+from llm_from_scratch.plan.sizes import (
     TextSize,
     assumed_text,
     compute_optimal,
-    count,
-    duration,
-    measure,
+    meta_model,
     nearest,
-    on_paper,
-    plan,
-    show,
     training_flops,
 )
+from llm_from_scratch.plan.table import count, duration, show
 
 GPT2: dict[str, Any] = {
     "n_layer": 12,
@@ -54,11 +51,11 @@ def config(**groups: Any) -> Config:
 
 
 def test_gpt2_by_hand() -> None:
-    model = on_paper(GPTConfig(vocab_size=50_257, **GPT2))
+    model = meta_model(GPTConfig(vocab_size=50_257, **GPT2))
     assert model.num_parameters() == 124_439_808  # as published
     # 12 layers of 12 C^2 weights and a head of V C, 6 FLOPs each; attention 12 L C T.
     assert training_flops(model) == 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 768 * 1024 == 854_438_400
-    shared = on_paper(GPTConfig(vocab_size=50_257, **GPT2, n_unique_layer=3))
+    shared = meta_model(GPTConfig(vocab_size=50_257, **GPT2, n_unique_layer=3))
     assert training_flops(shared) == training_flops(model)  # fewer weights, used as often
 
 

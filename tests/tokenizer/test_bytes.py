@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import prepare
-from llm_from_scratch.plan import assumed_text
+from llm_from_scratch.plan.sizes import assumed_text
 from llm_from_scratch.tokenizer import GPT2Tokenizer, load_tokenizer, open_gpt2
 from llm_from_scratch.tokenizer import bytes as bytes_module
 

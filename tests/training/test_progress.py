@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from conftest import REPO, SMALL, story
 
-from llm_from_scratch import plan, terminal
+from llm_from_scratch import terminal
 from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
+from llm_from_scratch.plan import estimate, warnings
+from llm_from_scratch.plan.sizes import TextSize
 from llm_from_scratch.training.fit import first_words
 from llm_from_scratch.training.progress import Overfitting, Pace, clock
 
@@ -182,7 +184,7 @@ def test_what_takes_hours_on_a_cpu_is_said_with_the_recipe_for_one(monkeypatch: 
         (["experiment=oz_10min"], None),
         ([], None),
     ):
-        monkeypatch.setattr(plan, "cores", lambda: 2)
+        monkeypatch.setattr(warnings, "cores", lambda: 2)
         monkeypatch.setattr("torch.get_num_threads", lambda: 2)
         lines = advice(words)
         assert len(lines) == (said is not None), (words, lines)
@@ -200,11 +202,11 @@ def advice(words: list[str]) -> list[str]:
 
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
         words = [*words, "trainer=cpu"]
-        return list(plan.too_much(check(final_config(compose("train", words), words), Config), recipes))
+        return list(warnings.too_much(check(final_config(compose("train", words), words), Config), recipes))
 
 
 def test_more_processes_or_threads_than_cores_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "cores", lambda: 2)
+    monkeypatch.setattr(warnings, "cores", lambda: 2)
     for settings, said in (
         ({"devices": 4}, "trainer.devices=4: so many processes take turns on the 2 cores of this machine"),
         ({"threads": 64}, "trainer.threads=64: this machine has 2 cores"),
@@ -212,25 +214,25 @@ def test_more_processes_or_threads_than_cores_are_said(monkeypatch: pytest.Monke
         ({"threads": 2}, None),
     ):
         config = Config(trainer=TrainerConfig(accelerator="cpu", max_steps=1, **settings))
-        lines = list(plan.too_much(config, dict))
+        lines = list(warnings.too_much(config, dict))
         assert [line[: len(said)] for line in lines if said] == [said] * (said is not None), lines
         assert len(lines) == (said is not None)
 
 
 def test_a_start_warns_in_two_lines_at_most() -> None:
-    oz = plan.TextSize(60_000, 7_000, 180_000, 1024, False)
+    oz = TextSize(60_000, 7_000, 180_000, 1024, False)
     settings = {"model": ModelConfig(), "trainer": TrainerConfig(accelerator="cpu", max_steps=600)}
-    (line,) = plan.warnings_at_start(Config(**settings), oz)
+    (line,) = estimate.warnings_at_start(Config(**settings), oz)
     assert "41 passes, it will overfit" in line
     hundred = TrainerConfig(accelerator="cpu", max_steps=300)
     many = Config(model=ModelConfig(), optim=OptimConfig(warmup_steps=200), trainer=hundred)
-    assert len(plan.warnings_at_start(many, plan.TextSize(60_000, 70, 180_000, 50_257, False, 2_000))) == 2
+    assert len(estimate.warnings_at_start(many, TextSize(60_000, 70, 180_000, 50_257, False, 2_000))) == 2
     # A recipe against learning by heart is not told to use one.
     settings["optim"] = OptimConfig(weight_decay=2.0)
     settings["model"] = ModelConfig(dropout=0.2)
-    assert plan.warnings_at_start(Config(**settings), oz) == []
+    assert estimate.warnings_at_start(Config(**settings), oz) == []
     settings["trainer"] = TrainerConfig(accelerator="cpu", max_steps=60)  # shorter than its warm-up: a trial
-    assert plan.warnings_at_start(Config(**settings), oz) == []
+    assert estimate.warnings_at_start(Config(**settings), oz) == []
 
 
 @needs_pty

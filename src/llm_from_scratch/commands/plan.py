@@ -41,31 +41,35 @@ def run(options: argparse.Namespace) -> None:
     configs = config_dir()
     config = check(composed(configs, "train", options.overrides), Config)
 
-    from llm_from_scratch import plan as planning  # imports torch: the settings are right by now
+    # These import torch, which takes seconds: the settings are right by now.
     from llm_from_scratch.evaluation.measure import own_text
     from llm_from_scratch.model import GPTConfig
+    from llm_from_scratch.plan.estimate import plan
+    from llm_from_scratch.plan.measuring import measure
+    from llm_from_scratch.plan.sizes import assumed_text, counted, devices, meta_model, text_size
+    from llm_from_scratch.plan.table import show
     from llm_from_scratch.training.checks import require_device
     from llm_from_scratch.training.memory import micro_batch_size
 
     require_device(config.trainer)
     if options.tokens:
-        text = planning.assumed_text(config, int(options.tokens))
+        text = assumed_text(config, int(options.tokens))
     elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
-        text = planning.counted(prepared)
+        text = counted(prepared)
     else:
-        text = planning.text_size(config, tokenizer_of_origin(config))
+        text = text_size(config, tokenizer_of_origin(config))
     presets = {}
     for path in sorted((configs / "model").glob("*.yaml")):
         if path.stem == "article":  # one layer, one head: to look at
             continue
         preset = check(composed(configs, "train", [f"model={path.stem}"]), Config).model
-        presets[path.stem] = planning.on_paper(GPTConfig(vocab_size=text.vocab_size, **vars(preset))).num_parameters()
+        presets[path.stem] = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(preset))).num_parameters()
     measured = None
     if not options.no_measuring:
         shape = GPTConfig(vocab_size=text.vocab_size, **vars(config.model))
-        measured = planning.measure(config, shape, micro_batch_size(config, planning.devices(config.trainer)))
-    result = planning.plan(config, text, measured, hours=options.hours, presets=presets)
+        measured = measure(config, shape, micro_batch_size(config, devices(config.trainer)))
+    result = plan(config, text, measured, hours=options.hours, presets=presets)
     if options.json:
         print(json.dumps(result))
     else:
-        planning.show(result, console(width=140))
+        show(result, console(width=140))

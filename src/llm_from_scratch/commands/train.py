@@ -62,7 +62,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
         check_text(config.data, given_settings(job))
 
     # These import torch and Lightning, which takes seconds.
-    from llm_from_scratch.plan import too_much
+    from llm_from_scratch.plan.warnings import too_much
     from llm_from_scratch.run import refuse_other_kinds
     from llm_from_scratch.training.checks import check_trainer, require_device
 

@@ -15,7 +15,8 @@ from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.plan import counted, warnings_at_start
+from llm_from_scratch.plan.estimate import warnings_at_start
+from llm_from_scratch.plan.sizes import counted
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Samples, Signals

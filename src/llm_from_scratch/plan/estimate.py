@@ -1,0 +1,177 @@
+"""A plan: parameters, memory, passes over the text, time and disk of a training, before it begins.
+
+Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequence, C channels, L layers, V vocabulary.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from llm_from_scratch.config import Config
+from llm_from_scratch.data.sampler import batch_size_at, sequences_before
+from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.plan.measuring import Measured
+from llm_from_scratch.plan.sizes import (
+    TOKENS_A_PARAMETER,
+    TextSize,
+    compute_optimal,
+    devices,
+    meta_model,
+    nearest,
+    training_flops,
+)
+from llm_from_scratch.plan.warnings import GOOD_EPOCHS, warnings
+from llm_from_scratch.training.compilation import PAYS, wanted
+from llm_from_scratch.training.memory import (
+    activation_bytes,
+    device_bytes,
+    logits_bytes,
+    micro_batch_size,
+    on_gpu,
+    state_bytes,
+)
+
+
+def plan(
+    config: Config, text: TextSize, measured: Measured | None, *, hours: float | None, presets: Mapping[str, int]
+) -> dict[str, Any]:
+    """Everything about the run that `config` describes, in JSON's types.
+
+    Args:
+        config: of train.py.
+        text: what it trains on.
+        measured: without it, there are no times.
+        hours: that there are, for the optimum; without it, as many as the run itself takes.
+        presets: parameters of each `model=` with this vocabulary, to choose from.
+    """
+    model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
+    N, shape, settings = model.num_parameters(), model.config, config.trainer
+    world = devices(settings)
+    batches = config.data.batch_size, config.data.batch_schedule
+    a_step, at_first = batches[0] * shape.block_size, batch_size_at(0, *batches) * shape.block_size
+    D = sequences_before(settings.max_steps, *batches) * shape.block_size
+    flops = training_flops(model)
+    embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
+
+    memory = _memory(config, model, text.vocab_size)
+    # Weights and the optimizer's numbers of all processes.
+    state = (memory["weights"] + memory["optimizer"]) * (world if settings.strategy == "fsdp" else 1)
+    result: dict[str, Any] = {
+        "model": {
+            "parameters": N,
+            "embeddings": embeddings,
+            "parameters_without_embeddings": N - embeddings,
+            "vocab_size": text.vocab_size,
+        },
+        "data": asdict(text)
+        | {"tokens_a_first_step": at_first, "tokens_a_step": a_step}
+        | {"tokens": D, "passes": D / max(text.train_tokens, 1)},
+        "memory": memory,
+        "compute": {
+            "flops_a_token": flops,
+            "flops_a_step": flops * a_step,
+            "flops": flops * D,
+            "tokens_a_parameter": D / N,
+            "devices": world,
+        },
+        "disk": {
+            # Two states are kept while the third is written.
+            "checkpoints": 3 * state,
+            "model": 2 * 4 * N,  # the best one, and the next beside it
+            "shards": (text.train_tokens + text.val_tokens) * (2 if text.vocab_size <= 65_536 else 4),
+            "free": shutil.disk_usage(_there(Path(config.run_dir))).free,
+        },
+    }
+    seconds = hours and hours * 3600
+    if measured:
+        result["time"] = times(config, text, measured, N)
+        seconds = seconds or result["time"]["seconds"]
+        rate = flops * result["time"]["tokens_per_second"]
+        result["optimum"] = _optimum(seconds, rate, text.train_tokens, a_step, presets)
+    result["unwise"] = list(warnings(config, result, presets))
+    return result
+
+
+def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
+    """Bytes of a device by what takes them, their sum, what the device has, and the micro-batch that they are for."""
+    settings, world, gpu = config.trainer, devices(config.trainer), on_gpu(config.trainer)
+    micro = micro_batch_size(config, world)
+    shards = world if settings.strategy == "fsdp" else 1
+    matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    state = state_bytes(model.num_parameters(), config.optim, matrices)
+    memory = {name: size // shards for name, size in state.items()}
+    a_token = activation_bytes(model.config, recompute=settings.activation_checkpointing, cpu=not gpu)
+    memory |= {
+        "activations": a_token * micro * model.config.block_size,
+        "loss": logits_bytes(vocab_size, cpu=not gpu),
+    }
+    # The processes of a machine share its memory; every GPU has its own.
+    available = device_bytes(settings) // (1 if gpu else max(1, world // settings.num_nodes))
+    return memory | {"total": sum(memory.values()), "available": available, "micro_batch_size": micro}
+
+
+def _optimum(
+    seconds: float, rate: float, train_tokens: int, tokens_a_step: int, presets: Mapping[str, int]
+) -> dict[str, Any]:
+    """The model and the tokens that give the lowest loss in so many seconds, and the model that the text is enough for.
+
+    Args:
+        seconds: of training.
+        rate: FLOP/s.
+        train_tokens: of the text.
+        tokens_a_step: of an optimizer step.
+        presets: parameters of each `model=`.
+    """
+    best, tokens = compute_optimal(rate * seconds)
+    within = GOOD_EPOCHS * train_tokens
+    limit = min(best, within // TOKENS_A_PARAMETER)
+    return {
+        "hours": seconds / 3600,
+        "flops_per_second": rate,
+        "parameters": best,
+        "tokens": tokens,
+        "steps": tokens // tokens_a_step,
+        "text_is_short": tokens > within,
+        "parameters_for_this_text": limit,
+        "model": nearest(limit, presets),
+    }
+
+
+def times(config: Config, text: TextSize, measured: Measured, parameters: int) -> dict[str, Any]:
+    """Seconds of the whole run from measured ones: updates, micro-batches, validations; where it pays, compiled."""
+    settings, T = config.trainer, config.model.block_size
+    world = devices(settings)
+    step = config.data.batch_size / world * measured.seconds_a_sequence + measured.seconds_an_update
+    compiled, saved, cost = False, 0.0, 0.0
+    sequences = sequences_before(settings.max_steps, config.data.batch_size, config.data.batch_schedule) / world
+    training = sequences * measured.seconds_a_sequence + settings.max_steps * measured.seconds_an_update
+    if wanted(settings.compile, measured.device, parameters, int(sequences * T)):
+        compiled = True
+        _, saved, cost = PAYS.get(measured.device, (0, 0.0, 0.0))
+    step *= 1 - saved
+    # A validation is the forward pass of each window: a third of the work of training on it.
+    validations = -(-settings.max_steps // settings.val_check_interval)
+    validation = text.val_tokens / T * measured.seconds_a_sequence / 3 / world
+    return {
+        "seconds": training * (1 - saved) + validations * validation + cost,
+        "seconds_a_step": step,
+        "seconds_a_validation": validation,
+        "tokens_per_second": config.data.batch_size * T / step,
+        "compiled": compiled,
+        "measured": asdict(measured),
+    }
+
+
+def warnings_at_start(config: Config, text: TextSize) -> list[str]:
+    """At most two lines of `unwise`, of what is known without measuring; none for a trial or for a batch learned by heart."""
+    if config.data.overfit or config.trainer.max_steps <= config.optim.warmup_steps:
+        return []
+    return plan(config, text, None, hours=None, presets={})["unwise"][:2]
+
+
+def _there(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

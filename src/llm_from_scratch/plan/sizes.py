@@ -1,0 +1,129 @@
+"""Sizes of a model, of a text and of a machine: parameters, FLOPs, tokens, devices.
+
+N is a number of parameters, D of training tokens, L of layers, C of channels, T of tokens in a sequence.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from llm_from_scratch.config import Config, TrainerConfig
+from llm_from_scratch.data.corpus import estimated_tokens, plan_corpus
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.data.prepared import Prepared, open_prepared
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import has_mps
+from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
+from llm_from_scratch.training.memory import (
+    on_gpu,
+)
+
+TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
+GPT2_VOCABULARY = 50_257  # pieces of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
+CHARACTERS = 256  # distinct characters of a text that is not at hand
+
+
+def meta_model(config: GPTConfig) -> GPT:
+    """The model without memory for its weights: what its shapes are, whatever its size."""
+    with torch.device("meta"):
+        return GPT(config)
+
+
+def training_flops(model: GPT) -> int:
+    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L H D T for attention without regard to its mask.
+
+    Chowdhery et al. 2022, appendix B. A layer that is used several times counts so often; the look-up of an embedding is none.
+    """
+    config = model.config
+    blocks = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
+    weights = blocks * config.n_layer // config.unique_layers + config.vocab_size * config.n_embd
+    return 6 * weights + 12 * config.n_layer * config.n_head * config.head_dim * config.block_size
+
+
+def compute_optimal(flops: float) -> tuple[int, int]:
+    """Parameters and training tokens that give the lowest loss for so many FLOPs: 6 N D = FLOPs with D = 20 N."""
+    parameters = math.sqrt(flops / (6 * TOKENS_A_PARAMETER))
+    return round(parameters), round(TOKENS_A_PARAMETER * parameters)
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """What there is to train on and to validate with; `estimated` from the sizes of files that are not prepared yet."""
+
+    train_tokens: int
+    val_tokens: int
+    train_bytes: int
+    vocab_size: int
+    estimated: bool
+    documents: int | None = None
+
+
+def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
+    """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
+
+    Of a run folder, which may be a stranger's, nothing is downloaded or written.
+
+    UserError: as `prepare`.
+    """
+    own = not config.resume
+    if config.data.mix is not None:
+        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
+    corpus = plan_corpus(config.data, config.tokenizer, reuse, fetch=own, write=False)
+    if corpus.folder.exists():
+        return counted(open_prepared(corpus.folder))
+    if corpus.keep_text:
+        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
+    vocab_size = corpus.tokenizer.vocab_size if corpus.tokenizer else config.tokenizer.vocab_size or 10_000
+    tokens = estimated_tokens(corpus, corpus.tasks, config.tokenizer.kind, vocab_size)
+    val = int(tokens * config.data.val_fraction)
+    return _estimate(config, tokens - val, val, vocab_size)
+
+
+def assumed_text(config: Config, train_tokens: int) -> TextSize:
+    """A text of which nothing is at hand but a number of training tokens; the vocabulary is the one that the tokenizer will have.
+
+    UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
+    """
+    settings = config.tokenizer
+    vocab_size = settings.vocab_size
+    if vocab_size is None and settings.kind == "gpt2":
+        vocab_size = GPT2_VOCABULARY if settings.path is None else open_gpt2(settings.path).vocab_size
+    elif vocab_size is None and settings.kind == "char":
+        vocab_size = CHARACTERS
+    elif vocab_size is None:
+        raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+    return _estimate(config, train_tokens, int(train_tokens * config.data.val_fraction), vocab_size)
+
+
+def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: int) -> TextSize:
+    bytes_a_token = 1 if config.tokenizer.kind == "char" else 3 if vocab_size < 4096 else 4.5
+    return TextSize(train_tokens, val_tokens, int(train_tokens * bytes_a_token), vocab_size, True)
+
+
+def counted(prepared: Prepared) -> TextSize:
+    """The counts of a manifest. With data.stream=text the training text has no tokens yet: as many to a byte as in the other split."""
+    train, val = (prepared.manifest["splits"][split] for split in ("train", "val"))
+    tokens = train.get("tokens") or round(train["text_bytes"] * val["tokens"] / val["text_bytes"])
+    size = prepared.tokenizer.vocab_size
+    return TextSize(tokens, val["tokens"], train["text_bytes"], size, "tokens" not in train, train["documents"])
+
+
+def devices(settings: TrainerConfig) -> int:
+    """How many take part."""
+    here = torch.cuda.device_count() if settings.devices == "auto" and on_gpu(settings) else settings.devices
+    return (here if isinstance(here, int) else 1) * settings.num_nodes
+
+
+def on_cpu(settings: TrainerConfig) -> bool:
+    """Whether the CPU will train."""
+    apple = settings.accelerator in ("auto", "mps") and has_mps()
+    return not on_gpu(settings) and not apple
+
+
+def nearest(parameters: int, presets: Mapping[str, int]) -> str | None:
+    """The model whose size is nearest, as a ratio."""
+    return min(presets, key=lambda name: abs(math.log(presets[name] / max(parameters, 1))), default=None)

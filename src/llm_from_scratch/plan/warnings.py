@@ -1,0 +1,186 @@
+"""Warnings about a training that has not begun: a line each, with what to do."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from llm_from_scratch.config import Config
+from llm_from_scratch.data.sampler import sequences_before
+from llm_from_scratch.machine import cores, has_cuda
+from llm_from_scratch.model import GPTConfig
+from llm_from_scratch.plan.sizes import (
+    CHARACTERS,
+    GPT2_VOCABULARY,
+    TOKENS_A_PARAMETER,
+    devices,
+    meta_model,
+    nearest,
+    on_cpu,
+    training_flops,
+)
+from llm_from_scratch.plan.table import count, duration
+
+GOOD_EPOCHS = 4  # so often read, a text is worth nearly as much as new text (Muennighoff et al. 2023)
+REGULARISED = (0.1, 1.0)  # dropout and weight decay with which a text can be read up to a hundred times (docs/log.md)
+USELESS_EPOCHS = 16  # beyond, further passes are worth next to nothing (the same)
+# FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the model.
+CPU_RATE = 2.5e10
+LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
+
+
+def warnings(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]) -> Iterable[str]:
+    """A line for each thing that will disappoint, with what to do.
+
+    Args:
+        config: of the run.
+        result: its plan.
+        presets: parameters of each `model=` with this vocabulary, to choose from.
+    """
+    yield from _of_epochs(config, result, presets)
+    yield from _of_sizes(result)
+    yield from _of_settings(config, result)
+    yield from _of_time(config, result)
+
+
+def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]) -> Iterable[str]:
+    """The model is too large for the text, or for the number of steps."""
+    data, N = result["data"], result["model"]["parameters"]
+    D, train, epochs = data["tokens"], data["train_tokens"], data["passes"]
+    regularised = config.model.dropout >= REGULARISED[0] and config.optim.weight_decay >= REGULARISED[1]
+    if epochs > GOOD_EPOCHS and regularised and epochs <= 100:
+        pass
+    elif epochs > GOOD_EPOCHS:
+        smaller = nearest(GOOD_EPOCHS * train // TOKENS_A_PARAMETER, presets)
+        advice = ["more text"]
+        if smaller and presets[smaller] < N:
+            advice.append(f"model={smaller} ({count(presets[smaller], ' parameters')})")
+        if epochs > USELESS_EPOCHS:
+            steps = USELESS_EPOCHS * train // data["tokens_a_step"]
+            advice += [f"trainer.max_steps={steps} ({USELESS_EPOCHS} passes)"] if steps else []
+            will = "it will overfit"
+        else:
+            will = f"each beyond {GOOD_EPOCHS} is worth less, and it may overfit"
+        yield (
+            f"{count(data['train_bytes'], 'B')} of text for {count(N, ' parameters')}: {epochs:.3g} passes, {will}: use "
+            + ", ".join([*advice, "or model.dropout=0.2 with optim.weight_decay=1.0"])
+        )
+    elif D < TOKENS_A_PARAMETER / 4 * N:
+        wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
+        fits = nearest(D // TOKENS_A_PARAMETER, presets)
+        # More steps help while they bring fresh text; a small text read again and again asks for a smaller model.
+        steps = [f"trainer.max_steps={wanted_steps}"] if GOOD_EPOCHS * train >= TOKENS_A_PARAMETER * N else []
+        models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
+        if steps or models:
+            yield (
+                f"{D / N:.2g} training tokens a parameter: a smaller model learns more in that time "
+                f"({TOKENS_A_PARAMETER} are best): use {' or '.join(steps + models)}"
+            )
+
+
+def _of_sizes(result: Mapping[str, Any]) -> Iterable[str]:
+    """Embeddings, memory and disk."""
+    model, data, memory, disk = (result[name] for name in ("model", "data", "memory", "disk"))
+    N = model["parameters"]
+    if model["embeddings"] > N / 2 and model["vocab_size"] > 1024:
+        yield (
+            f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "
+            f"{model['vocab_size']:,}, or a wider model"
+        )
+    if memory["total"] > memory["available"]:
+        yield (
+            f"{count(memory['total'], 'B')} of memory are needed and a device has {count(memory['available'], 'B')}: use "
+            "data.micro_batch_size=1, trainer.activation_checkpointing=true, trainer=fsdp on several GPUs, or a smaller model"
+        )
+    written = disk["checkpoints"] + disk["model"] + (disk["shards"] if data["estimated"] else 0)
+    if written > disk["free"]:
+        yield (
+            f"{count(written, 'B')} will be written and {count(disk['free'], 'B')} are free on the disk: free some, "
+            "or set run_dir and data.dir on another"
+        )
+
+
+def _of_settings(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
+    """Settings that do not fit each other or the text."""
+    data, steps = result["data"], config.trainer.max_steps
+    if config.optim.warmup_steps > steps / 4:
+        yield (
+            f"the warm-up takes {config.optim.warmup_steps} of {steps} steps: use optim.warmup_steps={max(1, steps // 20)}"
+        )
+    if data["val_tokens"] < config.model.block_size:
+        yield (
+            f"{data['val_tokens']} tokens to validate with, fewer than a block of {config.model.block_size}: use a larger "
+            "data.val_fraction or more text"
+        )
+    mean = data["train_tokens"] / max(data["documents"] or 0, 1)
+    short = (data["documents"] or 0) > 100 and mean < config.model.block_size / 2
+    if short and not config.data.doc_mask:
+        yield (
+            f"documents have {mean:.0f} tokens on average, and a block has {config.model.block_size}: "
+            "use data.doc_mask=true, or a smaller model.block_size"
+        )
+
+
+def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
+    """Seconds of the run, where they were measured."""
+    if "time" not in result:
+        return
+    steps, settings = config.trainer.max_steps, config.trainer
+    seconds, validation = result["time"]["seconds"], result["time"]["seconds_a_validation"]
+    validating = -(-steps // settings.val_check_interval) * validation
+    if validating > seconds / 4 and seconds > 60:
+        yield (
+            f"validations take {validating / seconds:.0%} of the time: use a larger trainer.val_check_interval than "
+            f"{settings.val_check_interval}"
+        )
+    if settings.accelerator == "cpu" and has_cuda():
+        yield "this machine has a CUDA GPU and the run does not use it: use trainer=gpu"
+    if seconds > 7 * 86400:
+        yield f"it takes {duration(seconds)}: use fewer trainer.max_steps, a smaller model or more devices"
+
+
+def cpu_seconds(config: Config) -> float:
+    """What the steps of a run take on this machine's CPU, to within a factor of two; nothing is prepared or tried."""
+    vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
+    model = meta_model(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
+    data, settings = config.data, config.trainer
+    tokens = sequences_before(settings.max_steps, data.batch_size, data.batch_schedule) * config.model.block_size
+    busy = min(cores(), devices(settings) * (settings.threads or torch.get_num_threads()))
+    return training_flops(model) * tokens / (CPU_RATE * busy)
+
+
+def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
+    """A line for what takes hours on this machine's CPU, and for more processes or threads than it has cores.
+
+    Args:
+        config: of the run.
+        recipes: the experiments by their names.
+    """
+    settings = config.trainer
+    if not on_cpu(settings):
+        return
+    here, asked = cores(), settings.devices if isinstance(settings.devices, int) else 1
+    cores_here = f"{here} core{'s' * (here > 1)}"
+    if asked > here:
+        yield (
+            f"trainer.devices={asked}: so many processes take turns on the {cores_here} of this machine, which is slower"
+            " than one process: use trainer.devices=1"
+        )
+    if (settings.threads or 1) > here:
+        yield (
+            f"trainer.threads={settings.threads}: this machine has {cores_here}: leave it out, and torch takes as many"
+        )
+    seconds = cpu_seconds(config)
+    if seconds < LONG or config.resume:
+        return
+    times = {
+        name: cpu_seconds(recipe)
+        for name, recipe in recipes().items()
+        if recipe.data.name == config.data.name and config.data.path is None and on_cpu(recipe.trainer)
+    }
+    short = sorted((name for name, one in times.items() if one < LONG), key=lambda name: times[name])[-2:]
+    instead = " or ".join(f"experiment={name}" for name in short) or "model=tiny with fewer trainer.max_steps"
+    gpu = "trainer=gpu" if has_cuda() else "a machine with a GPU"
+    hours = seconds / 3600
+    time_here = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
+    yield f"this training takes about {time_here} on this CPU ({cores_here}): use {gpu}, or {instead}"
