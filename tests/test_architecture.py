@@ -19,6 +19,7 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 # Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
 ANYTHING = "*"
 GROUND = [
+    "environment",
     "errors",
     "files",
     "machine",
@@ -32,6 +33,7 @@ GROUND = [
 SETTINGS = ["config", "check", "saved_config"]  # the schema, values held against it, a run's config.yaml
 RUN = ["checkpoint", "weights", "run"]  # a run folder: states, model, all of it
 MAY_IMPORT = {
+    "environment": [],
     "errors": [],
     "files": [],
     "machine": [],

@@ -31,6 +31,7 @@ def test_the_run_folder_is_the_contracts(finished: Path) -> None:
     run = finished / "run"
     for name in (
         "config.yaml",
+        "environment.json",
         "metrics.jsonl",
         "timing.jsonl",
         "tensorboard",

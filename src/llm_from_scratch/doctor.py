@@ -32,6 +32,7 @@ from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.sources import open_source, roots
+from llm_from_scratch.environment import FILE, read_environment, summary
 from llm_from_scratch.errors import DISTRIBUTION, UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import config_dir, program
@@ -94,6 +95,7 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
                 ("links", links),
                 ("owner", owner),
                 ("configuration", configuration),
+                ("environment", environment),
                 ("checkpoints", states),
                 ("model", model),
                 ("metrics", metrics),
@@ -365,6 +367,22 @@ def configuration(run: ExaminedRun) -> Iterator[Finding]:
             refuse_foreign_code(asdict(settings), asdict(Config()))
         except UserError as error:
             yield warning(f"{path}: {_line(error)}", "look at it before the run is resumed")
+
+
+def environment(run: ExaminedRun) -> Iterator[Finding]:
+    """The code and the libraries that made the run."""
+    path = run.path / FILE
+    try:
+        entries = read_environment(run.path)
+    except UserError as error:
+        yield warning(_line(error), "delete it: the next resume writes it again")
+        return
+    if not entries:
+        yield ok(f"{path}: not there; the run was made by version 0.1, or has made no step yet")
+        return
+    earlier = ", ".join(str(entry["step"]) for entry in entries[:-1][-5:])
+    since = f"; others made it from step {earlier} on" if earlier else ""
+    yield ok(f"{path}: made by {summary(entries[-1])}{since}")
 
 
 def states(run: ExaminedRun) -> Iterator[Finding]:

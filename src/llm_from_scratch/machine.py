@@ -80,6 +80,22 @@ def devices() -> list[str]:
     return names
 
 
+def device_name(kind: str) -> str:
+    """The name of the GPU, or of the processor.
+
+    Args:
+        kind: torch's type of a device: cuda, mps, cpu.
+    """
+    if kind == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
 def has_bfloat16(device: str) -> bool:
     """Whether a device multiplies in bfloat16 in hardware."""
     import torch

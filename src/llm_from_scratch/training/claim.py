@@ -11,7 +11,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.config import FAILURE, Config
+from llm_from_scratch.environment import record_environment
 from llm_from_scratch.errors import MachineError, UserError
+from llm_from_scratch.machine import device_name
 from llm_from_scratch.run import started_last
 from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.terminal import quote
@@ -126,6 +128,8 @@ class Ownership(Callback):
         """The checkpoint is loaded, and nothing can be refused any more."""
         self.claim.verify()
         self.claim.start()
+        if self.claim.owner:
+            record_environment(self.claim.run_dir, trainer.global_step, device_name(pl_module.device.type))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
