@@ -109,6 +109,8 @@ MAY_IMPORT = {
         "tokenizer",
         *SETTINGS,
     ],
+    "api": ["evaluation.scoring", "generation", "config", *RUN],
+    "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],  # the public names, imported lazily
     "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
     "doctor": ["data", *RUN, "tokenizer", *SETTINGS],
     "settings": [*SETTINGS],

@@ -12,7 +12,9 @@ from llm_from_scratch.tokenizer.bytes import MERGES_FILE, VOCAB_FILE, GPT2Tokeni
 from llm_from_scratch.tokenizer.char import CharTokenizer
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int | None, held_out: Iterable[str] = ()) -> Tokenizer:
+def train_tokenizer(
+    kind: str, texts: Iterable[str], vocab_size: int | None = None, held_out: Iterable[str] = ()
+) -> Tokenizer:
     """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
 
     Characters need to know whether those of `held_out`, which is read after `texts`, are all among them; BPE writes every one.

@@ -1,0 +1,104 @@
+"""The package as a library: a trained run is loaded, scores a text, continues a prompt. `docs/api.md` shows all of it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_from_scratch.config import SamplingConfig
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.evaluation.scoring import score as score_windows
+from llm_from_scratch.evaluation.scoring import scorer, windows
+from llm_from_scratch.generation import generate as generate_pieces
+from llm_from_scratch.machine import pick_device
+from llm_from_scratch.run import MODEL, RunFolder
+from llm_from_scratch.weights import LoadedModel
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """The likelihood of a text under a model."""
+
+    nats: float  # -ln p of the whole text
+    tokens: int
+    text_bytes: int  # of its UTF-8
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits a byte of the text: the measure that does not depend on the tokenizer."""
+        return self.nats / math.log(2) / self.text_bytes
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return math.exp(min(self.loss, 700.0))
+
+
+def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
+    """The best weights of a training with their tokenizer, in evaluation mode.
+
+    >>> run = load_run("last", device="cpu")
+    >>> run.model.config.n_layer, run.tokenizer.kind
+    (1, 'char')
+
+    Args:
+        run: a run folder, or `last` for the newest one below outputs/.
+        device: auto | cpu | cuda | mps.
+
+    Raises:
+        UserError: there is no such run, or a file of it is damaged.
+    """
+    return RunFolder.find(run, holding=MODEL).model(pick_device(device))
+
+
+def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int = 32) -> TextScore:
+    """The likelihood of a text as it stands, behind an end-of-text.
+
+    >>> likely = score(load_run(device="cpu"), "Toto went to the castle.")
+    >>> likely.tokens, likely.text_bytes
+    (24, 24)
+    >>> likely.bits_per_byte < score(load_run(device="cpu"), "castle Toto the to went.").bits_per_byte
+    True
+
+    Args:
+        run: from `load_run`.
+        text: of any length; a long one is read in windows of the model's context.
+        overlap: the part of a window, from 0 to below 1, that is context scored before.
+        batch_size: windows at a time at most; the figures do not depend on it.
+
+    Raises:
+        UserError: the text is empty, or has a character that the tokenizer cannot write.
+    """
+    ids = run.tokenizer.encode_array(text)
+    if not len(ids):
+        raise UserError("the text is empty: there is nothing to score")
+    model = scorer(run.model, run.tokenizer.eot_id)
+    batches = windows([ids.astype(np.int64)], model, overlap=overlap, batch_size=batch_size)
+    nats = sum(float(part.sum(dtype=np.float64)) for part, _ in score_windows(model, batches))
+    return TextScore(nats, len(ids), len(text.encode()))
+
+
+def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:
+    """Continuations of a prompt, one for each sample: the new text alone.
+
+    >>> texts = generate(load_run(device="cpu"), "Toto went", max_new_tokens=20, num_samples=2, seed=1)
+    >>> [len(text) for text in texts]
+    [20, 20]
+
+    Args:
+        run: from `load_run`.
+        prompt: what is continued; empty: the start of a document.
+        settings: of `SamplingConfig`: temperature, top_p, max_new_tokens, num_samples, seed, stop, …
+
+    Raises:
+        UserError: a setting is impossible, or the tokenizer does not know a character of the prompt.
+    """
+    config = SamplingConfig(**settings)
+    pieces = list(generate_pieces(run.model, run.tokenizer, prompt, config))
+    return ["".join(sample) for sample in zip(*pieces, strict=True)]
