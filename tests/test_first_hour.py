@@ -30,9 +30,10 @@ CACHES = (".cache/matplotlib", ".config/matplotlib", ".tensorboard-info", ".rust
 
 
 def commands(text: str) -> list[str]:
-    """The lines of the indented blocks, in their order."""
+    """The lines of the indented blocks, in their order, without those that are comments alone."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    return [line.strip() for line in text.splitlines() if line.startswith(" " * 4)]
+    lines = [line.strip() for line in text.splitlines() if line.startswith(" " * 4)]
+    return [line for line in lines if not line.startswith("#")]
 
 
 def output(text: str) -> list[str]:
@@ -134,6 +135,15 @@ def test_readme_promises_a_first_hour() -> None:
     assert commands(later)
     assert re.fullmatch(pattern("step 80/480 …, 2.3 bits"), "step 9/10  validation loss 4, 1.25 bits")
     assert not re.fullmatch(pattern("step 80/480 … bits"), "step x/480 bits")
+
+
+def test_the_functions_of_the_article_are_where_readme_says() -> None:
+    rows = re.findall(r"^\| .+ \| `(\w+)` in `(.+)` \| `(\w+)` \|$", README, flags=re.MULTILINE)
+    assert len(rows) == 3
+    for plain, file, fast in rows:
+        text = (REPO / file).read_text(encoding="utf-8")
+        for name in (plain, fast):
+            assert re.search(rf"^(def|class) {name}\b", text, flags=re.MULTILINE), f"{name} is not in {file}"
 
 
 def words_of(line: str) -> str:
