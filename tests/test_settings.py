@@ -530,6 +530,15 @@ def test_a_diverging_run_stands_in_the_table(copy: Path, program: Program) -> No
     assert (copy / "sweep/1/curves.png").exists()
 
 
+def test_a_changed_text_is_refused_before_it_is_prepared(copy: Path, program: Program) -> None:
+    shutil.rmtree(copy / "data")
+    (copy / "story.txt").write_text(story(30_000, seed=1), encoding="utf-8")
+    before = bytes_below(copy)
+    status, said = program(copy, "resume=run", "trainer.max_steps=70")
+    assert (status, said.count("\n"), "made with the data" in said) == (2, 1, True), said
+    assert bytes_below(copy) == before
+
+
 def test_a_run_waits_while_another_process_prepares_its_text(
     copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

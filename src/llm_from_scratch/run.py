@@ -161,6 +161,17 @@ def data_fingerprint(run: Path) -> str | None:
     return None
 
 
+def source_of_checkpoint(run: Path) -> str | None:
+    """The fingerprint of the files of a run's text, as its newest checkpoint says; None where none does, as in version 0.1."""
+    for checkpoint in checkpoints(run):
+        try:
+            source = read_json(checkpoint / MANIFEST)["facts"]["source"]
+        except MALFORMED:
+            continue
+        return source if isinstance(source, str) else None
+    return None
+
+
 # ------------------------------------------------------------------------------------------------------------ rows
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces a .jsonl file of rows, and the checksums of its lines, at once and durably."""

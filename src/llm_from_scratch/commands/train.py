@@ -134,25 +134,27 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
         UserError: they are others by now, or `data.path` is given and is not there.
     """
     from llm_from_scratch.checkpoint import checkpoints
-    from llm_from_scratch.data.prepare import source_now
+    from llm_from_scratch.data.prepare import source_fingerprint, source_now
     from llm_from_scratch.evaluation.measure import own_text
+    from llm_from_scratch.run import source_of_checkpoint
 
     run = Path(str(config.resume))
     prepared = own_text(run, config)
-    if prepared is None:
-        return None
     # Version 0.1 kept the tokenizer's settings of a new run beside weights that came with another tokenizer.
-    if not config.init_from and prepared.tokenizer.kind != config.tokenizer.kind:
+    if prepared and not config.init_from and prepared.tokenizer.kind != config.tokenizer.kind:
         raise UserError(
             f"{run / 'config.yaml'}: tokenizer.kind={config.tokenizer.kind}, and the run's text was prepared with"
             f" {prepared.tokenizer.kind}: restore it from a copy"
         )
+    before = source_fingerprint(prepared) if prepared else source_of_checkpoint(run)
+    if before is None:
+        return None
     try:
-        before, now = source_now(config.data, prepared)
+        now = source_now(config.data)
     except UserError as error:
         if "data.path" in given_settings(job):
             raise
-        if warn:
+        if warn and prepared:
             log.warning("%s: the run goes on with its prepared text, %s", first_line(error), prepared.folder)
         return prepared
     if before != now:

@@ -88,6 +88,7 @@ __all__ = [
     "open_prepared",
     "prepare",
     "prepare_task",
+    "source_fingerprint",
     "source_now",
     "split_document",
 ]
@@ -172,24 +173,28 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
     return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait=True, write=True)
 
 
-def source_now(data: DataConfig, prepared: Prepared) -> tuple[str, str]:
-    """The fingerprints of the files that a text was prepared from, and of those that its settings name now.
+def source_fingerprint(prepared: Prepared) -> str:
+    """The fingerprint of the files that a text was prepared from."""
+    parts = prepared.manifest.get("parts", {prepared.manifest["name"]: prepared.manifest})
+    return _fingerprint({name: metadata["source"] for name, metadata in parts.items()})
+
+
+def source_now(data: DataConfig) -> str:
+    """The fingerprint of the files that the settings name now.
 
     Nothing is downloaded or written.
 
     Raises:
         UserError: they are not there, or cannot be read.
     """
-    mixed = is_mixture(data)
-    chosen = mixed_corpora(data) if mixed else {data.name: data}
+    chosen = mixed_corpora(data) if is_mixture(data) else {data.name: data}
     config = TokenizerConfig()  # the fingerprint of files does not depend on it
-    corpora = {name: plan_corpus(one, config, prepared.tokenizer, False, False) for name, one in chosen.items()}
-    now = {name: corpus.metadata["source"] for name, corpus in corpora.items()}
-    before = {name: metadata["source"] for name, metadata in prepared.manifest.get("parts", {}).items()}
-    if not mixed:
-        before = {data.name: prepared.manifest["source"]}
-    found = [hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest() for each in (before, now)]
-    return found[0], found[1]
+    corpora = {name: plan_corpus(one, config, None, fetch=False, write=False) for name, one in chosen.items()}
+    return _fingerprint({name: corpus.metadata["source"] for name, corpus in corpora.items()})
+
+
+def _fingerprint(sources: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------- one corpus

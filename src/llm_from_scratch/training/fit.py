@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
-from llm_from_scratch.data.prepare import check_doc_mask, document_start, prepare
+from llm_from_scratch.data.prepare import check_doc_mask, document_start, prepare, source_fingerprint
 from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
@@ -170,7 +170,11 @@ def start_from(model: GPT, weights: Path, origin: LoadedModel | None) -> None:
 
 def fingerprints(prepared: Prepared) -> dict[str, str]:
     """The checksums that a checkpoint records of what its run reads."""
-    return {"tokenizer": prepared.tokenizer.fingerprint, "data": prepared.manifest["sha256"]}
+    return {
+        "tokenizer": prepared.tokenizer.fingerprint,
+        "data": prepared.manifest["sha256"],
+        "source": source_fingerprint(prepared),  # known before a text is prepared again
+    }
 
 
 def sample_prompt(config: Config, prepared: Prepared) -> str:
