@@ -96,7 +96,7 @@ def main() -> None:
     import torch
 
     import llm_from_scratch.cli
-    import llm_from_scratch.doctor
+    import llm_from_scratch.doctor.examination
     import llm_from_scratch.evaluation.measure
     import llm_from_scratch.training.callbacks
     import llm_from_scratch.training.trainer  # noqa: F401

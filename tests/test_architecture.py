@@ -112,7 +112,11 @@ MAY_IMPORT = {
     "api": ["evaluation.scoring", "generation", "config", *RUN],
     "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],  # the public names, imported lazily
     "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
-    "doctor": ["data", *RUN, "tokenizer", *SETTINGS],
+    "doctor": [],
+    "doctor.findings": [],
+    "doctor.machine": ["doctor.findings", "data"],
+    "doctor.run": ["doctor.findings", "data", *RUN, "tokenizer", *SETTINGS],
+    "doctor.examination": ["doctor"],
     "settings": [*SETTINGS],
     "plan": [],
     "plan.sizes": ["training.memory", "data", "model", "tokenizer", *SETTINGS],

@@ -13,10 +13,11 @@ import pytest
 from conftest import REPO, SMALL, Process, as_version_0_1
 from filelock import FileLock
 
-from llm_from_scratch import doctor
 from llm_from_scratch.checkpoint import checkpoints
 from llm_from_scratch.data.prepared import manifest_sha256
-from llm_from_scratch.doctor import Finding, examine
+from llm_from_scratch.doctor import examination, machine
+from llm_from_scratch.doctor.examination import examine
+from llm_from_scratch.doctor.findings import Finding
 from llm_from_scratch.files import sha256
 from llm_from_scratch.run import read_rows, write_rows
 from llm_from_scratch.weights import load_model
@@ -239,17 +240,17 @@ def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: {declared["name"]: declared["dependencies"]}[name])
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "torch" else version(name))
-    (found,) = (f for f in doctor.versions() if f.mark == "fault")
+    (found,) = (f for f in machine.versions() if f.mark == "fault")
     assert found.what.startswith("torch 1.0 is outside >=2.")
     assert found.advice.startswith("pip install")
     monkeypatch.setattr("platform.python_version", lambda: "3.14.1")
-    assert any(f.what.startswith("Python 3.14.1 is outside") for f in doctor.versions())
+    assert any(f.what.startswith("Python 3.14.1 is outside") for f in machine.versions())
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert [finding.mark for finding in doctor.compiler()] == ["warning"]
+    assert [finding.mark for finding in machine.compiler()] == ["warning"]
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -
         (tmp_path / folder / "text.txt").write_text(content)
     found = {
         finding.what.partition(":")[0]: finding
-        for finding in doctor.corpora(tmp_path / "configs/data")
+        for finding in machine.corpora(tmp_path / "configs/data")
         if finding.mark != "fault"
     }
     assert found["data=here"] == Finding("ok", f"data=here: {tmp_path / 'shared/here/text.txt'}")
@@ -289,7 +290,7 @@ def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -
     assert found["data=gone"].mark == "warning"
     assert "404" in found["data=gone"].what
     assert found["data=gone"].advice.startswith("put the file by hand at data/gone/text.txt")
-    (wrong,) = (finding for finding in doctor.corpora(tmp_path / "configs/data") if finding.mark == "fault")
+    (wrong,) = (finding for finding in machine.corpora(tmp_path / "configs/data") if finding.mark == "fault")
     assert "data=wrong" in wrong.what
     assert not (tmp_path / "data/far").exists()  # nothing is downloaded by the doctor
 
@@ -299,9 +300,9 @@ def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/data").mkdir()
     (tmp_path / "configs/data/far.yaml").write_text("name: far\nfile: far.txt\nurl: http://far/\n")
-    monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.1)
-    monkeypatch.setattr(doctor, "_reach", lambda *_: threading.Event().wait(20))
-    (found,) = doctor.corpora(tmp_path / "configs/data")
+    monkeypatch.setattr(machine, "NETWORK_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "_reach", lambda *_: threading.Event().wait(20))
+    (found,) = machine.corpora(tmp_path / "configs/data")
     assert "cannot be reached (no answer)" in found.what
 
 
@@ -310,7 +311,7 @@ def test_a_check_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("a driver\nthat lies")
         yield
 
-    monkeypatch.setattr(doctor, "devices", broken)
+    monkeypatch.setattr(examination, "devices", broken)
     found = list(examine())
     (bad,) = (finding for finding in found if finding.mark == "fault")
     assert bad.what == "devices: RuntimeError: a driver that lies"
@@ -445,7 +446,7 @@ def test_bfloat16_is_said_as_auto_takes_it(monkeypatch: pytest.MonkeyPatch) -> N
             monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
             monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
             monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda has=has: has)
-            (finding,) = doctor.bfloat16()
+            (finding,) = machine.bfloat16()
             used = names[precision(TrainerConfig())]
             assert f"trainer.precision=auto computes in {used}" in finding.what
             assert finding.what.startswith(f"{'a GPU' if cuda else 'this CPU'} has {'' if has else 'no '}instructions")

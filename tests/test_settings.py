@@ -73,6 +73,9 @@ REFUSED = {
     "model.n_kv_head": "1",
     "model.n_embd": "64",
     "model.n_inner": "64",
+    "model.head_size": "8",
+    "model.qkv_bias": "true",
+    "model.rope_scaling": "{rope_type:linear,factor:2}",
     "model.norm": "layernorm",
     "model.norm_position": "post",
     "model.position": "learned",
@@ -134,6 +137,7 @@ REFUSED = {
 }
 # Changed all at once, since each is seen by itself.
 TOGETHER = {
+    "print_config": "true",
     "data.dir": "moved",
     "data.path": "texts/story.txt",
     "data.micro_batch_size": "4",
@@ -221,6 +225,7 @@ def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, m
     (group, rest), callbacks = state["optimizer_states"][0]["param_groups"], json.dumps([*state["callbacks"]])
     samples = (run / "samples.md").read_text(encoding="utf-8")
     effects = {
+        "print_config": "├── print_config: true\n" in said,
         "data.dir": any((copy / "moved" / "text").glob("prepared-*/manifest.json")),
         "data.path": not (copy / "story.txt").exists(),
         "data.micro_batch_size": state["layout"]["micro_batch_size"] == 4,

@@ -15,8 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from llm_from_scratch import doctor
 from llm_from_scratch.cli import main
+from llm_from_scratch.doctor import examination
+from llm_from_scratch.doctor.findings import warning
 from llm_from_scratch.errors import UserError, stop
 from llm_from_scratch.front.words import literal
 from llm_from_scratch.terminal import (
@@ -170,7 +171,7 @@ def test_error_lines_and_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda run: iter([doctor.warning("run\x1b[2J", "delete\nit")]))
+    monkeypatch.setattr(examination, "examine", lambda run: iter([warning("run\x1b[2J", "delete\nit")]))
     main(["doctor"])
     assert capsys.readouterr().out == "warning  run\\x1b[2J -> delete\\nit\n"
 

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     """The findings as they come; a fault makes the exit status 1."""
     from dataclasses import asdict
 
-    from llm_from_scratch.doctor import examine
+    from llm_from_scratch.doctor.examination import examine
     from llm_from_scratch.run import find_run
 
     found = []

@@ -1,262 +1,36 @@
-"""What may keep a machine or a run from working: each check yields findings, and none of them needs another one to succeed.
-
-Nothing is changed, prepared or downloaded. A finding that is not `ok` says what to do.
-"""
+"""Checks of a run: every file of it. Nothing is changed or prepared."""
 
 import hashlib
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import shutil
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
-from llm_from_scratch import __version__, machine
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import checkpoints, verify_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
-from llm_from_scratch.data.sources import open_source, roots
+from llm_from_scratch.doctor.findings import Finding, fault, line_of, ok, size_of, warning
 from llm_from_scratch.environment import FILE, read_environment, summary
-from llm_from_scratch.errors import DISTRIBUTION, UserError
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import refuse_links
-from llm_from_scratch.places import config_dir, program
+from llm_from_scratch.places import program
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, quote, shell
 from llm_from_scratch.tokenizer import load_tokenizer
 from llm_from_scratch.weights import load_model
 
-NETWORK_SECONDS = 3.0
-LOW_DISK = 2 * 10**9  # bytes
 DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its tokens decode to
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `advice` is what to do about it."""
-
-    mark: Literal["ok", "warning", "fault"]
-    what: str
-    advice: str = ""
-
-
-def ok(what: str) -> Finding:
-    """All is well."""
-    return Finding("ok", what)
-
-
-def warning(what: str, advice: str) -> Finding:
-    """It works, but not as well as it could, or not for long."""
-    return Finding("warning", what, advice)
-
-
-def fault(what: str, advice: str) -> Finding:
-    """It does not work."""
-    return Finding("fault", what, advice)
-
-
-def examine(run: Path | None = None) -> Iterator[Finding]:
-    """Every finding on this machine, and on a run where one is named.
-
-    Raises:
-        UserError: when `run` is no folder.
-    """
-    if run is not None and not run.is_dir():
-        raise UserError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
-    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("versions", versions),
-        ("devices", devices),
-        ("bfloat16", bfloat16),
-        ("compiler", compiler),
-        ("disk", disk),
-        ("corpora", corpora),
-    ]
-    if run is not None:
-        folder = ExaminedRun(run)
-        checks += [
-            (name, partial(of_run, folder))
-            for name, of_run in (
-                ("links", links),
-                ("owner", owner),
-                ("configuration", configuration),
-                ("environment", environment),
-                ("checkpoints", states),
-                ("model", model),
-                ("metrics", metrics),
-                ("samples", samples),
-                ("prepared data", prepared_data),
-                ("resume", resume),
-                ("space", space),
-            )
-        ]
-    for name, one in checks:
-        try:
-            yield from one()
-        except Exception as error:  # whatever one check meets, the others are made
-            yield fault(
-                f"{name}: {type(error).__name__}: {_line(error)}", "this check could not be made; the others were"
-            )
-
-
-def _line(error: BaseException | str) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# ---------------------------------------------------------------------------------------------------- the machine
-def versions() -> Iterator[Finding]:
-    """Python and the libraries, held against what the package was declared to work with."""
-    try:
-        facts = importlib.metadata.metadata(DISTRIBUTION)
-        requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
-    except importlib.metadata.PackageNotFoundError:
-        yield warning(
-            f"{DISTRIBUTION} {__version__} is not installed, and runs from its folder",
-            "pip install -c constraints.txt -e .",
-        )
-        return
-    pythons, own = SpecifierSet(facts["Requires-Python"]), platform.python_version()
-    if pythons.contains(own, prereleases=True):
-        yield ok(f"Python {own}, {DISTRIBUTION} {__version__}")
-    else:
-        yield fault(f"Python {own} is outside {pythons}", "make a new environment with a Python of that range")
-    good = []
-    for wanted in requirements:
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue  # of an optional extra
-        try:
-            found = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
-            yield fault(f"{wanted.name} is missing", "pip install -c constraints.txt -e .")
-            continue
-        if wanted.specifier.contains(found, prereleases=True):
-            good.append(f"{wanted.name} {found}")
-        else:
-            yield fault(f"{wanted.name} {found} is outside {wanted.specifier}", "pip install -c constraints.txt -e .")
-    if good:
-        yield ok(", ".join(good))
-
-
-def devices() -> Iterator[Finding]:
-    """What training can run on."""
-    cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
-    allowed = f", of which this process may use {own}" if own < cores else ""
-    yield ok(
-        f"a CPU with {cores} cores{allowed}; torch computes with {threads} thread{'s' * (threads > 1)} (trainer.threads)"
-    )
-    for i in range(torch.cuda.device_count()):
-        gpu = torch.cuda.get_device_properties(i)
-        yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
-    if machine.has_mps():
-        yield ok("an Apple GPU")
-    if shutil.which("nvidia-smi") and not machine.has_cuda():
-        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
-        yield warning(
-            f"there is an NVIDIA driver, and torch, which {built}, finds no GPU",
-            "run nvidia-smi; install a torch whose CUDA the driver supports",
-        )
-
-
-def bfloat16() -> Iterator[Finding]:
-    """Whether the best device computes in bfloat16, and what trainer.precision=auto makes of it (`training.trainer.precision`)."""
-    best = machine.devices()[0]
-    has, auto = machine.has_bfloat16(best), "float32"
-    device = {"mps": "the Apple GPU", "cpu": "this CPU"}.get(best)
-    if device is None:
-        device, auto = torch.cuda.get_device_name(), "bfloat16" if has else "float16"
-    other = "; trainer.precision=bf16-mixed uses bfloat16" if has and auto != "bfloat16" else ""
-    what = "instructions for bfloat16" if has else "no instructions for bfloat16"
-    yield ok(f"{device} has {what}: trainer.precision=auto computes in {auto}{other}")
-
-
-def compiler() -> Iterator[Finding]:
-    """torch.compile on a CPU writes C++."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++", "cl")
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found:
-        yield ok(f"a C++ compiler for torch.compile: {found}")
-    else:
-        yield warning("no C++ compiler", "install g++ or clang to use torch.compile; everything else works without")
-
-
-def disk() -> Iterator[Finding]:
-    """Room where the prepared texts and the runs go, and whether they may be written."""
-    for name in ("data", "outputs"):
-        place = next(folder for folder in (Path(name), *Path(name).absolute().parents) if folder.exists())
-        free = shutil.disk_usage(place).free
-        if not os.access(place, os.W_OK):
-            yield fault(f"{name}/ cannot be written", f"give yourself the right to write in {place}, or choose others")
-        elif free < LOW_DISK:
-            yield warning(f"{name}/: {_size(free)} free", "delete old runs in outputs/ or old data/*/prepared-*")
-        else:
-            yield ok(f"{name}/: {_size(free)} free")
-
-
-def _size(count: int) -> str:
-    return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"
-
-
-def corpora(configs: Path | None = None) -> Iterator[Finding]:
-    """Each named corpus: at hand and the right one, or within reach."""
-    missing = {}
-    for path in sorted((configs or config_dir() / "data").glob("*.yaml")):
-        settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
-        file = settings.get("file")
-        if not file or settings.get("layouts"):
-            continue  # nobody has to have a corpus of 40 GB
-        found = next((folder / file for folder in roots(Path("data")) if (folder / file).is_file()), None)
-        if not found:
-            missing[path.stem] = (file, str(settings.get("url")))
-            continue
-        facts = {key: settings.get(key) for key in ("name", "file", "sha256", "must_contain")}
-        try:
-            open_source(**facts, url=None, data_dir=Path("data"))  # type: ignore[arg-type]
-            yield ok(f"data={path.stem}: {found}")
-        except ValueError as error:
-            yield fault(_line(error), f"remove {found}: the next training downloads it")
-    answers = dict.fromkeys(missing, "no answer")
-    threads = [
-        threading.Thread(target=_reach, args=(name, url, answers), daemon=True) for name, (_, url) in missing.items()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(NETWORK_SECONDS)  # the look-up of a name knows no time-out of its own
-    for name, (file, url) in missing.items():
-        if (answer := answers[name]) == "reached":
-            yield ok(f"data={name}: not here yet; {url} can be reached")
-        else:
-            yield warning(
-                f"data={name}: not here, and {url} cannot be reached ({answer})",
-                f"put the file by hand at data/{file}, or train with data=stdlib, which needs no download",
-            )
-
-
-def _reach(name: str, url: str, answers: dict[str, str]) -> None:
-    try:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": DISTRIBUTION})
-        with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
-            answers[name] = "reached"
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        answers[name] = _line(error)
-
-
-# ---------------------------------------------------------------------------------------------------------- a run
 class ExaminedRun:
     """A run, and what several checks ask of it: its checksums take a while and are computed once."""
 
@@ -278,11 +52,11 @@ class ExaminedRun:
         found: list[tuple[Path, dict[str, str] | UserError]] = []
         for folder in checkpoints(self.path):
             try:
-                facts = verify_state(folder)
+                metadata = verify_state(folder)
                 step = json.loads((folder / "state.json").read_text(encoding="utf-8"))["global_step"]
                 if folder.name != f"step_{step:08d}":
                     raise UserError(f"{folder}: holds step {step}: it has been renamed")
-                found.append((folder, facts))
+                found.append((folder, metadata))
             except UserError as error:
                 found.append((folder, error))
         return found
@@ -290,7 +64,7 @@ class ExaminedRun:
     @cached_property
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """The step of the newest sound checkpoint and what its callbacks held; None without one."""
-        folder = next((folder for folder, facts in self.states if isinstance(facts, dict)), None)
+        folder = next((folder for folder, metadata in self.states if isinstance(metadata, dict)), None)
         if folder is None:
             return None
         return _step(folder), json.loads((folder / "state.json").read_text(encoding="utf-8")).get("callbacks", {})
@@ -330,7 +104,7 @@ def links(run: ExaminedRun) -> Iterator[Finding]:
         refuse_links(run.path, run.path)
     except UserError as error:
         yield fault(
-            _line(error), "delete it, or put the file itself in its place: no run goes on in this folder before"
+            line_of(error), "delete it, or put the file itself in its place: no run goes on in this folder before"
         )
 
 
@@ -359,14 +133,14 @@ def configuration(run: ExaminedRun) -> Iterator[Finding]:
     """config.yaml."""
     path, settings = run.path / "config.yaml", run.settings
     if isinstance(settings, ValueError):
-        what = _line(settings).removeprefix(f"{path}: ")
+        what = line_of(settings).removeprefix(f"{path}: ")
         yield fault(f"{path}: {what}", "restore it from a copy: nothing can be resumed without it")
     else:
         yield ok(f"{path}: data={settings.data.name}, {settings.trainer.max_steps} steps")
         try:
             refuse_foreign_code(asdict(settings), asdict(Config()))
         except UserError as error:
-            yield warning(f"{path}: {_line(error)}", "look at it before the run is resumed")
+            yield warning(f"{path}: {line_of(error)}", "look at it before the run is resumed")
 
 
 def environment(run: ExaminedRun) -> Iterator[Finding]:
@@ -375,7 +149,7 @@ def environment(run: ExaminedRun) -> Iterator[Finding]:
     try:
         entries = read_environment(run.path)
     except UserError as error:
-        yield warning(_line(error), "delete it: the next resume writes it again")
+        yield warning(line_of(error), "delete it: the next resume writes it again")
         return
     if not entries:
         yield ok(f"{path}: not there; the run was made by version 0.1, or has made no step yet")
@@ -387,10 +161,12 @@ def environment(run: ExaminedRun) -> Iterator[Finding]:
 
 def states(run: ExaminedRun) -> Iterator[Finding]:
     """checkpoints/, every byte."""
-    for folder, facts in run.states:
-        if isinstance(facts, ValueError):
+    for folder, metadata in run.states:
+        if isinstance(metadata, ValueError):
             one = f"delete {folder}: resuming passes over it"
-            yield fault(_line(facts), one if run.newest else f"restore {folder} from a copy: there is no other one")
+            yield fault(
+                line_of(metadata), one if run.newest else f"restore {folder} from a copy: there is no other one"
+            )
         else:
             yield ok(f"{folder}: every byte verified")
 
@@ -410,7 +186,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     try:
         loaded = load_model(run.path)
     except ValueError as error:
-        yield fault(_line(error), f"restore it from a copy; {run.again} writes it again at its next validation")
+        yield fault(line_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
     # config.json holds the checksum of the weights and has none of its own: two other files know what it should say.
     own, differing = asdict(loaded.model.config), []
@@ -486,11 +262,11 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
     if not isinstance(run.settings, Config):
         return  # where they are stands in config.yaml
     corpus = Path(run.settings.data.dir) / run.settings.data.name
-    facts = next((facts for _, facts in run.states if isinstance(facts, dict)), {})
-    if not facts:
+    metadata = next((metadata for _, metadata in run.states if isinstance(metadata, dict)), {})
+    if not metadata:
         try:
-            facts = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
-            facts |= {"data": known} if (known := data_fingerprint(run.path)) else {}
+            metadata = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+            metadata |= {"data": known} if (known := data_fingerprint(run.path)) else {}
         except ValueError:
             yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
             return
@@ -502,23 +278,23 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
         try:
             prepared = open_prepared(folder)
         except ValueError as error:
-            damaged.append(fault(_line(error), f"delete {folder}: {again}"))
+            damaged.append(fault(line_of(error), f"delete {folder}: {again}"))
             continue
-        same_text = facts.get("data") in (None, prepared.manifest["sha256"])
-        same_pieces = facts["tokenizer"] == prepared.tokenizer.fingerprint
+        same_text = metadata.get("data") in (None, prepared.manifest["sha256"])
+        same_pieces = metadata["tokenizer"] == prepared.tokenizer.fingerprint
         (own if same_text and same_pieces else others).append(prepared)
     for prepared in own:
         try:
             tokens = _verify(prepared)
-            how = "" if "data" in facts else "; known by its tokenizer alone: the run does not say which text it had"
+            how = "" if "data" in metadata else "; known by its tokenizer alone: the run does not say which text it had"
             yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
         except ValueError as error:
-            yield fault(_line(error), f"delete {prepared.folder}: {again}")
+            yield fault(line_of(error), f"delete {prepared.folder}: {again}")
     yield from damaged
     if not own and not damaged:
         found = [f"{other.folder} has the tokenizer {other.tokenizer.fingerprint[:12]}" for other in others]
         yield warning(
-            "; ".join([f"{corpus}: no text of this run, whose tokenizer is {facts['tokenizer'][:12]}", *found]),
+            "; ".join([f"{corpus}: no text of this run, whose tokenizer is {metadata['tokenizer'][:12]}", *found]),
             f"run this command in the folder where the training was started; {again}",
         )
 
@@ -527,19 +303,19 @@ def _verify(prepared: Prepared) -> int:
     """The number of tokens; a UserError names the file that does not hold."""
     count = sum(map(_verify, prepared.parts))
     for split in SPLITS:
-        facts, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
+        metadata, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
         if prepared.has_text and not prepared.parts:
             prepared.verify_text(split)
-        small = prepared.has_text and facts["text_bytes"] < DECODE_BELOW
+        small = prepared.has_text and metadata["text_bytes"] < DECODE_BELOW
         decoded = hashlib.sha256()
-        for name, checksum in facts["shards"].items():
+        for name, checksum in metadata["shards"].items():
             fingerprint = prepared.tokenizer.fingerprint
             shard = open_shard(prepared.folder / name, tokenizer=fingerprint, verify=True, index_sha256=checksum)
             count += len(shard.tokens)
             if small:
                 decoded.update(prepared.tokenizer.decode_bytes(shard.tokens.tolist()))
         # Version 0.1 wrote no checksum of the text, but its tokens know what it was.
-        if small and facts["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
+        if small and metadata["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
             raise UserError(f"{text}: other bytes than its tokens stand for")
     return count
 
@@ -549,7 +325,7 @@ def resume(run: ExaminedRun) -> Iterator[Finding]:
     if not isinstance(run.settings, Config):
         return  # it cannot
     steps = run.settings.trainer.max_steps
-    sound = next((folder for folder, facts in run.states if isinstance(facts, dict)), None)
+    sound = next((folder for folder, metadata in run.states if isinstance(metadata, dict)), None)
     if sound:
         step = _step(sound)
         why, words = run.ended
@@ -582,7 +358,7 @@ def space(run: ExaminedRun) -> Iterator[Finding]:
     if not sizes:
         return
     free, needed = shutil.disk_usage(run.path).free, max(sizes)
-    what = f"{run.path}: a checkpoint takes {_size(needed)}, and {_size(free)} are free"
+    what = f"{run.path}: a checkpoint takes {size_of(needed)}, and {size_of(free)} are free"
     if free < needed + 2**20:
         yield fault(what, "make room before going on: the next checkpoint cannot be saved")
     elif free < 3 * needed + 2**20:

@@ -1,0 +1,66 @@
+"""All checks of the doctor; none of them needs another one to succeed."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from llm_from_scratch.doctor.findings import Finding, fault, line_of
+from llm_from_scratch.doctor.machine import bfloat16, compiler, corpora, devices, disk, versions
+from llm_from_scratch.doctor.run import (
+    ExaminedRun,
+    configuration,
+    environment,
+    links,
+    metrics,
+    model,
+    owner,
+    prepared_data,
+    resume,
+    samples,
+    space,
+    states,
+)
+from llm_from_scratch.errors import UserError
+
+
+def examine(run: Path | None = None) -> Iterator[Finding]:
+    """Every finding on this machine, and on a run where one is named.
+
+    Raises:
+        UserError: when `run` is no folder.
+    """
+    if run is not None and not run.is_dir():
+        raise UserError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("versions", versions),
+        ("devices", devices),
+        ("bfloat16", bfloat16),
+        ("compiler", compiler),
+        ("disk", disk),
+        ("corpora", corpora),
+    ]
+    if run is not None:
+        folder = ExaminedRun(run)
+        checks += [
+            (name, partial(of_run, folder))
+            for name, of_run in (
+                ("links", links),
+                ("owner", owner),
+                ("configuration", configuration),
+                ("environment", environment),
+                ("checkpoints", states),
+                ("model", model),
+                ("metrics", metrics),
+                ("samples", samples),
+                ("prepared data", prepared_data),
+                ("resume", resume),
+                ("space", space),
+            )
+        ]
+    for name, one in checks:
+        try:
+            yield from one()
+        except Exception as error:  # whatever one check meets, the others are made
+            yield fault(
+                f"{name}: {type(error).__name__}: {line_of(error)}", "this check could not be made; the others were"
+            )
