@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, Process, story
+from containers import (
+    parquet,
+    tar,
+)
 
 from llm_from_scratch.config import DataConfig, DownloadConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import downloads
 from llm_from_scratch.data.prepare import Prepared, prepare
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_readers import parquet, tar
 
 BPE = TokenizerConfig(vocab_size=320)
 PARTS, DOCUMENTS = 4, 5_000  # tars, and documents in each

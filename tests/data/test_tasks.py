@@ -7,18 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import REPO, Process, story
+from containers import (
+    parquet,
+    tar,
+)
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.documents import is_validation
 from llm_from_scratch.data.prepare import Prepared, prepare, prepare_task
-from llm_from_scratch.data.workers import run_tasks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_readers import parquet, tar
 
 BPE = TokenizerConfig(vocab_size=320)
 ONE, TWO = PrepareConfig(workers=1), PrepareConfig(workers=2)
@@ -130,11 +128,6 @@ def test_fault_12_a_truncated_archive_leaves_no_shard_of_its_own(tmp_path: Path)
     assert not list((folder / "data/openwebtext").glob("prepared-*/"))
 
 
-def test_fault_13_a_worker_that_is_killed_is_an_error_and_no_hang() -> None:
-    with pytest.raises(ValueError, match=r"a worker was killed.*prepare\.workers=2"):
-        list(run_tasks(kill, [signal.SIGKILL] * 2, engine="local", workers=2, size=1, what="test"))
-
-
 def kill(job: int, told: object) -> None:
     signal.raise_signal(job)
 
@@ -188,28 +181,6 @@ def test_fault_13_a_disk_that_fills_up_is_one_line_and_room_is_enough_to_go_on(t
         assert prepare(data, BPE, settings=ONE).manifest["splits"]["train"]["documents"] > 400
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
-
-
-def test_near_duplicates_are_found_whatever_the_files_are_cut_into() -> None:
-    pytest.importorskip("rensa")
-    text = story(3000, seed=7)
-    texts = [text, story(3000, seed=8), text.replace("Dorothy", "Ozma", 1), story(3000, seed=9), text]
-    sign = duplicates.signer("near")
-    rows = np.stack([sign(one) for one in texts])
-    assert [found.tolist() for found in duplicates.repeated("near", [rows])] == [[2, 4]]
-    assert [found.tolist() for found in duplicates.repeated("near", [rows[:2], rows[2:]])] == [[], [0, 2]]
-
-
-def test_exact_duplicates_keep_the_first_in_any_number_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    sign = duplicates.signer("exact")
-    rows = np.stack([sign(one) for one in "abcabda"])
-    for part in (2**22, 3):
-        monkeypatch.setattr(duplicates, "PART", part)
-        assert [found.tolist() for found in duplicates.repeated("exact", [rows[:4], rows[:0], rows[4:]])] == [
-            [3],
-            [],
-            [0, 2],
-        ]
 
 
 def test_where_nothing_lies_one_line_says_what_to_put_there(command: Process, tmp_path: Path) -> None:

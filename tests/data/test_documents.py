@@ -3,20 +3,20 @@
 import gzip
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from containers import (
+    parquet,
+    refused,
+    tar,
+    texts_of,
+)
 
-from llm_from_scratch.check import check
-from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
-from llm_from_scratch.data import tables
+from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.formats import Format
 from llm_from_scratch.data.prepare import Prepared, prepare
 from llm_from_scratch.data.readers import read_documents
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_readers import parquet, refused, tar, texts_of
 
 CHARS = TokenizerConfig(kind="char", vocab_size=None)
 NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 5
@@ -123,31 +123,6 @@ def test_one_bad_document_meets_the_same_policy_in_every_format(
     assert skipped.manifest["splits"]["train"]["documents"] + skipped.manifest["splits"]["val"]["documents"] >= 29
 
 
-def test_the_report_shows_a_hostile_text_as_code(tmp_path: Path) -> None:
-    hostile = "![x](http://example.com/`a``b) <img src=x> "
-    put(tmp_path / "own/a.txt", NOVEL)
-    put(tmp_path / "own/![x](y).html", "x")
-    put(tmp_path / "own/b.txt", hostile)
-    text = prepared(tmp_path, tmp_path / "own", min_chars=100)
-    report = (text.folder / "report.md").read_text(encoding="utf-8")
-    assert f'- ` "b.txt" `: ``` "{hostile}" ```' in report
-    assert '` "![x](y).html" `' in report
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
-def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> None:
-    rows = [{"text": f"{NOVEL}{'ab' * i}"} for i in range(1100)]
-    raws = {
-        "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
-        "a.json": lambda: json.dumps(rows).encode(),
-        "a.csv": lambda: ("text\n" + "\n".join(row["text"] for row in rows)).encode(),
-        "a.parquet": lambda: parquet([row["text"] for row in rows]),
-    }
-    path = put(tmp_path / name, raws[name]())
-    with pytest.raises(ValueError, match=rf"^{name}: no .*'body'.*data\.column names the text, of \["):
-        prepared(tmp_path, path, keep_text=False, column="body")
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "b.json", "a.parquet"])
 def test_a_wrong_column_of_a_small_corpus_is_one_fault(name: str, tmp_path: Path) -> None:
     rows = [{"data": {"text": NOVEL}, "n": 1} for _ in range(30)]
@@ -196,130 +171,10 @@ def test_with_fraction_and_duplicates_the_policy_is_the_same(tmp_path: Path) -> 
         assert removed["no_text"] <= 7
 
 
-def test_young_settings_leave_the_names_of_prepared_folders_as_they_were(tmp_path: Path) -> None:
-    put(tmp_path / "own/a.txt", "some text " * 50)
-    # The names that version 0.1 gave.
-    assert prepared(tmp_path, tmp_path / "own").folder.name == "prepared-86dc34e2844d"
-    put(tmp_path / "rows/a.jsonl", broken_table({}))
-    assert prepared(tmp_path, tmp_path / "rows").folder.name == "prepared-0ad3f9f1e75d"
-    assert prepared(tmp_path, tmp_path / "rows", keep_text=False).folder.name == "prepared-67feaf903a29"
-    same = prepared(tmp_path, tmp_path / "own", encoding="UTF8").folder.name
-    assert same == "prepared-86dc34e2844d"
-    others = {
-        prepared(tmp_path, tmp_path / "own", **one).folder.name
-        for one in ({"on_error": "stop"}, {"encoding": "cp1252"}, {"separator": "x"})
-    }
-    assert len(others | {same}) == 4
-
-
 # ----------------------------------------------------------------------------------------------------------- columns
-def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) -> None:
-    rows = [{"data": {"text": "inner", "a.b": "dotted"}}, {"data.text": "literal", "data": {"text": "inner"}}]
-    raw = "\n".join(map(json.dumps, rows))
-    assert read(tmp_path, "a.jsonl", raw, "data.text") == ["inner", "literal"]
-    assert read(tmp_path, "a.json", json.dumps(rows), "data.text") == ["inner", "literal"]
-    assert read(tmp_path, "a.jsonl", json.dumps(rows[0]), "data.a.b") == ["dotted"]
-    refused(tmp_path, "a.jsonl", b'{"data": "x"}', r"^a\.jsonl: no row holds a text under 'text'.*\['data'\]")
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow.parquet import write_table
-
-    struct = pa.array([{"text": "one", "n": 1}, {"text": None, "n": 2}, None, {"text": "four", "n": 4}])
-    write_table(pa.table({"data": struct, "other": [1, 2, 3, 4]}), tmp_path / "file")
-    faults: list[str] = []
-    found = read_documents(tmp_path / "file", "a.parquet", "data.text", on_fault=lambda name, _: faults.append(name))
-    assert texts_of(list(found)) == ["one", "four"]
-    assert faults == ["a.parquet:2", "a.parquet:3"]
-    for wrong in ("data.body", "data", "nothing.text"):
-        with pytest.raises(ValueError, match="data.column|no text but dict"):
-            list(read_documents(tmp_path / "file", "a.parquet", wrong))
-
-
-def test_bytes_of_a_parquet_row_that_are_no_utf8_are_of_that_row(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow.parquet import write_table
-
-    array = pa.array([b"\xff", NOVEL.encode()] * 15).view(pa.string())
-    write_table(pa.table({"text": array}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"15 documents.*a\.parquet:1: byte 0: 0xFF is not UTF-8 here"):
-        prepared(tmp_path, tmp_path / "a.parquet")
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
-def test_csv_and_tsv_are_tables(tmp_path: Path) -> None:
-    table = 'id,text\r\n1,plain\r\n2,"with, comma, ""marks"" and\nlines"\r\n\r\n3,é\r\n4,\r\n'
-    expected = ["plain", 'with, comma, "marks" and\nlines', "é", ""]
-    assert read(tmp_path, "a.csv", table) == expected
-    assert read(tmp_path, "a.csv", "\ufeff" + table) == expected
-    assert read(tmp_path, "a.csv.gz", gzip.compress(table.encode())) == expected
-    assert read(tmp_path, "a.csv", table.replace("with, comma, ", "").replace(",", ";")) == [
-        "plain",
-        '"marks" and\nlines',
-        "é",
-        "",
-    ]
-    assert read(tmp_path, "a.tsv", "n\ttext\n1\ta, b; c\n") == ["a, b; c"]
-    names = [document.name for document in read_documents(put(tmp_path / "file", table), "a.csv")]
-    assert names == ["a.csv:2", "a.csv:3", "a.csv:6", "a.csv:7"]
-    assert read(tmp_path, "a.csv", "data.text\nx\n", "data.text") == ["x"]
-    assert read(tmp_path, "a.csv", '"id","two\nlines",text\n1,2,x\n') == ["x"]
-    assert read(tmp_path, "a.csv", '"id";"two\n,lines";"text"\n1;2;x\n') == ["x"]
-    assert read(tmp_path, "a.csv", '5" disk,text\n1,x\n') == ["x"]
-    refused(tmp_path, "a.csv", b"text,text\na,b\n", r"^a\.csv: 2 columns are called 'text'")
-    for name in ("a.csv", "a.tsv"):
-        refused(tmp_path, name, b"id,body\n1,x\n", r"no column 'text' in its first line: data\.column names the text")
-        refused(tmp_path, name, b"", "no column")
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [("1,2,3", "3 fields for 2 columns"), ('1,"a"b', "no row of a table"), ('1,"never closed', "no row of a table")],
-)
-def test_a_wrong_row_of_csv_is_named_and_the_next_is_read(row: str, message: str, tmp_path: Path) -> None:
-    raw = f"id,text\n0,first\n{row}\n".encode()
-    refused(tmp_path, "a.csv", raw, rf"^a\.csv:3: {message}")
-    faults: list[str] = []
-    path = put(tmp_path / "file", raw + b"2,last\n")
-    found = texts_of(list(read_documents(path, "a.csv", on_fault=lambda name, _: faults.append(name))))
-    assert faults == ["a.csv:3"]
-    assert found == (["first"] if "never" in row else ["first", "last"])
-
-
-def test_a_field_of_csv_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "MAX_DOCUMENT", 1000)
-    refused(tmp_path, "a.csv", b"text\n" + b"a" * 2000, r"^a\.csv:2: a line above 1,000 bytes")
-    refused(tmp_path, "a.csv", b'text\n"' + b"a\n" * 2000, r"^a\.csv:2: no row of a table .*limit")
-
-
-@pytest.mark.parametrize("size", [tables.CHUNK, 7])
-def test_a_list_of_json_is_a_table(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "CHUNK", size)
-    texts = ["one", "é 猫 🦁", 'with "marks", [brackets] {and} so on\n' * 30, ""]
-    for indent in (None, 2):
-        rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
-        assert read(tmp_path, "a.json", json.dumps(rows, indent=indent, ensure_ascii=False)) == texts
-        assert read(tmp_path, "a.json", json.dumps(texts, indent=indent)) == texts
-    assert read(tmp_path, "a.json", " [ ] \n") == []
-    assert read(tmp_path, "a.json", '{"text": "one"}\n{"text": "two"}\n') == ["one", "two"]
-    assert read(tmp_path, "a.ndjson", '{"text": "one"}\n') == ["one"]
-    for raw, message in (
-        ('{\n "text": "one"\n}', r"^a\.json:1: no JSON"),
-        ('"text"', "a list of objects or of strings"),
-        ("", "a list of objects or of strings"),
-        ('["a", 12, "b"]', r"^a\.json:2: no text but int"),
-        ('["a" "b"]', r"^a\.json:1: no comma"),
-        ('["a", "b', r"^a\.json:2: no JSON"),
-        ('["a", nothing]', r"^a\.json:2: no JSON"),
-        ('["a"] "b"', "text behind the list"),
-        ('["a",', r"^a\.json:2: no JSON"),
-        ("[" * 100_000, "no JSON|of strings"),
-    ):
-        refused(tmp_path, "a.json", raw.encode(), message)
-    refused(tmp_path, "a.json", b'["\xff"]', "save the file as UTF-8")
-
-
-def test_a_long_list_of_json_takes_linear_time(tmp_path: Path) -> None:
-    rows = [{"text": "x" * 100}] * 20_000 + [{"text": "y" * 5_000_000}]
-    assert len(read(tmp_path, "a.json", json.dumps(rows))) == 20_001
 
 
 # --------------------------------------------------------------------------------------------------------- encodings
@@ -376,12 +231,6 @@ def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
         # A byte of a row of CSV is named by `clean`, as one of a text is.
         for encoding in ("utf-16", "cp1252") if name != "a.csv" else ("utf-16",):
             refused(tmp_path / "alone", name, raw.encode(encoding), rf"data\.encoding(={encoding})?")
-
-
-@pytest.mark.parametrize("name", ["utf-9", "rot13", "hex", "base64", "a\0b"])
-def test_an_encoding_that_does_not_exist_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"data\.encoding=.*must be one of Python's text encodings"):
-        check({"data": {"encoding": name}}, Config)
 
 
 # --------------------------------------------------------------------------------------------------------- separators

@@ -1,0 +1,216 @@
+"""Downloads that break off, stall, lie; what they leave."""
+
+import hashlib
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llm_from_scratch.data import downloads
+from llm_from_scratch.data.formats import Document
+from llm_from_scratch.data.sources import open_source
+
+TITLE = "The Wonderful Wizard of Oz"
+
+
+BOOK = (
+    f"{TITLE}\n*** START OF THE PROJECT GUTENBERG EBOOK ***\n".encode()
+    + b"Dorothy lived in Kansas.\n" * 20_000
+    + b"*** END OF THE PROJECT GUTENBERG EBOOK ***\n"
+)
+
+
+SHA256 = hashlib.sha256(BOOK).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def empty_place(tmp_path, monkeypatch):
+    """No corpus at hand, and no waiting for the network."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("LLM_CORPORA", raising=False)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; `breaks` are the bytes after which each answer in turn breaks off."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.breaks, self.ranges, self.etag = BOOK, [], True, '"release 1"'
+        self.stalls = False
+        self.requests: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/gutenberg/pg55.txt"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        asked = self.headers["Range"]
+        server.requests.append(asked)
+        start = 0
+        if asked and server.ranges and self.headers["If-Range"] == server.etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start:
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        else:
+            self.send_response(200)
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        rest = server.content[start:]
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        if server.breaks:
+            self.wfile.write(rest[: server.breaks.pop(0)])
+            self.wfile.flush()
+            if server.stalls:
+                time.sleep(2)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(rest)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def oz(url=None, **more):
+    return open_source(
+        name="oz", file="oz/wizard_of_oz.txt", url=url, must_contain=TITLE, data_dir=Path("data"), **more
+    )
+
+
+def put(path, content=BOOK):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_download_is_published_whole_with_a_progress_bar(server, capsys):
+    source = oz(server.url, sha256=SHA256)
+    assert source.paths == [("oz/wizard_of_oz.txt", Path("data/oz/wizard_of_oz.txt"))]
+    assert list(source.documents()) == [Document("oz/wizard_of_oz.txt", BOOK)]
+    assert [path.name for path in Path("data/oz").iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "wizard_of_oz.txt" in output.err
+    oz(server.url)
+    assert server.requests == [None]  # the second time it is there
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(server):
+    server.breaks = [100_000, 50_000]
+    assert next(oz(server.url).documents()).raw == BOOK
+    assert server.requests == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_the_next_run_goes_on_too(server):
+    server.breaks = [100_000, 0]
+    with pytest.raises(ValueError, match=r"broke off after 100,000 of 500,1\d\d bytes"):
+        oz(server.url)
+    assert not Path("data/oz/wizard_of_oz.txt").exists()
+    assert next(oz(server.url, sha256=SHA256).documents()).raw == BOOK
+    assert server.requests[-1] == "bytes=100000-"
+
+
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_a_download_that_fails_leaves_nothing_but_what_it_can_go_on_with(server, sent):
+    server.breaks = [sent, 0] if sent else [0]
+    with pytest.raises(ValueError, match="cannot download"):
+        oz(server.url)
+    left = sorted(path.name for path in Path("data").rglob("*") if path.is_file())
+    assert left == (["wizard_of_oz.txt.part", "wizard_of_oz.txt.part.etag"] if sent else [])
+    assert next(oz(server.url).documents()).raw == BOOK
+
+
+def test_halves_of_two_releases_are_never_joined(server):
+    server.breaks = [100_000, 0]
+    with pytest.raises(ValueError, match="broke off"):
+        oz(server.url)
+    server.etag, server.content = '"release 2"', BOOK.replace(b"Kansas", b"KANSAS")
+    assert next(oz(server.url).documents()).raw == server.content
+
+
+@pytest.mark.parametrize("etag", ['"release 1"', 'W/"weak"', None])
+def test_a_server_that_cannot_resume_is_asked_for_the_whole_again(server, etag):
+    server.ranges, server.etag, server.breaks = False, etag, [100_000, 200_000]
+    assert next(oz(server.url).documents()).raw == BOOK
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_always_breaks_off_is_given_up(server):
+    server.ranges, server.breaks = False, [100_000] * 10
+    with pytest.raises(ValueError, match="broke off after 100,000"):
+        oz(server.url)
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_stalls_is_given_up(server):
+    server.stalls, server.breaks = True, [1000, 0]
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"timed out.*data=stdlib"):
+        oz(server.url)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>Sign in to the hotel's network</html>", f"lacks '{TITLE}'"),
+        (b"<html>Books: " + TITLE.encode(), "lacks '.*START OF'"),
+        (BOOK[:-100], "lacks '.*END OF'"),
+    ],
+)
+def test_the_wrong_content_is_refused_and_fetched_anew_the_next_time(server, content, message):
+    server.content = content
+    with pytest.raises(ValueError, match=message) as error:
+        oz(server.url)
+    assert "\n" not in str(error.value)
+    server.content = BOOK
+    assert next(oz(server.url).documents()).raw == BOOK
+    assert server.requests == [None, None]
+
+
+def test_a_wrong_checksum_is_refused(server):
+    with pytest.raises(ValueError, match=f"its sha256 is {SHA256}, not 00"):
+        oz(server.url, sha256="00")
+    assert not Path("data/oz/wizard_of_oz.txt").exists()
+
+
+def test_without_a_network_one_line_says_what_to_do():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and not listening: refused
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
+        with pytest.raises(ValueError, match="cannot download") as error:
+            oz(url)
+    assert "\n" not in str(error.value)
+    assert f"put the file by hand at {Path('data/oz/wizard_of_oz.txt')}" in str(error.value)
+    assert "data=stdlib" in str(error.value)
+
+
+def test_a_missing_page_is_one_line(server):
+    server.RequestHandlerClass = type("Missing", (Handler,), {"do_GET": lambda self: self.send_error(404)})
+    with pytest.raises(ValueError, match=r"HTTP Error 404.*by hand"):
+        oz(server.url)
+
+
+def test_an_unwritable_folder_is_one_line(server):
+    put("data", b"a file, not a folder")
+    with pytest.raises(ValueError, match="cannot write in data"):
+        oz(server.url)
