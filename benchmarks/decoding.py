@@ -1,7 +1,7 @@
 """Decoding beside nanoGPT's `generate` and Hugging Face's with its cache: tokens a second of 256 new tokens after a prompt of one.
 
 All have the same shape (GPT-2's architecture; 6 layers, width 384, 6 heads, T=256, float32 unless told) with new weights, the same
-temperature and no filter, and never stop early. Ours is what generate.py runs: `lay_out_for_decoding`, then `fetched` around
+temperature and no filter, and never stop early. Ours is what generate.py runs: `split_linears`, then `to_host` around
 `generate_tokens`, every token read on the host. --compile adds rows with that setting. One call before the measurements warms each up;
 of ours it is timed on a GPU, up to its first token and to its end.
 
@@ -34,13 +34,13 @@ def writers(
     import torch
 
     from llm_from_scratch.config import SamplingConfig
-    from llm_from_scratch.generation import fetched, generate_tokens, lay_out_for_decoding
+    from llm_from_scratch.generation import generate_tokens, split_linears, to_host
     from llm_from_scratch.model import GPT, GPTConfig
 
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}
     place = {"device": device, "dtype": getattr(torch, dtype)}
     ours = GPT(GPTConfig(**shape, **family, norm_eps=1e-5, init_std=0.02)).to(**place).eval()
-    lay_out_for_decoding(ours)  # for the threads that torch has now
+    split_linears(ours)  # for the threads that torch has now
     theirs = gpt2(**shape).to(**place).eval()
 
     def prompt(batch: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def writers(
                 max_new_tokens=new_tokens, temperature=TEMPERATURE, num_samples=batch, compile=compiled
             )
             start = time.perf_counter()
-            tokens = fetched(generate_tokens(ours, prompt(1), config))
+            tokens = to_host(generate_tokens(ours, prompt(1), config))
             ids = [next(tokens)]
             write.first_token = time.perf_counter() - start  # type: ignore[attr-defined]
             return torch.tensor(ids + list(tokens)).T

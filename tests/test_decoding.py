@@ -88,6 +88,7 @@ KERNELS = [
     ("modern", {"n_kv_head": 1, "n_unique_layer": 1, "bias": True}),
     ("modern", {"activation": "relu2", "n_embd": 24, "n_head": 2, "norm": "layernorm"}),
     ("modern", {"position": "sinusoidal", "qk_norm": False}),
+    ("imported", {}),
 ]
 
 

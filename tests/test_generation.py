@@ -19,16 +19,16 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.generation import (
     SplitLinear,
     TextStream,
-    fetched,
     generate,
     generate_tokens,
     generate_with_temperature,
-    lay_out_for_decoding,
     min_p,
     relative,
     repetition_penalty,
     sample,
+    split_linears,
     temperature,
+    to_host,
     top_k,
     top_p,
 )
@@ -40,6 +40,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modern": {"n_kv_head": 2},
     "gpt2": {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True},
     "article": {"norm": "layernorm", "norm_position": "post", "position": "sinusoidal", "tie_weights": False},
+    "imported": {
+        "n_kv_head": 2,
+        "head_size": 12,
+        "qk_norm": False,
+        "qkv_bias": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
 }
 
 
@@ -239,7 +246,7 @@ def test_the_compiled_step_near_temperature_0_is_greedy() -> None:
 
 def test_tokens_of_a_gpu_are_fetched_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [torch.tensor([i, -i]) for i in range(11)]
-    assert list(fetched(iter(steps))) == [[i, -i] for i in range(11)]
+    assert list(to_host(iter(steps))) == [[i, -i] for i in range(11)]
     taken: list[int] = []
     fetches: list[int] = []
 
@@ -252,7 +259,7 @@ def test_tokens_of_a_gpu_are_fetched_some_at_a_time(monkeypatch: pytest.MonkeyPa
             return [[*step.shape] for step in self.held]
 
     monkeypatch.setattr("llm_from_scratch.generation._Copy", Copy)
-    fetching = fetched((taken.append(i) or torch.empty(i, device="meta") for i in range(30)), at_a_time=8)
+    fetching = to_host((taken.append(i) or torch.empty(i, device="meta") for i in range(30)), at_a_time=8)
     assert next(fetching) == [0]
     assert taken == [0]  # the first token does not wait for others
     assert [[0], *fetching] == [[i] for i in range(30)]
@@ -321,7 +328,7 @@ def test_the_layout_for_decoding_changes_no_logits(
                 parameter.normal_(generator=generator())
     expected, count = model(ids), sum(isinstance(module, nn.Linear) for module in model.blocks.modules())
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    lay_out_for_decoding(model)
+    split_linears(model)
     split = [module for module in model.modules() if isinstance(module, SplitLinear)]
     assert len(split) == count + 1  # the head's too
     assert all(len(module.weight) == threads for module in split)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.clean import clean_typed
-from llm_from_scratch.decoding import StaticStep, attention_kernels, bucket
+from llm_from_scratch.decoding import Sampler, StaticStep, attention_kernels, bucket
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
 from llm_from_scratch.tokenizer import Tokenizer
@@ -165,7 +165,7 @@ class SplitLinear(nn.Module):
 
 
 @torch.no_grad()
-def lay_out_for_decoding(model: GPT) -> None:
+def split_linears(model: GPT) -> None:
     """Makes every linear layer of a model on a CPU, the head included, a `SplitLinear` for the threads that torch has now.
 
     Logits stay what they are; names and shapes of the weights do not: it is not for a model that is trained or saved afterwards.
@@ -208,20 +208,7 @@ def generate_tokens(
     def choose(logits: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
         return sample(logits, text, config, draw_noise(logits, config, generator))
 
-    step = None
-    if static(config, ids.device):
-        penalised = config.repetition_penalty != 1
-        filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
-        step = StaticStep(
-            model,
-            cache,
-            ids,
-            choose,
-            generator,
-            compiled=config.compile is True,
-            reads_text=penalised,
-            temperature=None if filtered else config.temperature and _bounded(config.temperature),
-        )
+    step = static_step(model, cache, ids, choose, generator, config) if static(config, ids.device) else None
     try:
         logits = prefill(model, prompt, cache)
         if logits.isnan().any():
@@ -254,6 +241,25 @@ def static(config: SamplingConfig, device: torch.device) -> bool:
     return bool(config.compile)
 
 
+def static_step(
+    model: GPT, cache: KVCache, ids: Tensor, choose: Sampler, generator: torch.Generator, config: SamplingConfig
+) -> StaticStep:
+    """The step of fixed shapes for these settings; without filters the fused kernels choose the token, too."""
+    penalised = config.repetition_penalty != 1
+    filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
+    temperature = None if filtered else config.temperature and _bounded(config.temperature)
+    return StaticStep(
+        model,
+        cache,
+        ids,
+        choose,
+        generator,
+        compiled=config.compile is True,
+        reads_text=penalised,
+        temperature=temperature,
+    )
+
+
 @torch.no_grad()
 def generate_with_temperature(
     model: GPT, ids: Tensor, max_new_tokens: int, temperature: float, generator: torch.Generator
@@ -275,7 +281,7 @@ def generate_with_temperature(
     return ids
 
 
-def fetched(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
+def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
     """The ids (B,) of each step on the host.
 
     A GPU would wait at each fetch. The first token is fetched at once; the next ones come 2, 4, … `at_a_time` steps together, copied
@@ -370,7 +376,7 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
 
     def pieces() -> Iterator[list[str]]:
         streams = [TextStream(config.stop) for _ in range(config.num_samples)]
-        for step, tokens in enumerate(fetched(generate_tokens(model, ids, config)), start=1):
+        for step, tokens in enumerate(to_host(generate_tokens(model, ids, config)), start=1):
             last = step == config.max_new_tokens
             yield [
                 stream.push(tokenizer.decode_bytes([token]), final=last or token == tokenizer.eot_id)

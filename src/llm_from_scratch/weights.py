@@ -120,25 +120,24 @@ def saved_settings(run: Path) -> dict[str, Any]:
             else f"{run} is no run folder: train one with train.py, or name one of outputs/*/* (run=last is the newest)"
         )
     refuse_links(folder, run)
+    path = folder / "config.json"
+    known = {item.name: item.default for item in fields(GPTConfig)}
     try:
-        metadata = read_json(folder / "config.json")
-        verify_own(
-            metadata, "config_sha256", {"model", "step", "loss", "sha256", *({"tokenizer", "data"} & set(metadata))}
-        )
-        metadata["model"] = _settings(metadata["model"])
+        metadata = read_json(path)
+        optional = {"tokenizer", "data"} & set(metadata)
+        verify_own(metadata, "config_sha256", {"model", "step", "loss", "sha256", *optional})
+        unknown = set(metadata["model"]) - set(known)
+        # A setting that is younger than the run has its default.
+        defaults = {name: default for name, default in known.items() if default is not MISSING}
+        metadata["model"] = defaults | metadata["model"]
         metadata["step"], metadata["loss"] = int(metadata["step"]), float(metadata["loss"])
     except MALFORMED as error:
-        raise UserError(f"{folder / 'config.json'}: missing or damaged ({reason(error)})") from None
-    return metadata
-
-
-def _settings(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a saved model; one that is younger than the run has its default."""
-    unknown = set(saved) - {item.name for item in fields(GPTConfig)}
+        raise UserError(f"{path}: missing or damaged ({reason(error)})") from None
     if unknown:
-        raise UserError(f"{min(unknown)}: no setting of a model of this version")
-    defaults = {item.name: item.default for item in fields(GPTConfig) if item.default is not MISSING}
-    return defaults | saved
+        raise UserError(
+            f"{path}: {min(unknown)!r:.100} is no setting of a model of this version: use the version that made the run"
+        )
+    return metadata
 
 
 def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPTConfig:

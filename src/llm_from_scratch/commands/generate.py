@@ -89,7 +89,7 @@ def say(line: str) -> None:
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
     """Streams the text to standard output as it is written; several samples come one after the other."""
-    from llm_from_scratch.generation import generate, lay_out_for_decoding
+    from llm_from_scratch.generation import generate, split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
     from llm_from_scratch.run import find_run
     from llm_from_scratch.weights import load_model
@@ -101,7 +101,7 @@ def main(composed: DictConfig) -> None:
         say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
     run = load_model(folder, device)
     run.model.to(pick_dtype(config.dtype, device))
-    lay_out_for_decoding(run.model)
+    split_linears(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config)
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     show(pieces, config.prompt, config.num_samples)

@@ -1,0 +1,164 @@
+"""A run folder: found, its rows, what is left alone and what is refused in it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm_from_scratch.checkpoint import (
+    checkpoints,
+    prune_states,
+    save_state,
+)
+from llm_from_scratch.files import building_folder
+from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.run import MODEL, RunFolder, append_row, last_run, line_checksums, read_rows, remove_leftovers
+from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.weights import load_model, save_model
+
+FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1" / "run"
+STATE = {
+    "global_step": 7,
+    "optimizer_states": [
+        {
+            "state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.arange(6.0).view(2, 3)}},
+            "param_groups": [{"betas": (0.9, 0.95)}],
+        }
+    ],
+    "nothing": None,
+    "text": "é\n",
+}
+
+
+def small_model(run: Path, step: int, loss: float = 1.5, **settings: Any) -> GPT:
+    """Saves a model of 32 characters' width as a run's."""
+    tokenizer = CharTokenizer("abc")
+    model = GPT(GPTConfig(vocab_size=4, **({"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | settings)))
+    run.mkdir(exist_ok=True)
+    save_model(dict(model.named_parameters()), model.config, tokenizer, run, step=step, loss=loss)
+    return model
+
+
+def test_last_is_the_newest_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no run below"):
+        last_run(tmp_path)
+    for i, name in enumerate(("oz/a", "oz/sweep/0", "text/b", "text/b/.hydra")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("")
+        import os
+
+        os.utime(tmp_path / name / "config.yaml", (i, i))
+    assert last_run(tmp_path) == tmp_path / "text/b"
+    (tmp_path / "oz/sweep/0/model").mkdir()
+    (tmp_path / "oz/sweep/0/model/config.json").write_text("")
+    assert last_run(tmp_path, holding="model/config.json") == tmp_path / "oz/sweep/0"
+
+
+def test_what_others_keep_beside_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("step_best", "step_00000030.bak", ".git", ".old-mine", ".building-step_7"):
+        (folder / name).mkdir(parents=True)
+    (folder / "step_00000040").write_text("a file", encoding="utf-8")
+    (tmp_path / ".building-notes.txt").write_text("mine", encoding="utf-8")
+    for step in (10, 20, 100_000_000):
+        save_state(STATE, folder / f"step_{step:08d}")
+    ours = [building_folder(folder / "step_00000050"), folder / ".old-step_00000060", tmp_path / ".building-model"]
+    for path in ours[1:]:
+        path.mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_100000000", "step_00000020", "step_00000010"]
+    prune_states(tmp_path, kept=2)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(".building-step_7", ".git", ".old-mine", "step_00000020", "step_00000030.bak", "step_00000040"),
+        *("step_100000000", "step_best"),
+    ]
+    assert (tmp_path / ".building-notes.txt").exists()
+    assert not any(path.exists() for path in ours)
+
+
+def test_a_hard_linked_backup_is_not_written_through(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    for path in (tmp_path / "run/model").iterdir():
+        os.link(path, backup / path.name)
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    small_model(tmp_path / "run", step=6, loss=1.25)
+    assert {path.name: path.read_bytes() for path in backup.iterdir()} == before
+    assert load_model(tmp_path / "run").step == 6
+
+
+def test_a_link_out_of_a_run_is_not_followed(tmp_path: Path) -> None:
+    small_model(tmp_path / "other", step=5)
+    (tmp_path / "other/checkpoints/.config").mkdir(parents=True)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(tmp_path / "other/model")
+    (run / "checkpoints").symlink_to(tmp_path / "other/checkpoints")
+    for function in (load_model, checkpoints, remove_leftovers):
+        with pytest.raises(ValueError, match="is a link that leads out of"):
+            function(run)
+    assert (tmp_path / "other/checkpoints/.config").is_dir()
+    (tmp_path / "alias").symlink_to(tmp_path / "other")  # the run folder itself may be reached by one
+    assert load_model(tmp_path / "alias").step == 5
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    small_model(tmp_path / "run", step=5)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        path = tmp_path / "run/model" / name
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ValueError, match=f"{name}.* is neither a file nor a folder"):
+            load_model(tmp_path / "run")
+        path.unlink()
+        path.write_bytes(content)
+
+
+def test_rows_that_are_gone_or_twice_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(6):
+        append_row(path, {"step": step, "loss": 0.5})
+    whole, sums = path.read_bytes(), line_checksums(path).read_bytes()
+
+    def read(rows: bytes, checksums: bytes) -> tuple[list[int], str]:
+        path.write_bytes(rows)
+        line_checksums(path).write_bytes(checksums)
+        caplog.clear()
+        return [row["step"] for row in read_rows(path)], caplog.text
+
+    lines = whole.splitlines(keepends=True)
+    every = list(range(6))
+    assert read(whole, sums) == (every, "")
+    assert read(b"".join(lines[:-1]), sums) == (every[:-1], "")  # a kill between the checksum and its row
+    found, said = read(b"".join(lines[:3]), sums)
+    assert (found, "it lacks 2 lines or more" in said) == (every[:3], True)
+    found, said = read(b"", sums)
+    assert (found, "has been cut off" in said) == ([], True)
+    found, said = read(whole + whole, sums)
+    assert (found, "damaged lines are left out, 6 in all" in said) == (every, True)
+    assert read(whole.replace(b"\n", b"\r\n"), sums.replace(b"\n", b"\r\n")) == (every, "")
+    for checksums in (b"", sums[:20]):
+        found, said = read(whole, checksums)
+        assert (found, "cannot be verified; they are kept" in said) == (every, True)
+    assert read(whole, sums + sums) == (every, "")
+    found, said = read(whole.replace(b"0.5", b"0.7", 1), sums)
+    assert (found, "line 1" in said) == (every[1:], True)
+
+
+def test_a_run_of_version_0_1_by_its_parts() -> None:
+    """It is older than some settings of the model: those have their defaults, and its weights load."""
+    folder = RunFolder.find(str(FIXTURE), holding=MODEL)
+    config = folder.config()
+    assert (config.model.n_embd, config.model.head_size, config.model.qkv_bias) == (16, None, False)
+    assert [row["step"] for row in folder.rows() if row["split"] == "val"] == [10, 20]
+    best = folder.best()
+    assert best is not None
+    loaded = folder.model(doc_mask=True)
+    assert (loaded.step, loaded.model.eot_id) == (best["step"], loaded.tokenizer.eot_id)
+    assert folder.model().model.eot_id is None
+    assert folder.states() == [folder.newest_state()]
+    assert len(folder.data_fingerprint() or "") == 64
