@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else ""
-    # Lightning starts the other processes of a training with its words, among which the command's name is no more.
+    # Lightning starts the other processes with the training's words, without the command's name.
     relaunched = any(word.startswith(signals.LIGHTNING_CHILD) for word in words)
     if name in HYDRA_PROGRAMS or relaunched:
         sys.argv[1:] = words if relaunched else words[1:]

@@ -19,14 +19,14 @@ DISTRIBUTION = "llm-from-scratch-lightning"
 
 
 class UserError(ValueError):
-    """What is wrong and what to do, in one line; a program ends with it and exit status 2.
+    """A mistake of the user's: one line with the fault and the advice; exit status 2.
 
     Everything else that is raised is a failure of the machine or a bug of the package: exit status 1.
     """
 
 
 class MachineError(RuntimeError):
-    """A failure outside of the program, in one line, where no OSError says it; a program ends with it and exit status 1."""
+    """A failure outside the program that is no OSError: one line; exit status 1."""
 
 
 # Failures of the machine, or of a training whose numbers overflow: one line says them.

@@ -1,4 +1,4 @@
-"""Places: where Hydra's YAML files are, how this program is started, and what a path of the user's means."""
+"""Places: the folder of Hydra's YAML files, the words that start a command, paths of the user's."""
 
 import os
 import sys

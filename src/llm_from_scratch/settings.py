@@ -18,7 +18,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.ranges import range_of
 
 PROGRAMS: dict[str, type] = {"train.py": Config, "generate.py": GenerateConfig}
-# Program -> its values where nothing is given on the command line, nested as in its YAML file, interpolations as they stand.
+# Program -> its default values, nested as in its YAML file, interpolations unresolved.
 Defaults = Mapping[str, Mapping[str, Any]]
 HEAD = """# Settings
 
@@ -26,7 +26,8 @@ Every setting of `train.py` and `generate.py`, made from the schema by
 `python -m llm_from_scratch settings --markdown`. A setting is given as `key=value`; a group's file
 (`model=tiny`, `data=oz`, `optim=muon`, …) sets several at once. The defaults are those of the command
 without any setting; `null` means none."""
-JOINING = {"a", "list", "of", "one", "or", "true", "false"}  # words of a range that say nothing about its values
+# Words of a range that say nothing about its values.
+JOINING = {"a", "list", "of", "one", "or", "true", "false"}
 
 
 @dataclass(frozen=True)

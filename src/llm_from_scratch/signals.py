@@ -28,7 +28,7 @@ NAMES = (
     "SIGHUP",
     "SIGUSR1",
 )  # Ctrl-C, an end that is asked for, a closed terminal, SLURM's warning
-# What Lightning adds to the arguments of the other processes of a DDP run, which it starts itself.
+# Lightning adds this to the arguments of the other processes of a DDP run.
 LIGHTNING_CHILD = "hydra.job.name=train_ddp_process_"
 READER_LEFT = 128 + 13  # the status of a program whose standard output has no reader: 128 + SIGPIPE
 TWIN = 0.2  # seconds within which a second signal is the first one again, sent to the group and to the process

@@ -1,4 +1,4 @@
-"""What a training says of its settings before it starts, and what a machine adds to them."""
+"""train: the tree of the configuration, and a machine's own settings."""
 
 import shutil
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_run_of_a_machine_with_settings_of_its_own(
     assert "├── seed: 7\n" in capsys.readouterr().err
     saved = read_run(Path("run"))
     assert (saved["seed"], saved["sample"]["max_new_tokens"]) == (7, 0)
-    # What the machine says later does not change the run.
+    # A later change of that file does not change the run.
     (configs / "local/default.yaml").write_text("# @package _global_\nseed: 8\n", encoding="utf-8")
     assert composed(configs, "train", ["resume=run"]).seed == 7
     (configs / "local/default.yaml").write_text("# @package _global_\nsead: 8\n", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""What the shell starts: one file a command."""
+"""The commands: one file each, with `arguments(parser)` and `run(options)`."""

@@ -11,13 +11,13 @@ from llm_from_scratch.terminal import argument, for_stream, printable, shell
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = "Train on the Wizard of Oz for a few minutes, then write a story."
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains on Oz where the text is at hand or can be downloaded, else on Python's standard library, and says which."""
+    """Trains on Oz, or on Python's standard library where Oz is neither at hand nor downloadable."""
     from omegaconf import DictConfig, OmegaConf
 
     from llm_from_scratch.data.sources import open_source

@@ -7,7 +7,7 @@ from llm_from_scratch.terminal import printable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "Checks this machine, and the run where one is named: one line for each finding, with what to do "
         "about it. Changes, prepares and downloads nothing."
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The findings as they come; a fault makes the exit status 1."""
+    """Prints each finding as it comes; a fault makes the exit status 1."""
     from dataclasses import asdict
 
     from llm_from_scratch.doctor.examination import examine

@@ -1,4 +1,4 @@
-"""`evaluate`: loss, perplexity and bits per byte over a whole split; with --report, everything that is measured."""
+"""`evaluate`: loss, perplexity and bits per byte over a whole split, or a full report."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ PASSAGES = 20  # continued in a report
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second "
         "group, make fuller tables; --report writes a page of all of it and prints the first figures. Nothing "
@@ -71,7 +71,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The likelihood of the text that a run was trained on, or held out from; with further options a report on several."""
+    """Prints the likelihood of a run's text; further runs or options make a report."""
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
     if len(options.run) > 1 or any(
         (*asked, options.ensemble, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
@@ -132,7 +132,10 @@ def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Everything that the options ask for: tables or JSON on standard output, pages in a folder, what is missing on standard error."""
+    """Measures all that the options ask for, and prints tables or JSON; `--report` writes pages.
+
+    Standard error names what was skipped.
+    """
     from llm_from_scratch.evaluation.measure import Settings, measure
     from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
 

@@ -28,7 +28,7 @@ MAX_PROMPT = 16_000_000  # bytes; only the context's last tokens are read
 
 @functools.cache
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder that lasts as long as this process: Hydra's sweeper writes a file, and writing text leaves none."""
+    """A folder of this process alone, for the file that Hydra's sweeper writes."""
     return tempfile.TemporaryDirectory(prefix="llm_from_scratch_")
 
 

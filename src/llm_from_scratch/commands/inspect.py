@@ -1,4 +1,4 @@
-"""`inspect`: look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them."""
+"""`inspect`: look at a prepared text: sizes, document lengths, frequent tokens, training chunks."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from llm_from_scratch.terminal import console, log_to_stderr
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "Looks at a text as it is prepared for training, with the settings of train.py; prepares it first "
         "where it is not."
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """What a prepared text holds."""
+    """Prints the contents of a prepared text."""
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection

@@ -9,7 +9,7 @@ from llm_from_scratch.terminal import console, log_to_stderr
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "Runs tasks of EleutherAI's lm-eval on a run's model. Its own tasks fetch their data from the Hugging "
         "Face hub; a YAML file of yours over local data needs no network."

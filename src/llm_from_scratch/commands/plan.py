@@ -1,4 +1,4 @@
-"""`plan`: what a training will take, before it begins: memory, passes, time, disk, and what is unwise about it."""
+"""`plan`: memory, passes over the text, time and disk of a training, before it begins."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from llm_from_scratch.terminal import console, log_to_stderr
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "What the training with these settings of train.py will take: parameters, memory, passes over the "
         "text, time from a few measured steps, disk, and what is unwise about it. A small text is prepared "
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The figures of a training that has not begun."""
+    """Prints the plan of a training that has not begun."""
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
 

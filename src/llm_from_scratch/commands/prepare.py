@@ -10,7 +10,7 @@ from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = (
         "Makes a corpus's token shards, with the settings that train.py will be given. Killed and started "
         "again, it goes on where it was. Progress on standard error, the folder on standard output."
@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The shards of the corpus that the settings name, and what is in them."""
+    """Makes the shards of a corpus, and prints their counts."""
     import time
 
     from llm_from_scratch.check import check

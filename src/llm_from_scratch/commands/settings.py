@@ -1,4 +1,4 @@
-"""`settings`: every setting of train.py and generate.py: its default, its range and what it does."""
+"""`settings`: name, default, range and meaning of every setting."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from llm_from_scratch.terminal import console
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declares the command's arguments."""
     parser.description = "Every setting of train.py and generate.py: its default, its range and what it does."
     parser.add_argument(
         "word", metavar="WORD", nargs="?", default="", help="those alone whose name or meaning holds it"
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The reference of the settings, with the defaults of the commands as they stand."""
+    """Prints the reference, with the defaults of both commands."""
     from dataclasses import asdict
 
     from omegaconf import OmegaConf

@@ -1,4 +1,4 @@
-"""The text and the tokenizer that `prepare`, `inspect` and `plan` share with the training they look at."""
+"""The text and the tokenizer of a training, as `prepare`, `inspect` and `plan` take them over."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def text_of_run(config: "Config") -> "Prepared | None":
-    """With `resume=RUN`, the very text that the run was trained on, refused where it has changed; None without."""
+    """The text of the run that `resume` names, refused if it has changed; None without `resume`."""
     if not config.resume:
         return None
     from llm_from_scratch.evaluation.measure import run_text
@@ -21,7 +21,7 @@ def text_of_run(config: "Config") -> "Prepared | None":
 
 
 def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
-    """With `init_from=RUN`, the tokenizer that the new run takes over; None without."""
+    """The tokenizer of the run that `init_from` names; None without it."""
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.weights import PICKLES, model_folder
 

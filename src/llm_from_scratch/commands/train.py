@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
-    """The settings of one job, each of which is in effect.
+    """The checked settings of one job; a setting without effect is refused.
 
     Args:
-        composed: what a job runs with, as Hydra composed it or as the resumed run has it.
+        composed: the configuration of the job (`final_config`).
         job: its overrides.
     """
     from llm_from_scratch.check import check as check_settings
@@ -123,15 +123,15 @@ def recipes() -> dict[str, "Config"]:
 
 
 def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
-    """The prepared text of the run that goes on, where it lies; None where it is to be prepared again.
+    """The prepared text of the resumed run; None if it has to be prepared again.
 
     Args:
         config: of the resumed run.
         job: its overrides.
-        warn: say where its files are not at hand.
+        warn: log a warning if the text's own files are missing.
 
     Raises:
-        UserError: they are others by now, or `data.path` is given and is not there.
+        UserError: the files have changed, or `data.path` is given and does not exist.
     """
     from llm_from_scratch.checkpoint import checkpoints
     from llm_from_scratch.data.prepare import source_fingerprint, source_now

@@ -1,1 +1,4 @@
-"""What may keep a machine or a run from working: findings -> machine, run (the checks) -> examination (all of them)."""
+"""The doctor: checks of a machine and of a run.
+
+findings (a line of the report) -> machine, run (the checks) -> examination (all of them)
+"""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from llm_from_scratch.doctor.findings import Finding, fault, line_of
+from llm_from_scratch.doctor.findings import Finding, fault
 from llm_from_scratch.doctor.machine import bfloat16, compiler, corpora, devices, disk, versions
 from llm_from_scratch.doctor.run import (
     ExaminedRun,
@@ -20,7 +20,7 @@ from llm_from_scratch.doctor.run import (
     space,
     states,
 )
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 
 
 def examine(run: Path | None = None) -> Iterator[Finding]:
@@ -62,5 +62,5 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
             yield from one()
         except Exception as error:  # whatever one check meets, the others are made
             yield fault(
-                f"{name}: {type(error).__name__}: {line_of(error)}", "this check could not be made; the others were"
+                f"{name}: {type(error).__name__}: {message_of(error)}", "this check could not be made; the others were"
             )

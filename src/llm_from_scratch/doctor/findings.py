@@ -28,11 +28,6 @@ def fault(what: str, advice: str) -> Finding:
     return Finding("fault", what, advice)
 
 
-def line_of(error: BaseException | str) -> str:
-    """The message of an error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def size_of(count: int) -> str:
     """Bytes as MB or GB."""
     return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"

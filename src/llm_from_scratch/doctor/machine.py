@@ -18,8 +18,8 @@ from packaging.specifiers import SpecifierSet
 
 from llm_from_scratch import __version__, machine
 from llm_from_scratch.data.sources import open_source, roots
-from llm_from_scratch.doctor.findings import Finding, fault, line_of, ok, size_of, warning
-from llm_from_scratch.errors import DISTRIBUTION
+from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
+from llm_from_scratch.errors import DISTRIBUTION, message_of
 from llm_from_scratch.places import config_dir
 
 NETWORK_SECONDS = 3.0
@@ -60,7 +60,7 @@ def versions() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """What training can run on."""
+    """The devices that training can run on."""
     cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
     allowed = f", of which this process may use {own}" if own < cores else ""
     yield ok(
@@ -80,7 +80,7 @@ def devices() -> Iterator[Finding]:
 
 
 def bfloat16() -> Iterator[Finding]:
-    """Whether the best device computes in bfloat16, and what trainer.precision=auto makes of it (`training.trainer.precision`)."""
+    """Whether the best device computes in bfloat16, and the choice of trainer.precision=auto."""
     best = machine.devices()[0]
     has, auto = machine.has_bfloat16(best), "float32"
     device = {"mps": "the Apple GPU", "cpu": "this CPU"}.get(best)
@@ -131,7 +131,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
             open_source(**metadata, url=None, data_dir=Path("data"))  # type: ignore[arg-type]
             yield ok(f"data={path.stem}: {found}")
         except ValueError as error:
-            yield fault(line_of(error), f"remove {found}: the next training downloads it")
+            yield fault(message_of(error), f"remove {found}: the next training downloads it")
     answers = dict.fromkeys(missing, "no answer")
     threads = [
         threading.Thread(target=_reach, args=(name, url, answers), daemon=True) for name, (_, url) in missing.items()
@@ -156,4 +156,4 @@ def _reach(name: str, url: str, answers: dict[str, str]) -> None:
         with urllib.request.urlopen(request, timeout=NETWORK_SECONDS):
             answers[name] = "reached"
     except (OSError, ValueError, urllib.error.URLError) as error:
-        answers[name] = line_of(error)
+        answers[name] = message_of(error)

@@ -17,9 +17,9 @@ from llm_from_scratch.checkpoint import checkpoints, verify_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
 from llm_from_scratch.data.shards import open_shard
-from llm_from_scratch.doctor.findings import Finding, fault, line_of, ok, size_of, warning
+from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
 from llm_from_scratch.environment import FILE, read_environment, summary
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import program
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
@@ -32,7 +32,7 @@ DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its token
 
 
 class ExaminedRun:
-    """A run, and what several checks ask of it: its checksums take a while and are computed once."""
+    """A run, with the results that several checks share: its checksums are computed once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class ExaminedRun:
 
     @cached_property
     def states(self) -> list[tuple[Path, dict[str, str] | UserError]]:
-        """Each checkpoint, newest first, with the fingerprints of what it belongs to, or with what is wrong."""
+        """Each checkpoint, newest first, with its fingerprints or its fault."""
         found: list[tuple[Path, dict[str, str] | UserError]] = []
         for folder in checkpoints(self.path):
             try:
@@ -71,14 +71,14 @@ class ExaminedRun:
 
     @cached_property
     def validated(self) -> bool:
-        """Whether a validation has come before the newest checkpoint, which then has a best loss, or was logged."""
+        """Whether a validation came before the newest checkpoint."""
         if self.newest and "best" in self.newest[1].get("Checkpoints", {}):
             return math.isfinite(self.newest[1]["Checkpoints"]["best"])
         return any(row.get("split") == "val" for row in parse_rows(self.path / "metrics.jsonl")[0])
 
     @property
     def again(self) -> str:
-        """The command with which the run trains on, also where it is complete or has ended by itself."""
+        """The command that resumes the run, also if it is complete or has ended by itself."""
         if not (self.newest and isinstance(self.settings, Config)):
             return self.resume
         if self.newest[0] >= self.settings.trainer.max_steps:
@@ -87,7 +87,7 @@ class ExaminedRun:
 
     @property
     def ended(self) -> tuple[str, str]:
-        """What ended the run before its last step, and the setting with which it goes on; empty where nothing did."""
+        """The cause of an early end, and the setting with which the run goes on; empty without one."""
         callbacks = self.newest[1] if self.newest else {}
         patience = self.settings.optim.patience if isinstance(self.settings, Config) else None
         waited = callbacks.get("Patience", {}).get("waited", 0)
@@ -104,12 +104,12 @@ def links(run: ExaminedRun) -> Iterator[Finding]:
         refuse_links(run.path, run.path)
     except UserError as error:
         yield fault(
-            line_of(error), "delete it, or put the file itself in its place: no run goes on in this folder before"
+            message_of(error), "delete it, or put the file itself in its place: no run goes on in this folder before"
         )
 
 
 def owner(run: ExaminedRun) -> Iterator[Finding]:
-    """A training that goes on meanwhile changes what the other checks read; one that was killed may leave something behind."""
+    """A training that runs in the folder now, and files that a killed one left behind."""
     lock = run.path / ".lock"
     if lock.is_file() and not lock.is_symlink():  # opening it for the question must not touch anything else
         try:
@@ -133,14 +133,14 @@ def configuration(run: ExaminedRun) -> Iterator[Finding]:
     """config.yaml."""
     path, settings = run.path / "config.yaml", run.settings
     if isinstance(settings, ValueError):
-        what = line_of(settings).removeprefix(f"{path}: ")
+        what = message_of(settings).removeprefix(f"{path}: ")
         yield fault(f"{path}: {what}", "restore it from a copy: nothing can be resumed without it")
     else:
         yield ok(f"{path}: data={settings.data.name}, {settings.trainer.max_steps} steps")
         try:
             refuse_foreign_code(asdict(settings), asdict(Config()))
         except UserError as error:
-            yield warning(f"{path}: {line_of(error)}", "look at it before the run is resumed")
+            yield warning(f"{path}: {message_of(error)}", "look at it before the run is resumed")
 
 
 def environment(run: ExaminedRun) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def environment(run: ExaminedRun) -> Iterator[Finding]:
     try:
         entries = read_environment(run.path)
     except UserError as error:
-        yield warning(line_of(error), "delete it: the next resume writes it again")
+        yield warning(message_of(error), "delete it: the next resume writes it again")
         return
     if not entries:
         yield ok(f"{path}: not there; the run was made by version 0.1, or has made no step yet")
@@ -165,7 +165,7 @@ def states(run: ExaminedRun) -> Iterator[Finding]:
         if isinstance(metadata, ValueError):
             one = f"delete {folder}: resuming passes over it"
             yield fault(
-                line_of(metadata), one if run.newest else f"restore {folder} from a copy: there is no other one"
+                message_of(metadata), one if run.newest else f"restore {folder} from a copy: there is no other one"
             )
         else:
             yield ok(f"{folder}: every byte verified")
@@ -186,7 +186,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     try:
         loaded = load_model(run.path)
     except ValueError as error:
-        yield fault(line_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
+        yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
     # config.json holds the checksum of the weights and has none of its own: two other files know what it should say.
     own, differing = asdict(loaded.model.config), []
@@ -258,7 +258,7 @@ def samples(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
-    """The tokens that the run learned from: every byte of the shards, and that they are those of its tokenizer and its text."""
+    """The run's shards: every byte, and that tokenizer and text are the run's."""
     if not isinstance(run.settings, Config):
         return  # where they are stands in config.yaml
     corpus = Path(run.settings.data.dir) / run.settings.data.name
@@ -278,7 +278,7 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
         try:
             prepared = open_prepared(folder)
         except ValueError as error:
-            damaged.append(fault(line_of(error), f"delete {folder}: {again}"))
+            damaged.append(fault(message_of(error), f"delete {folder}: {again}"))
             continue
         same_text = metadata.get("data") in (None, prepared.manifest["sha256"])
         same_pieces = metadata["tokenizer"] == prepared.tokenizer.fingerprint
@@ -289,7 +289,7 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
             how = "" if "data" in metadata else "; known by its tokenizer alone: the run does not say which text it had"
             yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
         except ValueError as error:
-            yield fault(line_of(error), f"delete {prepared.folder}: {again}")
+            yield fault(message_of(error), f"delete {prepared.folder}: {again}")
     yield from damaged
     if not own and not damaged:
         found = [f"{other.folder} has the tokenizer {other.tokenizer.fingerprint[:12]}" for other in others]
@@ -321,7 +321,7 @@ def _verify(prepared: Prepared) -> int:
 
 
 def resume(run: ExaminedRun) -> Iterator[Finding]:
-    """From where the run would go on, and how."""
+    """The step from which the run would go on, and the command."""
     if not isinstance(run.settings, Config):
         return  # it cannot
     steps = run.settings.trainer.max_steps

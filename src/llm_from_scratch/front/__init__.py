@@ -1,4 +1,4 @@
-"""The front between the shell and Hydra, which starts a job (sweeps, sweepers and launchers live in it).
+"""The front between the shell and Hydra, whose `hydra.main` starts jobs, sweeps and launchers.
 
 Before Hydra, every job's overrides are composed once and held against the schema, so that a mistake costs one line and
 no folder. Around it, an error of a job becomes one line, or a traceback, and an exit status.

@@ -1,4 +1,4 @@
-"""The configuration that Hydra composes from a job's overrides, or one line that says which of them is wrong."""
+"""Composes a job's configuration with Hydra; its errors become one line each."""
 
 import difflib
 import re
@@ -82,7 +82,7 @@ def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError
 
 
 def _of_logger(key: str, known: list[str]) -> str:
-    """What to write rather than a setting of a logger that the configuration does not have."""
+    """Advice for a setting of a logger that does not exist."""
     from llm_from_scratch.config import LOGGERS
 
     name = key.split(".")[1]
@@ -106,7 +106,7 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def experiments() -> Iterator[tuple[str, DictConfig]]:
-    """Each `experiment=` that is one run, as it is composed; where the front checks, for Hydra is initialised there."""
+    """Each `experiment=` that is one run, composed. Hydra must be initialised."""
     for path in sorted((Path(main_config_dir()) / "experiment").glob("*.yaml")):
         config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
         if config.hydra.mode != RunMode.MULTIRUN:

@@ -1,4 +1,4 @@
-"""Settings that another run brings: all of them for `resume=RUN`, the model's shape and the tokenizer for `init_from=RUN`."""
+"""Settings taken from another run: all for `resume`, model shape and tokenizer for `init_from`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -11,11 +11,11 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.words import main_config_dir, parse
 from llm_from_scratch.terminal import quote
 
-# What a choice of `trainer` decides as a whole: trainer=cpu after trainer=ddp_cpu is one process again.
+# Settings that a choice of `trainer` replaces together: trainer=cpu after trainer=ddp_cpu is one process.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
-# What a resumed run may change of its model, data and tokenizer: what changes neither shapes nor the text that is seen.
+# Settings of model, data and tokenizer that a resumed run may change: neither shapes nor text follow them.
 CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
-# What a resumed run has behind it, and what to do instead.
+# Settings that a resumed run can no longer change, with the advice for each.
 SETTLED = {
     "task": "its folder has its name already; leave it out",
     "init_from": "its weights are in its checkpoints; leave it out, or start a new run",
@@ -23,12 +23,12 @@ SETTLED = {
     "prepare.workers": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
-# What a run that starts from another's weights decides itself: the weights fit whatever these are.
+# Settings of the model that weights do not decide: a run with `init_from` may choose them.
 OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base", "rope_scaling")
 
 
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
-    """What a job runs with: the composed configuration, or for `resume=RUN` the saved one under this job's overrides.
+    """The configuration of a job: composed, or for `resume=RUN` saved and then overridden.
 
     A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as it was saved.
     With `init_from=RUN` the model's shape and the tokenizer are those of that run.
@@ -81,8 +81,8 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
 def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
     """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts from.
 
-    What the job itself asks for must agree; what weights do not decide (OWN_MODEL) is the job's where it asks, and
-    the other run's where it does not. A file of torch's holds weights alone, and decides nothing.
+    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free: the job's value counts if it
+    gives one, else the other run's. A file of torch's holds weights alone, and decides nothing.
 
     Raises:
         UserError: the job asks for another shape or tokenizer, or there is no such run.
@@ -124,7 +124,7 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:
-    """The settings that the file of a group's choice sets; an experiment's, with those of the files it builds on."""
+    """The settings in the file of a group's choice; for an experiment, with those of its defaults."""
     file = Path(main_config_dir()) / group / f"{choice}.yaml"
     if not file.is_file():  # null: none
         return
@@ -145,7 +145,7 @@ def _set_by(group: str, choice: Any) -> Iterator[str]:
 
 
 def _names(content: Mapping[Any, Any]) -> Iterator[str]:
-    """The settings of a file that stands at the top of the configuration; Hydra's own are left out."""
+    """The settings of a file of `@package _global_`, without Hydra's own."""
     from llm_from_scratch.config import Config
 
     for key, value in content.items():
@@ -156,7 +156,7 @@ def _names(content: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def may_fetch(config: DictConfig, composed: DictConfig, job: Sequence[str]) -> bool:
-    """Whether a job may download its text: a new run, or a resumed one whose `data` the user has given again."""
+    """Whether a job may download: it is a new run, or the user has given `data` again on resume."""
     given = any(override.key_or_group in ("data", "data.url", "data.download") for override in parse(job))
     same = all(
         OmegaConf.select(config, f"data.{name}") == OmegaConf.select(composed, f"data.{name}")

@@ -73,7 +73,7 @@ def command(
         @signals.ending
         def program() -> None:
             use_utf8()
-            # Lightning starts the other processes of a DDP run with this process's arguments, which went through here already.
+            # Lightning starts the other processes with this process's arguments, which are checked already.
             if not any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
                 os.environ[RUN_NAME] = new_name()  # in place of that of another command, which started this one
                 try:
@@ -132,7 +132,7 @@ def _check_options(arguments: Sequence[str], flags: set[str]) -> None:
 def _settings(
     arguments: Sequence[str], sweeps: bool, config_name: str, config_dir: Path
 ) -> tuple[list[str], list[str]]:
-    """The settings among the arguments, with literal values and `last` settled; and all other arguments.
+    """The settings among the arguments, literal values quoted and `last` replaced; and the others.
 
     Raises:
         UserError: a word is neither.
@@ -150,7 +150,7 @@ def _settings(
 
 
 def _check_given(given: Mapping[str, Any], sweeps: bool) -> None:
-    """Refuses settings of Hydra's that a run has its own for, and what a resumed run cannot have."""
+    """Refuses settings of Hydra's that have a counterpart here, and a sweep or folder on resume."""
     for key in given:
         for name, instead in HYDRAS.items():
             if key == name or key.startswith(f"{name}."):
@@ -188,7 +188,7 @@ def _check_jobs(
 
 
 def _check_completion(arguments: Sequence[str]) -> None:
-    """Holds what asks for shell completion against what Hydra knows, and keeps a query quiet: its terminal is in mid-line.
+    """Checks a request for shell completion; a query writes nothing on standard error.
 
     Raises:
         UserError: neither a script for a shell nor a query is asked for.

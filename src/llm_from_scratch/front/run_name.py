@@ -4,12 +4,12 @@ import os
 import secrets
 import time
 
-# The name of the command's run, for the processes that the command starts: those of Lightning and of Hydra's launchers.
+# Hands the name of the run to the processes of Lightning and of Hydra's launchers.
 RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 
 
 def run_name() -> str:
-    """DATE_TIME_ID: the id keeps two runs that start in the same second apart, also when the clock goes back.
+    """DATE_TIME_ID; the id separates runs that start in the same second, also when the clock goes back.
 
     All jobs of a sweep and all processes of a run share the name that their command chose and handed on in RUN_NAME.
     A configuration that a program composes by itself has a name of its own.
@@ -44,5 +44,5 @@ def _of_slurm() -> bool:
 
 
 def shares_name() -> bool:
-    """Whether processes of several machines agree on the name of their run: torchrun and srun let them."""
+    """Whether processes of several machines share the name: under torchrun and srun they do."""
     return _of_torchrun() or _of_slurm()

@@ -66,7 +66,7 @@ def check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], 
 
 
 def failed(error: Exception, config: DictConfig) -> float:
-    """Tells why one run of a sweep failed, and keeps the line for the table; the other runs go on.
+    """Reports the error of one run of a sweep, and writes it for the table; the other runs go on.
 
     Returns:
         Infinity: the worst validation loss, so that a sweeper that minimises it keeps away from there.
@@ -85,19 +85,19 @@ def failed(error: Exception, config: DictConfig) -> float:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of the job that runs now, as it was given: `run_dir`, or a numbered folder below it for a job of a sweep."""
+    """The folder of the present job: `run_dir`, or for a job of a sweep a numbered folder below it."""
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
         return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
-    # Lightning starts the other processes of a DDP run with these arguments: this one job, rather than the sweep again.
+    # Lightning starts the other processes with these arguments: this job alone, not the sweep.
     own = [word for word in job_overrides() if not word.startswith(("run_dir=", "task="))]
     sys.argv[1:] = [*own, literal(f"run_dir={folder}"), "hydra.mode=RUN"]
     return folder
 
 
 def announce(folder: str) -> None:
-    """`run: PATH` on standard output. A launcher's processes leave it to the process of the command (`SweepTable`)."""
+    """Prints `run: PATH`; for the processes of a launcher, `SweepTable` prints it."""
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN and not is_basic(settings):
         return

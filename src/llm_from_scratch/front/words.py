@@ -1,4 +1,4 @@
-"""The words of a command line: literal values, `last`, `none`, and Hydra's grammar for the rest."""
+"""Parses a command line: literal values, `last`, `null` for groups, Hydra's grammar for the rest."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import PATHS, expanded
 
-# Values of these settings are the user's words or paths: taken as they stand, never read as Hydra's grammar.
+# Settings whose values are texts or paths: they are quoted, so that Hydra does not parse them.
 LITERAL = (
     "prompt",
     "prompt_file",
@@ -54,13 +54,13 @@ def quoted(value: str) -> str:
 
 
 def is_choice(argument: str) -> bool:
-    """Whether a sweep is asked to vary a setting that is otherwise taken literally: `data.path=choice(a.txt,b.txt)`."""
+    """Whether a sweep varies a literal setting: `data.path=choice(a.txt,b.txt)`."""
     key, _, value = argument.partition("=")
     return key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")")
 
 
 def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
-    """Gives `group=null` and `~group` their meaning, none of it, which Hydra's grammar does not know.
+    """Translates `group=null` and `~group`, which Hydra's grammar lacks: no choice of that group.
 
     Raises:
         UserError: a choice is needed there.
@@ -84,7 +84,7 @@ def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> li
 
 
 def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
-    """`resume=last` -> the folder that it stands for, which is said; so every process of the command has the same one."""
+    """Replaces `last` by the folder of the newest run, the same for every process of the command."""
     settled = []
     for override, word in zip(parse(words), words, strict=True):
         key = override.key_or_group
@@ -127,7 +127,10 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job: one list for a single run, the product for a sweep (without what only its sweeper can draw)."""
+    """The overrides of every job: one list for a run, the product of all values for a sweep.
+
+    Values that only a sweeper can draw are left out.
+    """
     jobs: list[list[str]] = [[]]
     for override, word in zip(parse(words), words, strict=True):
         if not override.is_sweep_override():
@@ -151,7 +154,7 @@ def job_overrides() -> list[str]:
 
 
 def given_settings(job: Sequence[str]) -> list[str]:
-    """The names of the settings that a job's overrides set one by one: neither groups nor Hydra's own."""
+    """The names of the settings in a job's overrides, without groups and Hydra's own."""
     return [
         override.key_or_group
         for override in parse(job)

@@ -39,7 +39,7 @@ from llm_from_scratch.training.memory import (
 def plan(
     config: Config, text: TextSize, measured: Measured | None, *, hours: float | None, presets: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Everything about the run that `config` describes, in JSON's types.
+    """The plan of the run that `config` describes, in JSON's types.
 
     Args:
         config: of train.py.
@@ -97,7 +97,7 @@ def plan(
 
 
 def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
-    """Bytes of a device by what takes them, their sum, what the device has, and the micro-batch that they are for."""
+    """Bytes of memory a device: by use, in total and available; and the micro-batch they are for."""
     settings, world, gpu = config.trainer, devices(config.trainer), on_gpu(config.trainer)
     micro = micro_batch_size(config, world)
     shards = world if settings.strategy == "fsdp" else 1
@@ -117,7 +117,7 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
 def _optimum(
     seconds: float, rate: float, train_tokens: int, tokens_a_step: int, presets: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The model and the tokens that give the lowest loss in so many seconds, and the model that the text is enough for.
+    """The compute-optimal model and tokens for a time, and the largest model that the text supports.
 
     Args:
         seconds: of training.
@@ -167,7 +167,7 @@ def times(config: Config, text: TextSize, measured: Measured, parameters: int) -
 
 
 def warnings_at_start(config: Config, text: TextSize) -> list[str]:
-    """At most two lines of `unwise`, of what is known without measuring; none for a trial or for a batch learned by heart."""
+    """At most two warnings, without measuring; none for a trial or for data.overfit=true."""
     if config.data.overfit or config.trainer.max_steps <= config.optim.warmup_steps:
         return []
     return plan(config, text, None, hours=None, presets={})["unwise"][:2]

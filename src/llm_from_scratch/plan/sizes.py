@@ -52,7 +52,7 @@ def compute_optimal(flops: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class TextSize:
-    """What there is to train on and to validate with; `estimated` from the sizes of files that are not prepared yet."""
+    """Tokens and bytes of both splits; `estimated` from the sizes of files if not prepared yet."""
 
     train_tokens: int
     val_tokens: int
@@ -63,11 +63,12 @@ class TextSize:
 
 
 def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
-    """A text that is small or prepared is counted (a small one is prepared first); of another the files' sizes tell.
+    """The size of a text: counted if it is prepared or small, else estimated from its files.
 
-    Of a run folder, which may be a stranger's, nothing is downloaded or written.
+    A small text is prepared first. Nothing is downloaded or written for a run folder, which may be a stranger's.
 
-    UserError: as `prepare`.
+    Raises:
+        UserError: as `prepare`.
     """
     own = not config.resume
     if config.data.mix is not None:
@@ -84,9 +85,10 @@ def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
 
 
 def assumed_text(config: Config, train_tokens: int) -> TextSize:
-    """A text of which nothing is at hand but a number of training tokens; the vocabulary is the one that the tokenizer will have.
+    """The size of a text of which the number of training tokens alone is known.
 
-    UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
+    Raises:
+        UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
     """
     settings = config.tokenizer
     vocab_size = settings.vocab_size
@@ -105,7 +107,7 @@ def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: in
 
 
 def counted(prepared: Prepared) -> TextSize:
-    """The counts of a manifest. With data.stream=text the training text has no tokens yet: as many to a byte as in the other split."""
+    """The counts of a manifest. With data.stream=text the training tokens are estimated from the other split."""
     train, val = (prepared.manifest["splits"][split] for split in ("train", "val"))
     tokens = train.get("tokens") or round(train["text_bytes"] * val["tokens"] / val["text_bytes"])
     size = prepared.tokenizer.vocab_size

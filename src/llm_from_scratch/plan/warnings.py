@@ -21,9 +21,12 @@ from llm_from_scratch.plan.sizes import (
 )
 from llm_from_scratch.plan.table import count, duration
 
-GOOD_EPOCHS = 4  # so often read, a text is worth nearly as much as new text (Muennighoff et al. 2023)
-REGULARISED = (0.1, 1.0)  # dropout and weight decay with which a text can be read up to a hundred times (docs/log.md)
-USELESS_EPOCHS = 16  # beyond, further passes are worth next to nothing (the same)
+# Epochs up to which a repeated text is worth nearly as much as new text (Muennighoff et al. 2023).
+GOOD_EPOCHS = 4
+# Dropout and weight decay with which a text can be repeated up to a hundred times (docs/log.md).
+REGULARISED = (0.1, 1.0)
+# Epochs beyond which repetition is worth next to nothing (the same).
+USELESS_EPOCHS = 16
 # FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the model.
 CPU_RATE = 2.5e10
 LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
@@ -140,7 +143,7 @@ def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
 
 
 def cpu_seconds(config: Config) -> float:
-    """What the steps of a run take on this machine's CPU, to within a factor of two; nothing is prepared or tried."""
+    """Seconds of a run's steps on this machine's CPU, to within a factor of two, without measuring."""
     vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
     model = meta_model(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
     data, settings = config.data, config.trainer
@@ -150,7 +153,7 @@ def cpu_seconds(config: Config) -> float:
 
 
 def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
-    """A line for what takes hours on this machine's CPU, and for more processes or threads than it has cores.
+    """Warns of hours on this machine's CPU, and of more processes or threads than cores.
 
     Args:
         config: of the run.
