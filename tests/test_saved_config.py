@@ -120,6 +120,16 @@ def test_a_logger_of_a_strangers_is_not_run(settings: Mapping[str, Any], said: s
     refuse_foreign_code(settings, settings)  # given again, it is the user's
 
 
+def test_an_optimizer_of_a_strangers_is_not_run() -> None:
+    settings = asdict(Config())
+    settings["optim"] |= {"name": "custom", "custom": {"_target_": "os.system", "command": "true"}}
+    with pytest.raises(
+        ValueError, match=r"optim\.custom: a run folder may be a stranger's, and this would run os\.system"
+    ):
+        refuse_foreign_code(settings, asdict(Config()))
+    refuse_foreign_code(settings, settings)  # given again, it is the user's
+
+
 def test_loggers_that_are_made_here_go_on() -> None:
     ours = logger(tensorboard={"flush_secs": 9}, csv={}, wandb={"project": "oz", "tags": ["a"]})
     refuse_foreign_code(ours, asdict(Config()))

@@ -128,6 +128,7 @@ REFUSED = {
     "optim.name": "muon",
     "optim.adamw_lr": "1e-2",
     "optim.momentum": "0.5",
+    "optim.custom": "{_target_:os.system}",
     "optim.decay_fraction": "0.5",
     "optim.plateau_factor": "0.1",
     # In effect where the machine and the batch have room for them.

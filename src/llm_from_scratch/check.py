@@ -117,6 +117,7 @@ _WHOLE = {"name", "dir", "mix", "corpora", *(item.name for item in fields(BatchC
 _CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
 Need = tuple[Callable[[Config], bool], str]
 _MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
+_OWN: Need = (lambda c: c.optim.name != "custom", "optim.name=adamw or muon")
 _DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
 _NAMED: Need = (
     lambda c: c.data.file is not None and c.data.path is None and c.data.download is None,
@@ -147,6 +148,10 @@ NEEDS: dict[str, Need] = {
     "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
     "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
     "optim.adamw_lr": _MUON,
+    "optim.beta1": _OWN,
+    "optim.beta2": _OWN,
+    "optim.skip_bad_steps": _OWN,
+    "optim.custom": (lambda c: c.optim.name == "custom", "optim.name=custom"),
     "optim.momentum": _MUON,
     "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
     "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),

@@ -304,8 +304,8 @@ class PrepareConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    # adamw | muon: Muon for the matrices within blocks, AdamW for the rest
-    name: str = ranged("adamw", choice("adamw", "muon"))
+    # adamw | muon: Muon for the matrices within blocks, AdamW for the rest | custom: the class that optim.custom names
+    name: str = ranged("adamw", choice("adamw", "muon", "custom"))
     lr: float = ranged(1e-3, POSITIVE)  # the peak, after the warm-up
     adamw_lr: float | None = ranged(None, POSITIVE)  # muon: the peak of what AdamW trains; null: lr
     momentum: float = ranged(0.95, SHARE)  # muon: Nesterov's, of the matrices
@@ -326,6 +326,7 @@ class OptimConfig:
     ema_decay: float | None = ranged(None, SHARE)
     # batches with a NaN or infinite loss or gradient to pass over before the run stops
     skip_bad_steps: int = ranged(0, NOT_NEGATIVE)
+    custom: dict[str, Any] = field(default_factory=dict)  # {_target_: an optimizer of torch's kind, its arguments}
 
 
 @dataclass(kw_only=True)
@@ -406,7 +407,10 @@ class Config:
             )
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
-        for key, without in (("name=muon", self.optim.name != "muon"), ("ema_decay", self.optim.ema_decay is None)):
+        for key, without in (
+            (f"name={self.optim.name}", self.optim.name == "adamw"),
+            ("ema_decay", self.optim.ema_decay is None),
+        ):
             if self.trainer.strategy == "fsdp" and not without:
                 raise UserError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
 

@@ -109,7 +109,7 @@ HARMLESS = {
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
 
-    Callbacks and loggers go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the
+    Callbacks, loggers and an optimizer go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the
     run folder.
 
     Args:
@@ -122,6 +122,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
     objects = [
         *(("callbacks", name, settings) for name, settings in config["callbacks"].items()),
         *(("logger", name, settings) for name, settings in config["logger"].items()),
+        *(("optim", name, settings) for name, settings in config["optim"].items() if name == "custom" and settings),
     ]
     for group, name, settings in objects:
         if settings == given[group].get(name):

@@ -69,7 +69,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     defaults = asdict(Config())  # a run may be older than a setting
     run = OmegaConf.merge(as_config(defaults), as_config(saved))
     fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in defaults[group]]
-    for key in (*fixed, "optim.name", *SETTLED):
+    for key in (*fixed, "optim.name", "optim.custom._target_", *SETTLED):
         before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
         if now != before and key not in CHANGEABLE:
             advice = f"to change it, start a new run ({quote(f'init_from={config.resume}')} takes over its weights)"

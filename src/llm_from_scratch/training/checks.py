@@ -88,6 +88,8 @@ def check_trainer(config: Config) -> None:
             object_class("logger", name, settings)
         else:
             check_settings(name, settings)
+    if config.optim.name == "custom":
+        object_class("optim", "custom", config.optim.custom)
     for name, settings in config.callbacks.items():
         _check_callback(name, object_class("callbacks", name, settings), config)
     quiet()

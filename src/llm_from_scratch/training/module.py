@@ -136,7 +136,7 @@ class LanguageModel(lightning.LightningModule):
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.skipped += torch.stack((bad, bad * (self.trainer.global_step + 1 - self.skipped[1])))
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" or self.optim.name == "custom":  # which leaves no update out
             self.check_numbers()
 
     def check_numbers(self) -> None:
@@ -217,9 +217,11 @@ class LanguageModel(lightning.LightningModule):
             self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         )  # a gradient scaler needs to see the gradients
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
-        # Lightning restores a checkpoint's over them.
+        # Lightning restores a checkpoint's over them. An optimizer of the user's may keep its state beside them.
+        given = {"lr", "weight_decay", *self.optim.custom} if self.optim.name == "custom" else None
         self.settings = [
-            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+            {name: value for name, value in group.items() if name != "params" and (given is None or name in given)}
+            for group in optimizer.param_groups
         ]
 
         def schedule(step: int) -> float:

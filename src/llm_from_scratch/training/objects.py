@@ -6,29 +6,35 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
 
 from llm_from_scratch.errors import UserError, first_line
 
-KINDS: dict[str, type] = {"callbacks": Callback, "logger": Logger}
+KINDS: dict[str, type] = {"callbacks": Callback, "logger": Logger, "optim": Optimizer}
+HOMES = {
+    "callbacks": "lightning.pytorch.callbacks.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
+    "optim": "torch.optim.Optimizer",
+}
 
 
 def object_class(group: str, name: str, settings: Any) -> type:
-    """The class that a callback or a logger of the user's names.
+    """The class that a callback, a logger or an optimizer of the user's names.
 
     Raises:
-        UserError: there is none, or it is not of Lightning's kind.
+        UserError: there is none, or it is of another kind.
     """
     key, kind = f"{group}.{name}", KINDS[group]
     target = settings.get("_target_") if isinstance(settings, dict) else None
     if not isinstance(target, str):
-        raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a {kind.__name__.lower()} of Lightning's")
+        raise UserError(f"{key}: write {key}._target_=MODULE.CLASS, a subclass of {HOMES[group]}")
     module, _, attribute = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a module of the user's raises when it is read
         raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise UserError(f"{key}._target_={target}: is no lightning.pytorch.{group.rstrip('s')}s.{kind.__name__}")
+        raise UserError(f"{key}._target_={target}: is no {HOMES[group]}")
     return found
 
 

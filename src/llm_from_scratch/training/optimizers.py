@@ -9,9 +9,11 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from llm_from_scratch.config import OptimConfig
+from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.kernels import splitmix
 from llm_from_scratch.model import GPT
 from llm_from_scratch.training.muon import Muon
+from llm_from_scratch.training.objects import object_class
 
 
 def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
@@ -36,7 +38,11 @@ def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
 def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer:
     """The optimizer of `optim.name`, with weight decay on matrices alone; `fused` does AdamW's whole update in one kernel.
 
-    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are AdamW's.
+    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are AdamW's. For `custom`, the
+    class of the user's gets the groups of AdamW.
+
+    Raises:
+        UserError: the user's class does not take its arguments.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     betas = (config.beta1, config.beta2)
@@ -50,6 +56,8 @@ def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
         return AdamW(groups, lr=config.lr, betas=betas, fused=fused)
+    if config.name == "custom":
+        return _make_custom(groups, config)
     groups = [group | {"kind": "adamw", "lr": config.adamw_lr or config.lr} for group in groups]
     matrices = {"params": [p for _, p in inner], "rows": [_rows(model, name, p) for name, p in inner], "kind": "muon"}
     return Muon(
@@ -60,6 +68,16 @@ def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer
         betas=betas,
         fused=fused,
     )
+
+
+def _make_custom(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:
+    made = object_class("optim", "custom", config.custom)
+    arguments = {name: value for name, value in config.custom.items() if name != "_target_"}
+    try:
+        optimizer: Optimizer = made(groups, lr=config.lr, **arguments)
+    except Exception as error:  # whatever a class of the user's raises
+        raise UserError(f"optim.custom: {first_line(error)}") from None
+    return optimizer
 
 
 def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
