@@ -1,9 +1,10 @@
 """States to resume: nested tensors and plain values as a folder in which every byte is verified.
 
-    checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors, manifest.json (sizes, sha256)
+    checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors,
+                                 manifest.json (sizes, sha256)
 
-No pickle anywhere: a file from a stranger can be wrong, and cannot run anything. The manifests of version 0.1 have no
-checksum of their own and are read as they stand.
+There is no pickle: a stranger's file can be wrong, and cannot run anything. The manifests of version
+0.1 have no checksum of their own and are read as they stand.
 """
 
 import errno
@@ -30,13 +31,13 @@ from llm_from_scratch.terminal import quote
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STEP = re.compile(r"step_\d{8,}")
-MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller, and a stranger's must not fill the memory
-# Errors that parsers raise on files that keep their checksums and were never written by this program.
+MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller
+# Errors of parsers on files with right checksums that this program never wrote.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """A nested state -> the same in JSON's types, with its tensors taken out into `tensors` under their paths."""
+    """A nested state in JSON's types; its tensors move into `tensors` under their paths."""
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().cpu().contiguous()
         return {"__tensor__": path}
@@ -96,21 +97,21 @@ def reason(error: BaseException) -> str:
 
 
 class Background:
-    """One thread that writes, in order, what is handed to it. The step waits for a copy in memory, never for a disk.
+    """A thread that writes in order. A training step waits for a copy in memory, never for a disk.
 
-    The previous files stay in place until a write completes. A failed write is raised by the next `submit` or by `wait`, and no
-    write is made after it: a checkpoint is on the disk only if the model that it tells of is.
+    The previous files stay in place until a write completes. A failed write is re-raised by the next
+    `submit` or by `wait`, and later writes are dropped: no checkpoint is newer than its model.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
         self._failed: BaseException | None = None
-        # Memory of earlier copies: a first touch of fresh pages takes longer than the copy itself.
+        # Memory of earlier copies: touching fresh pages takes longer than the copy itself.
         self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def submit(self, function: Callable[..., None], tree: Any, *arguments: Any, **settings: Any) -> None:
-        """Hands `function(a copy of tree, …)` over; waits first where two are under way, so that copies cannot fill the memory."""
+        """Queues `function(a copy of tree, …)`; waits while two are under way, to bound the memory."""
         while len(self._pending) > 1:
             self._pending.pop(0).result()
         if self._failed:
@@ -147,11 +148,11 @@ class Background:
 
 
 def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a nested state of tensors and plain values as a verified folder; what `folder` held stays until the new one is whole.
+    """Writes a nested state as a verified folder; the old content stays until the new one is whole.
 
     Args:
-        state: what to write.
-        folder: where, a name that says the step.
+        state: nested dictionaries and lists of tensors and plain values.
+        folder: its name says the step.
         metadata: fingerprints of what the state belongs to, for the manifest.
 
     Raises:
@@ -178,7 +179,7 @@ def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | N
 
 
 def verify_state(folder: Path) -> dict[str, str]:
-    """Checks every byte of what `save_state` wrote; returns the fingerprints that it was given.
+    """Verifies every byte of a saved state; returns the fingerprints it was saved with.
 
     Raises:
         UserError: naming the file that is missing, cut short or changed.
@@ -207,7 +208,11 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Reads what `save_state` wrote, after checking every byte; a UserError names the file that does not hold."""
+    """Reads a saved state after verifying every byte.
+
+    Raises:
+        UserError: naming the file that is missing, cut short or changed.
+    """
     verify_state(folder)
     try:
         state = _join(read_json(folder / "state.json"), load_file(folder / "tensors.safetensors"))
@@ -221,13 +226,13 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def recorded_layout(folder: Path) -> dict[str, Any]:
-    """How the run before a verified checkpoint cut its steps (`LanguageModel.layout`); empty for one of version 0.1."""
+    """The layout of the steps before a verified checkpoint; empty for one of version 0.1."""
     layout = read_json(folder / "state.json").get("layout")
     return layout if isinstance(layout, dict) else {}
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first: the folders step_00000250; any other name beside them is somebody else's.
+    """The checkpoints of a run, newest first: folders named step_00000250, no others.
 
     Raises:
         UserError: `checkpoints` is a link that leads out of the run folder.
@@ -243,7 +248,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_state(run: Path) -> Path | None:
-    """The newest checkpoint that holds, with a warning for each that does not; None where the run stopped before its first.
+    """The newest intact checkpoint, with a warning for each damaged one; None before the first.
 
     Raises:
         UserError: when there are checkpoints and every one is damaged.
@@ -264,7 +269,7 @@ def newest_state(run: Path) -> Path | None:
 
 
 def prune_states(run: Path, kept: int) -> None:
-    """Removes the oldest checkpoints of a run; called behind a save that was read back and compared."""
+    """Removes the oldest checkpoints of a run, after a save that was read back and compared."""
     for old in checkpoints(run)[kept:]:
         gone = old.with_name(f".old-{old.name}")  # a kill must not leave half of it under its name
         old.rename(gone)

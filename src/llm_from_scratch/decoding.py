@@ -1,8 +1,9 @@
-"""One token more with fixed shapes: the step of `generate_tokens` that a GPU repeats without the host's help.
+"""The step of `generate_tokens` with fixed shapes, which a GPU repeats without the host.
 
-A step launched kernel by kernel takes the host longer than the GPU. `StaticStep` keeps the place of the next token on
-the device and moves it there, so that every step is the same work: on CUDA it is captured once as a CUDA graph, with
-sampling and its noise inside, and replayed. Its plain twin is `decode` and `sample` in `generation.py`.
+Launching a step kernel by kernel takes the host longer than the GPU computes. `StaticStep` keeps the
+place of the next token on the device, so that all steps are alike: on CUDA one step, with sampling and
+its noise, is captured as a CUDA graph and replayed. The plain twin: `decode` and `sample` in
+`generation.py`.
 
 Shapes: B batch (samples), T positions of the text, V vocabulary.
 """
@@ -32,7 +33,7 @@ def bucket(length: int, most: int) -> int:
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Keeps cuDNN's attention out on CUDA: it builds a plan for every new length, 30 ms and more each."""
+    """Excludes cuDNN's attention on CUDA: it plans every new length anew, 30 ms and more each."""
     if device.type != "cuda":
         return nullcontext()
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
@@ -44,10 +45,10 @@ class StaticStep:
     Args:
         ids: the whole text (B, T) with room for the tokens to come; its columns are filled one by one.
         choose: logits (B, V), text (B, T) and the generator -> the next ids (B,).
-        reads_text: the choice depends on the text; its columns that are still empty then hold the first token.
-        temperature: where the choice has no filter, its temperature, 0 for greedy: the fused kernels then make it, too.
-        generator: of the noise. A graph advances it by as much as the plain step does, so that the ids are the same.
-        compiled: compiles the arithmetic with torch.compile. What a graph captures then has fewer kernels.
+        generator: of the noise. A graph advances it as the plain step does: the ids are the same.
+        compiled: compiles the arithmetic with torch.compile; a graph then has fewer kernels.
+        reads_text: the choice depends on the text; empty columns then hold the first token.
+        temperature: of a choice without filters, 0 for greedy; the fused kernels then choose, too.
     """
 
     def __init__(
@@ -81,12 +82,12 @@ class StaticStep:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, length: int) -> None:
-        """Fills column `length` of the text, which has that many tokens of which the cache holds all but the last."""
+        """Fills column `length` of a text of `length` tokens; the cache holds all but the last."""
         cache = self.cache
         if self.expected != (cache.length, length):
             self._move_to(cache.length, length - 1)
         self._finish_building()
-        # The fused kernels read the positions there are, a compiled step all; others read whole buckets.
+        # Fused kernels read the filled positions, a compiled step all, any other whole buckets.
         whole = self.compiled or self.head is not None
         attended = cache.capacity if whole else bucket(cache.length + 1, cache.capacity)
         if not self.on_gpu:
@@ -99,7 +100,7 @@ class StaticStep:
         self.expected = (cache.length, length + 1)
 
     def _finish_building(self) -> None:
-        """Waits for the kernels; without them, as on a machine without a C compiler, the model itself reads the token."""
+        """Waits for the kernels; where they cannot be built, the model itself reads the token."""
         if self.building is None:
             return
         try:
@@ -140,7 +141,7 @@ class StaticStep:
             cache.length, cache.position = length, None
 
     def _capture(self, attended: int, column: int) -> torch.cuda.CUDAGraph:
-        """The step as a graph. It runs once before, which builds kernels and plans and leaves nothing behind it."""
+        """The step as a graph, after one run that builds kernels and plans and is undone."""
         stream = torch.cuda.Stream(self.ids.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -1,10 +1,10 @@
-"""Triton kernels for reading one token at a time on a CUDA GPU: the fast twin of `GPT.forward` for one position.
+"""Triton kernels that read one token on a CUDA GPU: the fast twin of `GPT.forward` for one position.
 
-With few rows a step is bound by reading the weights and by the number of kernels, so each kernel does the work of
-several operations: norm, product, bias, activation and residual in one; query and key norms, rotation, the write into
-the cache and attention in another (Dao et al. 2022 for the running soft-max). Sums are in float32.
+With few rows, reading the weights and launching kernels bound a step. So one kernel joins norm, product,
+bias, activation and residual; another joins query and key norms, rotation, the write into the cache and
+attention (running soft-max: Dao et al. 2022). Sums are in float32.
 
-Triton comes with torch's builds for CUDA. Without it `available` is false and nothing else here works.
+Triton comes with torch's builds for CUDA; without it `supports` is false for every model.
 
 Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/value heads, D head size, S positions.
 """
@@ -32,8 +32,8 @@ FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix 
 TILE = 8192  # weights that a program of a product holds at once
 WARPS = 4  # of 32 threads, a program of a product
 PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
-# Numbers of the keys, and of the values, that a program of attention holds at once: for few rows, whose programs do not fill the GPU,
-# and for many.
+# Keys, and values, that a program of attention holds at once: for few rows, whose programs do not fill
+# the GPU, and for many.
 ATTENTION_TILES = (16384, 8192)
 ATTENTION_WARPS = 8
 CHOICE_TILE = 4096  # logits that a program of the choice reads
@@ -50,10 +50,10 @@ def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) ->
 
 
 def overlap(device: torch.device) -> dict[str, bool]:
-    """Settings of a launch that lets a kernel start, and load its weights, before the one in front of it has ended.
+    """Launch settings with which a kernel loads its weights before the previous kernel has ended.
 
-    Hopper and later GPUs can (programmatic dependent launch). Every kernel waits for the one in front before it reads or writes what a
-    kernel writes; cached keys and `position` are of earlier steps.
+    Programmatic dependent launch, from Hopper on. Every kernel waits for the previous one before it
+    touches another kernel's output; cached keys and `position` come from earlier steps.
     """
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
     return {"OVERLAP": True, "launch_pdl": True} if able else {"OVERLAP": False}
@@ -147,7 +147,7 @@ def _head_vector(  # type: ignore[no-untyped-def]
     x, gain, shift, cos, sin, eps,
     SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr,
 ):  # fmt: skip
-    """A query or a key of one head in float32: normed, then rotated by the row of the tables that cos and sin point to."""
+    """A query or key of one head in float32: normed, then rotated by the row of cos and sin."""
     d = tl.arange(0, SIZE_POWER)
     inside = d < SIZE
     value = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)
@@ -178,7 +178,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, S_TILE: tl.constexpr,
     NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One head of one sample: writes the new key and value at `position` of the cache, attends to all up to there."""
+    """One head of one sample: caches the new key and value at `position`, attends up to there."""
     sample = tl.program_id(0)
     head = tl.program_id(1)
     group = head // (HEADS // GROUPS)
@@ -188,7 +188,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     start_of_head = (sample * GROUPS + group).to(tl.int64) * capacity * SIZE
     keys += start_of_head
     values += start_of_head
-    # A tile of older keys and values is asked for while the one before it is worked on, the first while q is made.
+    # A tile of older keys and values loads during the work on the previous one, the first during q.
     slot = tl.arange(0, S_TILE)
     place = slot[:, None] * SIZE + d[None, :]
     next_keys = tl.load(keys + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
@@ -204,11 +204,11 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         qkv + (HEADS + group) * SIZE, k_gain, k_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY
     ).to(keys.dtype.element_ty)
     v = tl.load(qkv + (HEADS + GROUPS + group) * SIZE + d, mask=inside, other=0.0)
-    # The other heads of the group hold the new key and value themselves and read the older ones alone: no race.
+    # No race: the group's other heads hold the new key and value and read the older ones alone.
     writes = inside & (head % (HEADS // GROUPS) == 0)
     tl.store(keys + now * SIZE + d, k, mask=writes)
     tl.store(values + now * SIZE + d, v, mask=writes)
-    # Each slot of the tile has a running soft-max of its own; they are joined once, since joining makes the threads wait.
+    # Each slot of the tile runs its own soft-max; joining makes threads wait, so it happens once.
     largest = tl.full((S_TILE,), float("-inf"), tl.float32)
     weights = tl.zeros((S_TILE,), tl.float32)
     mixed = tl.zeros((S_TILE, SIZE_POWER), tl.float32)
@@ -289,7 +289,7 @@ def linear(
     dtype: torch.dtype | None = None,
     launch: Launch = run,
 ) -> Tensor:
-    """activation(norm(x) W^T + bias) + residual for few rows: x (R, I), weight (O, I) -> (R, O), for swiglu (R, O/2)."""
+    """activation(norm(x) W^T + bias) + residual: x (R, I), weight (O, I) -> (R, O), swiglu (R, O/2)."""
     rows, inputs = x.shape
     outputs = len(weight) // (2 if activation == "swiglu" else 1)
     y = torch.empty(rows, outputs, device=x.device, dtype=dtype or x.dtype)
@@ -317,7 +317,7 @@ def attention(
     rotary: tuple[Tensor, Tensor] | None,
     launch: Launch = run,
 ) -> Tensor:
-    """qkv (R, (H + 2G) D) of the position in `cache.position` -> (R, H D); rotary tables hold a row for each position."""
+    """qkv (R, (H + 2G) D) at `cache.position` -> (R, H D); rotary tables have a row a position."""
     heads, groups, size = module.heads[0], module.heads[1], module.head_size
     keys, values, position = cache.keys[layer], cache.values[layer], cache.position
     y = torch.empty(len(qkv), heads * size, device=qkv.device, dtype=qkv.dtype)
@@ -337,7 +337,7 @@ def attention(
 
 
 def supports(model: GPT) -> bool:
-    """Whether `next_logits` computes this model: pre-norm, and every product a plain `nn.Linear` with its weights in rows."""
+    """Whether `next_logits` computes this model: pre-norm, contiguous weights of plain `nn.Linear`."""
     if triton is None or model.config.norm_position != "pre":
         return False
     blocks: Any = model.blocks
@@ -355,13 +355,13 @@ def supports(model: GPT) -> bool:
 
 
 def head_of(model: GPT, rows: int) -> Tensor:
-    """The head's matrix (V, C); for many rows V is filled up with zeros to a multiple of 64, for the tensor cores."""
+    """The head's matrix (V, C); for many rows V is padded to a multiple of 64 for the tensor cores."""
     weight = model.token_embedding.weight if model.head is None else model.head.weight
     return weight if rows <= FEW_ROWS else F.pad(weight, (0, 0, 0, -len(weight) % 64))
 
 
 def next_logits(model: GPT, ids: Tensor, cache: KVCache, head: Tensor, launch: Launch = run) -> Tensor:
-    """ids (R,), the tokens at `cache.position` -> logits (R, V) of the next ones; writes keys and values into the cache.
+    """ids (R,) at `cache.position` -> logits (R, V) of the next tokens; fills the cache there.
 
     `head` comes from `head_of`.
     """
@@ -414,9 +414,10 @@ def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Lau
 
 
 def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
-    """Compiles all that `next_logits` and `choose` launch, each kernel in a thread of its own; from the second time on it is loaded.
+    """Compiles every kernel of `next_logits` and `choose`, each in a thread; later calls load them.
 
-    Nothing is launched, and the cache, whose `position` is set, stays as it is: its shapes decide what is compiled.
+    Launches nothing and leaves the cache, whose `position` is set, unchanged: its shapes decide what
+    is compiled.
     """
     found: dict[Any, tuple] = {}
 
@@ -433,11 +434,12 @@ def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
     def compiled(work: tuple) -> None:
         kernel, grid, arguments, settings = work
         torch.cuda.set_device(weight.device)
-        # `run` loads what was compiled, and builds the C function that launches it, which takes longer than compiling.
+        # `run` loads the kernel and builds its C launcher, which takes longer than compiling.
         _ = kernel.warmup(*arguments, grid=grid, **settings).run
 
     def all_compiled() -> None:
-        triton.runtime.driver.active.get_current_device()  # builds the driver's module once, rather than in every thread
+        # Builds the driver's module once, rather than in every thread.
+        triton.runtime.driver.active.get_current_device()
         with ThreadPoolExecutor(len(found)) as threads:
             list(threads.map(compiled, found.values()))
 

@@ -1,8 +1,8 @@
-"""Writing with a GPT: prompt -> ids -> (logits -> filters -> one sampled id) again and again -> text, as it comes.
+"""Generation: prompt -> ids -> (logits -> filters -> one sampled id) repeated -> text, as it comes.
 
-The last step of the data's way, from a model and a tokenizer alone. `prefill` reads the prompt into the key/value
-cache, `decode` reads one token more; `generate_tokens` joins them, and `generate` turns ids into text.
-`generate_with_temperature` is the article's plain loop without a cache, which must choose the same ids.
+`prefill` reads the prompt into the key/value cache, `decode` reads one token more; `generate_tokens`
+joins them, and `generate` turns ids into text. `generate_with_temperature` is the article's loop
+without a cache: the plain twin, which chooses the same ids.
 
 Shapes: B batch (samples), T time (positions), V vocabulary.
 """
@@ -26,33 +26,33 @@ from llm_from_scratch.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-WORTH_CAPTURE = 32  # new tokens: capturing a step as a CUDA graph takes the time of some tens of plain ones
+WORTH_CAPTURE = 32  # new tokens: capturing a CUDA graph costs some tens of plain steps
 
 
 # ------------------------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
-# Beyond it float32 overflows, and its inverse vanishes. What a setting tends to is reached long before.
+# The bound of a divisor: float32 overflows beyond it, and the limit of a setting is reached long before.
 EXTREME = 1e30
 
 
 def relative(logits: Tensor) -> Tensor:
-    """Logits below the likeliest token's, which has 0: what overflows in a filter is then a token without any probability."""
+    """Logits minus the largest one: a token that overflows in a filter then has no probability."""
     top = logits.amax(dim=-1, keepdim=True)
     return torch.where(logits == top, 0.0, logits - top)
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """Divides by the temperature, above 0: below 1 the likely gets likelier (Ackley, Hinton & Sejnowski 1985)."""
+    """Logits divided by a temperature above 0 (Ackley, Hinton & Sejnowski 1985)."""
     return logits / _bounded(value)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """Keeps the k likeliest tokens, and those that tie with the last of them (Fan, Lewis & Dauphin 2018)."""
+    """Keeps the k likeliest tokens, and ties with the last of them (Fan, Lewis & Dauphin 2018)."""
     kth = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
     return logits.masked_fill(logits < kth, -math.inf)
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps the nucleus: the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
+    """Keeps the smallest set of likeliest tokens with a probability of p (Holtzman et al. 2020)."""
     ordered, index = logits.sort(descending=True)
     probabilities = ordered.softmax(dim=-1)
     above = probabilities.cumsum(dim=-1) - probabilities  # the probability of all likelier tokens
@@ -61,13 +61,15 @@ def top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps tokens with at least p times the probability of the likeliest one (Nguyen et al. 2024)."""
+    """Keeps tokens with at least p times the largest probability (Nguyen et al. 2024)."""
     return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -math.inf)
 
 
 def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Makes every token of ids (B, T), prompt and text so far, less likely: a positive logit is divided by the penalty,
-    a negative one multiplied (Keskar et al. 2019)."""
+    """Divides positive logits of the tokens in ids (B, T) by the penalty, multiplies negative ones.
+
+    Keskar et al. 2019; ids hold the prompt and the text so far.
+    """
     seen, penalty = logits.gather(1, ids), _bounded(penalty)
     return logits.scatter(1, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
 
@@ -77,7 +79,7 @@ def _bounded(value: float) -> float:
 
 
 def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
-    """One next token for each row: logits (B, V) after ids (B, T), noise (B, V) from `draw_noise` -> (B,)."""
+    """The next tokens (B,): logits (B, V) after ids (B, T), noise (B, V) from `draw_noise`."""
     logits = logits.float()
     if config.repetition_penalty != 1:
         logits = repetition_penalty(logits, ids, config.repetition_penalty)
@@ -90,12 +92,12 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
         logits = top_p(logits, config.top_p)
     if config.min_p is not None:
         logits = min_p(logits, config.min_p)
-    # The first of clocks that tick at the rates p is number i with probability p_i: how torch's multinomial draws, too.
+    # Exponential race: argmax(p / Exp(1)) is i with probability p_i, as in `torch.multinomial`.
     return (logits.softmax(dim=-1) / noise).argmax(dim=-1)
 
 
 def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
-    """The chance in a sample: exponential numbers (B, V), drawn apart from `sample` so that it can be compiled; none for greedy."""
+    """Exponential noise (B, V) for `sample`, apart from it so that it can be compiled; None for greedy."""
     return (
         torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator) if config.temperature else None
     )
@@ -105,8 +107,8 @@ def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generato
 def window_start(start: int, length: int, block_size: int) -> int:
     """Where the window on `length` tokens begins, given where it began before.
 
-    It grows until the context is full; then the older half is dropped. Dropping one token at a time would move every
-    position and so read the whole window anew for each token; halves make that once in block_size / 2 tokens.
+    It grows until the context is full; then the older half is dropped. Dropping one token at a time
+    would move every position and so read the window anew a token; halves do so once in block_size / 2.
     """
     return start if length - start <= block_size else length - (block_size + 1) // 2
 
@@ -137,11 +139,12 @@ def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
 
 
 class SplitLinear(nn.Module):
-    """`nn.Linear` (I inputs, O outputs) for few rows on a CPU: the outputs in P parts, one for each thread, in one batched product.
+    """`nn.Linear` (I inputs, O outputs) for few rows on a CPU, its outputs in P parts, one a thread.
 
-    A matrix library gives the product with one row to one thread. Its time is that of reading the matrix, so threads that read a part
-    each take less (Shoeybi et al. 2019 split over devices in the same way). A matrix with more outputs than inputs lies column by
-    column, any other row by row: a product along the longer side takes up to two thirds of the time of the other.
+    A matrix library gives a product with one row to one thread, which is bound by reading the matrix;
+    threads that read a part each are faster (Shoeybi et al. 2019 split over devices so). A matrix with
+    more outputs than inputs lies column by column, any other row by row: the product along the longer
+    side takes up to two thirds of the time of the other.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, parts: int) -> None:
@@ -166,9 +169,10 @@ class SplitLinear(nn.Module):
 
 @torch.no_grad()
 def split_linears(model: GPT) -> None:
-    """Makes every linear layer of a model on a CPU, the head included, a `SplitLinear` for the threads that torch has now.
+    """Replaces every linear layer of a model on a CPU, the head too, by a `SplitLinear` for torch's threads.
 
-    Logits stay what they are; names and shapes of the weights do not: it is not for a model that is trained or saved afterwards.
+    Logits stay the same, names and shapes of the weights do not: the model cannot be trained or saved
+    afterwards.
     """
     head = model.token_embedding if model.head is None else model.head
     if head.weight.device.type != "cpu":
@@ -185,10 +189,13 @@ def split_linears(model: GPT) -> None:
 def generate_tokens(
     model: GPT, ids: Tensor, config: SamplingConfig, generator: torch.Generator | None = None
 ) -> Iterator[Tensor]:
-    """Yields the next tokens (B,) of ids (B, T), max_new_tokens times; T is 1 or more. One text (1, T) is continued num_samples times.
+    """Yields max_new_tokens times the next tokens (B,) of ids (B, T), T >= 1; a text (1, T) has B = num_samples.
 
-    A prompt longer than the context keeps its last block_size tokens, with a warning. The generator, on the device of
-    ids, is seeded from the configuration where none is given. The model is left in the mode it was found in.
+    A prompt longer than the context keeps its last block_size tokens, with a warning. The generator, on
+    the device of ids, is seeded by the configuration where none is given. The model keeps its mode.
+
+    Raises:
+        UserError: the model answers with NaN.
     """
     block_size, was_training = model.config.block_size, model.training
     length = ids.shape[1]
@@ -235,7 +242,7 @@ def generate_tokens(
 
 
 def static(config: SamplingConfig, device: torch.device) -> bool:
-    """Whether tokens come from a `StaticStep`; by itself on a CUDA GPU, for texts that are worth the capture."""
+    """Whether tokens come from a `StaticStep`; `auto`: on CUDA, for texts that are worth the capture."""
     if config.compile == "auto":
         return device.type == "cuda" and config.max_new_tokens >= WORTH_CAPTURE
     return bool(config.compile)
@@ -244,7 +251,7 @@ def static(config: SamplingConfig, device: torch.device) -> bool:
 def static_step(
     model: GPT, cache: KVCache, ids: Tensor, choose: Sampler, generator: torch.Generator, config: SamplingConfig
 ) -> StaticStep:
-    """The step of fixed shapes for these settings; without filters the fused kernels choose the token, too."""
+    """The step with fixed shapes; without filters the fused kernels choose the token, too."""
     penalised = config.repetition_penalty != 1
     filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
     temperature = None if filtered else config.temperature and _bounded(config.temperature)
@@ -282,10 +289,10 @@ def generate_with_temperature(
 
 
 def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
-    """The ids (B,) of each step on the host.
+    """The ids (B,) of each step, copied to the host.
 
-    A GPU would wait at each fetch. The first token is fetched at once; the next ones come 2, 4, … `at_a_time` steps together, copied
-    while the steps behind them run.
+    A GPU would wait at each copy. The first token is copied at once, the next ones 2, 4, … `at_a_time`
+    steps together, while the following steps run.
     """
     held: list[Tensor] = []
     copies: deque[_Copy] = deque()
@@ -307,7 +314,7 @@ def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]
 
 
 class _Copy:
-    """A copy of some steps' ids (B,) to the host under way."""
+    """An asynchronous copy of some steps' ids (B,) to the host."""
 
     def __init__(self, steps: list[Tensor]) -> None:
         on_gpu = steps[0].device.type == "cuda"
@@ -327,9 +334,8 @@ class _Copy:
 class TextStream:
     """The bytes of one sample -> text as soon as it is certain.
 
-    Held back: the first bytes of a character whose last ones are to come, and text that may turn out to be the
-    beginning of a stop string. What comes out does not depend on how the bytes were cut into pieces. Bytes that are no
-    UTF-8 become U+FFFD.
+    The stream holds back incomplete characters and text that may begin a stop string. Its output does
+    not depend on how the bytes were cut. Bytes that are no UTF-8 become U+FFFD.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -344,7 +350,7 @@ class TextStream:
             return ""
         text = self._held + self._decoder.decode(data, final)
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
-        if found:  # the string that was complete first, as if the text had come character by character
+        if found:  # the stop string that was complete first
             self.ended = True
             return text[: min(found)[1]]
         self.ended = final
@@ -362,14 +368,15 @@ class TextStream:
 
 
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig) -> Iterator[list[str]]:
-    """Continues the prompt, on the device of the model: yields, token by token, num_samples pieces of new text.
+    """Continues the prompt on the model's device: yields num_samples parts of new text a token.
 
-    A piece is "" where nothing is certain yet or the sample has ended; joined, the pieces of a sample are its text.
-    A sample ends at the end-of-text piece, before a stop string, or after max_new_tokens. An empty prompt starts from
-    the end-of-text piece, which is what stands before every document. The prompt is cleaned as the corpus was
+    A part is "" where nothing is certain yet or the sample has ended; joined, the parts of a sample are
+    its text. A sample ends at an end-of-text token, before a stop string, or after max_new_tokens. An
+    empty prompt starts a document: from an end-of-text token. The prompt is cleaned as the corpus was
     (`clean_typed`). The same seed gives the same text on a CPU.
 
-    Raises UserError at once when the tokenizer does not know a character of the prompt.
+    Raises:
+        UserError: at once, where the tokenizer does not know a character of the prompt.
     """
     prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]

@@ -1,6 +1,6 @@
-"""The fast parts of the model: masks of dropout, the loss in chunks, attention with dropout. `model.py` reads without them.
+"""The fast parts of the model: masks of dropout, the loss in chunks, attention with dropout.
 
-Each has a plain twin in its test: `F.cross_entropy` for the loss, `scaled_dot_product_attention` for attention.
+Their plain twins stand in the tests: `F.cross_entropy` and `scaled_dot_product_attention`.
 
 Shapes: B batch, T time (positions), C channels, H query heads, G key/value heads, D head size, V vocabulary, N tokens.
 """
@@ -16,29 +16,30 @@ IGNORE = -1  # a target with this value is not counted in the loss
 
 
 def document_mask(ids: Tensor, eot_id: int) -> Tensor:
-    """Who may attend to whom where attention stays inside a document: ids (B, T) -> (B, 1, T, T), true where s <= t are of one.
+    """Causal mask restricted to documents: (B, T) ids -> (B, 1, T, T), True where s <= t in one document.
 
-    The end-of-text piece begins the document behind it, as it does where a text is generated from nothing: so no document's logits
-    depend on another's tokens, its first token's included.
+    An end-of-text token begins the document behind it, as in generation from an empty prompt.
     """
     document = (ids == eot_id).cumsum(1)  # (B, T)
     return (document[:, None, :, None] == document[:, None, None, :]).tril()
 
 
 # ------------------------------------------------------------------------------------------------------ dropout
-# The constants of splitmix64 (Steele et al. 2014) as signed numbers: torch multiplies int64 modulo 2^64.
+# The constants of splitmix64 (Steele et al. 2014), signed: torch multiplies int64 modulo 2^64.
 _STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits, int64, for each (key, place): number `place` of the splitmix64 stream that begins at _STREAM * `key`.
+    """64 random bits (int64) for each (key, place): entry `place` of the splitmix64 stream of `key`.
 
-    They depend on their arguments alone. So the dropout of a sequence is the same however its batch is cut, in a
-    compiled graph, and when it is drawn again in the backward pass.
+    A pure function: a sequence has the same dropout in any batch, in a compiled graph, and when the
+    backward pass draws it again.
     """
-    x = (keys + places) * _STREAM  # multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices
+    # Multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices.
+    x = (keys + places) * _STREAM
     for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)  # torch's shift keeps the sign
+        # torch's shift keeps the sign.
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
     return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
 
 
@@ -49,14 +50,14 @@ def random_bits(keys: Tensor, count: int) -> Tensor:
 
 
 def dropout_bound(p: float) -> int:
-    """A number is dropped whose random bits are below it; so p is one of 65,536ths."""
+    """The bound below which 16 random bits drop a number: p is rounded to 65,536ths."""
     return round(p * 2**16) - 2**15
 
 
 def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
     """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
 
-    x is B sequences one behind the other, and keys (B,) int64. Drawn a few sequences at a time, which the caches hold.
+    x holds B sequences, keys (B,) int64. A few sequences are drawn at a time, to stay in the caches.
     """
     if torch.compiler.is_compiling():
         return _dropout_mask_in_graph(x.detach(), p, keys)
@@ -70,7 +71,7 @@ def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
 
 @torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
 def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """`dropout_mask` as one call of a compiled graph: code that inductor makes of it is no faster (docs/log.md)."""
+    """`dropout_mask` as one call of a compiled graph; inductor's code is no faster (docs/log.md)."""
     return dropout_mask(x, p, keys)
 
 
@@ -94,8 +95,8 @@ def attention_with_dropout(
 ) -> Tensor:
     """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
 
-    `keys` (B,) as of `dropout_mask`, `mask` (B, 1, T, T). It is `scaled_dot_product_attention` with `dropout_p`, which has
-    no fast kernel on a CPU and no mask by sequences anywhere.
+    `keys` (B,) as in `dropout_mask`, `mask` (B, 1, T, T). torch's `scaled_dot_product_attention` with
+    `dropout_p` has no fast kernel on a CPU and no keys.
     """
     batch, heads, time, size = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
@@ -111,8 +112,9 @@ def attention_with_dropout(
 class ChunkedCrossEntropy(torch.autograd.Function):
     """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
 
-    The gradients are made beside the loss, while a chunk's probabilities are there: p - 1 at the target, p elsewhere. So no
-    logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more rows than the vocabulary.
+    Forward computes the gradients from each chunk's probabilities: p - 1 at the target, p elsewhere.
+    No logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more
+    rows than the vocabulary.
     """
 
     @staticmethod
@@ -136,6 +138,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """The gradients that forward has made, scaled."""
+        """The gradients of forward, scaled."""
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * gradient[0], grad_head * gradient[0], None, None, None

@@ -1,11 +1,11 @@
-"""The GPT: ids of tokens in, logits of the next token out. It stands between the sampler's chunks and the loss.
+"""The GPT: ids of tokens -> logits of the next token.
 
-One `GPT` made of one kind of `Block`, whose parts the configuration chooses, spans three lines of history: the
-article's single post-norm head, GPT-2, and the modern family (RMSNorm, rotary positions, SwiGLU, grouped queries).
-Each has a standard twin that computes the same logits: OpenAI's GPT, GPT-2 and Qwen3.
+One `GPT` of one kind of `Block`, whose parts the configuration chooses, covers the article's single
+post-norm head, GPT-2, and the modern family (RMSNorm, rotary positions, SwiGLU, grouped queries).
+Each family computes the logits of a class of transformers: OpenAI's GPT, GPT-2, Qwen2, Qwen3, Llama.
 
-Shapes: B batch, T time (positions), S positions attended to, C channels (n_embd), H query heads, G key/value heads,
-D head size, I inner width of the feed-forward, V vocabulary.
+Shapes: B batch, T time (positions), S positions attended to, C channels (n_embd), H query heads,
+G key/value heads, D head size, I inner width of the feed-forward, V vocabulary.
 """
 
 import math
@@ -44,18 +44,18 @@ class GPTConfig(ModelConfig):
 
 # ---------------------------------------------------------------------------------------------------- attention
 def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """One causal head, as the article and Vaswani et al. (2017), equation 1, write it: softmax(Q K^T / sqrt(D)) V.
+    """One causal head: softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, equation 1).
 
-    x (B, T, C) and three matrices (C, D) give (B, T, D). The plain twin that the fast `Attention` is tested against.
+    x (B, T, C) and three matrices (C, D) -> (B, T, D). The plain twin of `Attention`.
     """
     q, k, v = x @ w_q, x @ w_k, x @ w_v  # (B, T, D) each
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T): how much position t looks at position s
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, T, T): position t attends to s
     future = torch.ones_like(scores, dtype=torch.bool).triu(1)
     return scores.masked_fill(future, -math.inf).softmax(dim=-1) @ v
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Position table (length, width) of Vaswani et al. (2017): sine in even channels, cosine in odd ones."""
+    """Position table (length, width): sines in even channels, cosines in odd (Vaswani et al. 2017)."""
     angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)  # (T, C/2)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
@@ -63,8 +63,8 @@ def sinusoids(length: int, width: int) -> Tensor:
 def rotary_tables(
     length: int, head_size: int, base: float, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, 1, head_size) for `rotate`; the first half of the sines carries its minus sign."""
-    divisor = base ** (torch.arange(0, head_size, 2) / head_size)  # (D/2,): a wavelength is 2 pi times it
+    """Cosines and sines (length, 1, head_size) for `rotate`; the first half of the sines is negated."""
+    divisor = base ** (torch.arange(0, head_size, 2) / head_size)  # (D/2,): wavelength / 2 pi
     if scaling is not None:
         divisor = divisor / scaled_frequencies(2 * math.pi * divisor, scaling)
     angle = torch.arange(length)[:, None] / divisor  # (T, D/2)
@@ -73,10 +73,10 @@ def rotary_tables(
 
 
 def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tensor:
-    """The factor of each rotary frequency (D/2,), for contexts longer than those a model was first trained on.
+    """Factors (D/2,) of the rotary frequencies, for contexts longer than the first training's.
 
-    `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3` does so where a wavelength is
-    long beside the first context, keeps the short ones, and goes smoothly from one to the other (Llama 3.1, 2024).
+    `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3` divides
+    the long wavelengths, keeps the short ones and interpolates between them (Llama 3.1, 2024).
     """
     if scaling["rope_type"] == "linear":
         return torch.full_like(wavelengths, 1 / scaling["factor"])
@@ -87,17 +87,17 @@ def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021) for x (B, T, H, D): channel i turns with channel i + D/2, as in Qwen3."""
+    """Rotates channel i of x (B, T, H, D) with channel i + D/2 (Su et al. 2021; layout of Qwen3)."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 class KVCache:
-    """Keys and values of the positions read so far, in buffers (B, G, capacity, D), one pair for each layer.
+    """Keys and values of the positions read so far: a pair of buffers (B, G, capacity, D) a layer.
 
-    `GPT.forward` fills it and moves `length`, the number of positions held. It grows by no allocation. Where `position`, a tensor of
-    one number, is set, the next token goes there, attention reads the first `attended` positions with a mask over those to come, and
-    no shape changes from token to token, as a compiled step and CUDA graphs need.
+    `GPT.forward` fills it and moves `length`, the number of positions held. Compiled steps and CUDA
+    graphs set `position`, a tensor of one number: the next token goes there, attention reads the first
+    `attended` positions under a mask, and no shape changes from token to token.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k and v (B, G, T, D) after the positions held; returns all of them (B, G, length + T, D), or the attended ones."""
+        """Appends k and v (B, G, T, D); returns all held (B, G, length + T, D), or the attended ones."""
         keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
         if self.position is not None:
             keys.index_copy_(2, self.position, k)
@@ -144,21 +144,21 @@ class Dropout(nn.Module):
 
 
 def make_norm(config: ModelConfig, width: int) -> nn.Module:
-    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019), which neither centres nor shifts."""
+    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019) without mean and shift."""
     if config.norm == "rmsnorm":
         return RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's own, with the gain in its input's precision: of two kinds, as in mixed precision, torch has no fused kernel."""
+    """torch's RMSNorm with the gain in its input's precision: torch fuses no mixture of the two."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
-    """Causal attention of H query heads over G key/value heads (Ainslie et al. 2023; G = H is the usual multi-head)."""
+    """Causal attention of H query heads over G key/value heads (Ainslie et al. 2023)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -179,9 +179,10 @@ class Attention(nn.Module):
         layer: int,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C). `mask` is (T, S) for several positions that follow cached ones, (B, 1, T, T) for documents.
+        """x (B, T, C) -> (B, T, C).
 
-        `keys` (B,) are those of dropout, None where nothing is dropped.
+        `mask` is (T, S) for several positions behind cached ones, (B, 1, T, T) for documents; `keys`
+        (B,) key the dropout, None drops nothing.
         """
         batch, time, _ = x.shape
         q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
@@ -216,15 +217,15 @@ def _swiglu(x: Tensor) -> Tensor:
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),  # Hendrycks & Gimpel 2016, the form GPT-2 uses
-    "gelu_erf": F.gelu,  # its exact form, which nanoGPT uses; on a CPU it costs a third of the other
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),  # Hendrycks & Gimpel 2016, GPT-2's form
+    "gelu_erf": F.gelu,  # the exact form of nanoGPT; on a CPU a third of the other's time
     "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
     "swiglu": _swiglu,  # Shazeer 2020
 }
 
 
 class FeedForward(nn.Module):
-    """Each position on its own: (B, T, C) -> (B, T, I) -> (B, T, C). SwiGLU's gate and value come from one product."""
+    """(B, T, C) -> (B, T, I) -> (B, T, C), each position alone; SwiGLU's gate and value are one product."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -238,7 +239,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to the stream x (B, T, C) and normalised before or after."""
+    """Attention, then feed-forward; each is added to the residual stream x (B, T, C)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -258,7 +259,7 @@ class Block(nn.Module):
         layer: int = 0,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """`keys` (3, B): dropout's for the attention weights and for the two branches."""
+        """x (B, T, C) -> (B, T, C); `keys` (3, B) key the dropout of the weights and the two branches."""
         weights, first, second = (None, None, None) if keys is None else keys
         if self.post_norm:
             x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer, weights), first))
@@ -268,7 +269,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only language model (Radford et al. 2018): ids (B, T) -> logits (B, T, V) of each next token."""
+    """A decoder-only language model (Radford et al. 2018): ids (B, T) -> logits (B, T, V)."""
 
     rotary_cos: Tensor
     rotary_sin: Tensor
@@ -279,13 +280,13 @@ class GPT(nn.Module):
 
         Args:
             config: the architecture.
-            eot_id: keeps attention inside a document, which begins with this id; None: over the whole context.
-            recompute: computes a block's inside again in the backward pass (Chen et al. 2016), which saves memory.
+            eot_id: keeps attention inside a document, which begins with this id; None: no mask.
+            recompute: recomputes a block in the backward pass (Chen et al. 2016), which saves memory.
         """
         super().__init__()
         self.config, self.eot_id, self.recompute = config, eot_id, recompute
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        # Tables that the configuration determines are buffers outside the state dict: nothing to save, load or count.
+        # The configuration determines these tables: buffers outside the state dict.
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         elif config.position == "sinusoidal":
@@ -297,13 +298,16 @@ class GPT(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.unique_layers))
         self.norm = make_norm(config, config.n_embd) if config.norm_position == "pre" else nn.Identity()
-        # A tied head has no weight of its own, so that no name in the state dict is an alias of another.
+        # A tied head has no weight of its own: no name in the state dict is an alias.
         self.head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal weights, norms 1, biases 0; the projections into the residual stream are smaller by 1/sqrt(2 n_layer),
-        so that the stream's variance does not grow with the depth (Radford et al. 2019)."""
+        """Normal weights, norms 1, biases 0 (Radford et al. 2019).
+
+        Projections into the residual stream are smaller by 1/sqrt(2 n_layer): the stream's variance
+        then does not grow with the depth.
+        """
         std = self.config.init_std or self.config.n_embd**-0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -312,26 +316,27 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         if self.config.position == "sinusoidal" and self.head is not None:
-            # Vaswani et al. multiply embeddings by sqrt(C), lest the sinusoids drown them; here the table holds the product.
+            # Vaswani et al. multiply embeddings by sqrt(C); here the table holds the product.
             nn.init.normal_(self.token_embedding.weight, std=std * math.sqrt(self.config.n_embd))
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V). With a cache, ids follow the positions it holds, which it then holds too.
+        """ids (B, T) -> logits (B, T, V). With a cache, ids follow its positions and are added to them.
 
-        Raises UserError when there are more positions than block_size.
+        Raises:
+            UserError: there are more positions than block_size.
         """
         return self.logits(self.hidden_states(ids, cache))
 
     def hidden_states(self, ids: Tensor, cache: KVCache | None = None, keys: Tensor | None = None) -> Tensor:
-        """What the head reads: ids (B, T) -> (B, T, C). Apart from it, so that a prefill need not score every position.
+        """The head's input: ids (B, T) -> (B, T, C). A prefill scores the last position alone.
 
-        `keys` (B,) int64 decide in training what dropout drops of each sequence; without them they are drawn at random.
+        `keys` (B,) int64 key each sequence's dropout in training; None draws them at random.
         """
         start = 0 if cache is None else cache.length
         time = ids.shape[1]
         end = start + time
         places: slice | Tensor = slice(start, end)
-        mask = None  # the causal kernel and a lone last position need none
+        mask = None  # the causal kernel and a single position need none
         if cache is not None and cache.position is not None:
             places = cache.position
             mask = (torch.arange(cache.attended, device=ids.device) <= places)[None]  # (1, S)
@@ -351,7 +356,7 @@ class GPT(nn.Module):
         x = self.dropout(x, of_embedding)
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
-        if self.eot_id is not None and cache is None:  # what is generated is one document
+        if self.eot_id is not None and cache is None:  # generated text is one document
             mask = document_mask(ids, self.eot_id)
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]
@@ -364,7 +369,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _dropout_keys(self, ids: Tensor, keys: Tensor | None) -> tuple[Tensor | None, Sequence[Tensor | None]]:
-        """A key for each place in the network that drops: (B,) for the embedding, (3, B) for each layer; None outside of training."""
+        """Keys of dropout: (B,) for the embedding, (3, B) for each layer; None outside of training."""
         layers = self.config.n_layer
         if not (self.training and self.config.dropout):
             return None, [None] * layers
@@ -380,18 +385,18 @@ class GPT(nn.Module):
         return F.linear(hidden, self._head())[..., : self.config.vocab_size]
 
     def _head(self) -> Tensor:
-        """The head's matrix (V, C); in training on a CUDA GPU, whose tensor cores want it, V is filled up to a multiple of 64.
+        """The head's matrix (V, C); in training on CUDA, V is padded to a multiple of 64 for the tensor cores.
 
-        The rows added are zeros of a copy: nobody stores, counts or samples them, and the loss masks them out.
+        The padding is zeros of a copy: it is not stored or counted, and the loss masks it out.
         """
         weight = self.token_embedding.weight if self.head is None else self.head.weight
         return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
     def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", keys: Tensor | None = None) -> Tensor:
-        """Cross-entropy in nats a token: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
+        """Cross-entropy in nats: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
 
-        Targets equal to IGNORE are not counted (0 in `none`). Of many tokens or a large vocabulary no more logits are held than
-        a chunk of tokens has: on a CPU as many as its caches hold, elsewhere 1 GiB of them. `keys`: as of `hidden_states`.
+        Targets equal to IGNORE do not count (0 in `none`). Many logits are made in chunks: on a CPU as
+        many as its caches hold, elsewhere 1 GiB. `keys` as in `hidden_states`.
         """
         hidden = self.hidden_states(ids, keys=keys)
         rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)

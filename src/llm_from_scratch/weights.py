@@ -1,9 +1,9 @@
-"""`model/` of a run folder: weights, the model's settings and the tokenizer, all that using a model needs.
+"""`model/` of a run folder: weights, the model's settings and the tokenizer.
 
     model/    model.safetensors, config.json, the tokenizer's files
 
-Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can run. The model settings of
-version 0.1 have no checksum of their own and are read as they stand.
+Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can run.
+The model settings of version 0.1 have no checksum of their own and are read as they stand.
 """
 
 import json
@@ -26,9 +26,9 @@ PICKLES = (".pt", ".pth", ".ckpt")
 
 @dataclass
 class LoadedModel:
-    """A trained model with all that using it needs. `step` and `loss` (nats a token) are those of its best validation.
+    """A trained model and its tokenizer; `step` and `loss` (nats a token) are of its best validation.
 
-    `data` is the fingerprint of the prepared text it was trained on; None in `model/` of version 0.1.
+    `data` is the fingerprint of its prepared text; None in version 0.1.
     """
 
     model: GPT
@@ -48,7 +48,7 @@ def save_model(
     loss: float,
     data: str | None = None,
 ) -> None:
-    """Writes `model/` of a run folder: the weights (named_parameters), the model's settings, the tokenizer."""
+    """Writes `model/` of a run folder: weights (named_parameters), model settings, tokenizer."""
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
@@ -62,9 +62,9 @@ def save_model(
 
 
 def model_folder(run: Path) -> Path:
-    """Where a run's model is, with its tokenizer."""
+    """The folder of a run's model and tokenizer; the old one after a kill between `publish`'s renames."""
     folder, old = run / "model", run / ".old-model"
-    return old if old.is_dir() and not folder.is_dir() else folder  # killed between the two renames of `publish`
+    return old if old.is_dir() and not folder.is_dir() else folder
 
 
 def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
@@ -94,7 +94,7 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
 
 
 def model_metadata(run: Path) -> dict[str, Any]:
-    """The content of `model/config.json`: the model's settings, its step and loss; the weights' bytes are verified.
+    """The content of `model/config.json`: settings, step, loss; the weights' bytes are verified.
 
     Raises:
         UserError: in one line, naming the file that is missing or damaged.
@@ -141,7 +141,7 @@ def saved_settings(run: Path) -> dict[str, Any]:
 
 
 def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPTConfig:
-    """Settings that may be a stranger's: their model takes no more time and memory than the weights account for."""
+    """A stranger's settings: refused where their model needs more memory than its weights justify."""
     total = sum(tensor.numel() for tensor in weights.values())
     try:
         for name, value in settings.items():
@@ -162,7 +162,7 @@ def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folde
 
 
 def load_weights(model: GPT, path: Path) -> None:
-    """Fills a model with the weights of a `model.safetensors`, or of a `.pt`, `.pth` or `.ckpt` of torch's or Lightning's.
+    """Fills a model from a `model.safetensors`, or from a `.pt`, `.pth` or `.ckpt` file.
 
     Raises:
         UserError: when the file is damaged or refused, or its names or shapes are another model's.
@@ -171,7 +171,7 @@ def load_weights(model: GPT, path: Path) -> None:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors and plain containers alone, whatever the environment says: nothing in the file can run."""
+    """The tensors of a pickle, read so that nothing in the file can run."""
     try:
         with open_regular(path) as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -200,7 +200,11 @@ def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
 
 
 def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
-    """Copies weights by name into a model; a UserError names `path` where names or shapes are another model's."""
+    """Copies weights by name into a model.
+
+    Raises:
+        UserError: naming `path`, where names or shapes are another model's.
+    """
     _compare(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_FILE_BYTES = 64_000_000  # ten times the largest tokenizer file there can be: a damaged one must not fill the memory
+MAX_FILE_BYTES = 64_000_000  # ten times the largest possible file: a damaged one cannot fill the memory
 JSON_FILE = "tokenizer.json"
 
 
@@ -24,15 +24,19 @@ class Tokenizer(Protocol):
     fingerprint: str  # sha256, in hex, of what defines the mapping
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without an end-of-text. UserError: a lone surrogate, or a character that has no id."""
+        """Ids of `text`, without an end-of-text.
+
+        Raises:
+            UserError: a lone surrogate, or a character that has no id.
+        """
         ...
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The same ids, (ids,) of an integer type: for millions of documents, without a Python object an id."""
+        """`encode` as an array (ids,) of an integer type, without a Python object an id."""
         return np.array(self.encode(text), np.int64)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact UTF-8 bytes that `ids` stand for; one id may be a part of a character. End-of-text is nothing."""
+        """The exact UTF-8 bytes of `ids`; an id may be a part of a character, end-of-text is empty."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:

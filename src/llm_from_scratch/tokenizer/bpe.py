@@ -1,6 +1,6 @@
-"""Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (Kudo & Richardson 2018, arXiv:1808.06226).
+"""Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (arXiv:1808.06226).
 
-It is set up to be lossless for every Unicode string. `plain.py` is its plain twin.
+Its settings make it lossless for every Unicode string. `plain.py` is its plain twin.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, utf8, write_
 log = getLogger(__name__)
 
 MODEL_FILE = "tokenizer.model"
-FIXED = 256 + 4  # tokens of any vocabulary: bytes; end-of-text, SentencePiece's unknown, newline, space
-# U+2581 and U+2585, by which SentencePiece marks spaces and unknowns, can be no tokens, nor can NUL: a whole sentence that
-# holds the second would be left out.
+FIXED = 256 + 4  # tokens of any vocabulary: bytes; end-of-text, unknown, newline, space
+# Characters without a token: SentencePiece marks spaces by U+2581 and unknowns by U+2585, whose sentences
+# it would skip.
 RESERVED = "\n\0▁▅"
-SAMPLE_BYTES = 100_000_000  # what BPE learns from at most: more changes few merges and costs gigabytes of memory
+SAMPLE_BYTES = 100_000_000  # learned from at most: more changes few merges and costs gigabytes
 _WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # as SentencePiece writes it: spaces and what follows them
 
 
 class BPETokenizer(Tokenizer):
-    """SentencePiece BPE that falls back to bytes; `model` is the content of a tokenizer.model that `train` made."""
+    """SentencePiece BPE that falls back to bytes; `model` is the content of a tokenizer.model."""
 
     kind = "bpe"
 
@@ -60,17 +60,19 @@ class BPETokenizer(Tokenizer):
             raise UserError(
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
-        # SentencePiece writes a space as U+2581, so that a U+2581 of the text would come back as a space.
+        # SentencePiece writes a space as U+2581: a U+2581 of the text would come back as a space.
         self._mark_ids = self._bytes_as_ids("▁")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> "BPETokenizer":
         """Learns `vocab_size` tokens from at most `sample_bytes` bytes, spread evenly over `texts`.
 
-        A text too small for so many tokens gets fewer, with a warning. The most frequent characters take at most half
-        of the room beside the bytes, so that merges find room too; rarer ones are written as bytes, with a warning.
+        A text too small for so many tokens gets fewer, with a warning. The most frequent characters
+        take at most half of the room beside the bytes; rarer ones are written as bytes, with a warning.
         The same texts give the same model, byte for byte.
-        UserError: no room for a single character, nothing to learn, a lone surrogate.
+
+        Raises:
+            UserError: no room for a single character, nothing to learn, a lone surrogate.
         """
         if vocab_size < FIXED + 2:
             raise UserError(
@@ -93,11 +95,14 @@ class BPETokenizer(Tokenizer):
         )
 
     def sample(self, text: str, dropout: float, seed: int) -> list[int]:
-        """Ids of `text` in pieces that another chance would cut elsewhere: of all merges a part, `dropout`, is left out each time.
+        """Ids of `text` with each merge skipped at the probability `dropout`.
 
-        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments alone, which SentencePiece's own
-        sampling is not: its generator begins elsewhere in every process, whatever the seed. A word of more than 100 characters is cut
-        there. UserError: as `encode`, or a vocabulary whose pieces reach from one word into the next.
+        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments
+        alone; the generator of SentencePiece's own sampling starts anew in every process, whatever the
+        seed. A word of more than 100 characters is cut there.
+
+        Raises:
+            UserError: as `encode`, or a token reaches from one word into the next.
         """
         chance = random.Random(seed).random
 
@@ -109,13 +114,13 @@ class BPETokenizer(Tokenizer):
         return self._around_marks(text, ids_of)
 
     def _around_marks(self, text: str, ids_of: Callable[[str], list[int]]) -> list[int]:
-        """The ids of a text, of which `ids_of` encodes what lies between U+2581."""
+        """The ids of a text: `ids_of` encodes the parts between U+2581."""
         utf8(text)
         first, *parts = map(ids_of, text.split("▁"))
         return first + [i for part in parts for i in self._mark_ids + part]
 
     def _merged(self, word: str, dropout: float, chance: Callable[[], float]) -> list[str]:
-        """The pieces of one word: the best merge that chance has left, again and again."""
+        """The tokens of one word: the best merge that chance has left, again and again."""
         pieces, merges = list(word), self._merges
         while True:
             pairs = [
@@ -130,7 +135,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _merges(self) -> dict[str, tuple[float, int]]:
-        """What can be merged, and single characters: piece -> (rank, id), the lowest rank first."""
+        """Merged tokens and single characters: token -> (rank, id); lower ranks are merged first."""
         processor = self._processor
         found = {}
         for i in range(self.vocab_size):
@@ -158,7 +163,7 @@ class BPETokenizer(Tokenizer):
 
 
 def _rare_characters(sample: list[str], vocab_size: int) -> str:
-    """The characters that get no token of their own: beyond half of the room beside the bytes, by frequency.
+    """The characters without a token, by frequency: those beyond half of the room beside the bytes.
 
     Raises:
         UserError: the sample holds white space alone.
@@ -211,9 +216,9 @@ def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
-    """Evenly spread blocks of `texts`, `limit` bytes at most, in one pass: every k-th, k doubles when they are many.
+    """Every k-th block of 16 K characters of `texts`, `limit` bytes at most, or one block; one pass.
 
-    A single block, of 16 K characters, is kept in any case.
+    k doubles when the blocks exceed the limit.
     """
     kept: list[str] = []
     sizes: list[int] = []
@@ -232,9 +237,10 @@ def _sample(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
-    """`text` in chunks of `limit` characters at most, cut after a newline where there is one: no piece reaches over it.
+    """`text` in chunks of at most `limit` characters, cut after a newline where there is one.
 
-    SentencePiece slows down with the length of what it encodes, to a third from 16 K characters to 1 M.
+    No token reaches over a newline. SentencePiece slows down with the length of its input: to a third
+    from 16 K characters to 1 M.
     """
     start = 0
     while start < len(text):
@@ -265,10 +271,10 @@ processor.encode("".join(pieces))
 
 
 def try_parser(model: bytes) -> None:
-    """Lets a process of its own read a model first: a stranger can have made one, checksum and all, on which the native parser crashes.
+    """Parses a model in a child process first: the native parser can crash on a stranger's.
 
     Raises:
-        UserError: where that process fails, crashes or takes too long.
+        UserError: the child fails, crashes or takes too long.
     """
     try:
         tried = subprocess.run(

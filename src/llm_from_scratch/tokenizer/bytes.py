@@ -1,6 +1,6 @@
-"""Byte-level BPE as GPT-2 has it (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2).
+"""Byte-level BPE of GPT-2 (Radford et al. 2019, section 2.2), encoded by tiktoken.
 
-tiktoken does the work; the files are vocab.json and merges.txt, as transformers and OpenAI publish them.
+The files are vocab.json and merges.txt, as transformers and OpenAI publish them.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same, as they were first published
-MAX_PIECE = 512  # bytes; GPT-2's longest has 128, and checking a piece takes the square of its length
-# What Unicode calls white space; Python counts four separators more.
+MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128, and a check takes the length squared
+# White space of Unicode; Python counts four separators more.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
-# GPT-2 writes the bytes of a piece as characters that can be seen: 188 as themselves, the others as U+0100 and up.
+# GPT-2 writes the bytes of a token as visible characters: 188 as themselves, the others from U+0100 on.
 _SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _CHARACTER_OF = {byte: chr(byte) for byte in _SEEN}
 _CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(_SEEN)))}
@@ -33,10 +33,12 @@ _BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, c
 
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's byte-level BPE: `vocab` is the content of a vocab.json, `merges` that of the merges.txt that belongs to it.
+    """GPT-2's byte-level BPE; `vocab` and `merges` are the contents of vocab.json and merges.txt.
 
-    A piece of a lower id is merged first, so the ids alone say how a text is cut; `open_gpt2` has held the merges against them.
-    UserError: no such vocabulary, or tiktoken is not installed.
+    Tokens of lower ids are merged first, so the ids alone decide; `open_gpt2` compares the merges.
+
+    Raises:
+        UserError: no such vocabulary, or tiktoken is not installed.
     """
 
     kind = "gpt2"
@@ -65,7 +67,7 @@ class GPT2Tokenizer(Tokenizer):
             return np.concatenate([np.array(ids, np.uint32) for ids in self._around_space(text)])
 
     def _around_space(self, text: str) -> Iterator[list[int]]:
-        """Ids of `text`, long runs of white space by themselves. GPT-2's rule leaves the last space of one to what follows it."""
+        """Ids of `text`, long runs of white space apart; a run's last space belongs to the next word."""
         start = 0
         for run in LONG_SPACE.finditer(text):
             end = run.end() - (run.end() < len(text))
@@ -84,11 +86,13 @@ class GPT2Tokenizer(Tokenizer):
 
 
 def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
-    """GPT-2's BPE from vocab.json and merges.txt (or encoder.json and vocab.bpe) in `path`, else in the first of `places` that has them.
+    """GPT-2's BPE from `path`, else from the first of `places` that has its files, else from tiktoken.
 
-    Where none has them, tiktoken's own copy is taken: from its cache (TIKTOKEN_CACHE_DIR), or downloaded by it and checked. Without
-    `fetch` it is not asked.
-    UserError: nothing to be had, files that are damaged or do not belong together, no tiktoken.
+    The files are vocab.json and merges.txt, or encoder.json and vocab.bpe. tiktoken has a cache
+    (TIKTOKEN_CACHE_DIR), or downloads and checks them; without `fetch` it is not asked.
+
+    Raises:
+        UserError: no files, files that are damaged or do not belong together, no tiktoken.
     """
     places = [user_path(path)] if path is not None else list(places)
     for folder in places:
@@ -135,7 +139,11 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
 
 
 def _ranks(vocab: bytes) -> dict[bytes, int]:
-    """The pieces of a vocab.json and their ids. UserError: it is none of a byte-level BPE."""
+    """The tokens of a vocab.json and their ids.
+
+    Raises:
+        UserError: it is not a vocabulary of a byte-level BPE.
+    """
     try:
         found = json.loads(vocab)
     except (ValueError, RecursionError) as error:
@@ -156,7 +164,7 @@ def _ranks(vocab: bytes) -> dict[bytes, int]:
 
 
 def _piece(written: str) -> bytes:
-    """The bytes of a piece as GPT-2's files write them."""
+    """The bytes of a token from the characters of GPT-2's files."""
     try:
         piece = written.translate(_BYTE_OF).encode("latin-1")
     except UnicodeEncodeError:
@@ -169,11 +177,14 @@ def _piece(written: str) -> bytes:
 
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
-    """The two parts of which each piece is merged, in the order of the ids.
+    """The two parts of which each token is merged, in the order of the ids.
 
-    They are what the pieces of lower ids make of its bytes. Where these are two, for every piece, merging by the ids (as tiktoken
-    does) and by the list of merges (as others do) give the same on every text: before a pair that is not in the list could be
-    merged, its own bytes would have been merged otherwise. UserError: they are more.
+    They are the encoding of its bytes by the tokens of lower ids. Where these are two for every token,
+    merging by ids (tiktoken) and by the list of merges (others) give the same on every text: a pair
+    that is not in the list would have been merged otherwise before.
+
+    Raises:
+        UserError: a token has more than two parts.
     """
     found = []
     for piece in sorted(ranks, key=ranks.__getitem__):
@@ -191,7 +202,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
 
 
 def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[bytes, bytes]:
-    """vocab.json and merges.txt, always written the same way: their checksum tells mappings apart."""
+    """The canonical vocab.json and merges.txt: equal mappings have equal checksums."""
 
     def written(piece: bytes) -> str:
         return "".join(map(_CHARACTER_OF.__getitem__, piece))
@@ -210,7 +221,7 @@ def files_fingerprint(vocab: bytes, merges: bytes) -> str:
 
 
 def _tiktoken() -> tuple[Any, str]:
-    """The library, and GPT-2's rule of where no piece may reach across."""
+    """The library, and GPT-2's regular expression that cuts a text into words."""
     try:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str

@@ -1,4 +1,4 @@
-"""One id a character, with bytes for characters that the training text lacks: the tokenizer of the article."""
+"""One id a character, and bytes for characters that the training text lacks."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from llm_from_scratch.tokenizer.base import Tokenizer, utf8, write_description
 class CharTokenizer(Tokenizer):
     """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it.
 
-    With `byte_fallback` 256 ids of bytes stand behind them, which write every other character in UTF-8. The encoding is then
-    lossless for every text, so that bits per byte count an unknown character in full.
+    With `byte_fallback` 256 ids of bytes follow, which write every other character in UTF-8. The
+    encoding is then lossless, and bits per byte count an unknown character in full.
     """
 
     kind = "char"
@@ -29,17 +29,19 @@ class CharTokenizer(Tokenizer):
         self._bytes_of = [b"", *(character.encode() for character in characters)]
         self._first_byte = len(self._bytes_of)
         if byte_fallback:
-            definition += b"\0bytes"  # no sorted string ends like this, so no two mappings share a checksum
+            definition += b"\0bytes"  # no sorted string ends so: no two mappings share a checksum
             self._bytes_of += [bytes([byte]) for byte in range(256)]
         self.vocab_size = len(self._bytes_of)
         self.fingerprint = hashlib.sha256(definition).hexdigest()
 
     @classmethod
     def train(cls, texts: Iterable[str], held_out: Iterable[str] = ()) -> "CharTokenizer":
-        """Learns the characters of `texts`; the bytes come with them where `held_out` has a character that `texts` lack.
+        """Learns the characters of `texts`, and the bytes where `held_out` has another character.
 
-        Of `held_out` no character is learned: whether a model has seen one is decided by the training text alone.
-        UserError: no text, or a lone surrogate.
+        No character of `held_out` is learned: the training text alone decides.
+
+        Raises:
+            UserError: no text, or a lone surrogate.
         """
         known: set[str] = set()
         for text in texts:  # one at a time: `union(*texts)` would hold them all
@@ -69,7 +71,7 @@ class CharTokenizer(Tokenizer):
         return ids
 
     def unknown_characters(self, ids: np.ndarray) -> int:
-        """How many characters of an encoded text (N,) are written as bytes: UTF-8 continues one with bytes 10xxxxxx."""
+        """The count of characters of an encoded text (N,) that are written as bytes."""
         data = ids[ids >= self._first_byte] - self._first_byte
         return int((data & 0xC0 != 0x80).sum())
 

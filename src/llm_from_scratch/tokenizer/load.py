@@ -17,9 +17,10 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
 
-    Characters need to know whether those of `held_out`, which is read after `texts`, are all among them; BPE writes every one.
+    A character tokenizer reads `held_out` after `texts`, and has bytes where a character is new there.
 
-    UserError: as the tokenizers' own `train`; an unknown kind; a size that is missing (bpe) or has no use (char).
+    Raises:
+        UserError: as `train` of the kind; an unknown kind; a size that is missing (bpe) or useless (char).
     """
     assert not isinstance(texts, str), "texts are documents, not the characters of one"
     if kind == "char":
@@ -36,7 +37,11 @@ def train_tokenizer(
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`. UserError naming the file: missing, damaged, not what it says."""
+    """The tokenizer that `save` wrote into `folder`.
+
+    Raises:
+        UserError: naming the file that is missing, damaged or another one than it says.
+    """
     path, model_path = folder / JSON_FILE, folder / MODEL_FILE
     content = read_file(path)
     try:

@@ -1,7 +1,8 @@
-"""Byte-pair encoding from its definition (Gage 1994; Sennrich et al. 2016, arXiv:1508.07909): the plain twin of `bpe.py`.
+"""Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909): twin of `bpe.py`.
 
-Learning: begin with single characters; merge the most frequent pair of neighbours everywhere; repeat. Encoding: apply the
-same merges, the earliest learned first. No merge crosses the border of a word, so words are counted once and learned from.
+Learning begins with single characters and merges the most frequent pair of neighbours, again and
+again. Encoding applies the same merges, the first learned first. No merge crosses a word's border, so
+each distinct word is counted once.
 """
 
 import re
@@ -15,9 +16,9 @@ WORD = re.compile(r" ?[^\W\d_]+| ?(?:[\d_]|[^\w\s])+|\s")
 
 
 def learn(text: str, count: int) -> list[Pair]:
-    """The first `count` merges of a text, in the order in which they are learned; fewer where every word is one token.
+    """The first `count` merges of a text in order, or fewer where every word is one token.
 
-    Of pairs that are equally frequent the shorter one is first, then the alphabetically first, as in SentencePiece.
+    Of equally frequent pairs the shorter one wins, then the alphabetically first, as in SentencePiece.
     """
     words = {tuple(word): times for word, times in Counter(WORD.findall(text)).items()}
     merges: list[Pair] = []
@@ -35,7 +36,7 @@ def learn(text: str, count: int) -> list[Pair]:
 
 
 def non_overlapping(word: tuple[str, ...]) -> list[Pair]:
-    """The pairs of neighbours in a word; of the two pairs (a, a) in "aaa" the first alone, since one merge uses up both."""
+    """The pairs of neighbours in a word; of the two (a, a) in "aaa" the first alone can be merged."""
     pairs: list[Pair] = []
     for pair in pairwise(word):
         if pairs and pairs[-1] == pair and pair[0] == pair[1]:
