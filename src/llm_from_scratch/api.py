@@ -1,4 +1,4 @@
-"""The package as a library: a trained run is loaded, scores a text, continues a prompt. `docs/api.md` shows all of it."""
+"""The package as a library: load a run, score a text, continue a prompt (docs/api.md)."""
 
 import math
 from dataclasses import dataclass

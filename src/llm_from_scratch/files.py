@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all, and reading that no hostile file can turn into more.
+"""Atomic, durable writes of files and folders, and bounded reads of hostile ones.
 
-Everything that is written goes through a temporary name that this process alone created: `O_EXCL` and a random part, so
-that no link and no leftover of somebody else's is ever written through.
+Every write goes through a temporary name that this process alone created (`O_EXCL`, a random part): it
+never follows a link or a leftover.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | 
 def write_file(path: Path, content: str | bytes) -> None:
     """Replaces a file at once and durably: a kill or a full disk leaves the old one or the new one.
 
-    The mode follows the umask, and a link or a hard link at `path` gives way rather than being written through.
+    The mode follows the umask. A link or hard link at `path` is replaced, not written through.
 
     Raises:
         OSError: the folder cannot be written; `path` is as it was.
@@ -52,7 +52,7 @@ def building_folder(folder: Path) -> Path:
 
 
 def publish(building: Path, folder: Path) -> None:
-    """Moves a finished folder to its name, at once and durably; a folder that was there gives way only then.
+    """Moves a finished folder to its name, at once and durably, in place of a folder that was there.
 
     Its files get the mode that the umask gives, whatever mode the library that wrote them chose.
 
@@ -80,7 +80,7 @@ def publish(building: Path, folder: Path) -> None:
 
 
 def new_file(path: Path) -> Path:
-    """A new empty file beside `path`, for a library that writes by name; to be renamed to `path`."""
+    """A new empty file beside `path` for a library that writes by name; the caller renames it."""
     building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
     os.close(os.open(building, _CREATE, 0o666))
     return building
@@ -98,7 +98,7 @@ def sync(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file to read; a pipe or a device, whose reading may never end, is refused without waiting for it.
+    """Opens a regular file to read; a pipe or a device is refused without waiting for it.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
@@ -126,10 +126,10 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def refuse_links(path: Path, root: Path) -> None:
-    """Refuses a file or folder of `root` that is, or holds, a link out of `root` or anything but files and folders.
+    """Refuses links out of `root`, pipes and devices at or below a path of `root`.
 
-    A run folder may be a stranger's: a link in it must not make this program read, write or delete elsewhere, and a pipe
-    must not make it wait. `root` itself may be reached by a link.
+    A run folder may be a stranger's: no link in it may make this program read, write or delete
+    elsewhere, and no pipe make it wait. `root` itself may be reached by a link.
 
     Raises:
         UserError: naming the first one.

@@ -1,4 +1,7 @@
-"""The machine as this process may use it: cores, memory, devices, matrix units. torch is imported where it is asked."""
+"""The machine as this process may use it: cores, memory, devices, matrix units.
+
+torch is imported inside the functions: counting cores needs none.
+"""
 
 import os
 import platform
@@ -19,7 +22,7 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """The size of the memory, or of the container's share of it; what is free at the moment does not count."""
+    """Bytes of the memory, or of the container's limit; free memory does not count."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -28,11 +31,11 @@ def memory_bytes() -> int:
 
 
 def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Memory limits in bytes of this process's control groups and of those around them (a container, a batch job)."""
+    """Memory limits in bytes of this process's control groups and the groups around them."""
     limits = []
     lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
     for _, controllers, group in (line.split(":", 2) for line in lines):
-        if controllers == "":  # version 2; it has a folder of its own where version 1 is mounted as well
+        if controllers == "":  # version 2, in a folder of its own beside version 1
             places = [(mount, "memory.max"), (mount / "unified", "memory.max")]
         elif "memory" in controllers.split(","):
             places = [(mount / "memory", "memory.limit_in_bytes")]
@@ -40,7 +43,7 @@ def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pa
             places = []
         for root, name in places:
             inner = root / group.strip("/")
-            # A container may see the outer group's path and its own folders: those that are missing say nothing.
+            # A container may see the outer group's path and its own folders alone: some are missing.
             for folder in (inner, *inner.parents):
                 if folder.is_relative_to(root) and (folder / name).is_file():
                     text = (folder / name).read_text(encoding="utf-8").strip()
@@ -127,7 +130,7 @@ def pick_device(name: str) -> "torch.device":
 
 
 def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """torch's type of a name; `auto` is bfloat16 on a CUDA GPU that has it in hardware, else float32."""
+    """torch's type of a name; `auto` is bfloat16 on CUDA GPUs with it in hardware, else float32."""
     import torch
 
     if name == "auto":

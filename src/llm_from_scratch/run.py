@@ -1,11 +1,11 @@
 """A run folder: found by its name or as the last one, its settings, rows, states and model.
 
     config.yaml                  the settings of the run
-    metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, .timing.jsonl.crc32
+    metrics.jsonl timing.jsonl   rows; .metrics.jsonl.crc32, .timing.jsonl.crc32: checksums of their lines
     checkpoints/                 states to resume (`checkpoint.py`)
     model/                       the weights of the best validation, with the tokenizer (`weights.py`)
 
-Every file has a checksum that is checked where the file is read; rows of version 0.1 have none and are read as they stand.
+Every reader verifies checksums; rows of version 0.1 have none and are read as they stand.
 """
 
 import json
@@ -73,7 +73,7 @@ class RunFolder:
         return checkpoints(self.path)
 
     def newest_state(self) -> Path | None:
-        """The newest checkpoint in which every byte is verified; None where the run stopped before its first."""
+        """The newest checkpoint, every byte verified; None where the run stopped before its first."""
         return newest_state(self.path)
 
     def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
@@ -86,16 +86,16 @@ class RunFolder:
         return load_model(self.path, device, doc_mask=doc_mask)
 
     def data_fingerprint(self) -> str | None:
-        """The fingerprint of the prepared text that the run was trained on; None where it tells none."""
+        """The fingerprint of the prepared text that the run was trained on; None where it has none."""
         return data_fingerprint(self.path)
 
 
 # ---------------------------------------------------------------------------------------------------- finding a run
 def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
-    """`last` or a path -> the run folder; the one that `last` stands for is said on standard error.
+    """The run folder of a path or of `last`, whose folder is told on standard error.
 
     Args:
-        name: what the user wrote.
+        name: the user's word.
         holding: the file that the command needs.
         key: the setting that `name` is the value of.
 
@@ -125,7 +125,7 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
 
 
 def started_last(run: Path, root: Path = Path("outputs")) -> None:
-    """Makes `run`, which has just written its config.yaml, the last of `_runs`, also where the clock went back."""
+    """Makes `run`, whose config.yaml is new, the last of `_runs`, also where the clock went back."""
     path = run / "config.yaml"
     times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
     if times and max(times) >= path.stat().st_mtime_ns:
@@ -134,7 +134,7 @@ def started_last(run: Path, root: Path = Path("outputs")) -> None:
 
 def _runs(root: Path) -> list[Path]:
     """The runs below `root` in the order of their starts; a resumed one counts from its resumption."""
-    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra's own notes lie in .hydra.
+    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra writes into .hydra.
     found = [
         path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
     ]
@@ -146,7 +146,7 @@ def _holds(run: Path, holding: str) -> bool:
 
 
 def data_fingerprint(run: Path) -> str | None:
-    """The fingerprint of the prepared text that a run was trained on, as its model or else a checkpoint says; None where none does."""
+    """The fingerprint of a run's prepared text, from its model or else a checkpoint; None without one."""
     for path, key in [
         (model_folder(run) / "config.json", None),
         *((one / MANIFEST, "facts") for one in checkpoints(run)),
@@ -162,7 +162,7 @@ def data_fingerprint(run: Path) -> str | None:
 
 
 def source_of_checkpoint(run: Path) -> str | None:
-    """The fingerprint of the files of a run's text, as its newest checkpoint says; None where none does, as in version 0.1."""
+    """The fingerprint of the files of a run's text, from its newest checkpoint; None in version 0.1."""
     for checkpoint in checkpoints(run):
         try:
             source = read_json(checkpoint / MANIFEST)["facts"]["source"]
@@ -181,7 +181,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Appends a row to a .jsonl file; its checksum goes first, so that no kill leaves a row without one."""
+    """Appends a row to a .jsonl file, behind its checksum: no kill leaves a row without one."""
     line = json.dumps(row)
     for file, content in ((line_checksums(path), _crc(line.encode())), (path, line)):
         with file.open("a", encoding="utf-8") as opened:
@@ -189,7 +189,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def line_checksums(path: Path) -> Path:
-    """The file of the checksums of a .jsonl file's lines, beside it: the rows themselves hold nothing but their values."""
+    """The file beside a .jsonl file with the checksums of its lines."""
     return path.with_name(f".{path.name}.crc32")
 
 
@@ -198,10 +198,10 @@ def _crc(line: bytes) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of metrics.jsonl or timing.jsonl; one warning tells which lines are damaged, and how many are gone.
+    """The intact rows of metrics.jsonl or timing.jsonl, with a warning for damaged and missing lines.
 
-    They are a record and no result depends on them, so a damaged line costs its own row alone. A last line without its
-    end is what a kill leaves, and is left out without a word.
+    No result depends on the rows, so a damaged line costs its own row alone. A kill can cut the last
+    line, which is skipped silently.
     """
     rows, bad, missing = parse_rows(path)
     if bad:
@@ -215,10 +215,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
-    """The rows of a .jsonl file, the numbers, from 1, of its damaged lines, and how many lines are missing.
+    """The rows of a .jsonl file, the numbers (from 1) of damaged lines, and the count of missing ones.
 
-    A line is held against the checksums beside the file; version 0.1 wrote none. Where it is these that are cut off, the
-    count of missing lines is negative, and rows that have none are taken as they stand.
+    Each line is compared with the checksums beside the file; version 0.1 wrote none. Where checksums
+    are missing, the count is negative and rows without one are taken as they stand.
 
     Raises:
         UserError: `path` leads out of its folder, or is no regular file.
@@ -227,9 +227,9 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
     if path.exists():
         refuse_links(path, path.parent)
         with open_regular(path) as file:
-            # A damaged end of a line costs neither of its neighbours; an editor or git may have made it CRLF.
+            # A damaged line end costs neither neighbour; an editor or git may have made it CRLF.
             *lines, rest = re.split(rb"\r?\n|(?<=\}).(?=\{)", file.read())
-        if b"}" in rest:  # it was whole once; without its end it is what a kill leaves
+        if b"}" in rest:  # it was whole once; a kill leaves none of its end
             lines.append(rest)
     sums = line_checksums(path)
     if not sums.exists():
@@ -240,7 +240,7 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
         written = Counter(file.read().split())
     checksums = [_crc(line).encode() for line in lines]
     copies = (Counter(one for one in checksums if one in written) - written).total()
-    unverified = len(lines) - copies - written.total()  # above 0 where it is the checksums that are gone
+    unverified = len(lines) - copies - written.total()  # above 0 where checksums are missing
     rows, bad, seen = [], [], Counter[bytes]()
     for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
         row = _row(line)
@@ -267,9 +267,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 # ------------------------------------------------------------------------------------------- what does not belong
 def remove_leftovers(run: Path) -> None:
-    """Removes what a kill left half built or half removed: with other intervals no save comes to the names of checkpoints again.
+    """Removes files and folders that a killed run left half built or half removed.
 
-    A file or folder of any other name is somebody else's. A model that was moved aside and not replaced gets its name back.
+    Files and folders of other names are left alone. A model that was moved aside and not replaced gets
+    its name back.
     """
     refuse_links(run / "checkpoints", run)
     if model_folder(run).name == ".old-model":
@@ -285,7 +286,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def refuse_other_kinds(run: Path) -> None:
-    """Refuses a run folder in which a record is a folder, or a folder is a file: a resumed run would find that out too late.
+    """Refuses a run folder in which a record is a folder, or a folder is a file, before a run resumes.
 
     Raises:
         UserError: naming the first one.
