@@ -102,7 +102,7 @@ def test_the_tasks_of_an_array_make_what_a_plain_preparation_makes(tmp_path: Pat
     last = prepare_task(data, BPE, PrepareConfig(task=1))
     assert last is not None
     assert contents(last) == contents(whole)
-    with pytest.raises(ValueError, match=r"prepare\.task=3: the corpus has 3 parts, 0 to 2"):
+    with pytest.raises(ValueError, match=r"prepare\.task=3: the corpus has 3 tasks, 0 to 2"):
         prepare_task(data, BPE, PrepareConfig(task=3))
 
 

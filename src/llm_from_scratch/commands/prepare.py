@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:
-            print(f"part {config.prepare.task} is done; others are missing", file=sys.stderr)
+            print(f"task {config.prepare.task} is done; others are missing", file=sys.stderr)
             return
         prepared = part
     seconds = time.monotonic() - started

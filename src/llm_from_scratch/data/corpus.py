@@ -13,12 +13,12 @@ from typing import Any
 from llm_from_scratch.check import check
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
-from llm_from_scratch.data.documents import Selection
+from llm_from_scratch.data.documents import File, Selection
 from llm_from_scratch.data.downloads import Download
 from llm_from_scratch.data.folders import listed
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.sources import Source, open_source, roots
-from llm_from_scratch.data.tasks import Job, Task
+from llm_from_scratch.data.tasks import Task
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import sha256, write_file
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
@@ -64,11 +64,7 @@ class Corpus:
     @property
     def building(self) -> Path:
         """The folder in which it is built; it stays when a preparation is killed."""
-        return self.folder.with_name(f".building-{self.folder.name}")
-
-    def job(self, task: Task) -> Job:
-        """A task as a worker gets it."""
-        return Job(task, self.selection, self.building, strict=self.keep_text)
+        return building_folder(self.folder)
 
 
 def plan_corpus(
@@ -114,15 +110,24 @@ def plan_corpus(
         metadata["max_docs"] = data.max_docs
     if not keep_text:
         metadata |= {"keep_text": False, "shard_bytes": data.shard_bytes}
-    tasks = _tasks(source, checksums, None if keep_text else data.shard_bytes)
-    expected = data.documents if data.download and data.max_docs is None else None
     folder = prepared_folder(data, metadata)
+    groups = _groups(source, checksums, None if keep_text else data.shard_bytes)
+    tasks = [
+        Task(number, tuple(files), selection, building_folder(folder), strict=keep_text)
+        for number, files in enumerate(groups)
+    ]
+    expected = data.documents if data.download and data.max_docs is None else None
     return Corpus(folder, source, metadata, selection, data.max_docs, tasks, tokenizer_config, tokenizer, expected)
 
 
 def prepared_folder(data: DataConfig, metadata: dict[str, Any]) -> Path:
     """The place of a prepared text, named after all that its bytes depend on."""
     return Path(data.dir) / data.name / f"prepared-{hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:12]}"
+
+
+def building_folder(folder: Path) -> Path:
+    """The folder in which a text is built, beside its place."""
+    return folder.with_name(f".building-{folder.name}")
 
 
 def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
@@ -203,9 +208,9 @@ def keeps_text(data: DataConfig, source: Source) -> bool:
     return not source.has(MANY_DOCUMENTS)  # each of so few is cut in two
 
 
-def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[Task]:
-    """One for each file of `size` bytes or more; smaller ones together, in order, up to that size. None: one for all."""
-    groups: list[list[tuple[str, str, str]]] = []
+def _groups(source: Source, checksums: dict[str, str], size: int | None) -> list[list[File]]:
+    """The files of each task: one of `size` bytes or more alone, smaller ones together up to that size. None: one task for all."""
+    groups: list[list[File]] = []
     room = 0
     for name, path in source.paths:
         length = path.stat().st_size
@@ -214,7 +219,7 @@ def _tasks(source: Source, checksums: dict[str, str], size: int | None) -> list[
             room = size or 0
         groups[-1].append((name, str(path), checksums.get(name, "")))
         room -= length
-    return [Task(number, tuple(files)) for number, files in enumerate(groups)]
+    return groups
 
 
 def _checksums(

@@ -13,7 +13,7 @@ from pathlib import Path
 from llm_from_scratch.config import TokenizerConfig
 from llm_from_scratch.data.corpus import Corpus
 from llm_from_scratch.data.documents import SPLITS, Tally, split_pieces
-from llm_from_scratch.data.tasks import Job, documents_in_pieces
+from llm_from_scratch.data.tasks import Task, documents_in_pieces
 from llm_from_scratch.tokenizer import SAMPLE_BYTES, Tokenizer, train_tokenizer
 
 SAMPLE_TASKS = 1000  # that the tokenizer learns from at most, spread evenly
@@ -42,14 +42,14 @@ def text_of_splits(folder: Path, kind: str) -> dict[str, Iterator[str]]:
     return {split: pieces(split) for split in SPLITS}
 
 
-def text_of_tasks(jobs: Sequence[Job], kind: str) -> dict[str, Iterator[str]]:
+def text_of_tasks(tasks: Sequence[Task], kind: str) -> dict[str, Iterator[str]]:
     """Documents of a large corpus, by split: from the beginning of every task until it gave its part of SAMPLE_BYTES.
 
     Of characters it is all documents: one that is left out could not be read.
     """
-    spread = jobs[:: -(-len(jobs) // SAMPLE_TASKS) or 1]
-    train = _sample(jobs, "train") if kind == "char" else _sample(spread, "train", SAMPLE_BYTES)
-    return {"train": train, "val": _sample(jobs, "val")}
+    spread = tasks[:: -(-len(tasks) // SAMPLE_TASKS) or 1]
+    train = _sample(tasks, "train") if kind == "char" else _sample(spread, "train", SAMPLE_BYTES)
+    return {"train": train, "val": _sample(tasks, "val")}
 
 
 def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -> dict[str, Iterator[str]]:
@@ -57,30 +57,29 @@ def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -
 
     def texts(split: str, limit: int | None) -> Iterator[str]:
         for corpus, weight in zip(corpora, weights, strict=True):
-            tasks = [replace(task, limit=corpus.max_docs) for task in corpus.tasks]
-            jobs = [replace(corpus.job(task), strict=False) for task in tasks]
+            tasks = [replace(task, limit=corpus.max_docs, strict=False) for task in corpus.tasks]
             share = None if limit is None else limit * weight / sum(weights)
-            yield from _sample(jobs, split, share, whole=corpus.splits_whole_documents, exact=True)
+            yield from _sample(tasks, split, share, whole=corpus.splits_whole_documents, exact=True)
 
     return {"train": texts("train", None if kind == "char" else SAMPLE_BYTES), "val": texts("val", None)}
 
 
 def _sample(
-    jobs: Sequence[Job], split: str, limit: float | None = None, *, whole: bool = True, exact: bool = False
+    tasks: Sequence[Task], split: str, limit: float | None = None, *, whole: bool = True, exact: bool = False
 ) -> Iterator[str]:
     """The text of a split, in pieces, from the beginning of every task until it gave its part of `limit` bytes.
 
     Args:
-        jobs: the tasks.
+        tasks: of the corpus.
         split: train or val.
         limit: bytes of all tasks together; None is all there is.
         whole: whether each document is in one split.
         exact: stop at that byte, and leave duplicates in; else the last document is given whole.
     """
-    for job in jobs:
-        left = math.inf if limit is None else int(limit / len(jobs))
-        for name, text in job.documents(Tally()) if exact else job.unique_documents(Tally()):
-            for side, piece in split_pieces(name, text, job.selection.val_fraction, whole):
+    for task in tasks:
+        left = math.inf if limit is None else int(limit / len(tasks))
+        for name, text in task.documents(Tally()) if exact else task.unique_documents(Tally()):
+            for side, piece in split_pieces(name, text, task.selection.val_fraction, whole):
                 if side != split:
                     continue
                 raw = piece.encode()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_from_scratch.data.corpus import Corpus
+from llm_from_scratch.data.corpus import Corpus, building_folder
 from llm_from_scratch.data.documents import SPLITS, Tally
 from llm_from_scratch.data.prepared import FILES, TEXT_FILES, Prepared, manifest_sha256
 from llm_from_scratch.data.report import removes_any, summed, warn, write_report
@@ -106,7 +106,7 @@ def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
 
     The checksums of the text stand beside the manifest's own, which is the text's fingerprint and stays that of version 0.1.
     """
-    building = folder.with_name(f".building-{folder.name}")
+    building = building_folder(folder)
     manifest["sha256"] = manifest_sha256(manifest)
     (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     publish(building, folder)

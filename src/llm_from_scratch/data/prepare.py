@@ -46,6 +46,7 @@ from llm_from_scratch.data.corpus import (
     FORMAT,
     MANY_DOCUMENTS,
     Corpus,
+    building_folder,
     check_text,
     estimated_tokens,
     is_mixture,
@@ -59,7 +60,6 @@ from llm_from_scratch.data.manifest import empty_split, finish, mixed_manifest, 
 from llm_from_scratch.data.prepared import Prepared, open_prepared
 from llm_from_scratch.data.streams import ChangedFileError
 from llm_from_scratch.data.tasks import (
-    Job,
     Task,
     clear,
     locks_of,
@@ -152,7 +152,7 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
         raise UserError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
     if settings.task >= len(corpus.tasks):
         raise UserError(
-            f"prepare.task={settings.task}: the corpus has {len(corpus.tasks)} parts, 0 to {len(corpus.tasks) - 1}"
+            f"prepare.task={settings.task}: the corpus has {len(corpus.tasks)} tasks, 0 to {len(corpus.tasks) - 1}"
         )
     if corpus.folder.exists():
         return open_prepared(corpus.folder)
@@ -161,12 +161,12 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
             pass
         locks_of(corpus.building).mkdir(parents=True, exist_ok=True)
         with FileLock(locks_of(corpus.building) / "common.lock"):
-            jobs, tokenizer = shared_inputs(corpus, settings)
-        job = next((job for job in jobs if job.task.number == settings.task), None)
-        if job is not None:  # else data.max_docs ends before it
-            _check_space(corpus, [job.task], tokenizer)
-            list(run_tasks(make_shards, [job], engine="local", workers=1, size=job.task.bytes(), what="shards"))
-        if not all(job.path("task", "json").exists() for job in jobs):
+            tasks, tokenizer = shared_inputs(corpus, settings)
+        task = next((task for task in tasks if task.number == settings.task), None)
+        if task is not None:  # else data.max_docs ends before it
+            _check_space(corpus, [task], tokenizer)
+            list(run_tasks(make_shards, [task], engine="local", workers=1, size=task.bytes(), what="shards"))
+        if not all(task.path("task", "json").exists() for task in tasks):
             return None
     except Timeout:
         raise _busy(corpus.folder) from None
@@ -204,24 +204,24 @@ def _build(corpus: Corpus, settings: PrepareConfig) -> None:
         _build_with_text(corpus)
         return
     _refuse_if_tasks_run(corpus)
-    jobs, tokenizer = shared_inputs(corpus, settings)
-    finish(corpus, tokenizer, _records(corpus, jobs, tokenizer, settings))
+    tasks, tokenizer = shared_inputs(corpus, settings)
+    finish(corpus, tokenizer, _records(corpus, tasks, tokenizer, settings))
 
 
 def _build_with_text(corpus: Corpus) -> None:
     """Makes a small corpus anew: its one task, in this process. The tokenizer is learned from the text that is kept."""
     shutil.rmtree(corpus.building, ignore_errors=True)  # the lock says that nobody works on it
     try:
-        (job,) = _plan(corpus, PrepareConfig(workers=1))
-        tally = write_text(job, corpus.splits_whole_documents)
+        (task,) = _plan(corpus, PrepareConfig(workers=1))
+        tally = write_text(task, corpus.splits_whole_documents)
         for split in SPLITS:
-            if not (job.folder / f"{split}.ends").stat().st_size:
+            if not (task.folder / f"{split}.ends").stat().st_size:
                 raise empty_split(corpus, split, tally.removed)
-        texts = text_of_splits(job.folder, corpus.tokenizer_config.kind)
-        tokenizer = learn(job.folder, corpus.tokenizer_config, corpus.tokenizer, texts)
+        texts = text_of_splits(task.folder, corpus.tokenizer_config.kind)
+        tokenizer = learn(task.folder, corpus.tokenizer_config, corpus.tokenizer, texts)
         tokenized = SPLITS[1:] if corpus.metadata["stream"] == "text" else SPLITS
-        shards = make_shards_of_text(job, corpus.splits_whole_documents, tokenized, corpus.source.name)
-        finish(corpus, tokenizer, {job.task.stem: {"shards": shards, "tally": asdict(tally)}})
+        shards = make_shards_of_text(task, corpus.splits_whole_documents, tokenized, corpus.source.name)
+        finish(corpus, tokenizer, {task.stem: {"shards": shards, "tally": asdict(tally)}})
     except ValueError:  # a text that cannot be prepared: what came before the fault is of no use
         shutil.rmtree(corpus.building)
         raise
@@ -236,33 +236,33 @@ def _refuse_if_tasks_run(corpus: Corpus) -> None:
             pass
 
 
-def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Job], Tokenizer]:
+def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], Tokenizer]:
     """The inputs that all tasks of a large corpus share: the plan, the duplicates, and the tokenizer."""
-    jobs = _plan(corpus, settings)
+    tasks = _plan(corpus, settings)
     if not (corpus.building / "tokenizer").exists():
         log.info("%s: learning the tokenizer", corpus.source.name)
-        texts = text_of_tasks(jobs, corpus.tokenizer_config.kind)
+        texts = text_of_tasks(tasks, corpus.tokenizer_config.kind)
         learn(corpus.building, corpus.tokenizer_config, corpus.tokenizer, texts)
-    return jobs, load_tokenizer(corpus.building / "tokenizer")
+    return tasks, load_tokenizer(corpus.building / "tokenizer")
 
 
-def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Job]:
+def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
     """The tasks, with the number of documents of each and its duplicates, which are written in the folder."""
     building, plan = corpus.building, corpus.building / "plan.json"
     building.mkdir(exist_ok=True)
     if not plan.exists():
         limits = _limits(corpus)
-        _find_repeated(_jobs(corpus, limits), settings)
+        _find_repeated(_limited(corpus, limits), settings)
         write_whole(plan, json.dumps(limits).encode())
         clear(building, "scan_*.bin")
     limits = {int(number): limit for number, limit in json.loads(plan.read_text(encoding="utf-8")).items()}
-    return _jobs(corpus, limits)
+    return _limited(corpus, limits)
 
 
-def _jobs(corpus: Corpus, limits: Mapping[int, int]) -> list[Job]:
+def _limited(corpus: Corpus, limits: Mapping[int, int]) -> list[Task]:
     """The tasks that give a document at least, each with its limit."""
     tasks = [replace(task, limit=limits.get(task.number)) for task in corpus.tasks]
-    return [corpus.job(task) for task in tasks if task.limit != 0]
+    return [task for task in tasks if task.limit != 0]
 
 
 def _limits(corpus: Corpus) -> dict[int, int]:
@@ -274,7 +274,7 @@ def _limits(corpus: Corpus) -> dict[int, int]:
     left, limits = corpus.max_docs, {}
     for task in corpus.tasks:
         if left:
-            texts = corpus.job(replace(task, limit=left)).documents(Tally())
+            texts = replace(task, limit=left).documents(Tally())
             limits[task.number] = sum(1 for _ in texts)
             left -= limits[task.number]
         else:
@@ -282,40 +282,40 @@ def _limits(corpus: Corpus) -> dict[int, int]:
     return limits
 
 
-def _find_repeated(jobs: list[Job], settings: PrepareConfig) -> None:
+def _find_repeated(tasks: list[Task], settings: PrepareConfig) -> None:
     """Writes which documents are duplicates of earlier ones, as `Job.repeated` reads it."""
-    if not jobs or jobs[0].selection.dedup == "none":
+    if not tasks or tasks[0].selection.dedup == "none":
         return
-    dedup = jobs[0].selection.dedup
+    dedup = tasks[0].selection.dedup
     duplicates.signer(dedup)  # the library, before any work
-    clear(jobs[0].folder, "*.tmp")
-    for _ in _run(scan, jobs, settings, "duplicates"):
+    clear(tasks[0].folder, "*.tmp")
+    for _ in _run(scan, tasks, settings, "duplicates"):
         pass
-    found = duplicates.repeated(dedup, [scanned(job) for job in jobs])
-    for job, numbers in zip(jobs, found, strict=True):
-        write_whole(job.path("repeated", "bin"), numbers.astype("<i8").tobytes())
+    found = duplicates.repeated(dedup, [scanned(task) for task in tasks])
+    for task, numbers in zip(tasks, found, strict=True):
+        write_whole(task.path("repeated", "bin"), numbers.astype("<i8").tobytes())
 
 
-def _run(function: Callable[..., Any], jobs: Sequence[Job], settings: PrepareConfig, what: str) -> Iterator[Any]:
-    size = sum(job.task.bytes() for job in jobs)
+def _run(function: Callable[..., Any], tasks: Sequence[Task], settings: PrepareConfig, what: str) -> Iterator[Any]:
+    size = sum(task.bytes() for task in tasks)
     workers = settings.workers or cores()
-    return run_tasks(function, jobs, engine=settings.engine, workers=workers, size=size, what=what)
+    return run_tasks(function, tasks, engine=settings.engine, workers=workers, size=size, what=what)
 
 
 # -------------------------------------------------------------------------------------------------------- the shards
 def _records(
-    corpus: Corpus, jobs: list[Job], tokenizer: Tokenizer, settings: PrepareConfig
+    corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer, settings: PrepareConfig
 ) -> dict[str, dict[str, Any]]:
     """The record of every task, by its number; the tasks that are not done yet are made."""
-    keys = {job.key(tokenizer.fingerprint): job for job in jobs}
-    records = {key: verified_record(job, key) for key, job in keys.items()}
+    keys = {task.key(tokenizer.fingerprint): task for task in tasks}
+    records = {key: verified_record(task, key) for key, task in keys.items()}
     missing = [keys[key] for key, record in records.items() if record is None]
-    if 0 < len(missing) < len(jobs):
-        log.info("%d of %d parts are done already", len(jobs) - len(missing), len(jobs))
-    _check_space(corpus, [job.task for job in missing], tokenizer)
+    if 0 < len(missing) < len(tasks):
+        log.info("%d of %d tasks are done already", len(tasks) - len(missing), len(tasks))
+    _check_space(corpus, missing, tokenizer)
     for record in _run(make_shards, missing, settings, "shards"):
         records[record["key"]] = record
-    return {keys[key].task.stem: record for key, record in records.items() if record is not None}
+    return {keys[key].stem: record for key, record in records.items() if record is not None}
 
 
 def _check_space(corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer) -> None:
@@ -356,7 +356,7 @@ def _prepare_mixture(
     folder = prepared_folder(data, metadata)
 
     def build() -> None:
-        building = folder.with_name(f".building-{folder.name}")
+        building = building_folder(folder)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         texts = mixed_text(list(corpora.values()), list(weights.values()), tokenizer_config.kind)

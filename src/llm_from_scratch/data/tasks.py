@@ -46,33 +46,27 @@ Ids = np.ndarray | Iterator[np.ndarray]  # of a document; of a long one, an arra
 
 @dataclass(frozen=True)
 class Task:
-    """The files of one part of a corpus, and how many of its documents are used at most."""
+    """The files of one part of a corpus, how its documents are read, and the folder in which the corpus is built."""
 
     number: int
     files: tuple[File, ...]
-    limit: int | None = None
+    selection: Selection
+    folder: Path
+    strict: bool = False  # a document that is no text ends the work, where data.on_error does not say
+    limit: int | None = None  # of documents
 
     @property
     def stem(self) -> str:
+        """Its number, as names of files have it."""
         return f"{self.number:05}"
 
     def bytes(self) -> int:
         """The size of its files."""
         return sum(Path(path).stat().st_size for _, path, _ in self.files)
 
-
-@dataclass(frozen=True)
-class Job:
-    """A task, the folder in which its corpus is built, and how its documents are read; what a worker is given."""
-
-    task: Task
-    selection: Selection
-    folder: Path
-    strict: bool = False  # a document that is no text ends the work, where data.on_error does not say
-
     def path(self, kind: str, suffix: str) -> Path:
         """A file of this task: KIND_NUMBER.SUFFIX."""
-        return self.folder / f"{kind}_{self.task.stem}.{suffix}"
+        return self.folder / f"{kind}_{self.stem}.{suffix}"
 
     def repeated(self) -> np.ndarray:
         """The numbers of the task's documents that are duplicates of earlier ones."""
@@ -81,8 +75,9 @@ class Job:
 
     def documents(self, tally: Tally, on_progress: OnProgress = no_progress) -> Iterator[NamedText]:
         """The documents that are kept, before duplicates are removed."""
-        files, limit = self.task.files, self.task.limit
-        return documents(files, self.selection, tally, limit=limit, strict=self.strict, on_progress=on_progress)
+        return documents(
+            self.files, self.selection, tally, limit=self.limit, strict=self.strict, on_progress=on_progress
+        )
 
     def unique_documents(self, tally: Tally, on_progress: OnProgress = no_progress) -> Iterator[NamedText]:
         """The documents that are kept."""
@@ -91,23 +86,23 @@ class Job:
 
     def key(self, tokenizer: str) -> str:
         """A checksum of all that the task's shards are a function of."""
-        files = [(name, checksum) for name, _, checksum in self.task.files]
+        files = [(name, checksum) for name, _, checksum in self.files]
         repeated = hashlib.sha256(self.repeated().tobytes()).hexdigest()
-        inputs = [files, self.task.limit, self.selection.metadata(), tokenizer, repeated]
+        inputs = [files, self.limit, self.selection.metadata(), tokenizer, repeated]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 # -------------------------------------------------------------------------------------------------------- duplicates
-def scan(job: Job, on_progress: OnProgress = no_progress) -> None:
+def scan(task: Task, on_progress: OnProgress = no_progress) -> None:
     """The first pass of a task: the signatures of its documents, from which duplicates are found, as scan_NUMBER.bin."""
-    path = job.path("scan", "bin")
-    with _locked(job):
+    path = task.path("scan", "bin")
+    with _locked(task):
         if path.exists():
             return
-        sign, part = signer(job.selection.dedup), path.with_suffix(".tmp")
-        columns, dtype = width(job.selection.dedup)
+        sign, part = signer(task.selection.dedup), path.with_suffix(".tmp")
+        columns, dtype = width(task.selection.dedup)
         with part.open("wb") as file:
-            for _, text in job.documents(Tally(), on_progress):
+            for _, text in task.documents(Tally(), on_progress):
                 signature = sign(text if isinstance(text, str) else text.pieces())
                 file.write(signature.astype(dtype).tobytes())
             file.flush()
@@ -116,36 +111,36 @@ def scan(job: Job, on_progress: OnProgress = no_progress) -> None:
         part.replace(path)
 
 
-def scanned(job: Job) -> np.ndarray:
+def scanned(task: Task) -> np.ndarray:
     """The signatures that `scan` wrote: (documents, width), mapped."""
-    path = job.path("scan", "bin")
-    columns, dtype = width(job.selection.dedup)
+    path = task.path("scan", "bin")
+    columns, dtype = width(task.selection.dedup)
     rows = path.stat().st_size // (columns * np.dtype(dtype).itemsize)
     return np.memmap(path, dtype, "r", shape=(rows, columns)) if rows else np.empty((0, columns), dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------ shards
-def make_shards(job: Job, on_progress: OnProgress = no_progress) -> dict[str, Any]:
+def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, Any]:
     """The shards of both splits, train_NUMBER and val_NUMBER in the folder, and their record; the tokenizer lies there.
 
     Raises:
         UserError: as `documents`; an id outside the vocabulary; no room on the disk.
     """
-    tokenizer = _tokenizer(job.folder / "tokenizer")
-    key = job.key(tokenizer.fingerprint)
-    with _locked(job):
-        if (record := verified_record(job, key)) is not None:
+    tokenizer = _tokenizer(task.folder / "tokenizer")
+    key = task.key(tokenizer.fingerprint)
+    with _locked(task):
+        if (record := verified_record(task, key)) is not None:
             return record
-        job.path("task", "json").unlink(missing_ok=True)
+        task.path("task", "json").unlink(missing_ok=True)
         tally = Tally()
-        spool = job.path("val", "tmp")  # the few that validate wait here: one shard is written after the other
+        spool = task.path("val", "tmp")  # the few that validate wait here: one shard is written after the other
         try:
             with spool.open("wb+") as waiting:
                 sizes: list[int] = []
 
                 def training() -> Iterator[tuple[Ids, int]]:
-                    for name, text in job.unique_documents(tally, on_progress):
-                        if is_validation(name, job.selection.val_fraction):
+                    for name, text in task.unique_documents(tally, on_progress):
+                        if is_validation(name, task.selection.val_fraction):
                             sizes.append(sum(waiting.write(piece.encode()) for piece in pieces_of(text)))
                         else:
                             yield _ids(text, tokenizer, name), size_of(text)
@@ -158,62 +153,62 @@ def make_shards(job: Job, on_progress: OnProgress = no_progress) -> dict[str, An
                         yield _ids(text, tokenizer, "the validation split"), size
 
                 shards = {
-                    split: _write_shard(job, split, ids(), tokenizer)
+                    split: _write_shard(task, split, ids(), tokenizer)
                     for split, ids in zip(SPLITS, (training, validation), strict=True)
                 }
         finally:
             spool.unlink(missing_ok=True)
         record = {"key": key, "shards": shards, "tally": asdict(tally)}
-        write_whole(job.path("task", "json"), json.dumps(record, indent=1).encode())
+        write_whole(task.path("task", "json"), json.dumps(record, indent=1).encode())
         return record
 
 
-def write_text(job: Job, whole: bool) -> Tally:
+def write_text(task: Task, whole: bool) -> Tally:
     """Writes the clean text of both splits, train.txt and val.txt, and where documents end, train.ends and val.ends.
 
     With `whole` each document is in one split, else each is cut in two.
     """
     tally = Tally()
     ends: dict[str, list[int]] = {split: [0] for split in SPLITS}
-    with (job.folder / "train.txt").open("wb") as train, (job.folder / "val.txt").open("wb") as val:
+    with (task.folder / "train.txt").open("wb") as train, (task.folder / "val.txt").open("wb") as val:
         files = dict(zip(SPLITS, (train, val), strict=True))
-        for name, text in job.unique_documents(tally):
+        for name, text in task.unique_documents(tally):
             written = dict.fromkeys(SPLITS, 0)
-            for split, piece in split_pieces(name, text, job.selection.val_fraction, whole):
+            for split, piece in split_pieces(name, text, task.selection.val_fraction, whole):
                 written[split] += files[split].write(piece.encode())
             for split, size in written.items():
                 if size:
                     ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
-        np.array(ends[split][1:], dtype="<u8").tofile(job.folder / f"{split}.ends")
+        np.array(ends[split][1:], dtype="<u8").tofile(task.folder / f"{split}.ends")
     return tally
 
 
-def make_shards_of_text(job: Job, whole: bool, splits: Sequence[str], corpus: str) -> dict[str, Any]:
+def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: str) -> dict[str, Any]:
     """The shards of the text that `write_text` wrote, of some `splits`, and what a record says of both splits.
 
     A document that the split has cut in two has no end to be learned.
     """
-    tokenizer = _tokenizer(job.folder / "tokenizer")
+    tokenizer = _tokenizer(task.folder / "tokenizer")
     shards = {}
     for split in SPLITS:
-        text = job.folder / f"{split}.txt"
+        text = task.folder / f"{split}.txt"
         if split in splits:
             ids = (
                 (_ids_in_pieces(pieces, tokenizer, whole, f"{corpus}, {split} split"), size)
                 for size, pieces in documents_in_pieces(text)
             )
-            shards[split] = _write_shard(job, split, ids, tokenizer)
+            shards[split] = _write_shard(task, split, ids, tokenizer)
         else:
             ends = np.fromfile(text.with_suffix(".ends"), dtype="<u8")
             shards[split] = {"documents": len(ends), "text_bytes": int(ends[-1])}
     return shards
 
 
-def _write_shard(job: Job, split: str, ids: Iterator[tuple[Ids, int]], tokenizer: Tokenizer) -> dict[str, Any]:
+def _write_shard(task: Task, split: str, ids: Iterator[tuple[Ids, int]], tokenizer: Tokenizer) -> dict[str, Any]:
     """Writes the shard of one split; what a record says of it."""
     info = write_shard(
-        job.folder / f"{split}_{job.task.stem}", ids, vocab_size=tokenizer.vocab_size, tokenizer=tokenizer.fingerprint
+        task.folder / f"{split}_{task.stem}", ids, vocab_size=tokenizer.vocab_size, tokenizer=tokenizer.fingerprint
     )
     return {key: getattr(info, key) for key in ("documents", "text_bytes", "tokens", "index_sha256")}
 
@@ -227,15 +222,15 @@ def documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
             start = end
 
 
-def verified_record(job: Job, key: str) -> dict[str, Any] | None:
+def verified_record(task: Task, key: str) -> dict[str, Any] | None:
     """The record of a task that is done, every byte of its shards verified; None where it is not, or was another task."""
     try:
-        record = json.loads(job.path("task", "json").read_text(encoding="utf-8"))
+        record = json.loads(task.path("task", "json").read_text(encoding="utf-8"))
         if record["key"] != key:
             return None
         for split in SPLITS:
             checksum = record["shards"][split]["index_sha256"]
-            open_shard(job.folder / f"{split}_{job.task.stem}", verify=True, index_sha256=checksum)
+            open_shard(task.folder / f"{split}_{task.stem}", verify=True, index_sha256=checksum)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record
@@ -281,20 +276,20 @@ def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, wher
 
 # ------------------------------------------------------------------------------------------------------------- locks
 @contextmanager
-def _locked(job: Job) -> Iterator[None]:
+def _locked(task: Task) -> Iterator[None]:
     """Keeps other processes from making the same task.
 
     Raises:
         UserError: another one does.
     """
-    locks = locks_of(job.folder)
+    locks = locks_of(task.folder)
     locks.mkdir(exist_ok=True)
-    lock = FileLock(locks / f"{job.task.stem}.lock", timeout=LOCK_SECONDS)
+    lock = FileLock(locks / f"{task.stem}.lock", timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{job.folder}: part {job.task.number} is being prepared by another process; start again when it is done"
+            f"{task.folder}: task {task.number} is being prepared by another process; start again when it is done"
         ) from None
     try:
         yield

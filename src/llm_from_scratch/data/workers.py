@@ -45,31 +45,31 @@ class _Counter(Protocol):
 
 
 def run_tasks(
-    function: Function, jobs: Sequence[Any], *, engine: str, workers: int, size: int, what: str
+    function: Function, tasks: Sequence[Any], *, engine: str, workers: int, size: int, what: str
 ) -> Iterator[Any]:
-    """function(job, on_progress) of every job, as they finish, with their progress on standard error.
+    """function(task, on_progress) of every task, as they finish, with their progress on standard error.
 
     Args:
         function: importable by its name in another process.
         engine: local or ray.
         workers: processes of the local engine; with one, this process does it all.
-        size: bytes of input of all jobs.
+        size: bytes of input of all tasks.
         what: how the progress calls it.
 
     Raises:
-        UserError: in one line, for a worker that was killed, a disk that is full, a missing library; what a job raises.
+        UserError: in one line, for a worker that was killed, a disk that is full, a missing library; what a task raises.
     """
-    if not jobs:
+    if not tasks:
         return
     with _full_disk():
         if engine == "ray":
-            yield from _ray(function, jobs)
-        elif min(workers, len(jobs)) == 1:
+            yield from _ray(function, tasks)
+        elif min(workers, len(tasks)) == 1:
             with _Shown(size, what) as shown:
-                for job in jobs:
-                    yield function(job, shown.advance)
+                for task in tasks:
+                    yield function(task, shown.advance)
         else:
-            yield from _pool(function, jobs, min(workers, len(jobs)), size, what)
+            yield from _pool(function, tasks, min(workers, len(tasks)), size, what)
 
 
 @contextmanager
@@ -130,11 +130,11 @@ def _tell(count: int) -> None:
         _counter.value += count
 
 
-def _in_worker(function: Function, job: Any) -> Any:
-    return function(job, _tell)
+def _in_worker(function: Function, task: Any) -> Any:
+    return function(task, _tell)
 
 
-def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what: str) -> Iterator[Any]:
+def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, what: str) -> Iterator[Any]:
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that torch and others run
     counter: Any = context.Value("q", 0)
     before = set(multiprocessing.active_children())
@@ -142,7 +142,7 @@ def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what
     try:
         with _Shown(size, what) as shown:
             with _signals_are_the_parents():
-                waiting: set[Future] = {pool.submit(_in_worker, function, job) for job in jobs}
+                waiting: set[Future] = {pool.submit(_in_worker, function, task) for task in tasks}
             while waiting:
                 done, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
                 shown.set(counter.value)
@@ -163,7 +163,7 @@ def _pool(function: Function, jobs: Sequence[Any], workers: int, size: int, what
 
 
 # -------------------------------------------------------------------------------------------------------------- ray
-def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
+def _ray(function: Function, tasks: Sequence[Any]) -> Iterator[Any]:
     """On the cluster that RAY_ADDRESS names, else on this machine. A task whose machine dies is tried again by Ray itself."""
     try:
         import ray
@@ -171,10 +171,10 @@ def _ray(function: Function, jobs: Sequence[Any]) -> Iterator[Any]:
         raise missing_extra("prepare.engine=ray needs Ray", "cluster") from None
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
     remote = ray.remote(function)
-    waiting = [remote.remote(job) for job in jobs]
+    waiting = [remote.remote(task) for task in tasks]
     while waiting:
         done, waiting = ray.wait(waiting)
-        log.info("%d of %d parts are done", len(jobs) - len(waiting), len(jobs))
+        log.info("%d of %d tasks are done", len(tasks) - len(waiting), len(tasks))
         try:
             yield from ray.get(done)
         except ray.exceptions.RayTaskError as error:
