@@ -14,12 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm_from_scratch import mistakes
 from llm_from_scratch.errors import UserError, first_line, missing_extra
-from llm_from_scratch.front.run_name import run_name
+from llm_from_scratch.front import run_name  # noqa: F401  (registers the resolver of run_dir)
 from llm_from_scratch.front.words import main_config_dir
 from llm_from_scratch.places import expanded, program
 from llm_from_scratch.terminal import shell
 
-OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 OmegaConf.register_new_resolver("program", lambda name: shell(*program(name)), replace=True)
 

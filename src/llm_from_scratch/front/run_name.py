@@ -4,6 +4,8 @@ import os
 import secrets
 import time
 
+from omegaconf import OmegaConf
+
 # Hands the name of the run to the processes of Lightning and of Hydra's launchers.
 RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 
@@ -46,3 +48,6 @@ def _of_slurm() -> bool:
 def shares_name() -> bool:
     """Whether processes of several machines share the name: under torchrun and srun they do."""
     return _of_torchrun() or _of_slurm()
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
