@@ -12,8 +12,11 @@ from containers import (
     tar,
     texts_of,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.documents import SPLITS, is_validation, split_document, split_pieces
 from llm_from_scratch.data.formats import Format
 from llm_from_scratch.data.prepare import Prepared, prepare
 from llm_from_scratch.data.readers import read_documents
@@ -255,3 +258,18 @@ def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
         "three",
     ]
     assert read(tmp_path, "a.jsonl", '{"text": "a<|e|>b"}', Format(separator="<|e|>")) == ["a<|e|>b"]
+
+
+# ------------------------------------------------------------------------------------------------------------ splits
+@given(st.text(max_size=50), st.floats(0, 1))
+def test_the_pieces_of_a_split_are_the_document(text: str, val_fraction: float) -> None:
+    for whole in (True, False):
+        parts = dict.fromkeys(SPLITS, "")
+        for split, piece in split_pieces("a.txt", text, val_fraction, whole):
+            assert piece
+            parts[split] += piece
+        if not whole:
+            assert tuple(parts.values()) == split_document(text, val_fraction)
+        else:
+            assert parts["val" if is_validation("a.txt", val_fraction) else "train"] == text
+            assert "" in parts.values()
