@@ -81,6 +81,17 @@ def test_overhead_compares_two_loops_of_the_same_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_side_by_side_compares_waiting_threads_alone_and_beside_a_twin(tmp_path: Path) -> None:
+    rows = rows_of(
+        "side_by_side", tmp_path, *["--spins", "300000", "1000", "--steps", "6", "--warmup", "2", "--threads", "1"]
+    )
+    assert [row["spins"] for row in rows] == [300000, 1000]
+    for row in rows:
+        assert row["speed beside a twin"] == pytest.approx(row["ms alone"] / row["ms beside a twin"])
+        assert row["slower alone %"] == pytest.approx(100 * (row["ms alone"] / rows[0]["ms alone"] - 1))
+
+
+@pytest.mark.slow
 def test_sampler_measures_speed_and_memory(tmp_path: Path) -> None:
     sizes = "--seconds 0.05 --batches 3 --huge-gb 1 --shards 2 --batch-size 4 --block-size 16"
     speeds, memory = [], []

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from llm_from_scratch import signals
 from llm_from_scratch.errors import stop
+from llm_from_scratch.machine import share_cores
 from llm_from_scratch.places import program
 from llm_from_scratch.terminal import printable, shell, use_utf8
 
@@ -50,6 +51,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; a mistake costs one line and exit status 2."""
     use_utf8()
+    share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else ""
     # Lightning starts the other processes with the training's words, without the command's name.

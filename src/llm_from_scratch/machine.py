@@ -13,12 +13,25 @@ from llm_from_scratch.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+# Turns of a loop in which a thread of OpenMP waits for the others before it sleeps: 0.1 ms or so.
+SPINS = 10_000
+SPINS_VARIABLE = "GOMP_SPINCOUNT"  # of libgomp, which torch brings for Linux
 ASSUMED_BYTES = 8 * 1024**3  # where the system tells no size, as on Windows
 
 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores() -> None:
+    """Lets threads that wait leave their core to other programs; a variable of the user's own counts instead.
+
+    libgomp reads it when torch is loaded, so this comes before. By itself it waits 300,000 turns, 3 ms or so, in which two
+    trainings on the same cores take each other's time (benchmarks/side_by_side.py).
+    """
+    if not {SPINS_VARIABLE, "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ[SPINS_VARIABLE] = str(SPINS)
 
 
 def memory_bytes() -> int:
