@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llm_from_scratch.evaluation.intervals import block_sums, bootstrap_ratio, wilson
+from llm_from_scratch.evaluation.intervals import MANY, BlockedMean, bootstrap_ratio, wilson
 
 
 def test_the_bootstrap_of_two_units_by_hand() -> None:
@@ -42,8 +42,21 @@ def test_many_units_are_drawn_in_pieces() -> None:
     assert bootstrap_ratio(2 * ones, ones, samples=3) == (2, 2, 2)
 
 
-def test_block_sums_by_hand() -> None:
-    assert block_sums(np.array([1, 2, 3, 4, 5]), 2).tolist() == [3, 7, 5]
+def blocked(values: np.ndarray) -> tuple[float, float, float]:
+    mean = BlockedMean(len(values))
+    for part in np.array_split(values, 7):
+        mean.add(part)
+    return mean.interval()
+
+
+def test_an_interval_of_many_values_draws_no_more_than_of_some() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.exponential(size=MANY), rng.exponential(size=40 * MANY + 7)
+    assert blocked(few) == bootstrap_ratio(few, np.ones(len(few)), samples=500)
+    mean, low, high = blocked(many)
+    assert mean == pytest.approx(many.mean())
+    half = 1.96 * many.std() / len(many) ** 0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)
 
 
 def test_wilson_by_hand() -> None:

@@ -19,7 +19,6 @@ from llm_from_scratch.evaluation.overlap import (
     bleu,
     chrf,
     distinct_n,
-    longest_repeat,
     match_lengths,
     memorisation,
     repetition,
@@ -96,14 +95,6 @@ def test_match_lengths_equal_a_plain_search(text: str, training: str) -> None:
     assert match_lengths(text, training).tolist() == plain_matches(text, training)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text("abc", max_size=25))
-def test_the_longest_repeat_equals_a_plain_search(text: str) -> None:
-    repeats = [text[i:j] for i in range(len(text)) for j in range(i + 1, len(text)) if text[i:j] in text[i + 1 :]]
-    best = max(map(len, repeats), default=0)
-    assert longest_repeat(text) == next((repeat for repeat in repeats if len(repeat) == best), "")
-
-
 def test_memorisation_by_hand() -> None:
     #       copied: "quick br" (8), "ox jump" (7); single letters elsewhere
     row = memorisation(["a quick bread", "ox jumpXX"], "The quick brown fox jumps", at_least=(1, 5, 8, 9, 100))
@@ -140,7 +131,6 @@ def test_a_memorising_text_is_told_from_one_that_is_not() -> None:
     separates(text, story(3_000, seed=7), long=200)  # its sentences are few: 50 characters come again by chance
     looping, real = "The Lion looked at the green city. " * 50, text[:2_000]
     assert repetition([looping]) > 0.9 > repetition([real]) + 0.1
-    assert len(longest_repeat(looping)) > 1_000 > 2 * len(longest_repeat(real))
     assert distinct_n([looping], 2) < 0.05 < distinct_n([real], 2)
 
 

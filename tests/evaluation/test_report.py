@@ -1,11 +1,13 @@
 """The report: its figures against plain loops, its pages against hostile text, and what is said where something is missing."""
 
+import copy
 import io
 import json
 import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,28 +23,28 @@ from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.evaluation import baselines
-from llm_from_scratch.evaluation.continuations import described, passages
+from llm_from_scratch.evaluation.continuations import Comparison, generation_metrics, passages
 from llm_from_scratch.evaluation.figures import _passages as draw_passages
 from llm_from_scratch.evaluation.figures import heat
-from llm_from_scratch.evaluation.huggingface import bertscore, causal_model, entailment
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
-from llm_from_scratch.evaluation.measure import (
-    RunWithData,
-    Settings,
-    encode,
-    likelihood,
-    measure,
-    open_with_data,
-    sentence_nats,
-)
+from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_nats
+from llm_from_scratch.evaluation.measure import RunWithData, Settings, measure, open_with_data
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
+from llm_from_scratch.evaluation.pairs import BIAS_LIMITS, GRAMMAR_LIMITS
+from llm_from_scratch.evaluation.references import bertscore, causal_model, entailment
 from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
+from llm_from_scratch.evaluation.results import Evaluation, Extremes, Figures, ScoredPassage, as_json
 from llm_from_scratch.evaluation.scoring import mean_probability
-from llm_from_scratch.evaluation.texts import Text, token_starts
+from llm_from_scratch.evaluation.texts import Text, UnitNats, count_words, token_starts
 from llm_from_scratch.saved_config import read_config
 from llm_from_scratch.weights import load_model
 
 CPU = {"device": "cpu"}
+
+
+def measured(names: list[str], settings: Settings) -> dict[str, Any]:
+    """The object that `--json` writes."""
+    return as_json(measure(names, settings))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -69,7 +71,10 @@ def test_figures_by_hand() -> None:
     text = Text("made", ("ab é",) * 20, whole=True)
     lengths = np.array([1, 1, 1, 2, 0] * 20)
     assert token_starts(lengths)[:6].tolist() == [0, 1, 2, 3, 4, 5]
-    figures = text.figures(np.full(100, math.log(2)), token_starts(lengths))
+    units = UnitNats(text)
+    for part in (slice(0, 7), slice(7, 100)):  # a batch at a time
+        units.add(np.full(100, math.log(2))[part], lengths[part])
+    figures = units.figures()
     assert figures.pop("unit_bits") == pytest.approx([5.0] * 20)
     assert figures == pytest.approx(
         {
@@ -88,12 +93,19 @@ def test_figures_by_hand() -> None:
 def test_rows_are_compared_unit_by_unit() -> None:
     # Two blocks of 500 bytes: the second row needs 50 and 100 bits more, so that a draw of two says 0.1, 0.15 (half of them) or 0.2.
     text = Text("made", ("a" * 1000,), whole=False)
-    rows: list[dict[str, Any]] = [{"unit_bits": np.array([100.0, 900.0])}, {}, {"unit_bits": np.array([150.0, 1000.0])}]
+    bits = (np.array([100.0, 900.0]), None, np.array([150.0, 1000.0]))
+    rows = [Figures(perplexity_word=1, bits_per_byte=1, bits_per_character=1, unit_bits=own) for own in bits]
     text.compare(rows)
-    assert rows[:2] == [{}, {}]
-    assert rows[2] == pytest.approx({"more": 0.15, "more_low": 0.1, "more_high": 0.2})
+    assert rows[0].more is rows[1].more is None
+    assert (rows[2].more, rows[2].more_low, rows[2].more_high) == pytest.approx((0.15, 0.1, 0.2))
     # By itself the first row lies anywhere from 0.2 to 1.8.
     assert bootstrap_ratio(np.array([100.0, 900.0]), text.sizes)[1:] == pytest.approx((0.2, 1.8))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_words_are_those_of_the_whole_text_whatever_its_pieces(size: int) -> None:
+    text = " Toto  ran\n\u2003away .\t"
+    assert count_words(text[i : i + size] for i in range(0, len(text), size)) == len(text.split()) == 4
 
 
 def test_blocks_stand_for_documents_where_these_are_few() -> None:
@@ -108,7 +120,8 @@ def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_siz
     text = Text("made", (document,), whole=False)
     ids = run.tokenizer.encode(document)
     total = sum(plain_nats(run.model, ids, run.tokenizer.eot_id, run.model.config.block_size))
-    figures = likelihood(run, text, Settings(batch_size=batch_size, **CPU))
+    found = likelihood(run, text, batch_size=batch_size)
+    figures = found.figures
     size = len(document.encode())
     assert figures["tokens"] == len(ids)
     assert figures["loss"] == pytest.approx(total / len(ids), rel=1e-5)
@@ -116,15 +129,15 @@ def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_siz
     assert figures["bits_per_character"] == pytest.approx(total / math.log(2) / len(document), rel=1e-5)
     assert figures["perplexity_word"] == pytest.approx(math.exp(total / len(document.split())), rel=1e-4)
     assert figures["bits_per_byte_low"] <= figures["bits_per_byte"] <= figures["bits_per_byte_high"]
-    counts = [row["last"] - row["first"] + 1 for row in figures["positions"]]
+    counts = [row.last - row.first + 1 for row in found.positions]
     assert counts == [1, 1, 2, 4, 8, 16]  # of a context of 32
-    worst, best = figures["passages"]["worst"][0], figures["passages"]["best"][0]
-    assert worst["bits_per_byte"] >= figures["bits_per_byte"] >= best["bits_per_byte"]
+    worst, best = found.passages.worst[0], found.passages.best[0]
+    assert worst.bits_per_byte >= figures["bits_per_byte"] >= best.bits_per_byte
     for row in (worst, best):
-        passage = "".join(piece for piece, _ in row["pieces"])
+        passage = "".join(piece for piece, _ in row.pieces)
         assert passage in document
-        bits = sum(bits for _, bits in row["pieces"])
-        assert row["bits_per_byte"] == pytest.approx(bits / len(passage.encode()), rel=1e-3)
+        bits = sum(bits for _, bits in row.pieces)
+        assert row.bits_per_byte == pytest.approx(bits / len(passage.encode()), rel=1e-3)
 
 
 def test_loss_by_place_is_the_plain_loops(here: Path) -> None:
@@ -133,16 +146,16 @@ def test_loss_by_place_is_the_plain_loops(here: Path) -> None:
     ids = run.tokenizer.encode(document)
     plain = plain_nats(run.model, ids, run.tokenizer.eot_id, 32)
     for overlap in (0.0, 0.5):  # places are always those of windows that do not overlap
-        rows = likelihood(run, Text("made", (document,), False), Settings(overlap=overlap, **CPU))["positions"]
+        rows = likelihood(run, Text("made", (document,), False), overlap=overlap).positions
         expected = np.mean([value for i, value in enumerate(plain) if 2 <= i % 32 <= 3])
-        assert [row["loss"] for row in rows if row["first"] == 3] == pytest.approx([expected], rel=1e-4)
+        assert [row.loss for row in rows if row.first == 3] == pytest.approx([expected], rel=1e-4)
 
 
 def test_a_text_shorter_than_the_context_is_scored_and_what_it_is_too_short_for_is_said(
     here: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "short.txt").write_text("Toto ran.", encoding="utf-8")
-    report = measure(["run"], Settings(data=str(tmp_path / "short.txt"), generate=2, **CPU))
+    report = measured(["run"], Settings(data=str(tmp_path / "short.txt"), generate=2, **CPU))
     run = open_with_data("run", "cpu").run
     total = sum(plain_nats(run.model, run.tokenizer.encode("Toto ran."), run.tokenizer.eot_id, 32))
     assert report["runs"][0]["bits_per_byte"] == pytest.approx(total / math.log(2) / 9, rel=1e-5)
@@ -179,7 +192,7 @@ def test_a_shuffled_text_costs_more_than_the_real_one(here: Path, tmp_path: Path
     np.random.default_rng(0).shuffle(words)
     (tmp_path / "shuffled.txt").write_text(" ".join(words), encoding="utf-8")
     real, shuffled = (
-        measure(["run"], Settings(data=str(tmp_path / f"{name}.txt"), **CPU))["runs"][0]
+        measured(["run"], Settings(data=str(tmp_path / f"{name}.txt"), **CPU))["runs"][0]
         for name in ("real", "shuffled")
     )
     assert real["bits_per_byte"] < shuffled["bits_per_byte_low"]  # the model is weak: it has learned for a second
@@ -188,7 +201,7 @@ def test_a_shuffled_text_costs_more_than_the_real_one(here: Path, tmp_path: Path
 def test_a_causal_model_of_transformers_on_the_same_bytes(here: Path, tmp_path: Path) -> None:
     folder, document = tiny_gpt2(tmp_path), "Dorothy met the Lion at the café.\n\n“Oh!” " * 8
     (tmp_path / "text.txt").write_text(document, encoding="utf-8")
-    report = measure(["run"], Settings(data=str(tmp_path / "text.txt"), gpt2=[folder], **CPU))
+    report = measured(["run"], Settings(data=str(tmp_path / "text.txt"), gpt2=[folder], **CPU))
     (row,) = report["baselines"]
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -247,7 +260,7 @@ def test_a_copying_model_and_another_author_are_told_from_the_text_itself() -> N
 
     def figures(text: str) -> dict[str, Any]:
         texts = [text[i * 500 : i * 500 + 400] for i in range(4)]
-        return described(texts, chosen, train, ("other", other), None, [])
+        return as_json(generation_metrics(texts, chosen, Comparison(train=train, against=("other", other)), []))  # type: ignore[no-any-return]
 
     copied, honest, foreign = figures(train), figures(held_out), figures(other)
     assert copied["memorised"]["200"] == 1.0
@@ -269,11 +282,11 @@ def test_a_causal_model_ends_documents_as_our_own_does(here: Path, tmp_path: Pat
         row = causal_model(folder, text, 0.0, 32, torch.device("cpu"))
         ids = [i for document in documents for i in tokenizer(document)["input_ids"] + [eos] * whole]
         total = sum(plain_nats(lambda x: model(x).logits, ids, eos, 16))
-        assert row["tokens"] == len(ids)
-        assert row["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-4)
-        own = encode(run, documents, whole)
+        assert row.tokens == len(ids)
+        assert row.bits_per_byte == pytest.approx(total / math.log(2) / size, rel=1e-4)
+        own = encode(run.tokenizer, documents, whole)
         assert (own == run.tokenizer.eot_id).sum() == ids.count(eos) == 25 * whole
-        figures = likelihood(run, text, Settings(**CPU))
+        figures = likelihood(run, text).figures
         assert figures["tokens"] == len(own)
         total = sum(plain_nats(run.model, own.tolist(), run.tokenizer.eot_id, 32))
         assert figures["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-5)
@@ -299,7 +312,7 @@ def test_a_word_of_wikitext_is_what_its_published_perplexities_count(here: Path,
         (folder / f"wiki.test.{form}").write_text(text, encoding="utf-8", newline="")
         (folder / f"wiki.train.{form}").write_text("not this", encoding="utf-8")
     data = folder / "wiki.valid.raw" if form == "file" else folder
-    report = measure(["run"], Settings(data=str(data), **CPU))
+    report = measured(["run"], Settings(data=str(data), **CPU))
     words = len(text.split()) + lines  # 11 and 4 ends of lines, 8 and 1
     assert report["text"]["bytes"] == len(text.encode())
     assert report["text"]["words"] == words == (9 if form == "file" else 15)
@@ -351,7 +364,7 @@ def test_entailment_is_the_likeliest_label_of_each_sentence(here: Path, tmp_path
     }
     model.classifier.bias.data = torch.tensor([0.0, 0.0, 1e6])
     model.save_pretrained(tmp_path)
-    report = measure(["run"], Settings(generate=2, entailment=tmp_path, **CPU))
+    report = measured(["run"], Settings(generate=2, entailment=tmp_path, **CPU))
     for column in (report["runs"][0]["generated"], report["truth"]):
         assert (column["entailed"], column["contradicted"]) == (0.0, 1.0)
     model.config.id2label = {0: "good", 1: "bad", 2: "ugly"}
@@ -373,7 +386,7 @@ def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- pages
 @pytest.fixture(scope="module")
-def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     """Two runs side by side, everything measured; the second one's weights are the first one's, its name is not."""
     patch = pytest.MonkeyPatch()
     patch.chdir(finished)
@@ -387,8 +400,9 @@ def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         patch.undo()
 
 
-def test_several_runs_side_by_side(both: dict[str, Any]) -> None:
-    first, second = both["runs"]
+def test_several_runs_side_by_side(both: Evaluation) -> None:
+    written = as_json(both)
+    first, second = written["runs"]
     assert (first["run"], second["run"]) == ("run", "<img src=x>")
     # The same weights and the same seed: the same figures, what was generated included.
     same = {"run": "", "more": 0.0, "more_low": 0.0, "more_high": 0.0}
@@ -404,11 +418,11 @@ def test_several_runs_side_by_side(both: dict[str, Any]) -> None:
         "style",
         "delta",
     }
-    assert set(both["truth"]) >= {"distinct_2", "memorised", "faithfulness", "delta"}
-    assert "bleu" not in both["truth"]
-    assert len([row for row in both["baselines"] if row["kind"] == "tokens"]) == 7  # once for both runs
+    assert set(written["truth"]) >= {"distinct_2", "memorised", "delta"}
+    assert not {"bleu", "faithfulness"} & set(written["truth"])
+    assert len([row for row in written["baselines"] if row["kind"] == "tokens"]) == 7  # once for both runs
     assert [row["kind"] for row in first["bias"]][:2] == ["occupation, he expected", "occupation, she expected"]
-    assert json.loads(json.dumps(both)) == both
+    assert json.loads(json.dumps(written)) == written
 
 
 class Page(HTMLParser):
@@ -427,15 +441,17 @@ class Page(HTMLParser):
         self.shown += data
 
 
-def test_the_pages_show_hostile_text_as_text(both: dict[str, Any], tmp_path: Path) -> None:
+def test_the_pages_show_hostile_text_as_text(both: Evaluation, tmp_path: Path) -> None:
     hostile = '</style><script src="https://evil.example/a.js">|`$x$` [a](http://evil.example) \x1b[31m & \0'
-    report = json.loads(json.dumps(both))
-    report["runs"][0]["run"] = hostile
-    report["runs"][0]["passages"]["worst"][0]["pieces"][0][0] = hostile
-    report["runs"][0]["samples"][0]["written"] = hostile
-    report["runs"][0]["bias"][0]["kind"] = hostile
-    report["text"]["name"] = report["command"] = hostile
-    report["left_out"] = [hostile]
+    report = copy.deepcopy(both)
+    first = report.runs[0]
+    assert first.samples
+    assert first.bias
+    first.run = first.samples[0].written = hostile
+    first.passages.worst[0].pieces[0] = (hostile, 1.0)
+    first.bias[0] = replace(first.bias[0], kind=hostile)
+    report.text.name = report.command = hostile
+    report.left_out = [hostile]
     write_report(report, tmp_path)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(source)
@@ -456,19 +472,19 @@ def test_the_pages_show_hostile_text_as_text(both: dict[str, Any], tmp_path: Pat
     assert len(cells) == 1  # a bar in a name is no column
 
 
-def test_the_pages_hold_the_figures_and_open_alone(both: dict[str, Any], tmp_path: Path) -> None:
+def test_the_pages_hold_the_figures_and_open_alone(both: Evaluation, tmp_path: Path) -> None:
     write_report(both, tmp_path)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     page, markdown = Page(source), (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "http://" not in source
     assert "https://" not in source
     for text in (page.shown, markdown):
-        assert f"{both['runs'][0]['bits_per_byte']:.4f}" in text
-        for row in both["baselines"]:
-            assert f"{row['bits_per_byte']:.4f}" in text
-        for said in ("42.70", "300.00", "16.30", "24.5", both["bias_limits"][:60], both["grammar_limits"][:60]):
+        assert f"{both.runs[0].bits_per_byte:.4f}" in text
+        for row in both.baselines or []:
+            assert f"{row.bits_per_byte:.4f}" in text
+        for said in ("42.70", "300.00", "16.30", "24.5", BIAS_LIMITS[:60], GRAMMAR_LIMITS[:60]):
             assert said in text
-        for line in both["left_out"]:
+        for line in both.left_out:
             assert line.split(":")[0] in text
     pictures = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures == [
@@ -490,7 +506,7 @@ def test_the_pages_hold_the_figures_and_open_alone(both: dict[str, Any], tmp_pat
 
 
 def test_one_page_for_a_documentation_has_its_pictures_in_a_folder_of_its_name(
-    both: dict[str, Any], tmp_path: Path
+    both: Evaluation, tmp_path: Path
 ) -> None:
     write_report(both, tmp_path / "results.md")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "results.md"]
@@ -499,12 +515,12 @@ def test_one_page_for_a_documentation_has_its_pictures_in_a_folder_of_its_name(
     assert len(shown) == 6
 
 
-def test_the_surprise_of_a_token_is_its_colour(both: dict[str, Any]) -> None:
+def test_the_surprise_of_a_token_is_its_colour(both: Evaluation) -> None:
     assert [heat(bits) for bits in (-1.0, 0.0, 6.0, 12.0, 30.0)] == [0.0, 0.0, 0.4, 0.8, 0.8]
-    report = json.loads(json.dumps(both))
-    report["runs"] = report["runs"][:1]
-    for end in ("worst", "best"):
-        report["runs"][0]["passages"][end] = [{"bits_per_byte": 1.0, "pieces": [["ab\n", 6.0], ["$c$ " * 30, 0.0]]}]
+    report = copy.deepcopy(both)
+    report.runs = report.runs[:1]
+    passage = ScoredPassage(bits_per_byte=1.0, pieces=[("ab\n", 6.0), ("$c$ " * 30, 0.0)])
+    report.runs[0].passages = Extremes(worst=[passage], best=[passage])
     (axes,) = draw_passages(report).axes
     assert [(patch.get_x(), patch.get_alpha()) for patch in axes.patches] == [(0, 0.4), (1, 0.4)] * 2
     letters = [text for text in axes.texts if text.get_family() == ["monospace"]]
@@ -516,7 +532,7 @@ def test_the_surprise_of_a_token_is_its_colour(both: dict[str, Any]) -> None:
 def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    report = measure(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
+    report = measured(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
     metrics, hf = "pip install -e '.[metrics]'", "pip install -e '.[hf]'"
     assert f"BLEU and chrF need: {metrics}" in report["left_out"]
     assert f"ROUGE needs: {metrics}" in report["left_out"]
@@ -560,6 +576,7 @@ def test_the_command_writes_pages_and_one_json_object(
         (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),
         (("run", "--generate", "2", "--seed", "-1"), "--generate and --seed must be 0 or more"),
         (("run", "--pairs", "--overlap", "1"), "--overlap 1.0: must be at least 0"),
+        (("run", "--pairs", "--faithfulness"), "--faithfulness is of generated text: add --generate N"),
         (("run", "--ensemble"), "--ensemble: name several runs that have one tokenizer"),
     ],
 )
@@ -588,11 +605,13 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
         return one
 
     monkeypatch.setattr("llm_from_scratch.evaluation.measure.open_with_data", another)
-    report = measure(["run", "other"], Settings(ensemble=True, **CPU))
+    report = measured(["run", "other"], Settings(ensemble=True, **CPU))
     opened = [another(name, "cpu") for name in ("run", "other")]
     text = Text("held out", tuple(opened[0].prepared.documents("val")), whole=False)
-    each = [likelihood(one.run, text, Settings(**CPU))["nats"] for one in opened]
-    bits = -np.log2((np.exp(-each[0]) + np.exp(-each[1])) / 2).sum() / len(text.joined.encode())
+    each = [likelihood(one.run, text, keep_nats=True).nats for one in opened]
+    assert each[0] is not None
+    assert each[1] is not None
+    bits = -np.log2((np.exp(-each[0]) + np.exp(-each[1])) / 2).sum(dtype=float) / len(text.joined.encode())
     (row,), first = report["baselines"], report["runs"][0]
     assert (row["name"], row["bits_per_byte"]) == ("2 runs together", pytest.approx(bits))
     assert row["more"] == pytest.approx(bits - first["bits_per_byte"])
@@ -616,24 +635,24 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
     with pytest.raises(
         ValueError, match="^.*other holds out another text than run: name one text for all with --data$"
     ):
-        measure(["run", str(other)], Settings(**CPU))
-    both = measure(["run", str(other)], Settings(data="story.txt", **CPU))["runs"]
+        measured(["run", str(other)], Settings(**CPU))
+    both = measured(["run", str(other)], Settings(data="story.txt", **CPU))["runs"]
     assert both[0]["bits_per_byte"] == both[1]["bits_per_byte"]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_the_summary_and_the_tables_fit_the_terminal(both: dict[str, Any], columns: int) -> None:
-    report = json.loads(json.dumps(both))
-    report["runs"][1]["run"] = "a run with a name that is longer than any column has room for"
-    report["runs"] += [report["runs"][1] | {"run": f"run {number}"} for number in range(9)]
-    report["left_out"] = ["BLEU and chrF need something " * 9] * 3
+def test_the_summary_and_the_tables_fit_the_terminal(both: Evaluation, columns: int) -> None:
+    report = copy.deepcopy(both)
+    report.runs[1].run = "a run with a name that is longer than any column has room for"
+    report.runs += [replace(report.runs[1], run=f"run {number}") for number in range(9)]
+    report.left_out = ["BLEU and chrF need something " * 9] * 3
     for printing, most in ((print_summary, 19), (print_tables, 999)):  # the last line is the page's path
         written = io.StringIO()
         printing(report, Console(width=columns, file=written))
         lines = written.getvalue().splitlines()
         assert len(lines) <= most
         assert max(map(len, lines)) <= columns
-        assert any(f"{report['runs'][0]['bits_per_byte']:.4f}" in line for line in lines)
+        assert any(f"{report.runs[0].bits_per_byte:.4f}" in line for line in lines)
     summary = io.StringIO()
     print_summary(report, Console(width=columns, file=summary))
     assert "why 3 figures are left out" in " ".join(summary.getvalue().split())
@@ -652,19 +671,19 @@ def test_a_report_ends_with_the_path_of_its_page(here: Path, capfd: pytest.Captu
         assert len([line for line in lines if line.startswith("Kneser-Ney")]) >= 2
 
 
-def test_the_tables_in_the_terminal_show_names_as_they_are(both: dict[str, Any]) -> None:
-    both = json.loads(json.dumps(both))
-    both["runs"][0]["run"] = "a[red]b\x1b[31m"
+def test_the_tables_in_the_terminal_show_names_as_they_are(both: Evaluation) -> None:
+    both = copy.deepcopy(both)
+    both.runs[0].run = "a[red]b\x1b[31m"
     console = Console(width=200, record=True, file=io.StringIO())
     print_tables(both, console)
     shown = console.export_text()
     assert "a[red]b [31m" in shown
     assert "\x1b" not in shown
     for said in (
-        f"{both['runs'][0]['bits_per_byte']:.4f}",
+        f"{both.runs[0].bits_per_byte:.4f}",
         "Kneser-Ney 4, characters",
         "42.70",
         "occupation, he expected",
     ):
         assert said in shown
-    assert both["bias_limits"][:60] in " ".join(shown.split())
+    assert BIAS_LIMITS[:60] in " ".join(shown.split())

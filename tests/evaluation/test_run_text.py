@@ -1,4 +1,4 @@
-"""A run is measured on the text it was trained on, known by its fingerprint; and what a long text costs."""
+"""A run is measured on the text it was trained on, known by its fingerprint."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import story
@@ -18,8 +17,8 @@ from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import measure as measuring
-from llm_from_scratch.evaluation.intervals import MANY, bootstrap_ratio, mean_interval
-from llm_from_scratch.evaluation.measure import PASSAGE, SHOWN, Settings, _extremes, _lengths, _pieces, encode, measure
+from llm_from_scratch.evaluation.measure import Settings, measure
+from llm_from_scratch.evaluation.results import as_json
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import data_fingerprint
 from llm_from_scratch.saved_config import save_config
@@ -52,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def figures(**options: Any) -> dict[str, Any]:
-    report = measure(["run"], Settings(**options, **CPU))
+    report = as_json(measure(["run"], Settings(**options, **CPU)))
     return {
         "bits": report["runs"][0]["bits_per_byte"],
         "text": report["text"]["sha256"],
@@ -88,7 +87,8 @@ def test_a_changed_text_is_not_the_runs(folder: Path, capsys: pytest.CaptureFixt
 def test_two_runs_together_are_each_held_against_their_text(folder: Path) -> None:
     shutil.copytree("run", "other")
     together = measure(["run", "other"], Settings(ensemble=True, **CPU))
-    assert together["baselines"][0]["bits_per_byte"] == pytest.approx(together["runs"][0]["bits_per_byte"])
+    assert together.baselines
+    assert together.baselines[0].bits_per_byte == pytest.approx(together.runs[0].bits_per_byte)
     facts = json.loads(Path("other/model/config.json").read_text(encoding="utf-8"))
     del facts["config_sha256"]  # as version 0.1 wrote it
     Path("other/model/config.json").write_text(json.dumps(facts | {"data": "0" * 64}), encoding="utf-8")
@@ -124,53 +124,3 @@ def test_evaluating_fetches_nothing(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **settings: pytest.fail("an address was asked"))
     with pytest.raises(UserError, match="data=far: there is no data/far.txt"):
         figures()
-
-
-# ------------------------------------------------------------------------------------------------------ long texts
-def plainly(run: Any, ids: np.ndarray, nats: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """`_extremes`, block by block."""
-    blocks: dict[int, list[tuple[str, float]]] = {}
-    place = 0
-    for piece, bits in _pieces(run, ids, nats):
-        blocks.setdefault(place // PASSAGE, []).append((piece, bits))
-        place += len(piece.encode())
-    rows = []
-    for pieces in blocks.values():
-        size = sum(len(piece.encode()) for piece, _ in pieces)
-        if size >= PASSAGE // 2:
-            own = [[piece, round(bits, 3)] for piece, bits in pieces]
-            rows.append({"bits_per_byte": pytest.approx(sum(bits for _, bits in pieces) / size), "pieces": own})
-    rows.sort(key=lambda row: -row["bits_per_byte"].expected)
-    return {"worst": rows[:SHOWN], "best": rows[-SHOWN:][::-1]}
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_the_passages_are_those_of_a_plain_loop(finished: Path, whole: bool) -> None:
-    run = load_model(finished / "run")
-    documents = [story(1500, seed=i) + "木é👩‍👩‍👧 “" * 30 for i in range(3)] + ["é", ""]
-    ids = encode(run, documents, whole)
-    nats = np.random.default_rng(0).exponential(size=len(ids))
-    assert _extremes(run, ids, nats, _lengths(run, ids)) == plainly(run, ids, nats)
-
-
-def test_the_work_of_the_passages_is_linear(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = load_model(finished / "run")
-    looked: list[int] = []
-    monkeypatch.setattr(measuring, "_pieces", lambda run, ids, nats: looked.append(len(ids)) or [("x", 1.0)])
-    sizes = []
-    for times in (1, 8):
-        ids = encode(run, [story(20_000)] * times, False)
-        _extremes(run, ids, np.ones(len(ids)), _lengths(run, ids))
-        sizes.append(sum(looked))
-        looked.clear()
-    assert sizes[1] < 2 * sizes[0] < 4 * SHOWN * 2 * PASSAGE
-
-
-def test_an_interval_of_many_values_draws_no_more_than_of_some() -> None:
-    rng = np.random.default_rng(0)
-    few, many = rng.exponential(size=MANY), rng.exponential(size=40 * MANY + 7)
-    assert mean_interval(few) == bootstrap_ratio(few, np.ones(len(few)), samples=500)
-    mean, low, high = mean_interval(many)
-    assert mean == pytest.approx(many.mean())
-    half = 1.96 * many.std() / len(many) ** 0.5
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)

@@ -98,8 +98,8 @@ def test_bits_per_byte_of_new_characters_by_hand(
     assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(after.encode()), rel=1e-4)
     assert math.isfinite(row["bits_per_byte"])
     monkeypatch.chdir(tmp_path)
-    (report,) = measure(["run"], Settings(baselines=True, device="cpu"))["runs"]
-    assert report["bits_per_byte"] == pytest.approx(row["bits_per_byte"], rel=1e-4)
+    (report,) = measure(["run"], Settings(baselines=True, device="cpu")).runs
+    assert report.bits_per_byte == pytest.approx(row["bits_per_byte"], rel=1e-4)
 
     sampling = SamplingConfig(max_new_tokens=40, temperature=3.0)
     assert "".join(piece for (piece,) in generate(run.model, run.tokenizer, "Ω \U0001f9ea", sampling))
@@ -197,13 +197,12 @@ from pathlib import Path
 
 import torch
 
-from llm_from_scratch.weights import save_model
 from llm_from_scratch.check import check
+from llm_from_scratch.weights import save_model
 from llm_from_scratch.config import Config
-from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.data.prepare import prepare
-from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.saved_config import save_config
 
 # 50,256 characters that the training part has all of, and a held-out part of 2,500 of them.
 characters = [chr(i) for i in [*range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0x20000, 0x20000 + 18092)]]

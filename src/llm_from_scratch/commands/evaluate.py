@@ -63,6 +63,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a classifier of transformers: does a prompt contradict its text",
     )
+    more.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="names, genders and relations of the prompts in what is generated, by rules of unknown validity",
+    )
     more.add_argument("--pairs", action="store_true", help="minimal pairs for bias and grammar")
     more.add_argument("--crows", type=user_path, metavar="CSV", help="bias pairs of a file shaped like CrowS-Pairs")
     more.add_argument(
@@ -73,8 +78,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the likelihood of a run's text; further runs or options make a report."""
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
-    if len(options.run) > 1 or any(
-        (*asked, options.ensemble, options.bertscore, options.entailment, options.pairs, options.crows, options.blimp)
+    if (
+        len(options.run) > 1
+        or any((*asked, options.ensemble, options.bertscore, options.entailment, options.faithfulness, options.pairs))
+        or any((options.crows, options.blimp))
     ):
         return report(options)
 
@@ -138,6 +145,7 @@ def report(options: argparse.Namespace) -> None:
     """
     from llm_from_scratch.evaluation.measure import Settings, measure
     from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
+    from llm_from_scratch.evaluation.results import as_json
 
     if options.report:
         try:
@@ -152,23 +160,24 @@ def report(options: argparse.Namespace) -> None:
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
         **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
         ensemble=options.ensemble,
+        faithfulness=options.faithfulness,
         baselines=options.baselines or everything,
         pairs=options.pairs or everything,
         generate=generate,
     )
-    figures = measure(options.run, settings)
+    evaluation = measure(options.run, settings)
     if everything:
-        figures["command"] = shell(*program(), *options.arguments)
-        page = write_report(figures, options.report)
+        evaluation.command = shell(*program(), *options.arguments)
+        page = write_report(evaluation, options.report)
         if not options.json:
-            print_summary(figures, console())
+            print_summary(evaluation, console())
             print(for_stream(f"report: {page}", sys.stdout), flush=True)
             return
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps(as_json(evaluation)))
     else:
-        print_tables(figures, console())
-    for line in figures["left_out"]:
+        print_tables(evaluation, console())
+    for line in evaluation.left_out:
         print(printable(f"left out: {line}"), file=sys.stderr)
     if everything:
         print(printable(f"report: {page}", keep=""), file=sys.stderr)

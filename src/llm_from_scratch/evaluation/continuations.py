@@ -16,8 +16,9 @@ import torch
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.faithfulness import faithfulness
-from llm_from_scratch.evaluation.huggingface import bertscore, entailment
 from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
+from llm_from_scratch.evaluation.references import bertscore, entailment
+from llm_from_scratch.evaluation.results import GenerationMetrics
 from llm_from_scratch.evaluation.style import burrows_delta, sentences, style
 from llm_from_scratch.generation import TextStream, generate_tokens
 from llm_from_scratch.weights import LoadedModel
@@ -25,7 +26,6 @@ from llm_from_scratch.weights import LoadedModel
 PROMPT, CONTINUATION = 200, 400  # characters
 LENGTHS = (20, 50, 100, 200)  # characters copied in a row
 BACKGROUND = 200_000  # characters of training text that help to tell names from words
-FEWEST_WORDS = 1000  # below, Burrows's Delta is mostly noise
 SAMPLING = SamplingConfig(temperature=0.8, top_p=0.95)
 
 
@@ -71,25 +71,36 @@ def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
     return written[:characters]
 
 
-def described(
-    texts: Sequence[str],
-    chosen: Sequence[Passage],
-    train: str,
-    against: tuple[str, str] | None,
-    model_folder: Path | None,
-    left_out: list[str],
-    compared: bool = True,
-    entailment_folder: Path | None = None,
-) -> dict[str, Any]:
-    """All figures of continuations, one a passage; those against the true ones where `compared`.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Texts and models that continuations are held against.
 
     Args:
-        train: the training text. against: the name and the text of another author.
-        model_folder: for BERTScore. entailment_folder: for the shares of sentences entailed and contradicted by the prompt.
-
-    What cannot be measured adds a line to `left_out`.
+        train: the training text.
+        against: the name and the text of another author.
+        bertscore: the folder of a model. entailment: the folder of a classifier.
+        faithfulness: count names, genders and relations by rules.
     """
-    truth = [passage.continuation for passage in chosen]
+
+    train: str
+    against: tuple[str, str] | None = None
+    bertscore: Path | None = None
+    entailment: Path | None = None
+    faithfulness: bool = False
+
+
+def generation_metrics(
+    texts: Sequence[str],
+    chosen: Sequence[Passage],
+    comparison: Comparison,
+    left_out: list[str],
+    *,
+    true: bool = False,
+) -> GenerationMetrics:
+    """All figures of continuations, one a passage. A figure that cannot be measured adds a line to `left_out`.
+
+    true: they are the true continuations, which are not compared with themselves.
+    """
 
     def attempt(measure: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -99,31 +110,55 @@ def described(
                 left_out.append(str(error))
             return None
 
-    figures: dict[str, Any] = {}
-    if compared:
-        figures |= {"bleu": attempt(bleu, texts, truth), "chrf": attempt(chrf, texts, truth)}
-        figures |= attempt(rouge, texts, truth) or {}
-        if model_folder:
-            figures["bertscore"] = attempt(bertscore, texts, truth, model_folder)
-    figures |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3)}
-    figures |= {"repetition_4": repetition(texts), "self_bleu": attempt(self_bleu, texts) if len(texts) > 1 else None}
-    if entailment_folder:
+    joined, train = "\n\n".join(texts), comparison.train
+    figures: dict[str, Any] = {} if true else _against_the_truth(texts, chosen, comparison, attempt)
+    figures["self_bleu"] = attempt(self_bleu, texts) if len(texts) > 1 else None
+    if comparison.entailment:
         prompts, parts = [passage.prompt for passage in chosen], [sentences(text) for text in texts]
-        figures |= attempt(entailment, prompts, parts, entailment_folder) or {}
-    joined = "\n\n".join(texts)
-    copied = attempt(memorisation, texts, train, LENGTHS)
-    if copied:
-        longest = copied.pop("longest")
-        figures["memorised"] = {str(length): share for length, share in copied.items()}
-        figures |= {"memorised_longest": longest, "memorised_longest_characters": len(longest)}
-    figures["words"] = len(joined.split())
+        figures |= attempt(entailment, prompts, parts, comparison.entailment) or {}
+    figures |= _copied(attempt(memorisation, texts, train, LENGTHS))
     figures["style"] = attempt(style, joined)
-    if against:
-        corpora = {"training text": train, against[0]: against[1]}
-        figures["delta"] = attempt(burrows_delta, joined, corpora)
-    found = [
-        asdict(faithfulness(passage.prompt, text, train[:BACKGROUND]))
-        for passage, text in zip(chosen, texts, strict=True)
-    ]
-    figures["faithfulness"] = {key: fmean(len(row[key]) for row in found) for key in found[0]}
-    return {key: value for key, value in figures.items() if value is not None}
+    if comparison.against:
+        name, other = comparison.against
+        figures["delta"] = attempt(burrows_delta, joined, {"training text": train, name: other})
+    if comparison.faithfulness:
+        figures["faithfulness"] = _mean_faithfulness(texts, chosen, train[:BACKGROUND])
+    return GenerationMetrics(
+        **figures,
+        distinct_1=distinct_n(texts, 1),
+        distinct_2=distinct_n(texts, 2),
+        distinct_3=distinct_n(texts, 3),
+        repetition_4=repetition(texts),
+        words=len(joined.split()),
+    )
+
+
+def _against_the_truth(
+    texts: Sequence[str], chosen: Sequence[Passage], comparison: Comparison, attempt: Callable[..., Any]
+) -> dict[str, Any]:
+    truth = [passage.continuation for passage in chosen]
+    figures = {"bleu": attempt(bleu, texts, truth), "chrf": attempt(chrf, texts, truth)}
+    figures |= attempt(rouge, texts, truth) or {}
+    if comparison.bertscore:
+        figures["bertscore"] = attempt(bertscore, texts, truth, comparison.bertscore)
+    return figures
+
+
+def _copied(found: dict[Any, Any] | None) -> dict[str, Any]:
+    """The figures of `memorisation`, the longest copy apart from the shares."""
+    if not found:
+        return {}
+    longest = found.pop("longest")
+    shares = {str(length): share for length, share in found.items()}
+    return {
+        "memorised": shares,
+        "memorised_longest": longest,
+        "memorised_longest_characters": len(longest),
+    }
+
+
+def _mean_faithfulness(texts: Sequence[str], chosen: Sequence[Passage], background: str) -> dict[str, float]:
+    """How many names and relations of each kind a passage has, on average."""
+    pairs = zip(chosen, texts, strict=True)
+    found = [asdict(faithfulness(passage.prompt, text, background)) for passage, text in pairs]
+    return {key: fmean(len(row[key]) for row in found) for key in found[0]}

@@ -1,13 +1,15 @@
-"""The pictures of a report: what `measure` returns -> PNG files."""
+"""The pictures of a report: an `Evaluation` -> PNG files."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from llm_from_scratch.evaluation.pairs import Preference
+from llm_from_scratch.evaluation.results import Evaluation, Figures, RunResult
 from llm_from_scratch.pages import one_line
 
 RUNS = ("#d94801", "#6a51a3", "#238b45", "#b8860b", "#c51b8a", "#525252")
@@ -28,15 +30,15 @@ def heat(bits: float) -> float:
     return 0.8 * min(max(bits / HOTTEST, 0.0), 1.0)
 
 
-def run_names(report: dict[str, Any]) -> list[str]:
+def run_names(evaluation: Evaluation) -> list[str]:
     """What the runs are called: the folders' own names where these differ, else their paths."""
-    short = [Path(run["run"]).name or run["run"] for run in report["runs"]]
+    short = [Path(run.run).name or run.run for run in evaluation.runs]
     return [
-        one_line(name) for name in (short if len(set(short)) == len(short) else [run["run"] for run in report["runs"]])
+        one_line(name) for name in (short if len(set(short)) == len(short) else [run.run for run in evaluation.runs])
     ]
 
 
-def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
+def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
     """Writes the pictures that the report has figures for; file name -> what it shows, for the pages."""
     pictures = {}
     for name, picture, caption in (
@@ -63,7 +65,7 @@ def draw(report: dict[str, Any], folder: Path) -> dict[str, str]:
             "Pairs of which the grammatical sentence is the likelier; lines are Wilson's 95 % intervals, at 50 % neither is preferred.",
         ),
     ):
-        figure = picture(report)
+        figure = picture(evaluation)
         if figure:
             for axes in figure.axes:
                 axes.spines[["top", "right"]].set_visible(False)
@@ -80,25 +82,27 @@ def _label(name: str) -> str:
     return one_line(name, 44).replace("$", r"\$")
 
 
-def _bits(report: dict[str, Any]) -> Figure | None:
-    rows = [(name, row, RUNS[i % len(RUNS)], "runs") for i, (name, row) in enumerate(_runs(report))]
-    rows += [(row["name"], row, *KINDS[row["kind"]]) for row in report.get("baselines", [])]
+def _bits(evaluation: Evaluation) -> Figure | None:
+    rows: list[tuple[str, Figures, str, str]] = [
+        (name, row, RUNS[i % len(RUNS)], "runs") for i, (name, row) in enumerate(_runs(evaluation))
+    ]
+    rows += [(row.name, row, *KINDS[row.kind]) for row in evaluation.baselines or []]
     if len(rows) < 2:
         return None
-    rows.sort(key=lambda row: row[1]["bits_per_byte"], reverse=True)
+    rows.sort(key=lambda row: row[1].bits_per_byte, reverse=True)
     figure = Figure(figsize=(9, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    widest = max(row["bits_per_byte"] for _, row, _, _ in rows)
+    widest = max(row.bits_per_byte for _, row, _, _ in rows)
     shown = set()
     for place, (_, row, colour, legend) in enumerate(rows):
-        value = row["bits_per_byte"]
+        value = row.bits_per_byte
         label = None if legend == "runs" or legend in shown else legend
         shown.add(legend)
         axes.barh(place, value, color=colour, height=0.72, label=label)
         end = value
-        if "bits_per_byte_low" in row:
-            end = row["bits_per_byte_high"]
-            axes.plot([row["bits_per_byte_low"], end], [place, place], color="#252525", linewidth=1.2)
+        if row.bits_per_byte_low is not None and row.bits_per_byte_high is not None:
+            end = row.bits_per_byte_high
+            axes.plot([row.bits_per_byte_low, end], [place, place], color="#252525", linewidth=1.2)
         axes.text(end + widest * 0.01, place, f"{value:.3f}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [_label(name) for name, _, _, _ in rows], fontsize=9)
     for tick, (_, _, colour, legend) in zip(axes.get_yticklabels(), rows, strict=True):
@@ -113,20 +117,20 @@ def _bits(report: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def _positions(report: dict[str, Any]) -> Figure:
+def _positions(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     ticks = {}
-    for i, (name, run) in enumerate(_runs(report)):
-        rows = run["positions"]
+    for i, (name, run) in enumerate(_runs(evaluation)):
+        rows = run.positions
         # Side by side rather than one upon the other: a few hundredths on the axis of logarithms.
-        x = [(row["first"] * row["last"]) ** 0.5 * 1.04**i for row in rows]
-        y = [row["loss"] for row in rows]
-        around = [[row["loss"] - row["low"] for row in rows], [row["high"] - row["loss"] for row in rows]]
+        x = [(row.first * row.last) ** 0.5 * 1.04**i for row in rows]
+        y = [row.loss for row in rows]
+        around = [[row.loss - row.low for row in rows], [row.high - row.loss for row in rows]]
         axes.errorbar(x, y, yerr=around, fmt="o-", color=RUNS[i % len(RUNS)], capsize=3, label=_label(name))
         for row in rows:
-            span = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']}–{row['last']}"
-            ticks[(row["first"] * row["last"]) ** 0.5] = span
+            span = f"{row.first}" if row.first == row.last else f"{row.first}–{row.last}"
+            ticks[(row.first * row.last) ** 0.5] = span
     axes.set_xscale("log", base=2)
     kept: dict[float, str] = {}
     for place in sorted(ticks):  # runs of different contexts have last places that lie close together
@@ -141,13 +145,13 @@ def _positions(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _passages(report: dict[str, Any]) -> Figure:
+def _passages(evaluation: Evaluation) -> Figure:
     lines: list[tuple[str, list[tuple[str, float]]]] = []  # heading, or the characters of a line, each with its heat
-    for name, run in _runs(report):
+    for name, run in _runs(evaluation):
         for end in ("worst", "best"):
-            for passage in run["passages"][end][:1]:
-                lines.append((f"{one_line(name, 44)}, {end}: {passage['bits_per_byte']:.2f} bits per byte", []))
-                lines += [("", line) for line in _wrapped(passage["pieces"])] + [("", [])]
+            for passage in getattr(run.passages, end)[:1]:
+                lines.append((f"{one_line(name, 44)}, {end}: {passage.bits_per_byte:.2f} bits per byte", []))
+                lines += [("", line) for line in _wrapped(passage.pieces)] + [("", [])]
     figure = Figure(figsize=(8, 0.2 * len(lines) + 0.2))
     axes = figure.add_axes((0.02, 0.0, 0.96, 0.97))
     axes.set(xlim=(0, LINE), ylim=(len(lines), 0))
@@ -168,7 +172,7 @@ def _passages(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _wrapped(pieces: list[list[Any]]) -> list[list[tuple[str, float]]]:
+def _wrapped(pieces: list[tuple[str, float]]) -> list[list[tuple[str, float]]]:
     """Lines of at most LINE characters, each character with the heat of its token; broken at spaces where there are any."""
     lines: list[list[tuple[str, float]]] = [[]]
     for piece, bits in pieces:
@@ -183,26 +187,22 @@ def _wrapped(pieces: list[list[Any]]) -> list[list[tuple[str, float]]]:
     return [line for line in lines if line]
 
 
-def _memorised(report: dict[str, Any]) -> Figure | None:
-    rows = [
-        (name, run["generated"], RUNS[i % len(RUNS)])
-        for i, (name, run) in enumerate(_runs(report))
-        if "generated" in run
-    ]
-    rows += [("the true continuations", report["truth"], "#737373")] if "truth" in report else []
-    rows = [row for row in rows if "memorised" in row[1]]
+def _memorised(evaluation: Evaluation) -> Figure | None:
+    columns = [(name, run.generated, RUNS[i % len(RUNS)]) for i, (name, run) in enumerate(_runs(evaluation))]
+    columns.append(("the true continuations", evaluation.truth, "#737373"))
+    rows = [(name, own.memorised, colour) for name, own, colour in columns if own and own.memorised]
     if not rows:
         return None
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     width, highest = 0.8 / len(rows), 0.0
-    for i, (name, figures, colour) in enumerate(rows):
-        shares = [100 * share for share in figures["memorised"].values()]
+    for i, (name, copied, colour) in enumerate(rows):
+        shares = [100 * share for share in copied.values()]
         highest = max(highest, *shares)
         places = [place + (i - (len(rows) - 1) / 2) * width for place in range(len(shares))]
         bars = axes.bar(places, shares, width * 0.92, color=colour, label=_label(name))
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    lengths = list(rows[0][1]["memorised"])
+    lengths = list(rows[0][1])
     axes.set_xticks(range(len(lengths)), [f"{length} or more" for length in lengths])
     axes.set_xlabel("length of the string (characters)")
     axes.set_ylabel("characters inside (%)")
@@ -211,28 +211,34 @@ def _memorised(report: dict[str, Any]) -> Figure | None:
     return figure
 
 
-def _bias(report: dict[str, Any]) -> Figure | None:
-    return _pairs(report, "bias", "the stereotype's sentence is the likelier (% of the pairs)")
+def _bias(evaluation: Evaluation) -> Figure | None:
+    return _pairs(
+        [(name, run.bias) for name, run in _runs(evaluation)],
+        "the stereotype's sentence is the likelier (% of the pairs)",
+    )
 
 
-def _grammar(report: dict[str, Any]) -> Figure | None:
-    return _pairs(report, "grammar", "the grammatical sentence is the likelier (% of the pairs)")
+def _grammar(evaluation: Evaluation) -> Figure | None:
+    return _pairs(
+        [(name, run.grammar) for name, run in _runs(evaluation)],
+        "the grammatical sentence is the likelier (% of the pairs)",
+    )
 
 
-def _pairs(report: dict[str, Any], key: str, label: str) -> Figure | None:
-    runs = [(i, name, run[key]) for i, (name, run) in enumerate(_runs(report)) if run.get(key)]
+def _pairs(preferences: Sequence[tuple[str, list[Preference] | None]], label: str) -> Figure | None:
+    runs = [(i, name, rows) for i, (name, rows) in enumerate(preferences) if rows]
     if not runs:
         return None
-    kinds = list(dict.fromkeys(row["kind"] for _, _, rows in runs for row in rows))
+    kinds = list(dict.fromkeys(row.kind for _, _, rows in runs for row in rows))
     figure = Figure(figsize=(8, 1.4 + len(kinds) * (0.25 + 0.12 * len(runs))), layout="constrained")
     axes = figure.add_subplot()
     for number, (i, name, rows) in enumerate(runs):
-        places = [kinds.index(row["kind"]) + (number - (len(runs) - 1) / 2) * 0.6 / len(runs) for row in rows]
-        shares = [100 * row["share"] for row in rows]
+        places = [kinds.index(row.kind) + (number - (len(runs) - 1) / 2) * 0.6 / len(runs) for row in rows]
+        shares = [100 * row.share for row in rows]
         # Half counts of ties and rounding must not make a length negative.
         around = [
-            [max(share - 100 * row["low"], 0.0) for share, row in zip(shares, rows, strict=True)],
-            [max(100 * row["high"] - share, 0.0) for share, row in zip(shares, rows, strict=True)],
+            [max(share - 100 * row.low, 0.0) for share, row in zip(shares, rows, strict=True)],
+            [max(100 * row.high - share, 0.0) for share, row in zip(shares, rows, strict=True)],
         ]
         axes.errorbar(shares, places, xerr=around, fmt="o", color=RUNS[i % len(RUNS)], capsize=3, label=_label(name))
     axes.axvline(50, color="#969696", linestyle="--", linewidth=1)
@@ -245,5 +251,5 @@ def _pairs(report: dict[str, Any], key: str, label: str) -> Figure | None:
     return figure
 
 
-def _runs(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return list(zip(run_names(report), report["runs"], strict=True))
+def _runs(evaluation: Evaluation) -> list[tuple[str, RunResult]]:
+    return list(zip(run_names(evaluation), evaluation.runs, strict=True))

@@ -43,20 +43,28 @@ def bootstrap_ratio(
     return float(above.sum() / below.sum()), float(low), float(high)
 
 
-def mean_interval(values: np.ndarray, samples: int = 500) -> tuple[float, float, float]:
-    """The mean of (T,) values in order and its interval, as of `bootstrap_ratio`.
+class BlockedMean:
+    """The mean of `total` values that come in order, and its interval, from sums over blocks of values in a row.
 
-    Of more than `MANY` values, runs of values that follow one another are drawn together: the work stays the same, whatever T.
+    No more than `MANY` sums are kept, and the bootstrap draws them: memory and work stay the same, whatever the number of values.
     """
-    block = -(-len(values) // MANY)
-    counts = np.full(-(-len(values) // block), block)
-    counts[-1] = len(values) - block * (len(counts) - 1)
-    return bootstrap_ratio(block_sums(values, block), counts, samples=samples)
 
+    def __init__(self, total: int) -> None:
+        self._block, self._seen = -(-total // MANY), 0
+        starts = np.arange(0, total, self._block)
+        self._counts = np.minimum(self._block, total - starts)
+        self._sums = np.zeros(len(starts))
 
-def block_sums(values: np.ndarray, block: int) -> np.ndarray:
-    """(ceil(T / block),) sums of (T,) values over blocks that follow one another; the last one may be shorter."""
-    return np.add.reduceat(np.asarray(values, dtype=np.float64), np.arange(0, len(values), block))
+    def add(self, values: np.ndarray) -> None:
+        """The next values, (n,)."""
+        block = (self._seen + np.arange(len(values))) // self._block
+        self._sums += np.bincount(block, weights=values, minlength=len(self._sums))
+        self._seen += len(values)
+
+    def interval(self, samples: int = 500) -> tuple[float, float, float]:
+        """(mean, low, high), as of `bootstrap_ratio`, once all values are there."""
+        assert self._seen == self._counts.sum()
+        return bootstrap_ratio(self._sums, self._counts, samples=samples)
 
 
 def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, float]:

@@ -63,18 +63,6 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
     return sum(shares) / len(shares)
 
 
-def longest_repeat(text: str) -> str:
-    """The longest string that occurs twice in the text, the two overlapping or not; the first of several."""
-    ranks, order = _suffixes(_codes(text))
-    common = _common(ranks, order[:-1], order[1:])
-    if not common.size or common.max() == 0:
-        return ""
-    length = int(common.max())
-    where = np.flatnonzero(common == length)
-    start = int(np.minimum(order[where], order[where + 1]).min())
-    return text[start : start + length]
-
-
 def match_lengths(text: str, training: str) -> np.ndarray:
     """(T,) int64: of each character of `text`, how long the longest string is that begins there and occurs in `training`.
 

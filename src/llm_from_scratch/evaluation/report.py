@@ -1,18 +1,18 @@
-"""What `measure` returns -> tables in the terminal, report.md with pictures, and report.html, one file that opens with no network.
+"""The report of an evaluation: tables in the terminal, report.md with pictures, and report.html, one file that opens with no network.
 
-    the dictionary -> blocks (headings, paragraphs, tables, pictures, passages) -> one of the three
-
-Texts and names come from a run, and so perhaps from a stranger: they are escaped wherever they are shown.
+Evaluation -> blocks (headings, paragraphs, tables, pictures, quotes) -> `pages`
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text as RichText
 
 from llm_from_scratch.evaluation.figures import draw, heat, run_names
+from llm_from_scratch.evaluation.pairs import Preference
+from llm_from_scratch.evaluation.results import Evaluation, Figures, GenerationMetrics, RunResult, Sample, ScoredPassage
 from llm_from_scratch.files import write_file
 from llm_from_scratch.pages import (
     Block,
@@ -66,16 +66,18 @@ MOST_ROWS = 10  # of the summary's table
 SUMMARY_COLUMNS = ("", "bits per byte", "95 %", "perplexity a word", "BLEU")
 
 
-def print_tables(report: dict[str, Any], console: Console) -> None:
+def print_tables(evaluation: Evaluation, console: Console) -> None:
     """The tables of the report, and the paragraphs beside them."""
-    shown = [block for block in blocks(report | {"left_out": []}, {}) if isinstance(block, Paragraph | Table)]
+    parts = blocks(replace(evaluation, left_out=[]), {})
+    shown = [block for block in parts if isinstance(block, Paragraph | Table)]
     show(shown, console, elsewhere="; --json and --report have all")
 
 
-def print_summary(report: dict[str, Any], console: Console) -> None:
+def print_summary(evaluation: Evaluation, console: Console) -> None:
     """The figures that are read first, in 20 lines at most; the pages hold all of them."""
-    names, likely = run_names(report), _likelihood(report, run_names(report))
-    runs, baselines = len(report["runs"]), len(report.get("baselines", []))
+    names = run_names(evaluation)
+    likely = _likelihood(evaluation, names)
+    runs, baselines = len(evaluation.runs), len(evaluation.baselines or [])
     # The baselines come sorted, the best one first; the article's figures, of another text, stay in the page.
     shown = likely.rows[: min(runs, MOST_ROWS)]
     shown = [*shown, *likely.rows[runs : runs + min(baselines, MOST_ROWS - len(shown))]]
@@ -88,28 +90,29 @@ def print_summary(report: dict[str, Any], console: Console) -> None:
     first.max_width = max(console.width - sum((column.width or 0) + 2 for column in others) - 2, 8)
     console.print(RichText(one_line(likely.title, console.width)))
     console.print(table)
-
-    lines = []
-    written = report["runs"][0].get("generated") or {}
-    if written:
-        copied = written.get("memorised_longest_characters", 0)
-        lines.append(
-            f"Text of {one_line(names[0], 30)}: distinct-2 {written['distinct_2']:.3f},"
-            f" longest copy of the training text {copied:,} characters."
-        )
-    more = [f"{runs + baselines - len(shown)} rows"] * (runs + baselines > len(shown))
-    more += (
-        ["positions", "passages"]
-        + ["generated text"] * bool(written)
-        + ["bias and grammar"] * ("bias" in report["runs"][0])
-    )
-    more += [f"why {len(report['left_out'])} figures are left out"] * bool(report["left_out"])
-    lines.append(f"More in the page: {', '.join(more)}.")
-    for line in lines:
-        console.print(RichText(line))
+    if written := evaluation.runs[0].generated:
+        copied = written.memorised_longest_characters or 0
+        line = f"Text of {one_line(names[0], 30)}: distinct-2 {written.distinct_2:.3f},"
+        console.print(RichText(f"{line} longest copy of the training text {copied:,} characters."))
+    more = _only_in_the_page(evaluation, runs + baselines - len(shown))
+    console.print(RichText(f"More in the page: {', '.join(more)}."))
 
 
-def write_report(report: dict[str, Any], folder: Path) -> Path:
+def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
+    """Names of the parts of a page that a summary lacks; `rows` of its table."""
+    first = evaluation.runs[0]
+    more = [f"{rows} rows"] if rows else []
+    more += ["positions", "passages"]
+    if first.generated:
+        more.append("generated text")
+    if first.bias is not None:
+        more.append("bias and grammar")
+    if evaluation.left_out:
+        more.append(f"why {len(evaluation.left_out)} figures are left out")
+    return more
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> Path:
     """report.md, report.html and the pictures in `folder`, which is made where it is missing.
 
     Of a name that ends with .md, that page alone, for a repository's documentation; its pictures lie beside it in a folder of its name.
@@ -120,125 +123,129 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     if folder.suffix == ".md":
         pictures = folder.with_suffix("")
         pictures.mkdir(parents=True, exist_ok=True)
-        drawn = {f"{pictures.name}/{name}": caption for name, caption in draw(report, pictures).items()}
-        write_file(folder, markdown(blocks(report, drawn)))
+        drawn = {f"{pictures.name}/{name}": caption for name, caption in draw(evaluation, pictures).items()}
+        write_file(folder, markdown(blocks(evaluation, drawn)))
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = draw(report, folder)
-    write_file(folder / "report.md", markdown(blocks(report, drawn)))
+    drawn = draw(evaluation, folder)
+    write_file(folder / "report.md", markdown(blocks(evaluation, drawn)))
     drawn.pop("passages.png")  # HTML has colours of its own
-    write_file(folder / "report.html", html_page(blocks(report, drawn), folder))
+    write_file(folder / "report.html", html_page(blocks(evaluation, drawn), folder))
     return folder / "report.html"
 
 
-def blocks(report: dict[str, Any], pictures: dict[str, str]) -> list[Block]:
+def blocks(evaluation: Evaluation, pictures: dict[str, str]) -> list[Block]:
     """The report in order; `pictures`: file name -> caption."""
-    names, runs, text = run_names(report), report["runs"], report["text"]
+    names, runs = run_names(evaluation), evaluation.runs
 
     def picture(name: str) -> list[Block]:
         return [Picture(file, caption) for file, caption in pictures.items() if Path(file).name == name]
 
-    parts: list[Block] = [Heading(1, "How good it is: " + ", ".join(names))]
-    documents = "1 document" if text["documents"] == 1 else f"{text['documents']:,} documents"
-    parts.append(
-        Paragraph(
-            f"Scored on {text['name']}: {text['bytes']:,} bytes, {text['characters']:,} characters, {text['words']:,} words,"
-            f" {documents} (sha256 {text['sha256'][:16]}…); every byte is predicted once, windows overlap by"
-            f" {report['settings']['overlap']:g}. Intervals are 95 %, by bootstrap over {text['units']}: they cover which text was"
-            " scored, not the seed of the training."
-        )
-    )
-    if report.get("command"):
-        parts.append(Paragraph(f"Made by: {report['command']}"))
-    parts += [Heading(2, "Likelihood"), _likelihood(report, names), *picture("bits_per_byte.png")]
-    parts.append(
-        Paragraph(
-            "Bits per byte, bits per character and perplexity a word are comparable between tokenizers; loss and perplexity a token are"
-            " not. Words are what white space parts"
-            + (
-                ", and the ends of lines, as in the published figures of WikiText; the text is scored as it was published, with"
-                " spaces before its punctuation, and with <unk> where that form has it."
-                if text.get("lines_count")
-                else "."
-            )
-        )
-    )
-    if any("more" in row for row in [*runs, *report.get("baselines", [])]):
-        parts.append(
-            Paragraph(
-                f"“More” is in bits per byte, by a paired bootstrap (Koehn 2004): what a row needs more than {names[0]} on the same"
-                " units of text. An interval that stays above 0 says that the row is worse, even where the intervals of the two overlap."
-            )
-        )
-    if any(row["kind"] == "compressor" for row in report.get("baselines", [])):
-        parts.append(
-            Paragraph(
-                "The n-grams are interpolated modified Kneser-Ney (Chen and Goodman 1999), learned from the training part of the"
-                " (first) run; the compressors read it first, and learn on as they read."
-            )
-        )
-    if "article" in report:
-        parts.append(
-            Paragraph(
-                "The article's figures are its own, on a text, a split and a vocabulary that it does not give. Its perplexity"
-                " and its cross-entropy contradict each other as well: e^3.2 is 24.5, and 42.7 is e^3.75. Its BLEU of 0.25 says"
-                " neither which texts nor which smoothing."
-            )
-        )
+    parts: list[Block] = [Heading(1, "How good it is: " + ", ".join(names)), _scored(evaluation)]
+    if evaluation.command:
+        parts.append(Paragraph(f"Made by: {evaluation.command}"))
+    parts += [Heading(2, "Likelihood"), _likelihood(evaluation, names), *picture("bits_per_byte.png")]
+    parts += [Paragraph(note) for note in _notes_on_likelihood(evaluation, names[0])]
     parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
     parts += [Heading(3, "Worst and best predicted passages"), *picture("passages.png")]
     for name, run in zip(names, runs, strict=True):
-        parts.append(_passages(f"{name}: worst", run["passages"]["worst"]))
-        parts.append(_passages(f"{name}: best", run["passages"]["best"]))
-    if any("generated" in run for run in runs):
-        parts += _generated(report, names, picture("memorised.png"))
-    for key, title, first in (
-        ("bias", "Bias", "the stereotype's sentence is the likelier"),
-        ("grammar", "Grammar", "the grammatical sentence is the likelier"),
-    ):
-        if any(run.get(key) for run in runs):
-            parts += [Heading(2, title), Paragraph(report[f"{key}_limits"]), *picture(f"{key}.png")]
-            for name, run in zip(names, runs, strict=True):
-                if run.get(key):
-                    parts.append(_pairs(f"{name}: {title.lower()}", first, run[key]))
-    if report["left_out"]:
+        parts.append(_passages(f"{name}: worst", run.passages.worst))
+        parts.append(_passages(f"{name}: best", run.passages.best))
+    if any(run.generated for run in runs):
+        parts += _generated(evaluation, names, picture("memorised.png"))
+    parts += _preferences(
+        "Bias",
+        "the stereotype's sentence is the likelier",
+        evaluation.bias_limits,
+        picture("bias.png"),
+        [(name, run.bias) for name, run in zip(names, runs, strict=True)],
+    )
+    parts += _preferences(
+        "Grammar",
+        "the grammatical sentence is the likelier",
+        evaluation.grammar_limits,
+        picture("grammar.png"),
+        [(name, run.grammar) for name, run in zip(names, runs, strict=True)],
+    )
+    if evaluation.left_out:
         parts.append(Heading(2, "Left out"))
-        parts += [Paragraph(line) for line in report["left_out"]]
+        parts += [Paragraph(line) for line in evaluation.left_out]
     return parts
 
 
-def _likelihood(report: dict[str, Any], names: list[str]) -> Table:
-    rows = [
-        run
-        | {"name": name, "note": f"step {run['step']:,}; {run['parameters']:,} parameters; {run['tokenizer']} pieces"}
-        for name, run in zip(names, report["runs"], strict=True)
-    ]
-    rows += sorted(report.get("baselines", []), key=lambda row: row["bits_per_byte"])
-    rows += report.get("article", [])
-    columns = (
-        ("bits per byte", "bits_per_byte", ".4f"),
-        ("95 %", "", ""),
-        (f"more than {names[0]}, 95 %", "more", ""),
-        ("bits per character", "bits_per_character", ".4f"),
-        ("perplexity a word", "perplexity_word", ",.1f"),
-        ("perplexity a token", "perplexity", ",.2f"),
-        ("nats a token", "loss", ".4g"),
-        ("BLEU", "bleu", ".3f"),
+# ---------------------------------------------------------------------------------------------------- likelihood
+def _scored(evaluation: Evaluation) -> Paragraph:
+    text = evaluation.text
+    documents = "1 document" if text.documents == 1 else f"{text.documents:,} documents"
+    return Paragraph(
+        f"Scored on {text.name}: {text.bytes:,} bytes, {text.characters:,} characters, {text.words:,} words,"
+        f" {documents} (sha256 {text.sha256[:16]}…); every byte is predicted once, windows overlap by"
+        f" {evaluation.settings.overlap:g}. Intervals are 95 %, by bootstrap over {text.units}: they cover which text was"
+        " scored, not the seed of the training."
     )
+
+
+def _notes_on_likelihood(evaluation: Evaluation, first: str) -> list[str]:
+    """Paragraphs below the table; `first` is the name of the first run."""
+    rows = evaluation.baselines or []
+    words = (
+        ", and the ends of lines, as in the published figures of WikiText; the text is scored as it was published, with"
+        " spaces before its punctuation, and with <unk> where that form has it."
+    )
+    notes = [
+        "Bits per byte, bits per character and perplexity a word are comparable between tokenizers; loss and perplexity a token are"
+        " not. Words are what white space parts" + (words if evaluation.text.lines_count else ".")
+    ]
+    if any(row.more is not None for row in [*evaluation.runs, *rows]):
+        notes.append(
+            f"“More” is in bits per byte, by a paired bootstrap (Koehn 2004): what a row needs more than {first} on the same"
+            " units of text. An interval that stays above 0 says that the row is worse, even where the intervals of the two overlap."
+        )
+    if any(row.kind == "compressor" for row in rows):
+        notes.append(
+            "The n-grams are interpolated modified Kneser-Ney (Chen and Goodman 1999), learned from the training part of the"
+            " (first) run; the compressors read it first, and learn on as they read."
+        )
+    if evaluation.article:
+        notes.append(
+            "The article's figures are its own, on a text, a split and a vocabulary that it does not give. Its perplexity"
+            " and its cross-entropy contradict each other as well: e^3.2 is 24.5, and 42.7 is e^3.75. Its BLEU of 0.25 says"
+            " neither which texts nor which smoothing."
+        )
+    return notes
+
+
+def _likelihood(evaluation: Evaluation, names: list[str]) -> Table:
     cells = []
-    for row in rows:
-        bleu = row.get("generated", {}).get("bleu")
-        row = row | ({"bleu": bleu} if bleu is not None else {})
-        own = [
-            _number(row.get(key), form) if form else _interval(row, key or "bits_per_byte") for _, key, form in columns
-        ]
-        cells.append([row["name"], *own, row.get("note", "")])
-    return Table(f"Likelihood of {report['text']['name']}", ["", *(name for name, _, _ in columns), "note"], cells)
+    for name, run in zip(names, evaluation.runs, strict=True):
+        note = f"step {run.step:,}; {run.parameters:,} parameters; {run.tokenizer} pieces"
+        cells.append([name, *_likelihood_cells(run, run.generated.bleu if run.generated else None), note])
+    for row in sorted(evaluation.baselines or [], key=lambda row: row.bits_per_byte):
+        cells.append([row.name, *_likelihood_cells(row), row.note])
+    for given in evaluation.article or []:
+        figures = [_number(given.perplexity, ",.2f"), _number(given.loss, ".4g"), _number(given.bleu, ".3f")]
+        cells.append([given.name, "", "", "", "", "", *figures, given.note])
+    header = ["", "bits per byte", "95 %", f"more than {names[0]}, 95 %", "bits per character", "perplexity a word"]
+    header += ["perplexity a token", "nats a token", "BLEU", "note"]
+    return Table(f"Likelihood of {evaluation.text.name}", header, cells)
 
 
-def _positions(runs: list[dict[str, Any]], names: list[str]) -> Table:
-    places = sorted({(row["first"], row["last"]) for run in runs for row in run["positions"]})
-    losses = [{(row["first"], row["last"]): row["loss"] for row in run["positions"]} for run in runs]
+def _likelihood_cells(row: Figures, bleu: float | None = None) -> list[str]:
+    return [
+        _number(row.bits_per_byte, ".4f"),
+        _interval(row.bits_per_byte_low, row.bits_per_byte_high),
+        _interval(row.more_low, row.more_high, sign="+"),  # a difference
+        _number(row.bits_per_character, ".4f"),
+        _number(row.perplexity_word, ",.1f"),
+        _number(row.perplexity, ",.2f"),
+        _number(row.loss, ".4g"),
+        _number(bleu, ".3f"),
+    ]
+
+
+def _positions(runs: list[RunResult], names: list[str]) -> Table:
+    places = sorted({(row.first, row.last) for run in runs for row in run.positions})
+    losses = [{(row.first, row.last): row.loss for row in run.positions} for run in runs]
     return Table(
         "Loss by place in the context (nats a token)",
         ["tokens", *names],
@@ -246,47 +253,32 @@ def _positions(runs: list[dict[str, Any]], names: list[str]) -> Table:
     )
 
 
-def _generated(report: dict[str, Any], names: list[str], pictures: list[Block]) -> list[Block]:
-    sampling = report["settings"]["sampling"]
-    columns = [*(run.get("generated", {}) for run in report["runs"]), report.get("truth", {})]
+def _passages(title: str, rows: list[ScoredPassage]) -> Quotes:
+    columns = ("bits per byte", "passage", "the most surprising tokens (bits)")
+    quotes = [
+        Quote(f"{row.bits_per_byte:.3f}", [Part(piece, bits, heat(bits)) for piece, bits in row.pieces]) for row in rows
+    ]
+    return Quotes(title, columns, "bits", quotes)
+
+
+# ------------------------------------------------------------------------------------------------ generated text
+def _generated(evaluation: Evaluation, names: list[str], pictures: list[Block]) -> list[Block]:
+    sampling = evaluation.settings.sampling
+    assert sampling is not None
+    columns = [*(run.generated for run in evaluation.runs), evaluation.truth]
     header = ["", *names, "true continuation"]
-
-    def table(title: str, rows: Sequence[tuple[str, Sequence[Any], str]]) -> Table:
-        shown = [[name, *(_number(value, form) for value in values)] for name, values, form in rows]
-        return Table(title, header, [row for row in shown if any(row[1:])])
-
-    def inner(key: str) -> list[dict[str, Any]]:
-        return [column.get(key) or {} for column in columns]
-
-    figures = [
-        (
-            name,
-            [column.get(key) for column in columns],
-            ",d" if key in ("words", "memorised_longest_characters") else ".3f",
-        )
-        for key, name, _ in DEFINITIONS
-    ]
-    lengths = list(columns[0].get("memorised", {}))
-    figures += [
-        (f"copied, {length} characters or more", [own.get(length) for own in inner("memorised")], ".1%")
-        for length in lengths
-    ]
     parts: list[Block] = [
         Heading(2, "Generated text"),
         Paragraph(
-            f"{sampling['passages']} held-out passages continued from a prompt of about 200 characters by 400, temperature"
-            f" {sampling['temperature']:g}, top-p {sampling['top_p']:g}, seed {report['settings']['seed']}. The true continuations"
+            f"{sampling.passages} held-out passages continued from a prompt of about 200 characters by 400, temperature"
+            f" {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {evaluation.settings.seed}. The true continuations"
             " are measured alike: what they have, text of this kind has."
         ),
-        table("Continuations", figures),
+        _comparison("Continuations", header, _continuation_rows(columns)),
         *pictures,
         Table("What the figures are", ["figure", "definition"], [[name, what] for _, name, what in DEFINITIONS]),
     ]
-    if any(inner("style")):
-        keys = next(own for own in inner("style") if own)
-        rows = [(key.replace("_", " "), [own.get(key) for own in inner("style")], ".3f") for key in keys]
-        deltas = next((own for own in inner("delta") if own), {})
-        rows += [(f"Burrows's Delta to {key}", [own.get(key) for own in inner("delta")], ".3f") for key in deltas]
+    if any(_of(columns, "style")):
         parts += [
             Heading(3, "Style"),
             Paragraph(
@@ -294,50 +286,98 @@ def _generated(report: dict[str, Any], names: list[str], pictures: list[Block]) 
                 " is lower the nearer two texts are, and mostly noise below 1,000 words; a model in the style of its text is as"
                 " near as the true continuation is."
             ),
-            table("Style", rows),
+            _comparison("Style", header, _style_rows(columns)),
         ]
-    rows = [(name, [own.get(key) for own in inner("faithfulness")], ".2f") for key, name in FAITHFUL.items()]
-    parts += [
-        Heading(3, "Faithfulness"),
-        Paragraph(
-            "Names, genders and relations of the prompt in the continuation, the mean a passage, by rules over the surface of"
-            " English text: for comparing models on the same prompts, beside the true continuation."
-        ),
-        table("Faithfulness", rows),
-        Heading(3, "Samples"),
-    ]
-    for name, run in zip(names, report["runs"], strict=True):
+    if any(counts := _of(columns, "faithfulness")):
+        rows: list[_Row] = [(name, [own.get(key) for own in counts], ".2f") for key, name in FAITHFUL.items()]
+        parts += [
+            Heading(3, "Faithfulness"),
+            Paragraph(
+                "Names, genders and relations of the prompt in the continuation, the mean a passage, by rules over the surface of"
+                " English text: for comparing models on the same prompts, beside the true continuation. The rules have not been held"
+                " against the judgement of readers: their validity is not known."
+            ),
+            _comparison("Faithfulness", header, rows),
+        ]
+    parts.append(Heading(3, "Samples"))
+    for name, run in zip(names, evaluation.runs, strict=True):
         title = f"{name}: the prompt, what it wrote, and how the text goes on"
-        parts.append(Quotes(title, ("", "text", ""), "", _samples(run.get("samples", []))))
+        parts.append(Quotes(title, ("", "text", ""), "", _samples(run.samples or [])))
     return parts
 
 
-def _samples(rows: list[dict[str, str]]) -> list[Quote]:
-    kinds = {"prompt": "prompt", "written": "written", "true": "continuation"}
-    return [Quote(kind, [Part(row[key])]) for row in rows for kind, key in kinds.items()]
+_Row = tuple[str, Sequence[float | None], str]  # name, values, format
 
 
-def _passages(title: str, rows: list[dict[str, Any]]) -> Quotes:
-    columns = ("bits per byte", "passage", "the most surprising tokens (bits)")
-    quotes = [
-        Quote(f"{row['bits_per_byte']:.3f}", [Part(piece, bits, heat(bits)) for piece, bits in row["pieces"]])
-        for row in rows
+def _comparison(title: str, header: Sequence[str], rows: Sequence[_Row]) -> Table:
+    """A table of the rows that have a value."""
+    shown = [[name, *(_number(value, form) for value in values)] for name, values, form in rows]
+    return Table(title, header, [row for row in shown if any(row[1:])])
+
+
+def _of(columns: Sequence[GenerationMetrics | None], key: str) -> list[dict[str, float]]:
+    """A group of figures of each column."""
+    return [getattr(column, key, None) or {} for column in columns]
+
+
+def _continuation_rows(columns: Sequence[GenerationMetrics | None]) -> list[_Row]:
+    whole = ("words", "memorised_longest_characters")  # numbers
+    rows: list[_Row] = [
+        (name, [getattr(column, key, None) for column in columns], ",d" if key in whole else ".3f")
+        for key, name, _ in DEFINITIONS
     ]
-    return Quotes(title, columns, "bits", quotes)
+    copied = _of(columns, "memorised")
+    rows += [
+        (f"copied, {length} characters or more", [own.get(length) for own in copied], ".1%") for length in copied[0]
+    ]
+    return rows
 
 
-def _pairs(title: str, first: str, rows: list[dict[str, Any]]) -> Table:
+def _style_rows(columns: Sequence[GenerationMetrics | None]) -> list[_Row]:
+    styles, deltas = _of(columns, "style"), _of(columns, "delta")
+    rows: list[_Row] = [
+        (key.replace("_", " "), [own.get(key) for own in styles], ".3f") for key in next(own for own in styles if own)
+    ]
+    others = next((own for own in deltas if own), {})
+    return rows + [(f"Burrows's Delta to {key}", [own.get(key) for own in deltas], ".3f") for key in others]
+
+
+def _samples(rows: list[Sample]) -> list[Quote]:
+    return [
+        Quote(kind, [Part(text)])
+        for row in rows
+        for kind, text in (("prompt", row.prompt), ("written", row.written), ("true", row.continuation))
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- pairs
+def _preferences(
+    title: str,
+    first: str,
+    limits: str | None,
+    pictures: list[Block],
+    preferences: Sequence[tuple[str, list[Preference] | None]],
+) -> list[Block]:
+    """A section of minimal pairs, with a table for each run; empty where no run has any."""
+    if limits is None or not any(rows for _, rows in preferences):
+        return []
+    parts: list[Block] = [Heading(2, title), Paragraph(limits), *pictures]
+    parts += [_pairs(f"{name}: {title.lower()}", first, rows) for name, rows in preferences if rows]
+    return parts
+
+
+def _pairs(title: str, first: str, rows: list[Preference]) -> Table:
     return Table(
         title,
         ["kind", "pairs", first, "95 %", "mean difference (nats)", "its 95 %"],
         [
             [
-                row["kind"].replace("_", " "),
-                f"{row['pairs']}",
-                f"{row['share']:.1%}",
-                f"{row['low']:.1%} – {row['high']:.1%}",
-                f"{row['nats']:.3f}",
-                f"{row['nats_low']:.3f} – {row['nats_high']:.3f}",
+                row.kind.replace("_", " "),
+                f"{row.pairs}",
+                f"{row.share:.1%}",
+                f"{row.low:.1%} – {row.high:.1%}",
+                f"{row.nats:.3f}",
+                f"{row.nats_low:.3f} – {row.nats_high:.3f}",
             ]
             for row in rows
         ],
@@ -348,6 +388,5 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:.3g}" if form[-1] == "f" and abs(value) >= 1e7 else format(value, form)
 
 
-def _interval(row: dict[str, Any], key: str) -> str:
-    sign = "+" if key == "more" else ""  # a difference
-    return f"{row[f'{key}_low']:{sign}.3f} – {row[f'{key}_high']:{sign}.3f}" if f"{key}_low" in row else ""
+def _interval(low: float | None, high: float | None, sign: str = "") -> str:
+    return "" if low is None else f"{low:{sign}.3f} – {high:{sign}.3f}"

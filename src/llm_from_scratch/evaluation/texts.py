@@ -4,7 +4,7 @@ Everything is counted in UTF-8 bytes of this text, so that models, n-grams and c
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.data.clean import clean
+from llm_from_scratch.data.long_texts import PIECE
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
 from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
+from llm_from_scratch.evaluation.results import Figures, TextInfo
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.saved_config import read_config
 
@@ -36,7 +38,7 @@ class Text:
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
 
     def __post_init__(self) -> None:
-        sizes = np.array([len(document.encode()) for document in self.documents if document], dtype=np.int64)
+        sizes = np.array([_size(document) for document in self.documents if document], dtype=np.int64)
         if not len(sizes):
             raise UserError(f"{self.name}: the text to score is empty; name another with --data")
         ends = np.cumsum(sizes)
@@ -49,24 +51,38 @@ class Text:
         """The documents, one behind the other."""
         return "".join(self.documents)
 
+    @property
+    def characters(self) -> int:
+        """The number of characters."""
+        return sum(map(len, self.documents))
+
     @cached_property
     def words(self) -> int:
-        """How many words: what white space parts, and the ends of lines where these count."""
-        return len(self.joined.split()) + self.joined.count("\n") * self.lines
+        """The number of words: runs without white space, and the ends of lines where these count."""
+        lines = sum(document.count("\n") for document in self.documents) if self.lines else 0
+        return count_words(self.pieces()) + lines
 
-    def facts(self) -> dict[str, Any]:
-        """What a reader can check himself: counts, and the checksum of the bytes."""
-        data = self.joined.encode()
-        return {
-            "name": self.name,
-            "documents": len(self.documents),
-            "bytes": len(data),
-            "characters": len(self.joined),
-            "words": self.words,
-            "lines_count": self.lines,
-            "units": f"{len(self.ends)} " + ("documents" if self.by_document() else f"blocks of {BLOCK} bytes"),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+    def pieces(self) -> Iterator[str]:
+        """The text in pieces of `PIECE` characters at most; none has characters of two documents."""
+        for document in self.documents:
+            yield from in_pieces(document)
+
+    def info(self, split: str | None = None) -> TextInfo:
+        """Counts that a reader can check, and the checksum of the bytes."""
+        checksum = hashlib.sha256()
+        for piece in self.pieces():
+            checksum.update(piece.encode())
+        return TextInfo(
+            name=self.name,
+            documents=len(self.documents),
+            bytes=int(self.ends[-1]),
+            characters=self.characters,
+            words=self.words,
+            lines_count=self.lines,
+            units=f"{len(self.ends)} " + ("documents" if self.by_document() else f"blocks of {BLOCK} bytes"),
+            sha256=checksum.hexdigest(),
+            split=split,
+        )
 
     def by_document(self) -> bool:
         """Whether the units are documents."""
@@ -77,47 +93,85 @@ class Text:
         """(U,) bytes of each unit."""
         return np.diff(self.ends, prepend=0)
 
-    def figures(self, nats: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
-        """Loss, perplexities, bits per byte and character with the interval, from the nats of each token (N,).
+    def compare(self, rows: Sequence[Figures]) -> None:
+        """Says in each row but the first how many bits per byte it needs more than the first.
 
-        starts: (N,) the byte at which each token begins; an end-of-text lies in the document before it.
-        Perplexity a word is exp(nats / words). `unit_bits` (U,) are the bits of each unit, for `compare`.
+        The interval is of a paired bootstrap: of the differences unit by unit. A hard passage is hard for both, so that the interval
+        is narrower than the intervals of the two suggest (Koehn 2004).
         """
-        unit = np.searchsorted(self.ends, starts, side="right")
-        unit_bits = np.bincount(unit, weights=nats, minlength=len(self.ends)) / np.log(2)
-        bits, low, high = bootstrap_ratio(unit_bits, self.sizes)
-        total, joined = float(nats.sum()), self.joined
+        first = rows[0].unit_bits
+        for row in rows[1:]:
+            if row.unit_bits is not None:
+                row.more, row.more_low, row.more_high = bootstrap_ratio(row.unit_bits - first, self.sizes)
+
+
+class UnitNats:
+    """The nats of each unit of a text, summed up as its tokens are scored, in order."""
+
+    def __init__(self, text: Text) -> None:
+        self.text, self.tokens = text, 0
+        self._nats = np.zeros(len(text.ends))
+        self._bytes = 0  # of the tokens so far
+
+    def add(self, nats: np.ndarray, lengths: np.ndarray) -> None:
+        """The nats and the bytes of the next tokens, (n,) each."""
+        self.add_at(nats, token_starts(lengths, self._bytes))
+        self._bytes += int(lengths.sum())
+
+    def add_at(self, nats: np.ndarray, starts: np.ndarray) -> None:
+        """The nats of some tokens, and the byte at which each begins: (n,) each; an end-of-text lies in the document before it."""
+        unit = np.searchsorted(self.text.ends, starts, side="right")
+        self._nats += np.bincount(unit, weights=nats, minlength=len(self._nats))
+        self.tokens += len(nats)
+
+    def figures(self) -> dict[str, Any]:
+        """The fields of `Figures`: loss, perplexities, bits per byte and character with the interval.
+
+        Perplexity a word is exp(nats / words).
+        """
+        unit_bits = self._nats / np.log(2)
+        bits, low, high = bootstrap_ratio(unit_bits, self.text.sizes)
+        total = float(self._nats.sum())
         return {
-            "loss": total / len(nats),
-            "perplexity": float(np.exp(min(total / len(nats), 700.0))),
-            "perplexity_word": float(np.exp(min(total / max(self.words, 1), 700.0))),
+            "loss": total / self.tokens,
+            "perplexity": float(np.exp(min(total / self.tokens, 700.0))),
+            "perplexity_word": float(np.exp(min(total / max(self.text.words, 1), 700.0))),
             "bits_per_byte": bits,
             "bits_per_byte_low": low,
             "bits_per_byte_high": high,
-            "bits_per_character": total / float(np.log(2)) / len(joined),
-            "tokens": len(nats),
+            "bits_per_character": total / float(np.log(2)) / self.text.characters,
+            "tokens": self.tokens,
             "unit_bits": unit_bits,
         }
 
-    def compare(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Takes `unit_bits` out of the rows, and says in each but the first how many bits per byte it needs more than the first.
 
-        The interval is of a paired bootstrap: of the differences unit by unit. What makes a passage hard makes it hard for both, so
-        that it is narrower than the intervals of the two would let one think (Koehn 2004).
-        """
-        first: np.ndarray | None = None
-        for row in rows:
-            bits = row.pop("unit_bits", None)
-            if first is None:
-                first = bits
-            elif bits is not None:
-                row["more"], row["more_low"], row["more_high"] = bootstrap_ratio(bits - first, self.sizes)
+def token_starts(lengths: np.ndarray, before: int = 0) -> np.ndarray:
+    """(N,) the byte at which each token begins, from the bytes of each; one without bytes counts to the byte before it.
 
-
-def token_starts(lengths: np.ndarray) -> np.ndarray:
-    """(N,) the byte at which each token begins, from the bytes of each; one without bytes counts to the byte before it."""
-    starts = np.cumsum(lengths) - lengths
+    `before`: the bytes in front of the first token.
+    """
+    starts = np.cumsum(lengths) - lengths + before
     return np.where(lengths == 0, np.maximum(starts - 1, 0), starts)
+
+
+def in_pieces(text: str) -> Iterator[str]:
+    """A text in pieces of `PIECE` characters, the last one shorter."""
+    for start in range(0, len(text), PIECE):
+        yield text[start : start + PIECE]
+
+
+def count_words(pieces: Iterable[str]) -> int:
+    """The number of runs without white space in a text that comes in pieces, none of them empty."""
+    count, inside = 0, False
+    for piece in pieces:
+        count += len(piece.split()) - (inside and not piece[0].isspace())
+        inside = not piece[-1].isspace()
+    return count
+
+
+def _size(text: str) -> int:
+    """The bytes of a text in UTF-8."""
+    return sum(len(piece.encode()) for piece in in_pieces(text))
 
 
 def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) -> list[str]:

@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers, from local folders: as baselines on the same bytes, for BERTScore, and for entailment.
+"""Reference models of Hugging Face's transformers, from local folders: baselines on the same bytes, BERTScore, and entailment.
 
 Nothing is downloaded and no code of a folder is run.
 """
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from llm_from_scratch.errors import UserError, first_line, missing_extra
+from llm_from_scratch.evaluation.results import Baseline
 from llm_from_scratch.evaluation.scoring import Scorer, score, windows
-from llm_from_scratch.evaluation.texts import Text
+from llm_from_scratch.evaluation.texts import Text, UnitNats
 
 MAX_WINDOW = 1024  # tokens, as GPT-2
 
 
-def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> dict[str, Any]:
+def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> Baseline:
     """A baseline row of a causal model, every byte of the text scored once, documents ended as ours are.
 
     UserError in one line: no transformers, no such model, or a tokenizer that does not give the text back, whose bits
@@ -57,13 +58,12 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         eot_id=tokenizer.eos_token_id,
         device=device,
     )
-    batches = windows([np.array(ids, dtype=np.int64)], scorer, overlap, batch_size)
-    nats = np.concatenate([nats for nats, _ in score(scorer, batches)]).astype(np.float64)
-    return (
-        {"name": f"{folder.name} (transformers)", "kind": "gpt2"}
-        | text.figures(nats, np.array(starts))
-        | {"note": f"{len(tokenizer):,} pieces, context {block_size}; what it was trained on may hold this text"}
-    )
+    units, first = UnitNats(text), 0
+    for nats, _ in score(scorer, windows([np.array(ids, dtype=np.int64)], scorer, overlap, batch_size)):
+        units.add_at(nats, np.array(starts[first : first + len(nats)]))
+        first += len(nats)
+    note = f"{len(tokenizer):,} pieces, context {block_size}; what it was trained on may hold this text"
+    return Baseline(name=f"{folder.name} (transformers)", kind="gpt2", note=note, **units.figures())
 
 
 def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path) -> float:

@@ -1,0 +1,246 @@
+"""The likelihood that a run gives a whole text: figures, loss by place in the context, its worst and best predicted passages.
+
+    documents -> ids -> nats of a few thousand tokens at a time -> sums a unit, a place and a passage
+
+Of a long text only the text, its ids (2 bytes a token) and these sums are in memory. Shapes: N tokens, V vocabulary, P pieces (tokens
+that end a character), S passages.
+"""
+
+import codecs
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_from_scratch.weights import LoadedModel
+from llm_from_scratch.data.long_texts import PIECE, encode_pieces
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.evaluation.intervals import BlockedMean
+from llm_from_scratch.evaluation.results import Extremes, Position, ScoredPassage
+from llm_from_scratch.evaluation.scoring import Scorer, score, scorer, text_nats, windows
+from llm_from_scratch.evaluation.texts import Text, UnitNats, in_pieces
+from llm_from_scratch.tokenizer import Tokenizer
+
+PASSAGE = 240  # bytes of the passages shown
+SHOWN = 3  # passages of each end
+AT_ONCE = 2**16  # tokens whose nats are summed together
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Figures of a run over a text; `nats` (N,) float32 of its tokens where they were asked for."""
+
+    figures: dict[str, Any]  # fields of `Figures`
+    positions: list[Position]
+    passages: Extremes
+    nats: np.ndarray | None
+
+
+def likelihood(
+    run: LoadedModel, text: Text, *, overlap: float = 0.0, batch_size: int = 32, keep_nats: bool = False
+) -> Likelihood:
+    """The likelihood of a text.
+
+    Args:
+        run: its model is in evaluation mode.
+        text: what is scored.
+        overlap: the part of each window that is context scored before.
+        batch_size: windows at a time at most.
+        keep_nats: hand over the nats of every token.
+    """
+    model = run_scorer(run)
+    ids, lengths = encode(run.tokenizer, text.documents, text.whole), token_bytes(run.tokenizer)
+    units, passages, kept = UnitNats(text), PassageNats(run.tokenizer), []
+    positions = PositionNats(len(ids), model.block_size)
+    first = 0
+    for nats, places in _gathered(model, ids, overlap, batch_size):
+        part = ids[first : first + len(nats)]
+        first += len(nats)
+        sizes = lengths[part]
+        units.add(nats, sizes)
+        passages.add(part, nats, sizes)
+        if not overlap:
+            positions.add(nats, places)
+        if keep_nats:
+            kept.append(nats.astype(np.float32))
+    if overlap:  # with an overlap only the first window has tokens at the first places
+        for nats, places in _gathered(model, ids, 0.0, batch_size):
+            positions.add(nats, places)
+    together = np.concatenate(kept) if keep_nats else None
+    return Likelihood(units.figures(), positions.rows(), passages.extremes(), together)
+
+
+def run_scorer(run: LoadedModel) -> Scorer:
+    """The scorer of a run's model."""
+    return scorer(run.model, run.tokenizer.eot_id)
+
+
+def sentence_nats(run: LoadedModel) -> Callable[[str], float]:
+    """-ln p of a whole sentence behind an end-of-text."""
+    model = run_scorer(run)
+    return lambda sentence: text_nats(model, run.tokenizer.encode(sentence))
+
+
+def _gathered(
+    model: Scorer, ids: np.ndarray, overlap: float, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Nats and places of about `AT_ONCE` tokens at a time: (n,) float64 and (n,) int64."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for batch in score(model, windows([ids], model, overlap, batch_size)):
+        waiting.append(batch)
+        if sum(len(nats) for nats, _ in waiting) >= AT_ONCE:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    nats, places = zip(*batches, strict=True)
+    return np.concatenate(nats).astype(np.float64), np.concatenate(places)
+
+
+# ------------------------------------------------------------------------------------------------------- tokens
+def encode(tokenizer: Tokenizer, documents: Sequence[str], whole: bool) -> np.ndarray:
+    """(N,) ids of the documents one behind the other, as they were trained on, in the smallest type that holds them."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+    end = np.full(int(whole), tokenizer.eot_id, dtype=dtype)
+    parts = []
+    for document in documents:
+        parts += [part.astype(dtype) for part in _ids(tokenizer, document)] + [end]
+    return np.concatenate(parts) if parts else end
+
+
+def _ids(tokenizer: Tokenizer, document: str) -> Iterator[np.ndarray]:
+    if len(document) <= PIECE:
+        yield tokenizer.encode_array(document)
+        return
+    try:
+        yield from encode_pieces(in_pieces(document), tokenizer)
+    except UserError:
+        tokenizer.encode_array(document)  # whose message counts from the beginning of the document
+        raise
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """(V,) int64 bytes of each token."""
+    return np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)], dtype=np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------- positions
+class PositionNats:
+    """Loss by place in the context, of windows that do not overlap: places 1, 2, 3-4, 5-8, … together."""
+
+    def __init__(self, tokens: int, context: int) -> None:
+        size = min(context, tokens)  # of a window
+        self._ranges: list[tuple[int, int, BlockedMean]] = []  # first and last place, from 0
+        first = 0
+        while first < size:
+            end = min(max(2 * first, 1), context)
+            inside = min(end, size) - first
+            count = tokens // size * inside + min(max(tokens % size - first, 0), inside)
+            self._ranges.append((first, end - 1, BlockedMean(count)))
+            first = end
+
+    def add(self, nats: np.ndarray, places: np.ndarray) -> None:
+        """The next tokens, (n,) each."""
+        for first, last, mean in self._ranges:
+            mean.add(nats[(places >= first) & (places <= last)])
+
+    def rows(self) -> list[Position]:
+        """A row for each range of places, counted from 1."""
+        rows = []
+        for first, last, mean in self._ranges:
+            loss, low, high = mean.interval()
+            rows.append(Position(first=first + 1, last=last + 1, loss=loss, low=low, high=high))
+        return rows
+
+
+# ----------------------------------------------------------------------------------------------------- passages
+@dataclass(frozen=True)
+class _Passage:
+    number: int
+    bits_per_byte: float
+    ids: np.ndarray  # (n,)
+    nats: np.ndarray  # (n,)
+
+
+class PassageNats:
+    """The passages of about `PASSAGE` bytes with the most and the fewest bits a byte.
+
+    A passage ends at the first token behind a multiple of `PASSAGE` that ends a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._worst: list[_Passage] = []
+        self._best: list[_Passage] = []
+        self._count = 0  # passages that have ended
+        self._byte = 0  # at which the first of the waiting tokens begins
+        # The tokens of the passage that has not ended: ids, nats, bytes.
+        self._waiting = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64))
+
+    def add(self, ids: np.ndarray, nats: np.ndarray, lengths: np.ndarray) -> None:
+        """The next tokens with their nats and bytes, (n,) each."""
+        news = (ids.astype(np.int64), nats, lengths)
+        self._waiting = tuple(map(np.concatenate, zip(self._waiting, news, strict=True)))  # type: ignore[assignment]
+        self._take(final=False)
+
+    def extremes(self) -> Extremes:
+        """The passages, once all tokens are there."""
+        self._take(final=True)
+        return Extremes(worst=[self._shown(one) for one in self._worst], best=[self._shown(one) for one in self._best])
+
+    def _take(self, final: bool) -> None:
+        """Takes the passages that have ended out of the waiting tokens; at the end the last one, too."""
+        ids, nats, lengths = self._waiting
+        begins, stops = self._bounds(final)
+        if not len(begins):
+            return
+        sizes = np.add.reduceat(lengths[: stops[-1]], begins)
+        bits = np.add.reduceat(nats[: stops[-1]], begins) / np.log(2)
+        long_enough = np.flatnonzero(sizes >= PASSAGE // 2)  # not the rest at the end
+        order = long_enough[np.argsort(-bits[long_enough] / sizes[long_enough], kind="stable")]
+        for i in {*order[:SHOWN].tolist(), *order[-SHOWN:].tolist()}:
+            part = slice(begins[i], stops[i])
+            found = _Passage(self._count + i, float(bits[i] / sizes[i]), ids[part].copy(), nats[part].copy())
+            self._worst.append(found)
+            self._best.append(found)
+        self._worst = sorted(self._worst, key=lambda one: (-one.bits_per_byte, one.number))[:SHOWN]
+        self._best = sorted(self._best, key=lambda one: (one.bits_per_byte, -one.number))[:SHOWN]
+        self._count += len(begins)
+        self._byte += int(sizes.sum())
+        self._waiting = (ids[stops[-1] :], nats[stops[-1] :], lengths[stops[-1] :])
+
+    def _bounds(self, final: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(S,) the waiting tokens at which each passage begins and ends."""
+        ids, _, lengths = self._waiting
+        ends = np.cumsum(lengths)  # (n,) the byte at which each token ends
+        text = np.frombuffer(self._tokenizer.decode_bytes(ids.tolist()), np.uint8)
+        # Whether the byte that follows a token goes on with a character: behind the last token nobody knows yet.
+        inside = np.append(text & 0xC0 == 0x80, not final)[ends]
+        last = np.flatnonzero((lengths > 0) & ~inside)  # (P,) the token that each piece ends with
+        if not len(last):
+            return last, last
+        starts = np.append(0, ends[last])[:-1] + self._byte  # (P,) the byte at which each begins
+        # The passages that hold a piece, in order, each from one token up to another.
+        first_piece = np.flatnonzero(np.diff(starts // PASSAGE, prepend=-1))
+        stops = np.append(last[first_piece[1:] - 1], last[-1]) + 1
+        begins = np.append(0, stops[:-1])
+        return (begins, stops) if final else (begins[:-1], stops[:-1])
+
+    def _shown(self, passage: _Passage) -> ScoredPassage:
+        pieces = [(piece, round(bits, 3)) for piece, bits in token_pieces(self._tokenizer, passage.ids, passage.nats)]
+        return ScoredPassage(bits_per_byte=passage.bits_per_byte, pieces=pieces)
+
+
+def token_pieces(tokenizer: Tokenizer, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Text and bits of each token; those that are parts of a character together."""
+    decoder, bits = codecs.getincrementaldecoder("utf-8")("replace"), 0.0
+    for i, value in zip(ids.tolist(), (nats / np.log(2)).tolist(), strict=True):
+        bits += value
+        piece = decoder.decode(tokenizer.decode_bytes([i]))
+        if piece:
+            yield piece, bits
+            bits = 0.0

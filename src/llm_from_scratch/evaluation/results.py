@@ -1,0 +1,194 @@
+"""Results of an evaluation: `measure` fills them in, `--json` writes them (`as_json`), and `report` shows them.
+
+The names of the fields are the keys of the JSON object. A field that is None was not asked for, or could not be measured, and is
+absent there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_from_scratch.evaluation.pairs import Preference
+
+NULL = {"null": True}  # a field that is null in JSON rather than absent
+UNWRITTEN = {"unwritten": True}  # a field that is not in JSON
+
+
+@dataclass(kw_only=True)
+class TextInfo:
+    """The text that was scored: counts that a reader can check, and the checksum of its bytes."""
+
+    name: str
+    documents: int
+    bytes: int
+    characters: int
+    words: int
+    lines_count: bool  # the end of a line is a word
+    units: str  # that an interval draws from
+    sha256: str
+    split: str | None = field(default=None, metadata=NULL)  # of the runs' text; None: of a text of its own
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """The likelihood of the text; a compressor has no tokens."""
+
+    loss: float | None = None  # nats a token
+    perplexity: float | None = None  # a token
+    perplexity_word: float
+    bits_per_byte: float
+    bits_per_byte_low: float | None = None  # bootstrap over the units, 95 %
+    bits_per_byte_high: float | None = None
+    bits_per_character: float
+    tokens: int | None = None
+    more: float | None = None  # bits per byte above the first run's, by a paired bootstrap
+    more_low: float | None = None
+    more_high: float | None = None
+    unit_bits: np.ndarray | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)  # (U,)
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Loss of the tokens at the places `first` to `last` of the context, counted from 1."""
+
+    first: int
+    last: int
+    loss: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class ScoredPassage:
+    """A passage of the text with the bits of each of its pieces."""
+
+    bits_per_byte: float
+    pieces: list[tuple[str, float]]
+
+
+@dataclass(kw_only=True)
+class Extremes:
+    """The passages with the most and the fewest bits per byte."""
+
+    worst: list[ScoredPassage]
+    best: list[ScoredPassage]
+
+
+@dataclass(kw_only=True)
+class GenerationMetrics:
+    """Figures of continuations; definitions and sources are in `report.DEFINITIONS`."""
+
+    bleu: float | None = None
+    chrf: float | None = None
+    rouge1: float | None = None
+    rouge2: float | None = None
+    rougeL: float | None = None  # noqa: N815 - as it is written everywhere
+    bertscore: float | None = None
+    distinct_1: float
+    distinct_2: float
+    distinct_3: float
+    repetition_4: float
+    self_bleu: float | None = None
+    entailed: float | None = None
+    contradicted: float | None = None
+    memorised: dict[str, float] | None = None  # length in characters -> share of the characters copied
+    memorised_longest: str | None = None
+    memorised_longest_characters: int | None = None
+    words: int
+    style: dict[str, float] | None = None
+    delta: dict[str, float] | None = None  # text -> Burrows's Delta to it
+    faithfulness: dict[str, float] | None = None  # kind -> mean count a passage
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """A held-out passage in two, and the continuation that a run wrote."""
+
+    prompt: str
+    continuation: str
+    written: str
+
+
+@dataclass(kw_only=True)
+class RunResult(Figures):
+    """The figures of one run."""
+
+    run: str  # its folder
+    step: int
+    parameters: int
+    tokenizer: str
+    positions: list[Position]
+    passages: Extremes
+    generated: GenerationMetrics | None = None
+    samples: list[Sample] | None = None
+    bias: list[Preference] | None = None
+    grammar: list[Preference] | None = None
+
+
+@dataclass(kw_only=True)
+class Baseline(Figures):
+    """The figures of a model to beat; `kind` is a key of `figures.KINDS`."""
+
+    name: str
+    kind: str
+    note: str
+
+
+@dataclass(kw_only=True)
+class ArticleFigures:
+    """Figures that the article gives, of its own text."""
+
+    name: str
+    note: str
+    perplexity: float
+    loss: float | None = None
+    bleu: float | None = None
+
+
+@dataclass(kw_only=True)
+class Sampling:
+    """How the continuations were sampled."""
+
+    passages: int
+    temperature: float
+    top_p: float | None
+
+
+@dataclass(kw_only=True)
+class UsedSettings:
+    """Settings that the figures depend on."""
+
+    overlap: float
+    seed: int
+    sampling: Sampling | None = None
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Everything that was measured."""
+
+    text: TextInfo
+    settings: UsedSettings
+    runs: list[RunResult]
+    baselines: list[Baseline] | None = None
+    article: list[ArticleFigures] | None = None
+    truth: GenerationMetrics | None = None  # of the true continuations
+    bias_limits: str | None = None
+    grammar_limits: str | None = None
+    left_out: list[str]  # figures that were asked for and not measured, with the reason
+    command: str | None = None
+
+
+def as_json(value: Any) -> Any:
+    """Results as objects, lists, texts and numbers of JSON."""
+    if is_dataclass(value):
+        names = [one for one in fields(value) if not one.metadata.get("unwritten")]
+        pairs = ((one, getattr(value, one.name)) for one in names)
+        return {one.name: as_json(own) for one, own in pairs if own is not None or one.metadata.get("null")}
+    if isinstance(value, Mapping):
+        return {key: as_json(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(own) for own in value]
+    return value
