@@ -63,30 +63,7 @@ MAY_IMPORT = {
     "weights": ["checkpoint", "model", "tokenizer"],
     "run": ["checkpoint", "weights", *SETTINGS],
     "huggingface": [*RUN, "generation", "model", "tokenizer", *SETTINGS],
-    "evaluation.ngram": [],
-    "evaluation.compression": [],
-    "evaluation.style": [],
-    "evaluation.intervals": [],
-    "evaluation.pairs": ["evaluation.intervals", "data.clean"],
-    "evaluation.faithfulness": ["evaluation.style"],
-    "evaluation.overlap": ["evaluation.style"],
-    "evaluation.scoring": ["data.sampler", "kernels", "model"],
-    "evaluation.figures": [],
-    "evaluation.report": ["evaluation.figures", *RUN],
-    "evaluation.baselines": ["evaluation"],
-    "evaluation.texts": ["evaluation.intervals", "data", *SETTINGS],
-    "evaluation": [
-        "evaluation",
-        "data",
-        *RUN,
-        "run",
-        "weights",
-        "generation",
-        "model",
-        "kernels",
-        "tokenizer",
-        *SETTINGS,
-    ],
+    "evaluation": [],
     "training": [
         "training",
         "evaluation",
@@ -164,9 +141,32 @@ DATA: dict[str, list[str]] = {
     "prepare": ["tokenizer", *SETTINGS],
     "inspection": ["tokenizer"],
 }
+# The same of evaluation/.
+EVALUATION: dict[str, list[str]] = {
+    "intervals": [],
+    "scoring": ["data.sampler", "kernels", "model"],
+    "pairs": ["data.clean"],
+    "results": [],
+    "texts": ["data", *SETTINGS],
+    "likelihood": ["weights", "data.long_texts", "tokenizer"],
+    "ngram": [],
+    "compression": [],
+    "baselines": [],
+    "references": [],
+    "style": [],
+    "overlap": [],
+    "faithfulness": [],
+    "continuations": ["weights", "generation", *SETTINGS],
+    "harness": ["weights", "generation", "kernels", *SETTINGS],
+    "measure": ["run", "weights", "data", *SETTINGS],
+    "figures": [],
+    "report": [],
+}
+ORDERED = {"data": DATA, "evaluation": EVALUATION}
 MAY_IMPORT |= {
-    f"data.{name}": [*(f"data.{other}" for other in list(DATA)[:place]), *more]
-    for place, (name, more) in enumerate(DATA.items())
+    f"{folder}.{name}": [*(f"{folder}.{other}" for other in list(modules)[:place]), *more]
+    for folder, modules in ORDERED.items()
+    for place, (name, more) in enumerate(modules.items())
 }
 # Where a library may be imported; every library of an optional extra, besides, in one file at most.
 ONLY_IN = {
@@ -239,6 +239,7 @@ def test_imports(path: Path) -> None:
         ("data.shards", "def late():\n    from .. import model"),
         ("data.clean", "from .shards import write"),
         ("data.tasks", "from .prepare import prepare"),
+        ("evaluation.scoring", "from .measure import measure"),
         ("training.module", "import llm_from_scratch.cli"),
         ("checkpoint", "from lightning.pytorch import Trainer"),
         ("training.module", "import hydra"),
@@ -249,11 +250,12 @@ def test_a_forbidden_import_is_seen(module: str, source: str) -> None:
     assert len(violations(source, module)) == 1
 
 
-def test_the_docstring_of_data_names_every_module_in_order() -> None:
-    lines = (ROOT / "src" / PACKAGE / "data/__init__.py").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("folder", ORDERED)
+def test_the_docstring_of_a_folder_names_every_module_in_order(folder: str) -> None:
+    lines = (ROOT / "src" / PACKAGE / folder / "__init__.py").read_text(encoding="utf-8").splitlines()
     named = [line.split()[0] for line in lines if line.startswith("    ")]
-    assert named == list(DATA)
-    assert {f"data.{name}" for name in named} | {"data"} == {name for name in MODULES if covers("data", name)}
+    assert named == list(ORDERED[folder])
+    assert {f"{folder}.{name}" for name in named} | {folder} == {name for name in MODULES if covers(folder, name)}
 
 
 def test_each_optional_library_in_one_file() -> None:

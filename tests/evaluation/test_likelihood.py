@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import story
 
-from llm_from_scratch.weights import LoadedModel, load_model
 from llm_from_scratch.data.long_texts import PIECE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import likelihood as measuring
@@ -28,6 +27,7 @@ from llm_from_scratch.evaluation.scoring import Scorer, Windows
 from llm_from_scratch.evaluation.texts import Text
 from llm_from_scratch.model import IGNORE
 from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer
+from llm_from_scratch.weights import LoadedModel, load_model
 
 
 def plainly(tokenizer: Tokenizer, ids: np.ndarray, nats: np.ndarray) -> dict[str, list[dict[str, Any]]]:

@@ -1,1 +1,28 @@
-"""How good a run is, measured from its run folder alone."""
+"""How good a run is, measured from its run folder. Each module may import those above it.
+
+Scoring:
+    intervals      intervals of ratios and means by bootstrap, Wilson's of a share
+    scoring        nats of each token of a text, a chunk of logits at a time; ensembles
+    pairs          minimal pairs: bias.csv, grammar.jsonl, CrowS-Pairs and BLiMP files
+    results        the typed results, and their JSON
+    texts          the text that is scored, its units, figures from nats and bytes
+    likelihood     a run over a whole text: figures, loss by place, worst and best passages
+
+Models to beat, on the same bytes:
+    ngram          uniform, unigram, Kneser-Ney over any ids
+    compression    zlib, bz2, lzma, PPM behind the training part
+    baselines      their rows, and the article's own figures
+    references     models of transformers: a baseline, BERTScore, entailment
+
+Generated text:
+    style          lengths, function words, punctuation, Burrows's Delta
+    overlap        against the true text, itself, the training text
+    faithfulness   names, genders and relations of the prompt; of unknown validity
+    continuations  held-out passages continued, and their metrics
+
+Together:
+    harness        a run as a model of lm-eval
+    measure        run folders -> an `Evaluation`
+    figures        an `Evaluation` -> PNG files
+    report         an `Evaluation` -> the terminal, report.md, report.html
+"""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.weights import LoadedModel
 from llm_from_scratch.data.long_texts import PIECE, encode_pieces
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import BlockedMean
@@ -21,6 +20,7 @@ from llm_from_scratch.evaluation.results import Extremes, Position, ScoredPassag
 from llm_from_scratch.evaluation.scoring import Scorer, score, scorer, text_nats, windows
 from llm_from_scratch.evaluation.texts import Text, UnitNats, in_pieces
 from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.weights import LoadedModel
 
 PASSAGE = 240  # bytes of the passages shown
 SHOWN = 3  # passages of each end
