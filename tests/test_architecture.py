@@ -152,7 +152,7 @@ EVALUATION: dict[str, list[str]] = {
     "ngram": [],
     "compression": [],
     "baselines": [],
-    "references": [],
+    "references": ["data.long_texts"],
     "style": [],
     "overlap": [],
     "faithfulness": [],

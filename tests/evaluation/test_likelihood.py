@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import story
 
-from llm_from_scratch.data.long_texts import PIECE
+from llm_from_scratch.data.long_texts import PIECE, LongText
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import likelihood as measuring
+from llm_from_scratch.evaluation import texts
 from llm_from_scratch.evaluation.likelihood import (
     PASSAGE,
     SHOWN,
@@ -24,7 +25,7 @@ from llm_from_scratch.evaluation.likelihood import (
 )
 from llm_from_scratch.evaluation.results import as_json
 from llm_from_scratch.evaluation.scoring import Scorer, Windows
-from llm_from_scratch.evaluation.texts import Text
+from llm_from_scratch.evaluation.texts import Text, other_text
 from llm_from_scratch.model import IGNORE
 from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer
 from llm_from_scratch.weights import LoadedModel, load_model
@@ -88,6 +89,18 @@ def test_an_unknown_character_of_a_long_document_is_counted_from_its_beginning()
     tokenizer = CharTokenizer("ab")
     with pytest.raises(UserError, match=f"at index {PIECE + 7} "):
         encode(tokenizer, ["a" * (PIECE + 7) + "c"], False)
+
+
+def test_a_long_file_is_scored_from_the_disk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, path = load_model(finished / "run"), tmp_path / "text.txt"
+    path.write_bytes(("\ufeff" + story(20_000) * 60).replace("é", "e\u0301").replace("\n", "\r\n").encode())
+    found = []
+    for long in (2**30, 2**20):
+        monkeypatch.setattr(texts, "LONG", long)
+        text = other_text(str(path))
+        found.append((text.info(), text.joined, encode(run.tokenizer, text.documents, text.whole).tolist()))
+        assert isinstance(text.documents[0], LongText) == (long == 2**20)
+    assert found[0] == found[1]
 
 
 def constant_nats(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -176,14 +176,14 @@ def test_a_sentence_longer_than_the_context_goes_on_in_a_new_one(here: Path) -> 
 def test_baselines_are_counted_in_the_bytes_of_the_text() -> None:
     train, document = story(4000, seed=1), story(1500, seed=2) + "é"
     text = Text("made", (document,), whole=False)
-    rows = {row["name"]: row for row in baselines.characters(text, train) + baselines.compressors(text, train)}
+    rows = {row.name: row for row in baselines.characters(text, train) + baselines.compressors(text, train)}
     before, after, V = character_ids(train, document)
     size = len(document.encode())
-    assert rows["uniform, characters"]["bits_per_byte"] == pytest.approx(math.log2(V) * len(document) / size)
+    assert rows["uniform, characters"].bits_per_byte == pytest.approx(math.log2(V) * len(document) / size)
     order_4 = nats(kneser_ney(before, 4, V), after).sum() / math.log(2) / size
-    assert rows["Kneser-Ney 4, characters"]["bits_per_byte"] == pytest.approx(order_4)
+    assert rows["Kneser-Ney 4, characters"].bits_per_byte == pytest.approx(order_4)
     assert set(rows) >= {"unigram, characters", "Kneser-Ney 6, characters", "zlib", "lzma", "bz2", "PPM 5"}
-    assert rows["PPM 5"]["bits_per_byte"] < rows["unigram, characters"]["bits_per_byte"]
+    assert rows["PPM 5"].bits_per_byte < rows["unigram, characters"].bits_per_byte
 
 
 def test_a_shuffled_text_costs_more_than_the_real_one(here: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from llm_from_scratch.evaluation.compression import COMPRESSORS, compressor_bits
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
 from llm_from_scratch.evaluation.results import ArticleFigures, Baseline
-from llm_from_scratch.evaluation.texts import Text, UnitNats
+from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
 ORDERS = range(7)
 PPM_CHARACTERS = 1_000_000  # plain Python: about a second for 100,000 characters
@@ -40,9 +40,7 @@ def counting(
 def characters(text: Text, train: str) -> list[Baseline]:
     """The counting baselines over characters; the vocabulary is what the two texts hold."""
     before, after, V = character_ids(train, text.joined)
-    codes = np.frombuffer(text.joined.encode("utf-32-le"), dtype="<u4")
-    lengths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    return counting(text, before, after, lengths, V, "characters")
+    return counting(text, before, after, character_bytes(text.joined), V, "characters")
 
 
 def compressors(text: Text, train: str) -> list[Baseline]:

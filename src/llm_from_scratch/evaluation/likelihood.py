@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.data.long_texts import PIECE, encode_pieces
+from llm_from_scratch.data.long_texts import PIECE, LongText, encode_pieces, in_memory
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import BlockedMean
 from llm_from_scratch.evaluation.results import Extremes, Position, ScoredPassage
@@ -102,7 +102,7 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 
 # ------------------------------------------------------------------------------------------------------- tokens
-def encode(tokenizer: Tokenizer, documents: Sequence[str], whole: bool) -> np.ndarray:
+def encode(tokenizer: Tokenizer, documents: Sequence[str | LongText], whole: bool) -> np.ndarray:
     """(N,) ids of the documents one behind the other, as they were trained on, in the smallest type that holds them."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     end = np.full(int(whole), tokenizer.eot_id, dtype=dtype)
@@ -112,14 +112,14 @@ def encode(tokenizer: Tokenizer, documents: Sequence[str], whole: bool) -> np.nd
     return np.concatenate(parts) if parts else end
 
 
-def _ids(tokenizer: Tokenizer, document: str) -> Iterator[np.ndarray]:
-    if len(document) <= PIECE:
+def _ids(tokenizer: Tokenizer, document: str | LongText) -> Iterator[np.ndarray]:
+    if isinstance(document, str) and len(document) <= PIECE:
         yield tokenizer.encode_array(document)
         return
     try:
         yield from encode_pieces(in_pieces(document), tokenizer)
     except UserError:
-        tokenizer.encode_array(document)  # whose message counts from the beginning of the document
+        tokenizer.encode_array(in_memory(document))  # whose message counts from the beginning of the document
         raise
 
 

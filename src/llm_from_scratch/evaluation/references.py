@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from llm_from_scratch.data.long_texts import in_memory
 from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.evaluation.results import Baseline
 from llm_from_scratch.evaluation.scoring import Scorer, score, windows
-from llm_from_scratch.evaluation.texts import Text, UnitNats
+from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
 MAX_WINDOW = 1024  # tokens, as GPT-2
 
@@ -33,20 +34,21 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         raise UserError(f"--gpt2 {folder}: cannot be read as a model ({first_line(error, 200)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"--gpt2 {folder}: its tokenizer needs an end-of-text piece and a tokenizer.json")
-    ids, starts, before = [], [], 0
-    for document in text.documents:
+    parts, starts, before = [], [], 0
+    for document in map(in_memory, text.documents):
         encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         if tokenizer.decode(encoded["input_ids"], clean_up_tokenization_spaces=False) != document:
             raise UserError(
                 f"--gpt2 {folder}: its tokenizer does not give the text back, so that bytes cannot be compared"
             )
-        size = np.cumsum([0, *(len(character.encode()) for character in document)])
-        ids += encoded["input_ids"]
-        starts += [before + int(size[first]) for first, _ in encoded["offset_mapping"]]
-        before += int(size[-1])
-        if text.whole:
-            ids.append(tokenizer.eos_token_id)
-            starts.append(max(before - 1, 0))
+        sizes = character_bytes(document)
+        begins = np.cumsum(sizes) - sizes + before
+        before += int(sizes.sum())
+        characters = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+        end = [tokenizer.eos_token_id] if text.whole else []
+        parts.append(np.array([*encoded["input_ids"], *end], dtype=np.int64))
+        starts.append(np.append(begins[characters], [max(before - 1, 0)] * len(end)).astype(np.int64))
+    ids, places = np.concatenate(parts), np.concatenate(starts)
     block_size = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW, len(ids))
     model = model.to(device).float().eval()
     scorer = Scorer(
@@ -59,8 +61,8 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
         device=device,
     )
     units, first = UnitNats(text), 0
-    for nats, _ in score(scorer, windows([np.array(ids, dtype=np.int64)], scorer, overlap, batch_size)):
-        units.add_at(nats, np.array(starts[first : first + len(nats)]))
+    for nats, _ in score(scorer, windows([ids], scorer, overlap, batch_size)):
+        units.add_at(nats, places[first : first + len(nats)])
         first += len(nats)
     note = f"{len(tokenizer):,} pieces, context {block_size}; what it was trained on may hold this text"
     return Baseline(name=f"{folder.name} (transformers)", kind="gpt2", note=note, **units.figures())

@@ -5,7 +5,7 @@ Everything is counted in UTF-8 bytes of this text, so that models, n-grams and c
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.data.clean import clean
-from llm_from_scratch.data.long_texts import PIECE
+from llm_from_scratch.data.formats import is_plain
+from llm_from_scratch.data.long_texts import LONG, PIECE, LongText, in_memory, open_long
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
 from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.results import Figures, TextInfo
+from llm_from_scratch.files import sha256
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.saved_config import read_config
 
@@ -32,7 +34,7 @@ class Text:
     """The documents to be scored. U units: the documents, or blocks of `BLOCK` bytes where they are fewer than 20."""
 
     name: str
-    documents: tuple[str, ...]
+    documents: tuple[str | LongText, ...]
     whole: bool  # each document is followed by the end-of-text piece, which is scored as well
     lines: bool = False  # the end of a line is a word: WikiText's count, whose published perplexities are a word
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
@@ -49,7 +51,7 @@ class Text:
     @cached_property
     def joined(self) -> str:
         """The documents, one behind the other."""
-        return "".join(self.documents)
+        return "".join(map(in_memory, self.documents))
 
     @property
     def characters(self) -> int:
@@ -59,7 +61,7 @@ class Text:
     @cached_property
     def words(self) -> int:
         """The number of words: runs without white space, and the ends of lines where these count."""
-        lines = sum(document.count("\n") for document in self.documents) if self.lines else 0
+        lines = sum(piece.count("\n") for piece in self.pieces()) if self.lines else 0
         return count_words(self.pieces()) + lines
 
     def pieces(self) -> Iterator[str]:
@@ -154,8 +156,17 @@ def token_starts(lengths: np.ndarray, before: int = 0) -> np.ndarray:
     return np.where(lengths == 0, np.maximum(starts - 1, 0), starts)
 
 
-def in_pieces(text: str) -> Iterator[str]:
+def character_bytes(text: str) -> np.ndarray:
+    """(T,) int64 bytes in UTF-8 of each character."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    return 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
+
+
+def in_pieces(text: str | LongText) -> Iterator[str]:
     """A text in pieces of `PIECE` characters, the last one shorter."""
+    if isinstance(text, LongText):
+        yield from text.pieces()
+        return
     for start in range(0, len(text), PIECE):
         yield text[start : start + PIECE]
 
@@ -169,9 +180,9 @@ def count_words(pieces: Iterable[str]) -> int:
     return count
 
 
-def _size(text: str) -> int:
+def _size(text: str | LongText) -> int:
     """The bytes of a text in UTF-8."""
-    return sum(len(piece.encode()) for piece in in_pieces(text))
+    return text.size if isinstance(text, LongText) else sum(len(piece.encode()) for piece in in_pieces(text))
 
 
 def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) -> list[str]:
@@ -204,8 +215,20 @@ def other_text(data: str, option: str = "--data") -> Text:
         except ValueError as error:
             raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
         source.warn_of_skipped()
-    documents = tuple(clean(document.raw, document.name)[0] for document in source.documents())
+    documents = tuple(_clean_documents(source))
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
+
+
+def _clean_documents(source: Source) -> Iterator[str | LongText]:
+    """The documents; one of a long text file stays on the disk."""
+    for name, path in source.paths:
+        if is_plain(name) and path.is_file() and path.stat().st_size >= LONG:
+            text = open_long(path, name, sha256(path), on_progress=lambda count: None)
+            if text is not None:
+                yield text
+                continue
+        for document in replace(source, paths=[(name, path)]).documents():
+            yield clean(document.raw, document.name)[0]
 
 
 def _wikitext(path: Path) -> Text | None:
