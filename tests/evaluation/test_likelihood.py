@@ -26,7 +26,7 @@ from llm_from_scratch.evaluation.likelihood import (
 from llm_from_scratch.evaluation.results import as_json
 from llm_from_scratch.evaluation.scoring import Scorer, Windows
 from llm_from_scratch.evaluation.texts import Text, other_text
-from llm_from_scratch.model import IGNORE
+from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer
 from llm_from_scratch.weights import LoadedModel, load_model
 
