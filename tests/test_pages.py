@@ -129,7 +129,8 @@ def test_the_blocks_in_a_terminal(width: int) -> None:
 
 def test_a_table_drops_its_last_columns_where_a_terminal_is_narrow() -> None:
     written = io.StringIO()
-    table = Table("", ["name", "first", "second", "third"], [["a", "1", "2", "3"]])
+    table = Table("", ["name", "first", "second", "third"], [["a", "1", "2", "3"], ["other", "", "", "4"]])
     show([table], Console(width=24, file=written), elsewhere="; --json has all")
     assert "first" in written.getvalue()
+    assert "other" not in written.getvalue()  # its row would be empty
     assert "too narrow here for: second, third; --json" in " ".join(written.getvalue().split())

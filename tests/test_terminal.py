@@ -215,6 +215,12 @@ def test_the_next_commands_can_be_pasted(
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_tables_title_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("a", "b", title="a title that is wider than the table", title_justify="left")
+    console().print(table)
+    assert capsys.readouterr().out.splitlines()[0] == "a title that is wider than the table"
+
+
 def test_a_sweeps_table_keeps_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (0, 1):
         folder = tmp_path / "s[red]" / str(number)

@@ -181,6 +181,8 @@ def fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
         fixed = (least if folded else natural) if number else None
         table.add_column(RichText(name), justify="right" if number else "left", overflow="fold", width=fixed)
     for row in zip(*(cells for _, cells in columns[:kept]), strict=True):
+        if kept < len(columns) and not any(row[1:]):
+            continue  # all that it has is in the columns that were dropped
         table.add_row(*(RichText(one_line(cell, 200)) for cell in row))
     return table, [name for name, _ in columns[kept:]]
 

@@ -178,12 +178,21 @@ def console(*, stderr: bool = False, width: int | None = None) -> "Console":
         width: of what is not a terminal, where rich would take 80 columns.
     """
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
     from rich.theme import Theme
 
     class PlainConsole(Console):
         def render_str(self, text: str, **settings: Any) -> Text:
             return super().render_str(printable(text), **settings)
+
+        def print(self, *objects: Any, **settings: Any) -> None:
+            """The title of a table is a line of its own: rich folds it at the width of the table."""
+            for one in objects:
+                if isinstance(one, Table) and one.title:
+                    super().print(one.title, soft_wrap=True)
+                    one.title = None
+            super().print(*objects, **settings)
 
     made = PlainConsole(stderr=stderr, highlight=False, markup=False, emoji=False, theme=Theme(BARS))
     if width and not made.is_terminal:
