@@ -193,7 +193,7 @@ def test_a_wrong_checksum_is_refused(server):
     assert not Path("data/oz/wizard_of_oz.txt").exists()
 
 
-def test_without_a_network_one_line_says_what_to_do():
+def test_without_a_network_one_line_says_what_to_do(capsys: pytest.CaptureFixture[str]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening: refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/x"
@@ -202,6 +202,7 @@ def test_without_a_network_one_line_says_what_to_do():
     assert "\n" not in str(error.value)
     assert f"put the file by hand at {Path('data/oz/wizard_of_oz.txt')}" in str(error.value)
     assert "data=stdlib" in str(error.value)
+    assert capsys.readouterr().err == ""  # no bar where there is no terminal, nor its empty line
 
 
 def test_a_missing_page_is_one_line(server):

@@ -207,7 +207,10 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
 
 def _progress() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}", markup=False), *columns, console=console(stderr=True))
+    out = console(stderr=True)
+    # Elsewhere it would write an empty line, and a refused download is one line.
+    disable = not out.is_terminal
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=out, disable=disable)
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
