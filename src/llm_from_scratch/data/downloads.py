@@ -155,6 +155,7 @@ def _bring(
                         _download(url, part, progress, stop)
                         _check(part, complaint, sha256, *must_contain)
                     part.replace(target)
+                    log.info("downloaded %s: %s bytes", target, f"{target.stat().st_size:,}")
                 except (*NETWORK_ERRORS, ValueError) as error:
                     if i + 1 == len(urls) or stop.is_set():
                         raise
