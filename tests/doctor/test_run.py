@@ -1,21 +1,16 @@
-"""The doctor: everything broken on purpose, and the line that says so."""
+"""The checks of a run: everything broken on purpose, and the line that says so."""
 
-import http.server
-import importlib.metadata
 import json
 import shutil
-import threading
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPO, SMALL, Process, as_version_0_1
+from conftest import REPO, SMALL, as_version_0_1
 from filelock import FileLock
 
 from llm_from_scratch.checkpoint import checkpoints
 from llm_from_scratch.data.prepared import manifest_sha256
-from llm_from_scratch.doctor import examination, machine
 from llm_from_scratch.doctor.examination import examine
 from llm_from_scratch.doctor.findings import Finding
 from llm_from_scratch.files import sha256
@@ -23,6 +18,7 @@ from llm_from_scratch.run import read_rows, write_rows
 from llm_from_scratch.weights import load_model
 
 
+@pytest.fixture
 @pytest.fixture
 def sound(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a finished run with its text, in the folder that it was started in."""
@@ -229,95 +225,6 @@ def test_a_full_disk(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(finding.what.startswith("run: a checkpoint takes") for finding in about("run", mark)), free
 
 
-def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As the project declares it: an environment may hold an older installation, or none.
-    declared = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    monkeypatch.setattr(
-        importlib.metadata,
-        "metadata",
-        lambda name: {declared["name"]: {"Requires-Python": declared["requires-python"]}}[name],
-    )
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: {declared["name"]: declared["dependencies"]}[name])
-    version = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "torch" else version(name))
-    (found,) = (f for f in machine.versions() if f.mark == "fault")
-    assert found.what.startswith("torch 1.0 is outside >=2.")
-    assert found.advice.startswith("pip install")
-    monkeypatch.setattr("platform.python_version", lambda: "3.14.1")
-    assert any(f.what.startswith("Python 3.14.1 is outside") for f in machine.versions())
-
-
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    assert [finding.mark for finding in machine.compiler()] == ["warning"]
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(404 if "gone" in self.path else 200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-
-
-def test_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "shared"))
-    monkeypatch.setenv("no_proxy", "*")
-    for name, url in (("here", f"{server}/x"), ("wrong", ""), ("far", f"{server}/y"), ("gone", f"{server}/gone")):
-        (tmp_path / "configs/data").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"configs/data/{name}.yaml").write_text(
-            f"name: {name}\nfile: {name}/text.txt\nurl: {url}\nmust_contain: Oz\n"
-        )
-    for folder, content in (("shared/here", "Oz"), ("data/wrong", "Kansas")):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "text.txt").write_text(content)
-    found = {
-        finding.what.partition(":")[0]: finding
-        for finding in machine.corpora(tmp_path / "configs/data")
-        if finding.mark != "fault"
-    }
-    assert found["data=here"] == Finding("ok", f"data=here: {tmp_path / 'shared/here/text.txt'}")
-    assert found["data=far"] == Finding("ok", f"data=far: not here yet; {server}/y can be reached")
-    assert found["data=gone"].mark == "warning"
-    assert "404" in found["data=gone"].what
-    assert found["data=gone"].advice.startswith("put the file by hand at data/gone/text.txt")
-    (wrong,) = (finding for finding in machine.corpora(tmp_path / "configs/data") if finding.mark == "fault")
-    assert "data=wrong" in wrong.what
-    assert not (tmp_path / "data/far").exists()  # nothing is downloaded by the doctor
-
-
-def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/data").mkdir()
-    (tmp_path / "configs/data/far.yaml").write_text("name: far\nfile: far.txt\nurl: http://far/\n")
-    monkeypatch.setattr(machine, "NETWORK_SECONDS", 0.1)
-    monkeypatch.setattr(machine, "_reach", lambda *_: threading.Event().wait(20))
-    (found,) = machine.corpora(tmp_path / "configs/data")
-    assert "cannot be reached (no answer)" in found.what
-
-
-def test_a_check_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Iterator[Finding]:
-        raise RuntimeError("a driver\nthat lies")
-        yield
-
-    monkeypatch.setattr(examination, "devices", broken)
-    found = list(examine())
-    (bad,) = (finding for finding in found if finding.mark == "fault")
-    assert bad.what == "devices: RuntimeError: a driver that lies"
-    assert any(finding.what.startswith("outputs/") for finding in found)
-
-
 def test_the_command(sound: Path, command: Callable[..., object]) -> None:
     def started(*arguments: str) -> tuple[int, str, str]:
         done = command(*arguments, cwd=sound)
@@ -337,12 +244,6 @@ def test_the_command(sound: Path, command: Callable[..., object]) -> None:
     assert errors.startswith("error: nowhere: there is no such folder")
     assert started("doctor", "last")[0] == 2  # no run below outputs/
     assert "Exit status: 0 no fault" in started("doctor", "--help")[1]
-
-
-def test_it_runs_on_this_project(command: Process) -> None:
-    done = command("doctor", cwd=REPO)
-    assert done.returncode in (0, 1), done.stderr
-    assert "data=oz" in done.stdout
 
 
 def test_a_run_that_was_stopped_before_its_first_validation_is_sound(
@@ -431,22 +332,3 @@ def test_the_advice_can_be_followed(sound: Path) -> None:
         flip(state / "tensors.safetensors", 0.5)
     advice = [finding.advice for finding in about("run", "fault")]
     assert not any("passes over it" in line or "init_from" in line for line in advice), advice
-
-
-def test_bfloat16_is_said_as_auto_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_from_scratch.config import TrainerConfig
-    from llm_from_scratch.training.trainer import precision
-
-    names = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
-    for cuda in (False, True):
-        for has in (False, True):
-            monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
-            monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
-            monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda has=has: has)
-            (finding,) = machine.bfloat16()
-            used = names[precision(TrainerConfig())]
-            assert f"trainer.precision=auto computes in {used}" in finding.what
-            assert finding.what.startswith(f"{'a GPU' if cuda else 'this CPU'} has {'' if has else 'no '}instructions")

@@ -1,0 +1,62 @@
+"""Sizes of models and texts, against published ones and arithmetic."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plans import GPT2, PRESETS
+
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.model import GPTConfig
+from llm_from_scratch.plan.sizes import (
+    assumed_text,
+    compute_optimal,
+    meta_model,
+    nearest,
+    training_flops,
+)
+
+
+def test_gpt2_by_hand() -> None:
+    model = meta_model(GPTConfig(vocab_size=50_257, **GPT2))
+    assert model.num_parameters() == 124_439_808  # as published
+    # 12 layers of 12 C^2 weights and a head of V C, 6 FLOPs each; attention 12 L C T.
+    assert training_flops(model) == 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 768 * 1024 == 854_438_400
+    shared = meta_model(GPTConfig(vocab_size=50_257, **GPT2, n_unique_layer=3))
+    assert training_flops(shared) == training_flops(model)  # fewer weights, used as often
+
+
+def test_the_optimum_is_chinchilla() -> None:
+    # Hoffmann et al. 2022: 5.88e23 FLOPs are 70 billion parameters on 1.4 trillion tokens.
+    parameters, tokens = compute_optimal(5.88e23)
+    assert parameters == pytest.approx(70e9, rel=0.001)
+    assert tokens == pytest.approx(20 * parameters)
+    assert nearest(3_000_000, PRESETS) == "tiny"
+    assert nearest(4_000_000, PRESETS) == "small"  # 2.75 times rather than 4 times as large
+
+
+@pytest.mark.parametrize(
+    ("values", "vocab_size", "bytes_a_token"),
+    [
+        ({"kind": "gpt2", "vocab_size": None}, 50_257, 4.5),
+        ({"kind": "bpe", "vocab_size": 1024}, 1024, 3),
+        ({"kind": "bpe", "vocab_size": 8192}, 8192, 4.5),
+        ({"kind": "char", "vocab_size": None}, 256, 1),
+    ],
+)
+def test_a_text_that_is_not_at_hand_has_the_tokenizers_vocabulary(
+    values: dict[str, Any], vocab_size: int, bytes_a_token: float
+) -> None:
+    text = assumed_text(check({"tokenizer": values}, Config), 10**6)
+    assert (text.vocab_size, text.train_bytes) == (vocab_size, 10**6 * bytes_a_token)
+    assert (text.train_tokens, text.val_tokens, text.estimated) == (10**6, 10**5, True)
+
+
+def test_a_tokenizer_without_a_size_or_files_cannot_be_planned(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tokenizer=bpe needs a number of pieces"):
+        assumed_text(check({"tokenizer": {"kind": "bpe", "vocab_size": None}}, Config), 10**6)
+    files = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(tmp_path)}}, Config)
+    with pytest.raises(UserError, match=r"there is no vocab\.json with merges\.txt"):
+        assumed_text(files, 10**6)
