@@ -1,4 +1,6 @@
-"""From files to batches, once for every text. The modules stand in the order of the text's way; each may import those above it.
+"""From files to batches, once for every text.
+
+The modules stand in the order of the text's way; each may import those above it.
 
 Files and their documents:
     formats      the kinds of file, known by their names
@@ -29,4 +31,5 @@ Preparation, once:
     workers      the processes that make the tasks
     prepare      all of this, from the settings to the prepared text
     inspection   a look at a prepared text
+
 """

@@ -1,10 +1,13 @@
-"""The members of a tar archive, read as a stream; nothing is written, so no name in an archive can lead anywhere.
+"""The members of a tar archive, read as a stream.
 
-An archive that is cut off or damaged is refused as far as the format has checks: a plain tar has none for the contents of
-its members.
+Nothing is written, so no name in an archive can lead anywhere.
 
-Python's tarfile reads an archive that is cut off between two members as complete, follows sparse maps and chains of
-headers without a limit, and keeps every member in memory: of it, only the parser of one header block is used.
+An archive that is cut off or damaged is refused as far as the format has checks: a plain tar has
+none for the contents of its members.
+
+Python's tarfile reads an archive that is cut off between two members as complete, follows sparse
+maps and chains of headers without a limit, and keeps every member in memory: of it, only the parser
+of one header block is used.
 """
 
 import io
@@ -26,7 +29,8 @@ EXTENSIONS = (
     tarfile.SOLARIS_XHDTYPE,
     tarfile.XGLTYPE,
 )
-REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)  # TarInfo.isreg() has sparse files too
+# TarInfo.isreg() has sparse files too
+REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 REFUSED = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -39,7 +43,10 @@ PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
-    """The header of a member; None is the block of zeros that ends an archive. TarError: neither."""
+    """The header of a member; None is the block of zeros that ends an archive.
+
+    TarError: neither.
+    """
     return tarfile.TarInfo.frombuf(block, "utf-8", "replace") if block.strip(b"\0") else None
 
 
@@ -53,7 +60,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Name and content of each regular file; what its reader leaves of the content is passed over."""
+    """Name and content of each regular file; content that is not read is passed over."""
     path: str | None = None  # what an extension said of the next member
     size: int | None = None
     while True:
@@ -109,7 +116,10 @@ def _pass_over(chunks: Iterator[bytes]) -> None:
 
 
 def _pax(data: bytes, archive: str) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE` of a pax header; the length counts all of a record, and its end of line."""
+    """The records `LENGTH KEY=VALUE` of a pax header.
+
+    The length counts all of a record, its end of line too.
+    """
     records, start = {}, 0
     while start < len(data):
         match = PAX_RECORD.match(data, start)
@@ -122,7 +132,10 @@ def _pax(data: bytes, archive: str) -> dict[str, str]:
 
 
 def _safe(name: str, archive: str) -> str:
-    """The name of a member as a path below the archive, `./` left out. UserError: it leads elsewhere, or is no name."""
+    """The name of a member as a path below the archive, `./` left out.
+
+    UserError: it leads elsewhere, or is no name.
+    """
     what = f"{archive}: the member {ascii(name)[:200]}"
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in parts:

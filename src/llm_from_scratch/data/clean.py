@@ -1,6 +1,7 @@
-"""Raw bytes -> clean text: the second step of the data's way (source, clean, tokenize, shards, sample).
+"""Raw bytes -> clean text.
 
-Pure functions: a cleaner takes a text and returns it with a count of what it removed or replaced, so nothing is silent.
+Pure functions: a cleaner takes a text and returns it with a count of what it removed or replaced,
+so nothing is silent.
 """
 
 import codecs
@@ -11,9 +12,11 @@ from collections import Counter
 
 from llm_from_scratch.errors import UserError
 
-CLEANING_VERSION = 1  # raised whenever the same bytes give another text: what was prepared before is then prepared anew
+# raised whenever the same bytes give another text: what was prepared before is then prepared anew
+CLEANING_VERSION = 1
 
-# Project Gutenberg's boilerplate as it was written from 1991 to today: the line after which the book stands, …
+# Project Gutenberg's boilerplate as it was written from 1991 to today: the line after which the
+# book stands, …
 BOOK_BEGINS = r"""
     ^[ \t\ufeff]* \*+ [ ]? (?:START|BEGINNING)[ ]OF[ ] (?:THE[ ]|THIS[ ])? (?:COPYRIGHTED[ ])? PROJECT[ ]GUTENBERG\b
         (?: (?:[^\n]+\n){0,3}? [^\n]*\*{3}[ \t]*$ | [^\n]* )  # a long title goes on for some lines, up to its ***
@@ -29,16 +32,19 @@ SMALL_PRINT = r"^[ \t\ufeff]* \*+ [ ]? START[ *]*THE[ ]SMALL[ ]PRINT!"
 MARKER = re.compile(
     f"(?P<begins>{BOOK_BEGINS}) | (?P<ended>{BOOK_ENDED}) | (?P<small_print>{SMALL_PRINT})", re.I | re.M | re.X
 )
-MARKS_IN_A_ROW = 30  # combining marks; no language has more on a character (Stream-Safe Text Format, Unicode Annex 15)
+# combining marks; no language has more on a character (Stream-Safe Text Format, Unicode Annex 15)
+MARKS_IN_A_ROW = 30
 LONGEST_HEADER = 20_000  # characters: more than that before a marker is text
 
-# Without asterisks it is boilerplate in the last paragraph alone: elsewhere somebody writes about Project Gutenberg.
+# Without asterisks it is boilerplate in the last paragraph alone: elsewhere somebody writes about
+# Project Gutenberg.
 LAST_PARAGRAPH = re.compile(
     r"""(?:\A|\n[ \t]*\n) [ \t*]* (?:THE[ ])? (?:END[ ]OF|ENDE|FIN) [ ] (?:(?:THE|THIS|DIESES|DE|DU)[ ])?
         PROJE[CK]T[ ]GUTENBERG\b [^\n]* (?:\n[ \t]*\S[^\n]*){0,3}\Z""",
     re.I | re.X,
 )
-# Who made the file, in the paragraphs right after the header; a note in brackets can be several paragraphs.
+# Who made the file, in the paragraphs right after the header; a note in brackets can be several
+# paragraphs.
 CREDITS = re.compile(
     r"""\s* (?:
         \[[ ]*transcriber['’]?s?['’]?[ ]notes?\b [^\]]{0,3000} \] [ \t]*(?=\n|\Z)
@@ -57,9 +63,12 @@ CREDITS = re.compile(
 
 
 def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
-    """The clean text of the document `name`, and what each cleaner removed or replaced; a second time it is nothing.
+    """The clean text of the document `name`, and the count of each cleaner's changes.
 
-    The report has one key a cleaner, in the order they run: byte_order_mark counts bytes, the others characters.
+    Cleaned a second time, the text stays as it is.
+
+    The report has one key a cleaner, in the order they run: byte_order_mark counts bytes, the
+    others characters.
     UserError naming the document and the byte offset: it is not UTF-8, or no text.
     """
     text, report = decode(raw, name), dict.fromkeys(CLEANERS, 0)
@@ -73,7 +82,10 @@ def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
 
 
 def decode(raw: bytes, name: str) -> str:
-    """UTF-8, strictly. UserError naming the document `name` and the offset of the byte that cannot be read."""
+    """UTF-8, strictly.
+
+    UserError naming the document `name` and the offset of the byte that cannot be read.
+    """
     for encoding, mark in (
         ("UTF-32", codecs.BOM_UTF32_LE),  # before UTF-16, whose mark it begins with
         ("UTF-32", codecs.BOM_UTF32_BE),
@@ -109,9 +121,12 @@ def normalize_line_ends(text: str) -> tuple[str, int]:
 
 
 def remove_gutenberg(text: str) -> tuple[str, int]:
-    """Without Project Gutenberg's headers and footers (either may be missing, several books may follow one another).
+    """Without Project Gutenberg's headers and footers.
 
-    Counts characters. Where there is no such boilerplate the text stays as it is; else blank lines around it go too.
+    Either may be missing, and several books may follow one another.
+
+    Counts characters. Where there is no such boilerplate the text stays as it is; else blank lines
+    around it go too.
     """
     if not may_have_boilerplate(text):
         return text, 0
@@ -155,7 +170,10 @@ def _without_last_paragraph(book: str) -> str:
 
 
 def normalize_unicode(text: str) -> tuple[str, int]:
-    """Normal form C (Unicode Standard Annex 15); counts the characters it no longer holds: e + accent -> é is 2."""
+    """Normal form C (Unicode Standard Annex 15).
+
+    Counts the characters that the text no longer holds: e + accent -> é is 2.
+    """
     if text.isascii():
         return text, 0
     ordered = order_marks(text)
@@ -164,11 +182,12 @@ def normalize_unicode(text: str) -> tuple[str, int]:
     cleaned = unicodedata.normalize("NFC", ordered)
     if cleaned == text:
         return text, 0
-    return cleaned, max(1, (Counter(text) - Counter(cleaned)).total())  # accents that only change places are one
+    # accents that only change places are one
+    return cleaned, max(1, (Counter(text) - Counter(cleaned)).total())
 
 
 def clean_typed(text: str) -> str:
-    """A prompt or a stop string as the cleaned corpus would hold it: no byte order mark, LF, normal form C.
+    """A prompt or a stop string, cleaned as a corpus is: no byte order mark, LF, normal form C.
 
     A book's boilerplate stays: whoever types it means it.
     """
@@ -178,12 +197,14 @@ def clean_typed(text: str) -> str:
 
 
 def order_marks(text: str) -> str:
-    """A canonically equivalent text whose long runs of combining marks are in canonical order already.
+    """A canonically equivalent text; long runs of combining marks are in canonical order.
 
-    `unicodedata` orders the marks of a character by insertion, which takes quadratic time; it is linear for marks that are in order.
-    The order is by combining class, and marks of one class keep theirs: a stable sort.
+    `unicodedata` orders the marks of a character by insertion, which takes quadratic time; it is
+    linear for marks that are in order. The order is by combining class, and marks of one class keep
+    theirs: a stable sort.
     """
-    if not any(map(_is_mark, set(text[::MARKS_IN_A_ROW]))):  # a longer run holds one of these characters
+    # a longer run holds one of these characters
+    if not any(map(_is_mark, set(text[::MARKS_IN_A_ROW]))):
         return text
     marks = filter(_is_mark, set(text))
     long_run = re.compile(f"[{re.escape(''.join(sorted(marks)))}]{{{MARKS_IN_A_ROW + 1},}}")

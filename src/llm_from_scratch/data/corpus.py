@@ -1,4 +1,7 @@
-"""A corpus: the text and the settings that make one preparation. Its folder is named after all that its bytes depend on."""
+"""A corpus: the text and the settings that make one preparation.
+
+Its folder is named after all that its bytes depend on.
+"""
 
 import codecs
 import hashlib
@@ -25,15 +28,21 @@ from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-CHECKSUMS = "checksums.json"  # beside the prepared folders: of the files of a large corpus, computed once
-KEEP_TEXT_BELOW = 100_000_000  # bytes of files: the cleaned text of more is not written beside its tokens
-# From so many documents on, whole ones go to the validation split; of fewer, the last part of each does.
+# beside the prepared folders: of the files of a large corpus, computed once
+CHECKSUMS = "checksums.json"
+# bytes of files: the cleaned text of more is not written beside its tokens
+KEEP_TEXT_BELOW = 100_000_000
+# From so many documents on, whole ones go to the validation split; of fewer, the last part of each
+# does.
 MANY_DOCUMENTS = 20
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The files of one text and how they are prepared; `metadata` names the folder and begins its manifest."""
+    """The files of one text and how they are prepared.
+
+    `metadata` names the folder and begins its manifest.
+    """
 
     folder: Path
     source: Source
@@ -74,7 +83,9 @@ def plan_corpus(
     fetch: bool = True,
     write: bool = True,
 ) -> Corpus:
-    """The corpus that the settings name; nothing is downloaded without `fetch`, nothing written without `write`.
+    """The corpus that the settings name.
+
+    Nothing is downloaded without `fetch`, and nothing is written without `write`.
 
     Raises:
         UserError: the corpus is not there, is another one, or cannot be prepared so.
@@ -98,7 +109,8 @@ def plan_corpus(
         "tokenizer": tokenizer.fingerprint if tokenizer else [tokenizer_config.kind, tokenizer_config.vocab_size],
         "stream": data.stream,
     }
-    if not source.plain:  # nothing else has columns, and what was prepared from plain texts keeps its name
+    # nothing else has columns, and what was prepared from plain texts keeps its name
+    if not source.plain:
         metadata["column"] = data.column
     # So does what was prepared before there was a choice.
     metadata |= {
@@ -131,7 +143,10 @@ def building_folder(folder: Path) -> Path:
 
 
 def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
-    """One checksum of those of all files; small and large corpora have different ones since version 0.1."""
+    """One checksum of the checksums of all files.
+
+    Small and large corpora have different ones since version 0.1.
+    """
     if not keep_text:
         return hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
     digest = hashlib.sha256()
@@ -209,7 +224,11 @@ def keeps_text(data: DataConfig, source: Source) -> bool:
 
 
 def _groups(source: Source, checksums: dict[str, str], size: int | None) -> list[list[File]]:
-    """The files of each task: one of `size` bytes or more alone, smaller ones together up to that size. None: one task for all."""
+    """The files of each task.
+
+    A file of `size` bytes or more is a task; smaller ones share a task up to that size. Without a
+    size there is one task.
+    """
     groups: list[list[File]] = []
     room = 0
     for name, path in source.paths:
@@ -227,8 +246,8 @@ def _checksums(
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The sha256 of every file that can be read, by its name; (name, why) of the others.
 
-    Without a `cache`, "SIZE TIME" stands for the bytes of a file above 1 GB. With one, a checksum is computed once for a file's place,
-    size and time: a large corpus is not read at every start.
+    Without a `cache`, "SIZE TIME" stands for the bytes of a file above 1 GB. With one, a checksum
+    is computed once for a file's place, size and time: a large corpus is not read at every start.
     UserError: files that cannot be read, unless they are to be skipped.
     """
     known: dict[str, Any] = {}
@@ -267,7 +286,7 @@ def _checksums(
     return found, faults
 
 
-# ---------------------------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 def is_mixture(data: DataConfig) -> bool:
     """Whether the settings name several corpora with weights."""
     return data.mix is not None or bool(data.corpora)
@@ -298,7 +317,9 @@ def mixed_corpora(data: DataConfig) -> dict[str, DataConfig]:
 
 
 def check_text(data: DataConfig, given: Iterable[str]) -> None:
-    """Refuses, before anything is written, a text that is not there and settings that would change nothing about it.
+    """Refuses a missing text, and settings that would change nothing about it.
+
+    It is called before anything is written.
 
     Args:
         data: the settings.
@@ -327,13 +348,17 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
 
 
 def estimated_tokens(corpus: Corpus, tasks: list[Task], kind: str, vocab_size: int) -> int:
-    """What the tasks will give, from the files' sizes alone; rather too few: text is 3 times as long as compressed."""
+    """The tokens that the tasks will give, estimated from the sizes of their files.
+
+    The estimate is rather too low: text is 3 times as long as compressed.
+    """
     expands = {".parquet": 1.5, ".tar": 3.0, ".xz": 3.0, ".gz": 2.5, ".bz2": 3.0, ".zst": 2.5}
     text = sum(
         Path(path).stat().st_size * expands.get(Path(name.lower()).suffix, 0.9)
         for task in tasks
         for name, path, _ in task.files
     )
-    a_byte = 0.9 if kind == "char" else 0.35 if vocab_size < 4096 else 0.2  # a piece of BPE has 2 to 5 bytes
+    # a piece of BPE has 2 to 5 bytes
+    a_byte = 0.9 if kind == "char" else 0.35 if vocab_size < 4096 else 0.2
     kept = 0.5 if corpus.selection.quality or corpus.selection.dedup != "none" else 1.0
     return int(text * a_byte * kept * corpus.selection.fraction)

@@ -1,4 +1,4 @@
-"""The documents of a task: read, cleaned, and kept or removed as the settings say; the split that each one belongs to."""
+"""The documents of a task: read, cleaned, kept or removed, and split."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,11 @@ from llm_from_scratch.data.streams import ChangedFileError, verify_file
 from llm_from_scratch.errors import UserError, first_line
 
 SPLITS = ("train", "val")
-EXAMPLES, EXAMPLE = 2, 200  # examples of each reason to remove a document, in a task; characters of each
+# examples of each reason to remove a document, in a task; characters of each
+EXAMPLES, EXAMPLE = 2, 200
 NAMED = 10  # names of what is not read, in a task
-NOT_READ = ("no_text", "unreadable", "empty")  # reasons to remove a document that nobody has asked for
+# reasons to remove a document that nobody has asked for
+NOT_READ = ("no_text", "unreadable", "empty")
 
 File = tuple[str, str, str]  # its stable name, its place, its sha256 (or "SIZE TIME", or "")
 NamedText = tuple[str, str | LongText]  # a document's name and its clean text
@@ -27,7 +29,10 @@ NamedText = tuple[str, str | LongText]  # a document's name and its clean text
 
 @dataclass(frozen=True)
 class Selection:
-    """The documents of a corpus that are kept, and how they are read and split: all that the shards depend on beside the bytes."""
+    """The settings by which documents are read, kept and split.
+
+    The shards depend on them and on the bytes of the files alone.
+    """
 
     column: str = "text"
     val_fraction: float = 0.1
@@ -37,7 +42,8 @@ class Selection:
     quality: tuple[str, ...] = ()
     dedup: str = "none"  # none | exact | near
     language: str | None = None  # one of quality.SHORT_WORDS
-    on_error: str | None = None  # stop | skip, of a document that is no text; None: stop where the text is kept
+    # stop | skip, of a document that is no text; None: stop where the text is kept
+    on_error: str | None = None
     encoding: str = "utf-8"
     separator: str | None = None
 
@@ -52,7 +58,10 @@ class Selection:
         return self.separator is None and self.language is None and not self.quality and self.dedup != "near"
 
     def metadata(self) -> dict[str, Any]:
-        """The settings for a task's key; younger ones only where they are set, so that older keys stay."""
+        """The settings for a task's key.
+
+        Younger ones are in it only where they are set, so that older keys stay.
+        """
         younger = ("on_error", "encoding", "separator")
         return {
             key: value for key, value in asdict(self).items() if key not in younger or value != getattr(Selection, key)
@@ -61,13 +70,17 @@ class Selection:
 
 @dataclass
 class Tally:
-    """Counts of the documents that were read; `examples` has (name, beginning) for each reason to remove one."""
+    """Counts of the documents that were read.
+
+    `examples` has (name, beginning) of removed ones, for each reason.
+    """
 
     read: int = 0
     cleaned: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)  # members and columns that are not read, by the reason
+    # members and columns that are not read, by the reason
+    skipped: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)  # the first of them
     separators: int = 0  # documents that hold the end-of-text as a word
 
@@ -91,8 +104,9 @@ class Tally:
 class _Faults:
     """The policy for documents and files that are no text.
 
-    stop: they are gathered, and end the work in one message; skip: they are counted. None: a document is counted, and a file
-    that is damaged ends the work, for nobody knows how much it held.
+    stop: they are gathered, and end the work in one message; skip: they are counted. None: a
+    document is counted, and a file that is damaged ends the work, for nobody knows how much it
+    held.
     """
 
     def __init__(self, on_error: str | None, at_once: bool, tally: Tally) -> None:
@@ -167,7 +181,7 @@ class _DocumentReader:
             self.faults.document(name, f"{name}: {problem}")
 
     def draws(self, name: str) -> bool:
-        """Counts a document; whether it belongs to the part of the corpus that `data.fraction` draws."""
+        """Counts a document, and tells whether `data.fraction` draws it."""
         self.tally.read += 1
         fraction = self.selection.fraction
         if fraction == 1 or hash_in_unit_interval(name, f"subset {self.selection.subset_seed}") < fraction:
@@ -217,13 +231,16 @@ def documents(
     strict: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> Iterator[NamedText]:
-    """Name and clean text of the documents that are kept, at most `limit`; duplicates are not removed here.
+    """Name and clean text of the documents that are kept, at most `limit`.
 
-    Selection.on_error says what becomes of a document that is no text. Where it is None, it is an error with `strict`, as befits a
-    book; of millions, it is removed and counted.
+    Duplicates are not removed here.
+
+    Selection.on_error says what becomes of a document that is no text. Where it is None, it is an
+    error with `strict`, as befits a book; of millions, it is removed and counted.
 
     Raises:
-        UserError: documents that are to stop the work, all of a small corpus in one message; a file that was changed meanwhile.
+        UserError: documents that are to stop the work, all of a small corpus in one message; a file
+            that was changed meanwhile.
     """
     faults = _Faults(selection.on_error or ("stop" if strict else None), not strict, tally)
     reader = _DocumentReader(selection, tally, faults, on_progress)
@@ -256,21 +273,28 @@ def unique(texts: Iterator[NamedText], repeated: np.ndarray, reason: str, tally:
             yield name, text
 
 
-# ------------------------------------------------------------------------------------------------------------ splits
+# ------------------------------------------------------------------------------------------- splits
 def hash_in_unit_interval(identity: str, salt: str = "") -> float:
     """A hash of the document's name in [0, 1), independent of all other documents."""
     name = f"{salt}\n{identity}" if salt else identity
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()  # a file's name may be any bytes
+    # a file's name may be any bytes
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def is_validation(document: str, val_fraction: float) -> bool:
-    """Whether a whole document validates: a hash of its name decides, so that a document never changes sides when others come."""
+    """Whether a whole document validates.
+
+    A hash of its name decides, so that a document never changes sides when others come.
+    """
     return hash_in_unit_interval(document) < val_fraction
 
 
 def split_document(text: str, val_fraction: float) -> tuple[str, str]:
-    """The first part of a document for training, the last `val_fraction` of its characters for validation."""
+    """The beginning of a document for training, its end for validation.
+
+    The latter has `val_fraction` of the characters.
+    """
     cut = training_characters(len(text), val_fraction)
     return text[:cut], text[cut:]
 

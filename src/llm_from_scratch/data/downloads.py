@@ -1,4 +1,4 @@
-"""Downloads of published corpora: each file whole or not at all, resumed where a connection broke off, and checked."""
+"""Downloads of published corpora: whole or not at all, resumed, and checked."""
 
 import http.client
 import logging
@@ -36,7 +36,11 @@ NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError
 
 @dataclass(frozen=True)
 class Download:
-    """One way in which a corpus is published: `files` below data/, `part{00..20}.tar` for many, in each of the folders `mirrors`."""
+    """One way in which a corpus is published.
+
+    `files` lie below data/, `part{00..20}.tar` stands for many, and each of the folders `mirrors`
+    has them.
+    """
 
     files: str
     mirrors: Sequence[str]
@@ -63,7 +67,9 @@ def corpus_file(
     roots: Sequence[Path],
     fetch: bool,
 ) -> Path:
-    """The file of a named corpus: in the first of the folders `roots` that has it, else downloaded into the first.
+    """The file of a named corpus.
+
+    It is taken from the first of the folders `roots` that has it, else downloaded into the first.
 
     Raises:
         UserError: it is another file than it should be, or cannot be brought.
@@ -78,7 +84,8 @@ def corpus_file(
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
     if not fetch:
         raise _not_fetched(name, target)
-    # The checksum of a Gutenberg file changes with each release; what stays are the lines around the book.
+    # The checksum of a Gutenberg file changes with each release; what stays are the lines around
+    # the book.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
     with _progress() as progress:
         _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
@@ -135,7 +142,10 @@ def _bring(
     sha256: str | None,
     *must_contain: str | None,
 ) -> None:
-    """Downloads `target` from the first of `urls` that gives it whole, and publishes it by rename."""
+    """Downloads `target` from the first of `urls` that gives it whole.
+
+    It is published by rename.
+    """
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,10 +179,14 @@ def _bring(
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Keeps other processes from bringing the same file; a download that fails leaves no lock, and no part without a byte."""
+    """Keeps other processes from bringing the same file.
+
+    A download that fails leaves no lock, and no part without a byte.
+    """
     lock = FileLock(f"{target}.lock")
     lock.acquire()
-    while not Path(lock.lock_file).exists():  # another process has failed, and has deleted the file of this lock
+    # another process has failed, and has deleted the file of this lock
+    while not Path(lock.lock_file).exists():
         lock.release()
         lock.acquire()
     try:
@@ -215,7 +229,10 @@ def _progress() -> Progress:
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
-    """Bring `url` into `part`, going on where an earlier attempt broke off, as long as each one brings more; whether one did go on."""
+    """Brings `url` into `part`; tells whether it went on with an earlier attempt.
+
+    It tries again as long as each attempt brings more.
+    """
     task, resumed = progress.add_task(one_line(part.stem), total=None), False
     while True:
         held = part.stat().st_size if part.exists() else 0
@@ -230,7 +247,8 @@ def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -
 
 def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threading.Event) -> bool:
     """One request; whether it went on with what was held."""
-    # The server's name for this version of the file lies beside the part, so that two releases are never joined.
+    # The server's name for this version of the file lies beside the part, so that two releases are
+    # never joined.
     version = part.with_name(f"{part.name}.etag")
     held = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"User-Agent": "llm-from-scratch"}
@@ -253,7 +271,8 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threadi
             length = response.headers["Content-Length"]
             total = held + int(length) if length else None
             progress.update(task, total=total, completed=held)
-            while chunk := response.read1(2**16):  # unlike read, it hands over what came before a stall
+            # unlike read, it hands over what came before a stall
+            while chunk := response.read1(2**16):
                 out.write(chunk)
                 progress.update(task, advance=len(chunk))
                 if stop.is_set():

@@ -1,12 +1,16 @@
-"""Duplicates among documents: one signature each, made by any worker, then one decision over all of them in the corpus's order.
+"""Duplicates among documents: a signature for each, then one decision over all.
 
-Of documents that are alike, the first in that order stays. Neither the signatures nor the decision know how many workers
-there were or which was first.
+Any worker makes the signatures; the decision follows the corpus's order.
+
+Of documents that are alike, the first in that order stays. Neither the signatures nor the decision
+know how many workers there were or which was first.
 
 exact: the first 128 bits of the text's sha256.
-near: 128 minima of hashed runs of five words (MinHash: Broder 1997). Two documents are compared where one of 16 bands of
-8 minima is the same (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3: at a similarity of 0.8 that
-happens to 95 % of the pairs), each with the first document of that band; the later one goes where THRESHOLD of the minima agree.
+
+near: 128 minima of hashed runs of five words (MinHash: Broder 1997). Two documents are compared
+where one of 16 bands of 8 minima is the same (Leskovec, Rajaraman and Ullman, "Mining of Massive
+Datasets", chapter 3: at a similarity of 0.8 that happens to 95 % of the pairs), each with the first
+document of that band; the later one goes where THRESHOLD of the minima agree.
 """
 
 import hashlib
@@ -26,7 +30,9 @@ MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 for i in range(ROWS)], 
 
 
 def signer(kind: str) -> Callable[..., np.ndarray]:
-    """text -> signature: (2,) uint64 for exact, also of an iterator of the text's pieces, (MINIMA,) uint32 for near.
+    """text -> signature.
+
+    (2,) uint64 for exact, also of an iterator of the text's pieces; (MINIMA,) uint32 for near.
 
     UserError: near needs a library that is absent.
     """
@@ -62,9 +68,12 @@ def _minima() -> Callable[[str], np.ndarray]:
 
 
 def repeated(kind: str, files: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Which documents go: for each file's signatures (documents, width), the numbers of its documents, rising, int64.
+    """The numbers of the documents that are duplicates, for each file, rising, int64.
 
-    Memory: 24 bytes for each of PART documents for exact, 24 bytes a document for near; the signatures can be memory maps.
+    `files` holds each file's signatures, (documents, width).
+
+    Memory: 24 bytes for each of PART documents for exact, 24 bytes a document for near; the
+    signatures can be memory maps.
     """
     ends = np.cumsum([0, *map(len, files)])
     found = _repeated_exactly(files, ends) if kind == "exact" else _repeated_nearly(files, ends)

@@ -17,7 +17,7 @@ NAMED = 10  # files in a message, then their count
 
 
 def listed(named: Sequence[tuple[str, str]], count: int | None = None) -> str:
-    """The first few of (name, why) in one line, those of one reason together, and how many more there are."""
+    """The first few of (name, why) in one line, grouped by reason, and a count of the others."""
     reasons: dict[str, list[str]] = {}
     for name, why in named[:NAMED]:
         reasons.setdefault(why, []).append(ascii(name)[1:-1] if not name.isprintable() else name)
@@ -27,7 +27,10 @@ def listed(named: Sequence[tuple[str, str]], count: int | None = None) -> str:
 
 
 def fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that a glob begins with, and the rest: names that exist are names, whatever signs they hold."""
+    """The folder that a glob begins with, and the rest of it.
+
+    A name that exists is a name, whatever signs it holds.
+    """
     folder = Path(path.anchor)
     parts = path.relative_to(folder).parts
     for i, part in enumerate(parts):
@@ -38,7 +41,10 @@ def fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 class Tree:
-    """The folders below `root`, linked ones among them, each once; `skipped` and `faults` are what is not read there."""
+    """The folders below `root`, linked ones among them, each once.
+
+    `skipped` and `faults` name the files and folders that are not read.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,9 +53,12 @@ class Tree:
         self.listed: dict[str, tuple[list[str], list[str], list[str]]] = {}
 
     def matching(self, folder: str, pattern: tuple[str, ...], *, enters: bool = False) -> list[str]:
-        """The files below a folder whose names match a glob, a part for each level; ** is any number of levels.
+        """The files below a folder whose names match a glob.
 
-        A folder that the last part matches is skipped, unless the search `enters` each folder anyway.
+        It has a part for each level; ** is any number of levels.
+
+        A folder that the last part matches is skipped, unless the search `enters` each folder
+        anyway.
         """
         head, rest = pattern[0], pattern[1:]
         if head == "**":
@@ -76,7 +85,7 @@ class Tree:
         return found
 
     def regular(self, names: Sequence[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
-        """(name, place) of those that are files, in order, and (name, why) of the others and of all that was skipped."""
+        """(name, place) of the regular files, in order, and (name, why) of all others."""
         skipped = list(self.skipped.items())
         named = []
         for name in sorted(set(names)):
@@ -88,7 +97,10 @@ class Tree:
         return [one for one in named if one[0] not in failed], skipped
 
     def no_file(self, name: str) -> str | None:
-        """Why a name is no file to read; None where it is one, or where that cannot be found out, which is a fault."""
+        """The reason why a name is no file to read; None where it is one.
+
+        It is None, too, where that cannot be found out, which is a fault.
+        """
         try:
             mode = (self.root / name).stat().st_mode
         except OSError as error:
@@ -110,7 +122,10 @@ class Tree:
         return self.matching(folder, ("*",), enters=True)
 
     def folders(self, folder: str = "") -> list[str]:
-        """The folder and those below it, without hidden ones; a folder with several names has the one that is no link."""
+        """The folder and those below it, without hidden ones.
+
+        Of several names of one folder, the one that is no link counts.
+        """
         found: list[str] = []
         waiting: list[str] = [folder]
         links: list[str] = []
@@ -146,7 +161,8 @@ class Tree:
             try:
                 with os.scandir(self.root / folder) as scan:
                     for entry in scan:
-                        if entry.name.startswith(BUILDING):  # a preparation that is under way is no input
+                        # a preparation that is under way is no input
+                        if entry.name.startswith(BUILDING):
                             continue
                         is_folder = False
                         with contextlib.suppress(OSError):  # a link that cannot be followed

@@ -1,4 +1,4 @@
-"""The kinds of file that a corpus can consist of, known by their names, and how they are to be read."""
+"""The kinds of file that a corpus can consist of, known by their names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
 COMPRESSED_SUFFIXES = {".gz", ".xz", ".bz2", ".zst"}
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
 OTHER_SUFFIXES = {".jsonl", ".parquet", ".tar", *COMPRESSED_SUFFIXES, *SHORT_SUFFIXES}
-# Tables that are read where data.path names them; in a folder or an archive such a file can be anything, notes or metadata.
+# Tables that are read where data.path names them; in a folder or an archive such a file can be
+# anything, notes or metadata.
 NAMED_SUFFIXES = {".csv", ".tsv", ".json", ".ndjson"}
 KINDS = {"ndjson": "jsonl"} | {kind: kind for kind in ("jsonl", "json", "csv", "tsv", "parquet", "tar")}
 
-# Bytes of a document that is not a file of its own. The longest novels have 10 MB; and a line of JSON can take 30 times
-# its length in memory.
+# Bytes of a document that is not a file of its own. The longest novels have 10 MB; and a line of
+# JSON can take 30 times its length in memory.
 MAX_DOCUMENT = 16 * 2**20
 # Reasons not to read a file, a member or a column.
 COLUMN, HIDDEN = "a column beside data.column", "hidden"

@@ -1,4 +1,4 @@
-"""A look at a prepared text: how much there is, how long its documents are, which pieces are frequent, what the model is shown."""
+"""A look at a prepared text: its size, lengths of documents, frequent tokens, chunks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,8 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
             shards = prepared.shards(split)
             row["lengths"] = lengths(np.concatenate([np.diff(s.document_ends, prepend=np.uint64(0)) for s in shards]))
         splits[split] = row
-    counted = "train" if splits["train"]["tokens"] else "val"  # data.stream=text has no shards to train on
+    # data.stream=text has no shards to train on
+    counted = "train" if splits["train"]["tokens"] else "val"
     counts = frequencies([shard.tokens for shard in prepared.shards(counted)], tokenizer.vocab_size)
     order = np.argsort(-counts, kind="stable")[:pieces]
     ids, _ = sampler.batch(0)
@@ -67,12 +68,18 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
 
 
 def piece(token: int, tokenizer: Tokenizer) -> str:
-    """What a token stands for; "<eot>" for the end of a text, and a byte that is no character as U+FFFD."""
+    """The text of a token.
+
+    It is "<eot>" for the end of a text; a byte that is no character is U+FFFD.
+    """
     return "<eot>" if token == tokenizer.eot_id else tokenizer.decode_bytes([token]).decode("utf-8", errors="replace")
 
 
 def lengths(tokens: np.ndarray) -> dict[str, Any]:
-    """Of documents (N,) in tokens, the end-of-text piece counted: mean, quantiles, and how many there are to each power of two."""
+    """Mean, quantiles and a histogram of the lengths of documents, (N,) in tokens.
+
+    The end-of-text token is counted; the histogram is by powers of two.
+    """
     ordered = np.sort(tokens.astype(np.int64))
     powers = np.bincount(
         np.frexp(np.maximum(ordered, 1))[1] - 1
@@ -89,7 +96,10 @@ def lengths(tokens: np.ndarray) -> dict[str, Any]:
 
 
 def frequencies(shards: list[np.ndarray], vocab_size: int, limit: int = COUNTED) -> np.ndarray:
-    """How often each id occurs, (V,) int64, in the beginning of each shard: of the whole where it has no more than `limit` tokens."""
+    """Counts of each id, (V,) int64, in the beginning of each shard.
+
+    All of it is counted where it has no more than `limit` tokens.
+    """
     part = min(1.0, limit / max(1, sum(map(len, shards))))
     counts = np.zeros(vocab_size, dtype=np.int64)
     for shard in shards:

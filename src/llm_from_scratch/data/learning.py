@@ -1,7 +1,9 @@
-"""The text that a tokenizer learns from: of a small corpus all of it, of a large one and of a mixture a sample.
+"""The text that a tokenizer learns from.
 
-It is learned from the training split alone. Of the validation split no more is asked than whether it has a character that
-the tokenizer lacks.
+Of a small corpus it is all text, of a large one and of a mixture a sample.
+
+It is learned from the training split alone. Of the validation split no more is asked than whether
+it has a character that the tokenizer lacks.
 """
 
 import math
@@ -22,7 +24,10 @@ SAMPLE_TASKS = 1000  # that the tokenizer learns from at most, spread evenly
 def learn(
     building: Path, config: TokenizerConfig, tokenizer: Tokenizer | None, texts: Mapping[str, Iterable[str]]
 ) -> Tokenizer:
-    """Learns the tokenizer from the training text, unless there is one, and saves it in the folder that is being built."""
+    """Learns the tokenizer from the training text, unless there is one, and saves it.
+
+    `building` is the folder in which the text is built.
+    """
     tokenizer = tokenizer or train_tokenizer(config.kind, texts["train"], config.vocab_size, texts["val"])
     part = building / "tokenizer.tmp"
     shutil.rmtree(part, ignore_errors=True)
@@ -32,7 +37,10 @@ def learn(
 
 
 def text_of_splits(folder: Path, kind: str) -> dict[str, Iterator[str]]:
-    """The text that a small corpus keeps, by split and in pieces; of characters, each once in a piece is enough."""
+    """The text that a small corpus keeps, by split, in pieces.
+
+    Of characters, each once in a piece is enough.
+    """
 
     def pieces(split: str) -> Iterator[str]:
         for _, document in documents_in_pieces(folder / f"{split}.txt"):
@@ -43,7 +51,9 @@ def text_of_splits(folder: Path, kind: str) -> dict[str, Iterator[str]]:
 
 
 def text_of_tasks(tasks: Sequence[Task], kind: str) -> dict[str, Iterator[str]]:
-    """Documents of a large corpus, by split: from the beginning of every task until it gave its part of SAMPLE_BYTES.
+    """The beginning of every task of a large corpus, by split.
+
+    Each task gives its part of SAMPLE_BYTES.
 
     Of characters it is all documents: one that is left out could not be read.
     """
@@ -53,7 +63,11 @@ def text_of_tasks(tasks: Sequence[Task], kind: str) -> dict[str, Iterator[str]]:
 
 
 def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -> dict[str, Iterator[str]]:
-    """The text of a mixture, by split: of each corpus its weight's share of SAMPLE_BYTES; of characters it is all there is."""
+    """The text of a mixture, by split.
+
+    Each corpus gives its weight's share of SAMPLE_BYTES; for a tokenizer of characters, all its
+    text.
+    """
 
     def texts(split: str, limit: int | None) -> Iterator[str]:
         for corpus, weight in zip(corpora, weights, strict=True):
@@ -67,7 +81,9 @@ def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -
 def _sample(
     tasks: Sequence[Task], split: str, limit: float | None = None, *, whole: bool = True, exact: bool = False
 ) -> Iterator[str]:
-    """The text of a split, in pieces, from the beginning of every task until it gave its part of `limit` bytes.
+    """The text of a split, in pieces, from the beginning of every task.
+
+    Each task gives its part of `limit` bytes.
 
     Args:
         tasks: of the corpus.

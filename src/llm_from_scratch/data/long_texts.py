@@ -1,6 +1,9 @@
-"""Documents that are longer than the memory should be: read, cleaned, learned from and encoded piece by piece.
+"""Documents that are longer than the memory should be, in pieces.
 
-The bytes that come out are those of the same text as a whole: each piece ends where no cleaner and no tokenizer looks across.
+They are read, cleaned, learned from and encoded piece by piece.
+
+The bytes that come out are those of the same text as a whole: each piece ends where no cleaner and
+no tokenizer looks across.
 """
 
 import codecs
@@ -29,12 +32,16 @@ from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer
 from llm_from_scratch.tokenizer.bpe import last_chunk_end
 
 LONG = 16 * 2**20  # bytes of a text file from which on it is read in pieces
-PIECE = 2**20  # bytes of a file, or characters: a multiple of the blocks that a tokenizer learns from
+# bytes of a file, or characters: a multiple of the blocks that a tokenizer learns from
+PIECE = 2**20
 OVERLAP = 32  # characters; a sign of boilerplate is shorter
 
 
 class LongText:
-    """The clean text of a long file, `len()` characters in `size` bytes of UTF-8; it is cleaned anew each time it is read."""
+    """The clean text of a long file: `len()` characters, `size` bytes of UTF-8.
+
+    It is cleaned anew each time it is read.
+    """
 
     def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8") -> None:
         self.path, self.name, self.encoding = path, name, encoding
@@ -56,7 +63,9 @@ class LongText:
             self.holds_end_of_text |= END_OF_TEXT in before + text
             before = text[-OVERLAP:]
             normal, count = normalize_unicode(text)
-            if count:  # a character that one piece loses and another gains is none that the text no longer holds
+            # a character that one piece loses and another gains is none that the text no longer
+            # holds
+            if count:
                 changed = True
                 marks.update(text)
                 marks.subtract(normal)
@@ -88,7 +97,10 @@ class LongText:
             yield normalize_unicode(normalize_line_ends(text)[0])[0]
 
     def _pieces_of_utf8(self, digest: Any = None, on_progress: OnProgress = no_progress) -> Iterator[bytes]:
-        """The text in UTF-8, cut in front of characters that compose with none before them; `digest` gets the file's bytes."""
+        """The text in UTF-8, cut in front of characters that compose with none before them.
+
+        `digest` gets the file's bytes.
+        """
         rest: list[bytes] = []
         for chunk in self._utf8_chunks(digest, on_progress):
             cut = len(chunk) - 1
@@ -105,7 +117,8 @@ class LongText:
         """The bytes of the file in UTF-8.
 
         Raises:
-            _NeedsWholeError: its bytes are not in its encoding, or they are UTF-8 and the encoding is another.
+            _NeedsWholeError: its bytes are not in its encoding, or they are UTF-8 and the encoding
+                is another.
         """
         decode = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)().decode
         utf8 = codecs.getincrementaldecoder("utf-8")().decode if self.encoding not in ("utf-8", "utf-8-sig") else None
@@ -129,7 +142,10 @@ class LongText:
 
 
 def _begins_piece(byte: int) -> bool:
-    """Whether a byte of UTF-8 begins a character that never composes with the one before it: ASCII, and U+4000 to U+9FFF."""
+    """Whether a byte of UTF-8 begins a character that composes with none before it.
+
+    Such are ASCII, and U+4000 to U+9FFF.
+    """
     return byte < 128 or 0xE4 <= byte <= 0xE9
 
 
@@ -156,7 +172,9 @@ class _NeedsWholeError(Exception):
 def open_long(
     path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8"
 ) -> LongText | None:
-    """The text of a long file; None where it must be read as a whole, for its boilerplate or to say what is wrong with it.
+    """The text of a long file; None where it must be read as a whole.
+
+    That is so for boilerplate, and for a fault, which is named by its place.
 
     UserError: it was changed meanwhile. OSError: it cannot be read.
     """
@@ -233,9 +251,10 @@ def _regular(pieces: Iterable[str]) -> Iterator[str]:
 def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The ids of a text, an array for each of its pieces: together those of the whole text.
 
-    Characters can be cut anywhere, SentencePiece's text where its tokenizer cuts it anyway, and GPT-2's where no token of any
-    vocabulary reaches across: at a line end or a space between two words, or in front of a sign behind a Chinese one. A text without
-    such a place is encoded as a whole, in memory.
+    Characters can be cut anywhere, SentencePiece's text where its tokenizer cuts it anyway, and
+    GPT-2's where no token of any vocabulary reaches across: at a line end or a space between two
+    words, or in front of a sign behind a Chinese one. A text without such a place is encoded as a
+    whole, in memory.
     """
     if tokenizer.kind == "char":
         yield from map(tokenizer.encode_array, pieces)
@@ -248,14 +267,16 @@ def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.nd
         if cut := last_cut(text):
             yield tokenizer.encode_array("".join([*waiting, text[:cut]]))
             waiting, text = [], text[cut:]
-        # Two characters may be a place to cut with what follows; SentencePiece's cuts are counted from the last one.
+        # Two characters may be a place to cut with what follows; SentencePiece's cuts are counted
+        # from the last one.
         kept = 0 if tokenizer.kind == "bpe" else max(0, len(text) - 2)
         waiting.append(text[:kept])
         tail = text[kept:]
     yield tokenizer.encode_array("".join([*waiting, tail]))
 
 
-# Behind a line end between two words, in front of the space between two words, in front of a sign behind a Chinese character.
+# Behind a line end between two words, in front of the space between two words, in front of a sign
+# behind a Chinese character.
 _CUT = re.compile(r"(?s:.*)(?:\S(?:\n(?=\S)|(?= \S))|[\u4e00-\u9fa5](?=[\u3001\u3002\uff0c]))")
 
 

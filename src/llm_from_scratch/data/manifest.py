@@ -1,4 +1,4 @@
-"""The last step of a preparation: the counts of all tasks in manifest.json and report.md, then the rename that makes it whole."""
+"""The last step of a preparation: the counts in manifest.json and report.md, and the rename."""
 
 import json
 import logging
@@ -74,7 +74,8 @@ def _summed_splits(corpus: Corpus, records: Mapping[str, dict[str, Any]]) -> dic
         sums = {
             key: sum(part[key] for part in parts.values())
             for key in ("documents", "text_bytes", "tokens")
-            if all(key in part for part in parts.values())  # a split that is read as text has no tokens
+            # a split that is read as text has no tokens
+            if all(key in part for part in parts.values())
         }
         splits[split] = sums | {"shards": {n: part["index_sha256"] for n, part in parts.items() if "tokens" in part}}
         if corpus.keep_text and "tokens" in sums:  # in the order of version 0.1
@@ -83,13 +84,17 @@ def _summed_splits(corpus: Corpus, records: Mapping[str, dict[str, Any]]) -> dic
 
 
 def _count_unknown(corpus: Corpus, splits: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Says and records how many characters of a split are written as bytes, because the tokenizer has not learned them."""
+    """Counts the characters that a tokenizer has not learned, and warns of them.
+
+    They are written as bytes.
+    """
     if not (isinstance(tokenizer, CharTokenizer) and tokenizer.byte_fallback):
         return
     for split, counts in splits.items():
         shards = [open_shard(corpus.building / name, verify=False).tokens for name in counts["shards"]]
         count = sum(
-            tokenizer.unknown_characters(ids[start : start + 2**24])  # a part at a time: memory does not grow with it
+            # a part at a time: memory does not grow with it
+            tokenizer.unknown_characters(ids[start : start + 2**24])
             for ids in shards
             for start in range(0, len(ids), 2**24)
         )
@@ -104,7 +109,8 @@ def _count_unknown(corpus: Corpus, splits: dict[str, Any], tokenizer: Tokenizer)
 def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest where a text is built, and moves the text to its name.
 
-    The checksums of the text stand beside the manifest's own, which is the text's fingerprint and stays that of version 0.1.
+    The checksums of the text stand beside the manifest's own, which is the text's fingerprint and
+    stays that of version 0.1.
     """
     building = building_folder(folder)
     manifest["sha256"] = manifest_sha256(manifest)
@@ -113,7 +119,10 @@ def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def empty_split(corpus: Corpus, split: str, removed: Mapping[str, int]) -> UserError:
-    """For a split without documents; `removed` has the documents that were left out, by the reason."""
+    """The error for a split without documents.
+
+    `removed` counts the documents that were removed, by reason.
+    """
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in removed.items())
     aside = f" (documents left out: {reasons})" if reasons else ""
     fraction = corpus.selection.val_fraction
@@ -123,7 +132,7 @@ def empty_split(corpus: Corpus, split: str, removed: Mapping[str, int]) -> UserE
 
 
 def mixed_manifest(parts: Mapping[str, Prepared], weights: Mapping[str, float]) -> dict[str, Any]:
-    """What the mixture's manifest says: sums over the corpora, and where each lies."""
+    """The counts of a mixture's manifest, summed over its corpora, and the place of each."""
     splits: dict[str, Any] = {}
     for split in SPLITS:
         of_parts = [part.manifest["splits"][split] for part in parts.values()]

@@ -1,4 +1,4 @@
-"""Source -> clean -> split -> tokenizer -> shards: everything that happens to a text once, before the first training on it.
+"""Source -> clean -> split -> tokenizer -> shards, once, before the first training on a text.
 
 data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split and the tokenizer: any change prepares anew
     manifest.json                  counts, the cleaning's report, checksums; written last
@@ -7,8 +7,9 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
     train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
 
-A small corpus is one task that keeps its text, as above. A large one (KEEP_TEXT_BELOW, or data.keep_text=false) is many
-tasks, whose text is nowhere written. It has the manifest, the tokenizer, and for each task of `tasks.py`:
+A small corpus is one task that keeps its text, as above. A large one (KEEP_TEXT_BELOW, or
+data.keep_text=false) is many tasks, whose text is nowhere written. It has the manifest, the
+tokenizer, and for each task of `tasks.py`:
 
     train_00000.bin/.idx  val_00000.bin/.idx  task_00000.json     ids and index of both splits, and the record of the task
     report.md report.png           counts and examples of the documents that were kept and removed; also of a small corpus
@@ -18,11 +19,13 @@ A mixture (data=mix) is several corpora, each in its own folder, with a tokenize
 
     data/mix/prepared-…/           manifest.json names the corpora's folders and weights; tokenizer/
 
-Each is built in .building-prepared-…/. Of a large corpus everything that is finished stays there when the preparation is killed:
+Each is built in .building-prepared-…/. Of a large corpus everything that is finished stays there
+when the preparation is killed:
 
     plan.json  repeated_….bin      how many documents of each task, and which of them are duplicates
     tokenizer/                     learned from the beginning of every task
     train_…  val_…  task_….json    shards, and the records of the tasks that are done
+
 """
 
 import errno
@@ -106,20 +109,23 @@ def prepare(
     fetch: bool = True,
     write: bool = True,
 ) -> Prepared:
-    """Prepares a corpus, or opens what an earlier run prepared from the same text with the same settings.
+    """Prepares a corpus, or opens it where the same text was prepared with the same settings.
 
     Args:
         data: the text, what is kept of it, and how it is split.
         tokenizer_config: what is learned from its training split.
         tokenizer: to be used instead of learning one, for a model that has it already.
-        wait: wait for another process that is preparing the same (the other ranks of one run) rather than stop.
+        wait: wait for another process that is preparing the same (the other ranks of one run)
+            rather than stop.
         settings: the engine and its workers. The bytes do not depend on them.
-        fetch: whether what is not at hand may be downloaded; False for the settings of a run folder, which may be a stranger's.
-        write: whether a text may be prepared in data.dir; False where a run folder alone names it. Then it must be there.
+        fetch: whether what is not at hand may be downloaded; False for the settings of a run
+            folder, which may be a stranger's.
+        write: whether a text may be prepared in data.dir; False where a run folder alone names it.
+            Then it must be there.
 
     Raises:
-        UserError: in one line, for a text that is missing, broken or too short, a disk that is full or will be, a worker that was
-            killed, and while another process prepares the same.
+        UserError: in one line, for a text that is missing, broken or too short, a disk that is full
+            or will be, a worker that was killed, and while another process prepares the same.
     """
     settings = settings or PrepareConfig()
     if settings.task is not None:
@@ -134,15 +140,19 @@ def prepare(
 
 
 def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: PrepareConfig) -> Prepared | None:
-    """One task of an array: makes the shards of task `settings.task` alone; the process that finds all tasks done makes the last step.
+    """Makes the shards of one task of an array, `settings.task`.
 
-    What all tasks need, the first one makes while the others wait: the plan, the duplicates and the tokenizer.
+    The process that finds all tasks done makes the last step.
+
+    What all tasks need, the first one makes while the others wait: the plan, the duplicates and the
+    tokenizer.
 
     Returns:
         The prepared text, or None while other tasks are missing.
 
     Raises:
         UserError: as `prepare`; there is no such task.
+
     """
     assert settings.task is not None
     if is_mixture(data):
@@ -157,7 +167,8 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
     if corpus.folder.exists():
         return open_prepared(corpus.folder)
     try:
-        with FileLock(f"{corpus.folder}.lock", timeout=5):  # the other tasks do no more than look in here
+        # the other tasks do no more than look in here
+        with FileLock(f"{corpus.folder}.lock", timeout=5):
             pass
         locks_of(corpus.building).mkdir(parents=True, exist_ok=True)
         with FileLock(locks_of(corpus.building) / "common.lock"):
@@ -197,7 +208,7 @@ def _fingerprint(sources: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------- one corpus
+# --------------------------------------------------------------------------------------- one corpus
 def _build(corpus: Corpus, settings: PrepareConfig) -> None:
     """Makes everything that an earlier preparation did not finish, then publishes it."""
     if corpus.keep_text:
@@ -209,7 +220,10 @@ def _build(corpus: Corpus, settings: PrepareConfig) -> None:
 
 
 def _build_with_text(corpus: Corpus) -> None:
-    """Makes a small corpus anew: its one task, in this process. The tokenizer is learned from the text that is kept."""
+    """Makes a small corpus anew: its one task, in this process.
+
+    The tokenizer is learned from the text that is kept.
+    """
     shutil.rmtree(corpus.building, ignore_errors=True)  # the lock says that nobody works on it
     try:
         (task,) = _plan(corpus, PrepareConfig(workers=1))
@@ -237,7 +251,7 @@ def _refuse_if_tasks_run(corpus: Corpus) -> None:
 
 
 def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], Tokenizer]:
-    """The inputs that all tasks of a large corpus share: the plan, the duplicates, and the tokenizer."""
+    """The inputs that all tasks of a large corpus share: plan, duplicates, tokenizer."""
     tasks = _plan(corpus, settings)
     if not (corpus.building / "tokenizer").exists():
         log.info("%s: learning the tokenizer", corpus.source.name)
@@ -247,7 +261,7 @@ def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], 
 
 
 def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
-    """The tasks, with the number of documents of each and its duplicates, which are written in the folder."""
+    """The tasks; their numbers of documents and their duplicates are written in the folder."""
     building, plan = corpus.building, corpus.building / "plan.json"
     building.mkdir(exist_ok=True)
     if not plan.exists():
@@ -266,7 +280,10 @@ def _limited(corpus: Corpus, limits: Mapping[int, int]) -> list[Task]:
 
 
 def _limits(corpus: Corpus) -> dict[int, int]:
-    """For data.max_docs: how many documents each task gives, in order; without it, {}: as many as there are."""
+    """The number of documents that each task gives, for data.max_docs.
+
+    Without that setting it is {}: each gives all its documents.
+    """
     if corpus.max_docs is None:
         return {}
     if corpus.keep_text:
@@ -302,7 +319,7 @@ def _run(function: Callable[..., Any], tasks: Sequence[Task], settings: PrepareC
     return run_tasks(function, tasks, engine=settings.engine, workers=workers, size=size, what=what)
 
 
-# -------------------------------------------------------------------------------------------------------- the shards
+# --------------------------------------------------------------------------------------- the shards
 def _records(
     corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer, settings: PrepareConfig
 ) -> dict[str, dict[str, Any]]:
@@ -332,7 +349,7 @@ def _check_space(corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer) -> Non
         )
 
 
-# --------------------------------------------------------------------------------------------------------- mixtures
+# ----------------------------------------------------------------------------------------- mixtures
 def _prepare_mixture(
     data: DataConfig,
     tokenizer_config: TokenizerConfig,
@@ -373,10 +390,14 @@ def _prepare_mixture(
     return _open_or_build(folder, build, data, wait, write)
 
 
-# ---------------------------------------------------------------------------------- one process, and what it refuses
+# ----------------------------------------------------------------- one process, and what it refuses
 def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wait: bool, write: bool) -> Prepared:
-    """Opens a prepared text; one that is not there is built by one process while the others wait or are refused."""
-    if folder.exists():  # whole, since it got its name last: runs that start together do not refuse each other
+    """Opens a prepared text, or builds it.
+
+    One process builds it, while the others wait or are refused.
+    """
+    # whole, since it got its name last: runs that start together do not refuse each other
+    if folder.exists():
         return open_prepared(folder)
     if not write:
         raise _not_there(folder, data)
@@ -387,7 +408,8 @@ def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wa
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
-    except ChangedFileError:  # a file with the size and time of before can have other bytes: they are read again
+    # a file with the size and time of before can have other bytes: they are read again
+    except ChangedFileError:
         folder.with_name(CHECKSUMS).unlink(missing_ok=True)
         raise
 
@@ -431,12 +453,14 @@ def _only_one(folder: Path, wait: bool) -> Iterator[None]:
         if is_first_rank():
             log.info("%s is being prepared by another process: this one waits for it", folder)
         lock.acquire()
-        lock.release()  # the other one may have deleted the file of this lock, because it was refused
+        # the other one may have deleted the file of this lock, because it was refused
+        lock.release()
         lock.acquire()
     try:
         yield
     except UserError:
-        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it comes to the same refusal
+        # whoever waits for it comes to the same refusal
+        Path(lock.lock_file).unlink(missing_ok=True)
         raise
     finally:
         lock.release()
@@ -457,7 +481,8 @@ def document_start(prepared: Prepared) -> int:
     """The id that parts documents, for data.doc_mask.
 
     Raises:
-        UserError: where several documents lie one behind the other without it: of few, each is cut in two and has no end.
+        UserError: where several documents lie one behind the other without it: of few, each is cut
+            in two and has no end.
     """
     several = [shard for shard in prepared.shards("val") if len(shard.document_ends) > 1]
     if any(shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id for shard in several):
@@ -472,7 +497,8 @@ def check_doc_mask(prepared: Prepared) -> None:
     """Refuses data.doc_mask=true for a text in which it changes nothing.
 
     Raises:
-        UserError: the text is one document. Text that is read as text is a ring, in which the end meets the beginning.
+        UserError: the text is one document. Text that is read as text is a ring, in which the end
+            meets the beginning.
     """
     splits = prepared.manifest["splits"]
     single = all(splits[split]["documents"] == 1 for split in SPLITS)
@@ -483,5 +509,8 @@ def check_doc_mask(prepared: Prepared) -> None:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that prepares, of those that a launcher (Lightning, torchrun, SLURM) started together."""
+    """Whether this process prepares, of those that a launcher started together.
+
+    Launchers are Lightning, torchrun and SLURM.
+    """
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

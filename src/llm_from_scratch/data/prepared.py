@@ -24,7 +24,10 @@ MAX_MANIFEST = 1_000_000_000  # bytes; of a corpus of many shards it has a hundr
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared text: `manifest["splits"][split]` holds documents, characters, text_bytes and tokens."""
+    """A prepared text.
+
+    `manifest["splits"][split]` holds documents, characters, text_bytes and tokens.
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -57,7 +60,11 @@ class Prepared:
                 start = end
 
     def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
-        """Training batches; `settings` as of the samplers: block_size, batch_size, batch_schedule, seed, rank, world_size."""
+        """Training batches.
+
+        `settings` are those of the samplers: block_size, batch_size, batch_schedule, seed, rank,
+        world_size.
+        """
         if stream == "text":
             self.verify_text("train")
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
@@ -66,7 +73,9 @@ class Prepared:
         return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
 
     def verify_text(self, split: str) -> None:
-        """Checks every byte of a split's cleaned text; of one that version 0.1 prepared, its size and the ends of its documents.
+        """Checks every byte of a split's cleaned text.
+
+        Of one that version 0.1 prepared, it checks the size and the ends of the documents.
 
         Raises:
             UserError: naming the file that is missing or changed.
@@ -90,7 +99,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Mixture(Prepared):
-    """Several prepared corpora as one text; `manifest["corpora"]` has their weights, `manifest["splits"]` the sums of their counts."""
+    """Several prepared corpora as one text.
+
+    `manifest["corpora"]` has their weights, `manifest["splits"]` the sums of their counts.
+    """
 
     def shards(self, split: str) -> list[Shard]:
         return [shard for part in self.parts for shard in part.shards(split)]
@@ -107,7 +119,10 @@ class Mixture(Prepared):
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """A prepared text as it lies there; a UserError in one line where its manifest or tokenizer does not hold."""
+    """A prepared text as it lies on the disk.
+
+    Raises UserError in one line where its manifest or tokenizer does not hold.
+    """
     path = folder / "manifest.json"
     refuse_links(folder, folder)
     try:
@@ -150,7 +165,9 @@ def open_prepared(folder: Path) -> Prepared:
 
 
 def find_prepared(corpus: Path, sha256: str) -> Prepared | None:
-    """The prepared text of that fingerprint below `corpus`, data.dir/data.name, whatever its source holds by now; None: not there.
+    """The prepared text of a fingerprint, below `corpus`, data.dir/data.name.
+
+    Its source may hold another text by now. None: it is not there.
 
     Raises:
         UserError: it is there, and damaged.
@@ -166,7 +183,10 @@ def find_prepared(corpus: Path, sha256: str) -> Prepared | None:
 
 
 def manifest_sha256(manifest: dict[str, Any]) -> str:
-    """What `manifest["sha256"]` must be: a checksum of all but the checksums of the text, whose tokens it covers."""
+    """The value of `manifest["sha256"]`.
+
+    It is a checksum of all but the checksums of the text, whose tokens it covers.
+    """
     covered = {key: manifest[key] for key in sorted(manifest) if key not in ("sha256", FILES)}
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 

@@ -1,14 +1,21 @@
-"""Rules that a page of good prose passes: heuristics of Gopher and C4, each a pure function from a text to keep or not.
+"""Rules that a page of good prose passes: heuristics of Gopher and C4.
 
-`data.quality=[gopher]` asks for all of one paper's rules, `data.quality=[gopher_words, c4_lorem_ipsum]` for some of them.
-They were made for English web pages: other languages fail `gopher_stop_words`, and programs `c4_curly_brackets`.
+Each is a pure function from a text to keep or not.
 
-Gopher: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", section A.1.
-C4: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 2.2.
-Of C4's rules those are here that judge a page; those that cut lines out of it would change the text.
+`data.quality=[gopher]` asks for all of one paper's rules, `data.quality=[gopher_words,
+c4_lorem_ipsum]` for some of them. They were made for English web pages: other languages fail
+`gopher_stop_words`, and programs `c4_curly_brackets`.
 
-`data.language=en` asks which language's most frequent short words a page has most of: Grefenstette 1995, "Comparing two language
-identification schemes" (JADT), which found them as good as letter trigrams from a sentence on.
+Gopher: Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training
+Gopher", section A.1.
+
+C4: Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a
+Unified Text-to-Text Transformer", section 2.2. Of C4's rules those are here that judge a page;
+those that cut lines out of it would change the text.
+
+`data.language=en` asks which language's most frequent short words a page has most of: Grefenstette
+1995, "Comparing two language identification schemes" (JADT), which found them as good as letter
+trigrams from a sentence on.
 """
 
 import re
@@ -38,7 +45,10 @@ SHORT_SHARE = 0.1  # of all words, at least: prose of these languages has 0.2 to
 
 
 def language(text: str) -> str | None:
-    """Of the languages of SHORT_WORDS, the one whose words are most of the text's; None: fewer than SHORT_SHARE are."""
+    """The language of SHORT_WORDS whose words are most of the text's.
+
+    None: fewer than SHORT_SHARE are.
+    """
     words = re.findall(r"\w+", text.lower())
     counts = Counter(words)
     found = {name: sum(counts[word] for word in short) for name, short in SHORT_WORDS.items()}
@@ -163,7 +173,10 @@ RULES: dict[str, Callable[[str], bool]] = {
 
 
 def chosen(names: Iterable[str]) -> tuple[str, ...]:
-    """The rules that a list of rules and of papers (gopher, c4) asks for, in the order of RULES. UserError: no such rule."""
+    """The rules that a list of rules and of papers (gopher, c4) asks for, in the order of RULES.
+
+    UserError: no such rule.
+    """
     wanted = set(names)
     for name in wanted:
         if name not in RULES and name not in ("gopher", "c4"):

@@ -1,4 +1,4 @@
-"""One file -> its documents: texts, tables of texts, compressed files, archives, and archives within archives.
+"""One file -> its documents: texts, tables, compressed files, archives within archives.
 
     book.txt                                  one document: book.txt
     rows.jsonl.zst                            one a line: rows.jsonl.zst:1, rows.jsonl.zst:2, …
@@ -9,8 +9,9 @@
       urlsf_subset00-1_data.xz                each of which is a compressed tar:
         0000001-abc.txt                       urlsf_subset00.tar/urlsf_subset00-1_data.xz/0000001-abc.txt
 
-An archive is read like a folder: its text files, tables and archives, without hidden files. Everything that is not read is
-told to `on_skip`, every document that is no text to `on_fault`. Everything streams (`streams.py`, `archives.py`, `tables.py`).
+An archive is read like a folder: its text files, tables and archives, without hidden files.
+Everything that is not read is told to `on_skip`, every document that is no text to `on_fault`.
+Everything streams (`streams.py`, `archives.py`, `tables.py`).
 """
 
 import codecs
@@ -69,13 +70,15 @@ def read_documents(
         name: what it is called in the documents' names and in messages.
         form: how it is to be read; a string is the column of a table.
         on_progress: is called with the number of further bytes of the file that have been passed.
-        checksum: the sha256 that the bytes must have which are read here, or "SIZE TIME" of the file; "" accepts any.
+        checksum: the sha256 that the bytes must have which are read here, or "SIZE TIME" of the
+            file; "" accepts any.
         on_fault: hears of each row, line or member that is no text; the reading goes on behind it.
         on_skip: hears of each member and column that is not read.
 
     Raises:
-        UserError: in one line that names the file and the member, line or row: the file cannot be read, is cut off or
-            damaged, would do harm, lacks the column, needs a library that is not installed, or was changed meanwhile.
+        UserError: in one line that names the file and the member, line or row: the file cannot be
+            read, is cut off or damaged, would do harm, lacks the column, needs a library that is
+            not installed, or was changed meanwhile.
     """
     form = Format(form) if isinstance(form, str) else form
     reader = _Reader(form, Budget(on_progress=on_progress), on_fault, on_skip)
@@ -148,7 +151,7 @@ class _Reader(TableReader):
                 yield from (self.lines if kind == "jsonl" else self.items)(file, name)
 
     def plain_text(self, path: Path, name: str, checksum: str) -> Iterator[Document]:
-        """The documents of a text file: it as a whole, or those between separators, one in memory at a time."""
+        """The document of a text file, or those between separators, one in memory at a time."""
         if self.form.separator is not None and self.form.encoding == "utf-8":
             digest = hashlib.sha256()
             yield from self.separated(_parts(from_disk(path, self.budget, digest), self.form.separator.encode()), name)
@@ -202,7 +205,8 @@ def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
     """The bytes between separators, as `bytes.split` gives them, one part in memory at a time."""
     waiting = bytearray()
     for chunk in chunks:
-        start = max(0, len(waiting) - len(separator) + 1)  # what is in front of it has been searched
+        # what is in front of it has been searched
+        start = max(0, len(waiting) - len(separator) + 1)
         waiting += chunk
         while (found := waiting.find(separator, start)) >= 0:
             yield bytes(waiting[:found])
@@ -212,7 +216,10 @@ def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
 
 
 def _is_utf8(raw: bytes) -> bool:
-    """Whether bytes are UTF-8 beyond ASCII: text in another encoding is so by a chance that falls with each letter."""
+    """Whether bytes are UTF-8 beyond ASCII.
+
+    Text in another encoding is so by a chance that falls with each letter.
+    """
     if raw.isascii():
         return False
     try:

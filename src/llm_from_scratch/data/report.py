@@ -1,4 +1,4 @@
-"""What became of the documents of a corpus, beside its shards: report.md has counts and examples, report.png draws them."""
+"""The report of a preparation: report.md has counts and examples, report.png draws them."""
 
 import json
 import logging
@@ -28,7 +28,10 @@ def removes_any(corpus: Corpus, tallies: list[Tally]) -> bool:
 
 
 def warn(corpus: Corpus, tallies: list[Tally]) -> None:
-    """Says on standard error what was left out that nobody asked to leave out: the first few by name, then a count."""
+    """Warns of documents and members that were left out though nobody asked for it.
+
+    It names the first few, then counts.
+    """
     name = corpus.source.name
     meanings = {
         "no_text": "documents left out that are no text",
@@ -54,7 +57,10 @@ def warn(corpus: Corpus, tallies: list[Tally]) -> None:
 
 
 def write_report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> None:
-    """Writes both files where the corpus is built. The same corpus gives the same bytes, whoever prepared it."""
+    """Writes both files where the corpus is built.
+
+    The same corpus gives the same bytes, whoever prepared it.
+    """
     # A file's name can hold bytes that are no UTF-8.
     content = report(corpus, tallies, splits).encode("utf-8", "backslashreplace")
     (corpus.building / "report.md").write_bytes(content)
@@ -63,7 +69,10 @@ def write_report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -
 
 
 def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
-    """A bar for each split, and one for each reason to remove a document; the counts stand beside them, for many are small."""
+    """Draws a bar for each split and for each reason to remove a document.
+
+    The counts stand beside them, for many are small.
+    """
     from matplotlib.figure import Figure
 
     counts = kept | removed
@@ -79,7 +88,7 @@ def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
 
 
 def report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> str:
-    """What became of the documents, in Markdown: counts, and the first examples of what was removed for each reason."""
+    """The report in Markdown: counts, and the first examples of each reason to remove one."""
     removed = summed(tally.removed for tally in tallies)
     lines = [f"# What was prepared of {as_markdown(corpus.source.name)}", ""]
     of = "" if corpus.expected is None else f" of {corpus.expected:,} published"
@@ -132,7 +141,7 @@ def _code(text: str) -> str:
 
 
 def _not_read(corpus: Corpus, tallies: list[Tally]) -> list[str]:
-    """The files, members and columns that were not read, in Markdown; nothing where there are none."""
+    """The files, members and columns that were not read, in Markdown; [] without any."""
     reasons = {why: [name for name, one in corpus.source.skipped if one == why] for _, why in corpus.source.skipped}
     counts = {why: len(names) for why, names in reasons.items()}
     for why, count in summed(tally.skipped for tally in tallies).items():

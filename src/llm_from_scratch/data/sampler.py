@@ -1,9 +1,11 @@
-"""Samplers: the fifth station of the data's way (sources -> clean -> tokenize -> shards -> **sampler** -> model).
+"""Samplers: the chunks of token shards that an optimizer step trains on.
 
-Training reads chunks at random places, a function of (seed, step) alone: no state to save, and the same data after a
-resume and for any number of devices. Validation reads every token exactly once, in windows of fixed shape.
+Training reads chunks at random places, a function of (seed, step) alone: no state to save, and the
+same data after a resume and for any number of devices. Validation reads every token exactly once,
+in windows of fixed shape.
 
-Letters: B sequences of one optimizer step over all devices, T tokens of one sequence (`model.block_size`).
+Letters: B sequences of one optimizer step over all devices, T tokens of one sequence
+(`model.block_size`).
 """
 
 import hashlib
@@ -29,9 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 def batch_size_at(step: int, batch_size: int, schedule: Schedule | None) -> int:
-    """Sequences of optimizer step `step` (from 0): a schedule of [N, size] has `size` up to step N, and `batch_size` behind its last one.
+    """Sequences of optimizer step `step`, from 0.
 
-    Early gradients agree with each other: small batches then learn as much from fewer tokens (McCandlish et al. 2018).
+    A schedule of [N, size] has `size` up to step N, and `batch_size` behind its last one.
+
+    Early gradients agree with each other: small batches then learn as much from fewer tokens
+    (McCandlish et al. 2018).
     """
     return next((size for end, size in sorted(schedule or [], key=tuple) if step < end), batch_size)
 
@@ -45,16 +50,20 @@ def sequences_before(step: int, batch_size: int, schedule: Schedule | None) -> i
 
 
 def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A chunk (T,) from a random place and its targets (T,), the same one token later: the sampler's plain twin."""
+    """A chunk (T,) from a random place and its targets (T,), one token later.
+
+    It is the sampler's plain twin.
+    """
     start = rng.integers(len(tokens) - block_size)
     chunk = tokens[start : start + block_size + 1].astype(np.int64)
     return chunk[:-1], chunk[1:]
 
 
 class RandomBatches:
-    """The sampler's interface: the batch of a step, a rank and a micro-batch, a function of the seed alone.
+    """The interface of the samplers: batches as a function of (seed, step, rank, micro-batch).
 
-    A subclass says how many places a chunk can begin at (`n_places`) and reads the chunks there (`_read`).
+    A subclass says how many places a chunk can begin at (`n_places`) and reads the chunks there
+    (`_read`).
     """
 
     def __init__(
@@ -74,19 +83,24 @@ class RandomBatches:
             self.rows(step, 0, 1)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, int64, each (B // world_size // n_micro, T): this rank's micro-batch of a step.
+        """Inputs and targets, int64, each (B // world_size // n_micro, T).
 
-        Put together in the order of (rank, micro), they are the same B sequences however these are divided. Raises
-        UserError where B cannot be divided so.
+        They are this rank's micro-batch of a step.
+
+        Put together in the order of (rank, micro), they are the same B sequences however these are
+        divided. Raises UserError where B cannot be divided so.
         """
         chunks = self._read(step, self.rows(step, micro, n_micro))
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
 
     def places(self, step: int) -> np.ndarray:
-        """Where the B sequences of a step begin: (B,) int64, counted in tokens (bytes of a text) from the corpus's start."""
-        # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the steps before. Its
-        # raw numbers, unlike Generator.integers, are promised to be the same in every version of numpy; the
-        # remainder favours low places by less than n_places / 2**64.
+        """The places at which the B sequences of a step begin, (B,) int64.
+
+        They are counted in tokens (bytes of a text) from the corpus's start.
+        """
+        # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the
+        # steps before. Its raw numbers, unlike Generator.integers, are promised to be the same in
+        # every version of numpy; the remainder favours low places by less than n_places / 2**64.
         return (self._draw(step, 0) % self.n_places).astype(np.int64)
 
     def _draw(self, step: int, purpose: int) -> np.ndarray:
@@ -123,9 +137,12 @@ class RandomBatches:
 
 
 class RandomChunkSampler(RandomBatches):
-    """Random chunks of token shards: every place with T+1 tokens from there to its shard's end is equally likely.
+    """Random chunks of token shards.
 
-    Memory does not grow with the corpus: an array header a shard. Raises UserError where no shard has T+1 tokens.
+    Every place with T+1 tokens from there to its shard's end is equally likely.
+
+    Memory does not grow with the corpus: an array header a shard. Raises UserError where no shard
+    has T+1 tokens.
     """
 
     def __init__(
@@ -145,10 +162,12 @@ class RandomChunkSampler(RandomBatches):
         if len(self.shards) < len(shards):
             short = len(shards) - len(self.shards)
             logger.info("%d of %d shards are shorter than a chunk of %d tokens", short, len(shards), block_size + 1)
-        ends = np.cumsum([0] + [len(shard) - block_size for shard in self.shards])  # of the shards, in places
+        # of the shards, in places
+        ends = np.cumsum([0] + [len(shard) - block_size for shard in self.shards])
         self._windows, rows = _windows_of_all(self.shards, block_size + 1)
         self._firsts = self._windows[:, 0]
-        self._ends, self._rows = ends[1:], rows - ends[:-1]  # what is added to a place to find its row
+        # what is added to a place to find its row
+        self._ends, self._rows = ends[1:], rows - ends[:-1]
         super().__init__(int(ends[-1]), block_size, batch_size, seed, rank, world_size, batch_schedule)
 
     @property
@@ -157,15 +176,20 @@ class RandomChunkSampler(RandomBatches):
         return sum(shard.nbytes for shard in self.shards)
 
     def starts(self, step: int, micro: int = 0, n_micro: int = 1) -> np.ndarray:
-        """Where the chunks of `batch` begin, in tokens of `shards` one behind the other: (B // world_size // n_micro,) int64."""
+        """The places at which the chunks of `batch` begin, (B // world_size // n_micro,) int64.
+
+        They are counted in tokens of `shards`, one behind the other.
+        """
         places = self.places(step)[self.rows(step, micro, n_micro)]
-        # A shard's last T tokens begin no chunk: so many places are left out before each later shard.
+        # A shard's last T tokens begin no chunk: so many places are left out before each later
+        # shard.
         return places + self.block_size * np.searchsorted(self._ends, places, side="right")
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         places = self.places(step)[rows]
         chunks = places + self._rows[np.searchsorted(self._ends, places, side="right")]
-        self._firsts.take(chunks)  # asks for the memory of all of them at once: of a huge corpus none is in a cache
+        # asks for the memory of all of them at once: of a huge corpus none is in a cache
+        self._firsts.take(chunks)
         return self._windows[chunks]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -173,10 +197,11 @@ class RandomChunkSampler(RandomBatches):
 
 
 class MixedSampler(RandomBatches):
-    """Sequences of several corpora, each drawn as its own sampler draws it: which corpus a sequence is of follows from (seed, step).
+    """Sequences of several corpora, each drawn as its own sampler draws it.
 
-    Every corpus draws a waiting time for every sequence, exponential with its weight as rate, from its own name: the first one gives
-    it. So a corpus is chosen in proportion to its weight, and one that is added takes sequences from the others and changes no other.
+    For each sequence every corpus draws an exponential time (rate = weight) from a stream keyed by
+    its name; the smallest wins. A corpus is chosen in proportion to its weight, as a function of
+    (seed, step), and one that is added takes sequences from the others and changes no other.
     `places` are counted in the corpus of each sequence.
     """
 
@@ -188,10 +213,14 @@ class MixedSampler(RandomBatches):
         self.samplers, self.weights = samplers, weights
 
     def corpora(self, step: int) -> np.ndarray:
-        """Of which corpus each of the B sequences of a step is: (B,) int64, counted in the order of `samplers`."""
+        """The corpus of each of the B sequences of a step, (B,) int64.
+
+        Corpora are counted in the order of `samplers`.
+        """
         waits = []
         for name in self.samplers:
-            stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1  # 0 draws the places
+            # 0 draws the places
+            stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1
             raw = self._draw(step, stream)
             waits.append(-np.log(((raw >> np.uint64(11)) + 0.5) * 2.0**-53) / self.weights[name])
         return np.argmin(waits, axis=0)
@@ -212,14 +241,16 @@ class MixedSampler(RandomBatches):
 class RandomTextSampler(RandomBatches):
     """Random chunks of a cleaned UTF-8 text that was never prepared: tokenized as they are read.
 
-    `document_ends` are the byte positions after each document, joined without separators. The end-of-text piece
-    stands after each document and the first follows the last, so that a chunk fits wherever it starts. A place is a
-    byte, moved to the next character. A cut makes pieces that the whole text does not have: the last piece read is
-    always dropped, the first unless a document starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then
-    what the whole text would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
-    tokenizer, T, place) alone; with a `subword_dropout`, the probability with which `BPETokenizer.sample` leaves out a
-    merge, also on the seed, the step and the sequence's number in it. Raises UserError for a text with fewer than T+1
-    tokens and for one that does not end where its documents do.
+    `document_ends` are the byte positions after each document, joined without separators. The
+    end-of-text piece stands after each document and the first follows the last, so that a chunk
+    fits wherever it starts. A place is a byte, moved to the next character. A cut makes pieces that
+    the whole text does not have: the last piece read is always dropped, the first unless a document
+    starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then what the whole text
+    would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
+    tokenizer, T, place) alone; with a `subword_dropout`, the probability with which
+    `BPETokenizer.sample` leaves out a merge, also on the seed, the step and the sequence's number
+    in it. Raises UserError for a text with fewer than T+1 tokens and for one that does not end
+    where its documents do.
     """
 
     def __init__(
@@ -249,7 +280,8 @@ class RandomTextSampler(RandomBatches):
             n_bytes = min(2 * n_bytes, size)
         if len(ids) <= block_size:
             raise _too_short(str(path), len(ids), block_size)
-        self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1  # enough for most chunks, to judge by the first
+        # enough for most chunks, to judge by the first
+        self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1
         super().__init__(size, block_size, batch_size, seed, rank, world_size, batch_schedule)
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
@@ -265,7 +297,10 @@ class RandomTextSampler(RandomBatches):
         return ids[first : first + self.block_size + 1]
 
     def _encode(self, start: int, n_bytes: int, seed: int | None = None) -> list[int]:
-        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself, with a seed as the dropout wants it."""
+        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself.
+
+        With a seed they are sampled as the dropout wants it.
+        """
         ids: list[int] = []
         document = self._document(start)
         while n_bytes > 0:
@@ -291,7 +326,10 @@ class RandomTextSampler(RandomBatches):
         return int(np.searchsorted(ends, ends.dtype.type(place), side="right"))
 
     def _boundary(self, place: int) -> int:
-        """The first place from here on where a character starts: UTF-8 continues one with bytes 10xxxxxx."""
+        """The first place from here on at which a character starts.
+
+        UTF-8 continues one with bytes 10xxxxxx.
+        """
         while place < len(self._text) and self._text[place] & 0xC0 == 0x80:
             place += 1
         return place
@@ -308,12 +346,13 @@ class RandomTextSampler(RandomBatches):
 class ValidationWindows:
     """A split read in order, every token predicted exactly once, always in windows of T tokens.
 
-    The shards are one stream. Window i predicts the tokens iS … iS+T-1, each from the token before it, the very first
-    from `eot_id`. The stride S is T less the `overlap` (a part of T, 0 <= overlap < 1), which serves as context:
-    targets that an earlier window has scored are IGNORE. Behind the last token inputs are `eot_id` and targets IGNORE.
+    The shards are one stream. Window i predicts the tokens iS … iS+T-1, each from the token before
+    it, the very first from `eot_id`. The stride S is T less the `overlap` (a part of T, 0 <=
+    overlap < 1), which serves as context: targets that an earlier window has scored are IGNORE.
+    Behind the last token inputs are `eot_id` and targets IGNORE.
 
-    `tokens` is the number of targets that count, `len()` the number of windows. Raises UserError for a split shorter
-    than T tokens.
+    `tokens` is the number of targets that count, `len()` the number of windows. Raises UserError
+    for a split shorter than T tokens.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], *, block_size: int, eot_id: int, overlap: float = 0.0) -> None:
@@ -334,9 +373,12 @@ class ValidationWindows:
         return 1 + -(-(self.tokens - self.block_size) // self.stride)
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Inputs and targets, int64 (batch_size, T): from batch number `rank` on, every `world_size`-th.
+        """Inputs and targets, int64 (batch_size, T).
 
-        Every rank gets the same number of batches, all of one shape: what no window fills is IGNORE.
+        Batches go from number `rank` on, every `world_size`-th.
+
+        Every rank gets the same number of batches, all of one shape: what no window fills is
+        IGNORE.
         """
         rounds = -(-len(self) // (batch_size * world_size))
         for number in range(rank, rounds * world_size, world_size):
@@ -346,7 +388,8 @@ class ValidationWindows:
         T, S = self.block_size, self.stride
         window, column = first + np.arange(batch_size)[:, None], np.arange(T)
         predicted = window * S + column  # (batch_size, T) positions in the stream
-        begin = first * S - 1  # the position of the first input; -1 is the end-of-text piece before the text
+        # the position of the first input; -1 is the end-of-text piece before the text
+        begin = first * S - 1
         stream = np.full((batch_size - 1) * S + T + 1, self.eot_id, dtype=np.int64)
         tokens = self._slice(max(begin, 0), begin + len(stream))
         stream[max(-begin, 0) :][: len(tokens)] = tokens
@@ -372,11 +415,14 @@ Sampler = RandomChunkSampler | RandomTextSampler | MixedSampler
 
 
 def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One view of (rows, size) that slides over all shards, no copies, and the row at which each shard begins: (shards,) int64.
+    """One view of (rows, size) that slides over all shards without copies.
 
-    All shards are mapped into one address space, so a single array reaches from the first to the last of them, over memory in between
-    that is nobody's: only rows within a shard may be read. A chunk so costs the same from many shards as from one; reading from each
-    shard in turn took five times as long from forty.
+    The second value is the row at which each shard begins, (shards,) int64.
+
+    All shards are mapped into one address space, so a single array reaches from the first to the
+    last of them, over memory in between that is nobody's: only rows within a shard may be read. A
+    chunk so costs the same from many shards as from one; reading from each shard in turn took five
+    times as long from forty.
     """
     assert len({(shard.dtype, shard.strides) for shard in shards}) == 1, "shards of one corpus are alike"
     (stride,) = shards[0].strides
@@ -390,7 +436,9 @@ def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray
 
 
 class _Arrays(tuple[np.ndarray, ...]):
-    """Arrays that are mapped again where they are unpickled: a pickled memmap is a copy of its contents.
+    """Arrays that are mapped again where they are unpickled.
+
+    A pickled memmap is a copy of its contents.
 
     Only a whole memmap knows its place in the file; a part of one is copied.
     """

@@ -1,12 +1,13 @@
-"""Token shards: the fourth station of the data's way (sources -> clean -> tokenize -> **shards** -> sampler).
+"""Token shards: the ids of documents in memory-mapped files with an index.
 
-A shard is two files. `NAME.bin` holds the ids of its documents one after the other, raw little-endian uint16 (uint32
-where the vocabulary has more than 65,536 ids) with no header, so that `numpy.memmap("NAME.bin", dtype="<u2")` reads it.
-`NAME.idx` says what these ids are: one line of JSON (the fields of `ShardInfo`, magic and version), then the document
-ends as raw little-endian uint64: the position after each document's last id, its end-of-text piece included.
+A shard is two files. `NAME.bin` holds the ids of its documents one after the other, raw
+little-endian uint16 (uint32 where the vocabulary has more than 65,536 ids) with no header, so that
+`numpy.memmap("NAME.bin", dtype="<u2")` reads it. `NAME.idx` says what these ids are: one line of
+JSON (the fields of `ShardInfo`, magic and version), then the document ends as raw little-endian
+uint64: the position after each document's last id, its end-of-text piece included.
 
-Both are written beside their final place and published by rename, never edited there: cutting a file that somebody
-has mapped kills the reader.
+Both are written beside their final place and published by rename, never edited there: cutting a
+file that somebody has mapped kills the reader.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ MAX_HEADER = 4096  # bytes; a header is about 500, and a hostile one must not fi
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """What the index says of a shard, and (for a manifest) the checksum of the index itself."""
+    """The fields of a shard's index, and (for a manifest) the checksum of the index itself."""
 
     path: Path  # the .bin file
     dtype: str  # "<u2" or "<u4"
@@ -51,7 +52,10 @@ _HEADER = {field.name: field.type for field in fields(ShardInfo) if field.name n
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A mapped shard, read-only: `tokens` (tokens,) in the file's dtype and `document_ends` (documents,) uint64."""
+    """A mapped shard, read-only.
+
+    `tokens` (tokens,) have the file's dtype; `document_ends` (documents,) are uint64.
+    """
 
     info: ShardInfo
     tokens: np.ndarray
@@ -69,10 +73,13 @@ def write_shard(
     vocab_size: int,
     tokenizer: str,
 ) -> ShardInfo:
-    """Write `path`.bin and `path`.idx from (ids with their end-of-text piece, UTF-8 bytes of the text) a document.
+    """Writes `path`.bin and `path`.idx.
 
-    A long document can come as an iterator of arrays. Holds one document or array in memory at a time, and 8 bytes for each
-    document so far. Raises UserError for an id outside the vocabulary; whatever is raised, nothing is published.
+    A document is (ids with their end-of-text token, UTF-8 bytes of the text).
+
+    A long document can come as an iterator of arrays. Holds one document or array in memory at a
+    time, and 8 bytes for each document so far. Raises UserError for an id outside the vocabulary;
+    whatever is raised, nothing is published.
     """
     bin_path, index_path = _paths(path)
     bin_part, index_part = (p.with_name(p.name + ".tmp") for p in (bin_path, index_path))
@@ -109,7 +116,8 @@ def write_shard(
         with index_part.open("xb") as file:
             file.write(header + end_bytes)
             _flush(file)
-        index_path.unlink(missing_ok=True)  # a kill between the two renames must not leave an old index on new ids
+        # a kill between the two renames must not leave an old index on new ids
+        index_path.unlink(missing_ok=True)
         bin_part.replace(bin_path)
         index_part.replace(index_path)
     finally:
@@ -137,10 +145,11 @@ def open_shard(
 ) -> Shard:
     """Map the shard at `path` (with or without .bin) and check it.
 
-    The index is always checked whole, and against `index_sha256` (from a manifest) where given: without that, a
-    flipped bit in one of its counts can go unseen. The checksum of the .bin is compared when `verify` says so, by
-    default when the file is below 256 MiB. Raises UserError in one line that names the file for a missing, cut,
-    damaged or hostile one, and for a shard made with another tokenizer than the fingerprint given.
+    The index is always checked whole, and against `index_sha256` (from a manifest) where given:
+    without that, a flipped bit in one of its counts can go unseen. The checksum of the .bin is
+    compared when `verify` says so, by default when the file is below 256 MiB. Raises UserError in
+    one line that names the file for a missing, cut, damaged or hostile one, and for a shard made
+    with another tokenizer than the fingerprint given.
     """
     bin_path, index_path = _paths(path)
     for file_path in (index_path, bin_path):
@@ -175,7 +184,8 @@ def open_shard(
                 raise _damaged(bin_path, "does not have the checksum it was written with")
     tokens = _map(bin_path, info.dtype, info.tokens)
     if bin_path.stat().st_size >= VERIFY_BELOW and hasattr(mmap, "MADV_RANDOM"):
-        # Chunks come from random places: reading ahead of each would fill the page cache with what nobody asks for.
+        # Chunks come from random places: reading ahead of each would fill the page cache with what
+        # nobody asks for.
         tokens._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
     return Shard(info, tokens, ends)
 

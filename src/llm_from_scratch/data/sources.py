@@ -1,7 +1,8 @@
-"""Where a corpus comes from: the first step of the data's way (source, clean, tokenize, shards, sample).
+"""The files of a corpus: the user's own, a named corpus's, Python's library.
 
-A source is a fixed list of named files: a named corpus (below data/, in a folder that checkouts share, or downloaded),
-Python's own standard library, or the user's file, folder or glob. `readers.py` says which documents a file holds.
+A source is a fixed list of named files: a named corpus (below data/, in a folder that checkouts
+share, or downloaded), Python's own standard library, or the user's file, folder or glob.
+`readers.py` says which documents a file holds.
 """
 
 import contextlib
@@ -31,36 +32,45 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
-# Where corpora lie that all checkouts of a user share, unless LLM_CORPORA names another folder; and one beside the checkout.
+# Where corpora lie that all checkouts of a user share, unless LLM_CORPORA names another folder; and
+# one beside the checkout.
 CORPORA = "~/.cache/llm-from-scratch/corpora"
 NEIGHBOUR = Path("../shared/corpora")
-# Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not Python's own.
+# Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not
+# Python's own.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus: the stable name and the place of each file, in a fixed order, and how the files are read."""
+    """The files of a corpus, in a fixed order, each with its stable name and its place."""
 
     name: str
     paths: list[tuple[str, Path]]
     form: Format = PLAIN_FORMAT
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file or folder, why it is not read)
+    # (file or folder, why it is not read)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:
-        """Whether each file is one document as it stands: no table, no archive, nothing compressed."""
+        """Whether each file is one document as it stands, neither table nor archive."""
         return all(is_plain(name) for name, _ in self.paths)
 
     def documents(self) -> Iterator[Document]:
-        """The documents, one in memory at a time. UserError: a file cannot be read (`readers.read_documents`)."""
+        """The documents, one in memory at a time.
+
+        UserError: a file cannot be read (`readers.read_documents`).
+        """
         for name, path in self.paths:
             yield from read_documents(path, name, self.form)
 
     def has(self, count: int) -> bool:
-        """Whether there are at least `count` documents; archives and tables are read as far as it takes.
+        """Whether there are at least `count` documents.
 
-        Those that are no text count, for they are found out later; a file that cannot be read has none.
+        Archives and tables are read as far as it takes.
+
+        Those that are no text count, for they are found out later; a file that cannot be read has
+        none.
         """
         if self.plain and (len(self.paths) >= count or self.form.separator is None):
             return len(self.paths) >= count
@@ -107,16 +117,21 @@ def open_source(
     data_dir: Path,
     fetch: bool = True,
 ) -> Source:
-    """The corpus `name`: `path` where one is given, else Python's library for "stdlib", else the named corpus's `file`.
+    """The files of the corpus `name`.
 
-    A corpus that is published as many files, in several ways, has `layouts`: globs below the folders named next. The first
-    one that finds files there is read as it lies; where none does, `published` says what to put there. With `download`, one of
-    `downloads`, exactly its files are read: where they lie, and those that are missing are brought by so many `connections`.
+    They are `path` where one is given, else Python's library for "stdlib", else the named corpus's
+    `file`.
 
-    That file is looked for below `data_dir`, then in the folder that the environment variable LLM_CORPORA names, or else in
-    ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then downloaded from `url` into `data_dir`. Wherever it
-    lies, it must have that `sha256` and contain the text `must_contain`. `form` is how the files are read. What cannot be
-    read of the user's own folder is an error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an
+    A corpus that is published as many files, in several ways, has `layouts`: globs below the
+    folders named next. The first one that finds files there is read as it lies; where none does,
+    `published` says what to put there. With `download`, one of `downloads`, exactly its files are
+    read: where they lie, and those that are missing are brought by so many `connections`.
+
+    That file is looked for below `data_dir`, then in the folder that the environment variable
+    LLM_CORPORA names, or else in ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then
+    downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256` and contain
+    the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own
+    folder is an error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an
     address that stands in a run folder may be a stranger's.
     UserError: nothing to read, the wrong file, or no network.
     """
@@ -148,7 +163,9 @@ def open_source(
 
 
 def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
-    """A file, all texts, tables and archives below a folder, or what a glob finds; named relative to the folder that holds them.
+    """The files of `data.path`: a file, a folder's texts, tables and archives, or a glob's.
+
+    They are named relative to the folder that holds them.
 
     Returns:
         The files, and (name, why) of what is not read.
@@ -168,7 +185,8 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
         _refuse_empty(path, [given])
         return [(given.name, given)], []
     if missing:
-        where = "" if given.is_absolute() else f" in {Path.cwd()}"  # a run is often evaluated from another folder
+        # a run is often evaluated from another folder
+        where = "" if given.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"data.path={path}: there is no such file or folder{where}")
     tree = Tree(fixed)
     if is_folder:
@@ -212,6 +230,6 @@ def _standard_library() -> list[tuple[str, Path]]:
 
 
 def roots(data_dir: Path) -> list[Path]:
-    """The folders in which a named corpus may lie, in the order in which they are looked through."""
+    """The folders in which a named corpus may lie, in the order of the search."""
     named = os.environ.get("LLM_CORPORA")
     return [data_dir, user_path(named)] if named else [data_dir, user_path(CORPORA), NEIGHBOUR]

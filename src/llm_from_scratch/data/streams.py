@@ -1,7 +1,8 @@
 """The bytes of a file as a stream: read, held against a checksum, expanded within bounds.
 
-A stranger's file could do harm to this machine; what comes out of it is bounded by the numbers below. A compressed file that
-is cut off or damaged is refused as far as its format has checks: gzip, xz and bzip2 have them, zstd where its writer put them in.
+A stranger's file could do harm to this machine; what comes out of it is bounded by the numbers
+below. A compressed file that is cut off or damaged is refused as far as its format has checks:
+gzip, xz and bzip2 have them, zstd where its writer put them in.
 """
 
 import bz2
@@ -20,15 +21,18 @@ from llm_from_scratch.files import open_regular, sha256
 
 CHUNK = 2**16  # bytes
 SHA256_DIGITS = 64
-# Everything that comes out of a file, at all depths together, may be so many times as long as what was read of it …
-MAX_RATIO = 100  # English text: 3 to 6; a tar of short texts: up to 20; zeros: 1,000 (gzip) to 30,000 (zstd)
+# Everything that comes out of a file, at all depths together, may be so many times as long as what
+# was read of it …
+# English text: 3 to 6; a tar of short texts: up to 20; zeros: 1,000 (gzip) to 30,000 (zstd)
+MAX_RATIO = 100
 ALLOWANCE = 64 * 2**20  # … beyond so many bytes
-MAX_WINDOW = 2**27  # bytes that a decompressor looks back: xz -9 has 2**26, zstd --ultra --long=27 has this
+# bytes that a decompressor looks back: xz -9 has 2**26, zstd --ultra --long=27 has this
+MAX_WINDOW = 2**27
 
 
 @dataclass
 class Budget:
-    """What one file has brought so far, in bytes: `read` from the disk, `expanded` by decompression."""
+    """The bytes of one file so far: `read` from the disk, `expanded` by decompression."""
 
     read: int = 0
     expanded: int = 0
@@ -43,17 +47,23 @@ class Budget:
 
 
 class ChangedFileError(UserError):
-    """A file is another one than when its checksum was computed: what was made of it would have the wrong name."""
+    """A file was changed after its checksum was computed.
+
+    Its documents would be prepared under the wrong name.
+    """
 
 
 def verify_file(path: Path, checksum: str) -> None:
-    """Raises UserError where a file is another one than when its checksum (`read_documents`) was computed."""
+    """Raises UserError where a file was changed after its checksum was computed.
+
+    The checksum is as `read_documents` takes it.
+    """
     if checksum:
         compare_checksum(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
 
 
 def compare_checksum(path: Path, checksum: str, found: str) -> None:
-    """Raises ChangedFileError where the bytes that were read have another sha256, `found`, than they should."""
+    """Raises ChangedFileError where bytes have another sha256, `found`, than they should."""
     if len(checksum) != SHA256_DIGITS:
         found = stamp(path)
     if checksum not in ("", found):
@@ -82,7 +92,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-# ---------------------------------------------------------------------------------------------------------- streams
+# ------------------------------------------------------------------------------------------ streams
 class _Stream(io.RawIOBase):
     """Chunks of bytes as a file that can be read once, from start to end."""
 
@@ -128,9 +138,9 @@ def part_of(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
         yield chunk
 
 
-# ---------------------------------------------------------------------------------------------------- decompression
+# ------------------------------------------------------------------------------------ decompression
 class _Decoder(Protocol):
-    """What lzma's and bz2's decompressors do."""
+    """The interface of lzma's and bz2's decompressors."""
 
     @property
     def eof(self) -> bool: ...
@@ -143,7 +153,8 @@ class _Decoder(Protocol):
 
 class _Gzip:
     def __init__(self) -> None:
-        self.inflate, self.needs_input = zlib.decompressobj(wbits=31), True  # 31: with gzip's header and checksum
+        # 31: with gzip's header and checksum
+        self.inflate, self.needs_input = zlib.decompressobj(wbits=31), True
 
     @property
     def eof(self) -> bool:
@@ -160,7 +171,8 @@ class _Gzip:
 
 
 class _Zstd:
-    STEP = 2**10  # bytes of input at a time: 4 of them give 128 KiB at most, so that 32 MiB come out at most
+    # bytes of input at a time: 4 of them give 128 KiB at most, so that 32 MiB come out at most
+    STEP = 2**10
 
     def __init__(self) -> None:
         import zstandard
@@ -202,7 +214,7 @@ def missing_library(name: str, library: str) -> UserError:
 
 @contextmanager
 def damaged(name: str) -> Iterator[None]:
-    """What a library says of a damaged file, each in errors of its own, as one line for the user."""
+    """Turns a library's errors about a damaged file into one line for the user."""
     try:
         yield
     except Exception as error:
@@ -210,7 +222,9 @@ def damaged(name: str) -> Iterator[None]:
 
 
 def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budget) -> Iterator[bytes]:
-    """The content of one or more compressed streams, one behind the other; each must be whole, with nothing in between.
+    """The content of one or more compressed streams, one behind the other.
+
+    Each must be whole, with nothing in between.
 
     Python's own LZMAFile and BZ2File pass over what stands behind a stream.
     """

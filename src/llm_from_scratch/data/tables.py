@@ -1,9 +1,10 @@
-"""Tables of texts -> their documents, one a row: lines of JSON, a list in JSON, CSV and TSV, parquet.
+"""Tables of texts -> their documents, one a row.
 
 rows.jsonl                                one a line: rows.jsonl:1, rows.jsonl:2, …
 rows.parquet                              one a row: rows.parquet:1, …
 rows.csv rows.tsv                         one a row below the line of names, named after its first line: rows.csv:2, …
 rows.json                                 one an item of a list, of objects or of strings: rows.json:1, …
+
 """
 
 import codecs
@@ -25,7 +26,8 @@ from llm_from_scratch.errors import UserError, message_of
 DELIMITERS = {"csv": ",;\t", "tsv": "\t"}  # the first by which the first line names the column
 ROWS = 16  # of a parquet file, in memory at a time
 HEADER_LINES = 100  # of the row that names the columns of a table in CSV
-WITHOUT_TEXT = 1000  # rows of a table of JSON objects, from the first, before the column is known to be wrong
+# rows of a table of JSON objects, from the first, before the column is known to be wrong
+WITHOUT_TEXT = 1000
 MAX_COLUMNS = 100  # names of columns of a table of JSON objects that are remembered
 
 
@@ -43,7 +45,7 @@ class TableReader:
         yield from self.objects(self._parsed_lines(file, name), name)
 
     def _parsed_lines(self, file: io.BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
-        """The place and the value of each line that holds an object of JSON; the others are faults."""
+        """The place and the value of each line that is an object of JSON; others are faults."""
         for number in itertools.count(1):
             line, where = file.readline(MAX_DOCUMENT + 1), f"{name}:{number}"
             if not line:
@@ -71,7 +73,10 @@ class TableReader:
                 self.on_fault(where, f'no object: a line such as {{"{self.form.column}": "…"}} is expected')
 
     def items(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
-        """One document an item of a JSON list; a file that begins with an object has one object a line."""
+        """One document an item of a JSON list.
+
+        A file that begins with an object has one object a line.
+        """
         head = file.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
         if head.startswith(b"{"):
             yield from self.lines(file, name)
@@ -141,7 +146,8 @@ class TableReader:
     def objects(self, rows: Iterator[tuple[str, Any]], name: str) -> Iterator[Document]:
         """One document a row of a table of JSON objects, or the row itself where it is none.
 
-        UserError: no row has a text under the column, which is a fault of the setting and not of each row.
+        UserError: no row has a text under the column, which is a fault of the setting and not of
+        each row.
         """
         ignored: set[str] = set()
         waiting: list[tuple[str, Any, list[str]]] | None = []  # rows before the first text
@@ -181,7 +187,8 @@ class TableReader:
                     raise UserError(f"{name}:{line_number}: a line above {MAX_DOCUMENT:,} bytes: split it")
                 if line_number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                yield line.decode("utf-8", "surrogateescape")  # `clean` names a byte that is not UTF-8
+                # `clean` names a byte that is not UTF-8
+                yield line.decode("utf-8", "surrogateescape")
 
         source = lines()
         sign, columns = _columns(source, self.form.column, delimiters)
@@ -225,7 +232,7 @@ class TableReader:
             yield document
 
     def _bad_byte(self, error: UnicodeDecodeError | None) -> str:
-        """What is wrong with bytes that are not in the encoding, and what to do."""
+        """The fault of bytes that are not in the encoding, and what to do."""
         if self.form.encoding != "utf-8" or error is None:
             return f"a byte that is not {self.form.encoding}: correct data.encoding or the file"
         return (
@@ -274,7 +281,10 @@ def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | s
 
 
 def as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """The same text in UTF-8; what cannot be decoded becomes a byte that is not UTF-8, so that its row is named."""
+    """The same text in UTF-8.
+
+    Bytes that cannot be decoded become a byte that is not UTF-8, so that their row is named.
+    """
     if encoding == "utf-8":
         yield from chunks
         return
@@ -290,7 +300,9 @@ codecs.register_error(NO_TEXT, lambda error: (NO_BYTE, error.end))  # type: igno
 
 
 def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, list[str]]:
-    """The delimiter and the names of the columns: the first delimiter by which one of them is `column`, else the first of all.
+    """The delimiter and the names of the columns.
+
+    It is the first delimiter by which one column is `column`, else the first of all.
 
     A name in quotes may have several lines.
     """
@@ -311,7 +323,10 @@ def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, l
 
 
 def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: TableReader) -> Iterator[Document]:
-    """One document a row. The file is read from disk page by page; its metadata say beforehand what will come out."""
+    """One document a row.
+
+    The file is read from disk page by page; its metadata say beforehand what will come out.
+    """
     try:
         from pyarrow import compute, large_binary, parquet, types
     except ImportError:
@@ -353,12 +368,14 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
             if types.is_dictionary(values.type):
                 values = values.dictionary_decode()
             if types.is_string(values.type) or types.is_large_string(values.type):
-                # As bytes: `clean` names those that are no UTF-8, where pyarrow would give up all rows.
+                # As bytes: `clean` names those that are no UTF-8, where pyarrow would give up all
+                # rows.
                 values = values.cast(large_binary())
             texts = values.to_pylist()
         budget.on_progress(budget.read * len(texts) // max(1, file.metadata.num_rows))
         for text in texts:
             number += 1
             for document in reader.row(text, f"{name}:{number}", columns):
-                budget.spend(len(document.raw), name)  # a dictionary can repeat a long text in few bytes
+                # a dictionary can repeat a long text in few bytes
+                budget.spend(len(document.raw), name)
                 yield document

@@ -1,11 +1,14 @@
-"""A task, a part of a corpus -> its token shards: a pure function, for any process on any machine that sees the files.
+"""A task, a part of a corpus -> its token shards: a pure function.
 
-A task is one input file, or several small ones. What it makes depends on their bytes and names, on the settings and on the
-tokenizer alone, never on who makes it or when. It is published in this order, each by rename: the ids and index of both
-splits, then the record that vouches for them; a task without a sound record is made again from its start.
+Any process on any machine that sees the files can make it.
 
-A small corpus is one task that keeps its text: its documents are written first, the tokenizer is learned from them, and the
-shards are made of the text that lies there.
+A task is one input file, or several small ones. What it makes depends on their bytes and names, on
+the settings and on the tokenizer alone, never on who makes it or when. It is published in this
+order, each by rename: the ids and index of both splits, then the record that vouches for them; a
+task without a sound record is made again from its start.
+
+A small corpus is one task that keeps its text: its documents are written first, the tokenizer is
+learned from them, and the shards are made of the text that lies there.
 """
 
 import functools
@@ -41,18 +44,23 @@ from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 LOCK_SECONDS = 10.0  # a worker outlives the process that started it by less
 
-Ids = np.ndarray | Iterator[np.ndarray]  # of a document; of a long one, an array for each of its pieces
+# of a document; of a long one, an array for each of its pieces
+Ids = np.ndarray | Iterator[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Task:
-    """The files of one part of a corpus, how its documents are read, and the folder in which the corpus is built."""
+    """The files of one part of a corpus, and how its documents are read.
+
+    `folder` is the one in which the corpus is built.
+    """
 
     number: int
     files: tuple[File, ...]
     selection: Selection
     folder: Path
-    strict: bool = False  # a document that is no text ends the work, where data.on_error does not say
+    # a document that is no text ends the work, where data.on_error does not say
+    strict: bool = False
     limit: int | None = None  # of documents
 
     @property
@@ -92,9 +100,12 @@ class Task:
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------------- duplicates
+# --------------------------------------------------------------------------------------- duplicates
 def scan(task: Task, on_progress: OnProgress = no_progress) -> None:
-    """The first pass of a task: the signatures of its documents, from which duplicates are found, as scan_NUMBER.bin."""
+    """Writes the signatures of a task's documents, scan_NUMBER.bin.
+
+    It is the first pass of a task; duplicates are found among the signatures.
+    """
     path = task.path("scan", "bin")
     with _locked(task):
         if path.exists():
@@ -119,9 +130,11 @@ def scanned(task: Task) -> np.ndarray:
     return np.memmap(path, dtype, "r", shape=(rows, columns)) if rows else np.empty((0, columns), dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------ shards
+# ------------------------------------------------------------------------------------------- shards
 def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, Any]:
-    """The shards of both splits, train_NUMBER and val_NUMBER in the folder, and their record; the tokenizer lies there.
+    """Makes the shards of both splits, train_NUMBER and val_NUMBER, and their record.
+
+    The tokenizer lies in the folder.
 
     Raises:
         UserError: as `documents`; an id outside the vocabulary; no room on the disk.
@@ -133,7 +146,8 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
             return record
         task.path("task", "json").unlink(missing_ok=True)
         tally = Tally()
-        spool = task.path("val", "tmp")  # the few that validate wait here: one shard is written after the other
+        # the few that validate wait here: one shard is written after the other
+        spool = task.path("val", "tmp")
         try:
             with spool.open("wb+") as waiting:
                 sizes: list[int] = []
@@ -164,7 +178,9 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
 
 
 def write_text(task: Task, whole: bool) -> Tally:
-    """Writes the clean text of both splits, train.txt and val.txt, and where documents end, train.ends and val.ends.
+    """Writes the clean text of both splits and the ends of their documents.
+
+    The files are train.txt, val.txt, train.ends and val.ends.
 
     With `whole` each document is in one split, else each is cut in two.
     """
@@ -185,7 +201,9 @@ def write_text(task: Task, whole: bool) -> Tally:
 
 
 def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: str) -> dict[str, Any]:
-    """The shards of the text that `write_text` wrote, of some `splits`, and what a record says of both splits.
+    """Makes the shards of the text that `write_text` wrote, of some `splits`.
+
+    It returns what a record says of both splits.
 
     A document that the split has cut in two has no end to be learned.
     """
@@ -223,7 +241,10 @@ def documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
 
 
 def verified_record(task: Task, key: str) -> dict[str, Any] | None:
-    """The record of a task that is done, every byte of its shards verified; None where it is not, or was another task."""
+    """The record of a task that is done, every byte of its shards verified.
+
+    None: it is not done, or it was another task.
+    """
     try:
         record = json.loads(task.path("task", "json").read_text(encoding="utf-8"))
         if record["key"] != key:
@@ -265,7 +286,10 @@ def _ids(text: str | LongText | Iterator[str], tokenizer: Tokenizer, where: str)
 
 
 def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, where: str) -> Iterator[np.ndarray]:
-    """The ids of a document, an array for each of its pieces; the last is the end-of-text where it `ends`."""
+    """The ids of a document, an array for each of its pieces.
+
+    The last one is the end-of-text where it `ends`.
+    """
     try:
         yield from encode_pieces(pieces, tokenizer)
     except ValueError as error:
@@ -274,7 +298,7 @@ def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, wher
         yield np.array([tokenizer.eot_id])
 
 
-# ------------------------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------- locks
 @contextmanager
 def _locked(task: Task) -> Iterator[None]:
     """Keeps other processes from making the same task.

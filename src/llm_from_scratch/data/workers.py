@@ -1,7 +1,10 @@
-"""Who makes the tasks of a preparation: this process, a pool of processes, or an existing Ray cluster. The same function in each.
+"""The processes that make the tasks of a preparation: this one, a pool, a Ray cluster.
 
-A worker that dies (killed for memory, most often) is an error here, never a wait without end: multiprocessing.Pool would
-hang, ProcessPoolExecutor says so. A worker whose parent dies ends itself, so that nothing goes on writing behind its back.
+The function is the same in each.
+
+A worker that dies (killed for memory, most often) is an error here, never a wait without end:
+multiprocessing.Pool would hang, ProcessPoolExecutor says so. A worker whose parent dies ends
+itself, so that nothing goes on writing behind its back.
 """
 
 import ctypes
@@ -47,7 +50,9 @@ class _Counter(Protocol):
 def run_tasks(
     function: Function, tasks: Sequence[Any], *, engine: str, workers: int, size: int, what: str
 ) -> Iterator[Any]:
-    """function(task, on_progress) of every task, as they finish, with their progress on standard error.
+    """Yields function(task, on_progress) of every task, as they finish.
+
+    Progress is shown on standard error.
 
     Args:
         function: importable by its name in another process.
@@ -57,7 +62,8 @@ def run_tasks(
         what: how the progress calls it.
 
     Raises:
-        UserError: in one line, for a worker that was killed, a disk that is full, a missing library; what a task raises.
+        UserError: in one line, for a worker that was killed, a disk that is full, a missing
+            library; what a task raises.
     """
     if not tasks:
         return
@@ -85,7 +91,7 @@ def _full_disk() -> Iterator[None]:
         ) from None
 
 
-# ------------------------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 _counter: _Counter | None = (
     None  # in a worker: what all of them have read; an executor's initializer has no other place
 )
@@ -103,7 +109,8 @@ def _begin_worker(counter: _Counter) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    # The thread waits while a task is in code that holds the interpreter (a document's NFC): there the kernel must act.
+    # The thread waits while a task is in code that holds the interpreter (a document's NFC): there
+    # the kernel must act.
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -113,7 +120,10 @@ def _begin_worker(counter: _Counter) -> None:
 
 @contextmanager
 def _signals_are_the_parents() -> Iterator[None]:
-    """Processes that are started within it never see Ctrl-C or a closed terminal, their start-up included."""
+    """Keeps Ctrl-C and a closed terminal from processes that are started within it.
+
+    Their start-up is included.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -121,7 +131,8 @@ def _signals_are_the_parents() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what has come meanwhile is delivered here
+        # what has come meanwhile is delivered here
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tell(count: int) -> None:
@@ -135,7 +146,8 @@ def _in_worker(function: Function, task: Any) -> Any:
 
 
 def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, what: str) -> Iterator[Any]:
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that torch and others run
+    # a fork would copy the locks of threads that torch and others run
+    context = multiprocessing.get_context("spawn")
     counter: Any = context.Value("q", 0)
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _begin_worker, (counter,))
@@ -162,9 +174,12 @@ def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, wha
             process.join()
 
 
-# -------------------------------------------------------------------------------------------------------------- ray
+# ---------------------------------------------------------------------------------------------- ray
 def _ray(function: Function, tasks: Sequence[Any]) -> Iterator[Any]:
-    """On the cluster that RAY_ADDRESS names, else on this machine. A task whose machine dies is tried again by Ray itself."""
+    """On the cluster that RAY_ADDRESS names, else on this machine.
+
+    A task whose machine dies is tried again by Ray itself.
+    """
     try:
         import ray
     except ImportError:
@@ -184,9 +199,12 @@ def _ray(function: Function, tasks: Sequence[Any]) -> Iterator[Any]:
             raise UserError(f"Ray gave up ({first_line(error, 200)}): start again: finished shards are kept") from None
 
 
-# --------------------------------------------------------------------------------------------------------- progress
+# ----------------------------------------------------------------------------------------- progress
 class _Shown:
-    """Bytes read of all there are, their rate and the expected end: a bar in a terminal, a line now and then elsewhere."""
+    """Bytes read of all there are, their rate and the expected end.
+
+    They are a bar in a terminal, a line now and then elsewhere.
+    """
 
     def __init__(self, size: int, what: str) -> None:
         self.size, self.what, self.read = size, what, 0
