@@ -64,28 +64,7 @@ MAY_IMPORT = {
     "run": ["checkpoint", "weights", *SETTINGS],
     "huggingface": [*RUN, "generation", "model", "tokenizer", *SETTINGS],
     "evaluation": [],
-    "training": [
-        "training",
-        "evaluation",
-        "data",
-        *RUN,
-        "generation",
-        "model",
-        "kernels",
-        "tokenizer",
-        *SETTINGS,
-    ],
-    "training.fit": [
-        "plan",
-        "training",
-        "evaluation",
-        "data",
-        *RUN,
-        "generation",
-        "model",
-        "tokenizer",
-        *SETTINGS,
-    ],
+    "training": [],
     "api": ["evaluation.scoring", "generation", "config", *RUN],
     "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],  # the public names, imported lazily
     "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
@@ -162,7 +141,30 @@ EVALUATION: dict[str, list[str]] = {
     "figures": [],
     "report": [],
 }
-ORDERED = {"data": DATA, "evaluation": EVALUATION}
+# The same of training/.
+TRAINING: dict[str, list[str]] = {
+    "internals": [],
+    "objects": [],
+    "loggers": ["run", *SETTINGS],
+    "states": ["checkpoint"],
+    "memory": ["model", *SETTINGS],
+    "compilation": ["data.prepare", "model"],
+    "averaging": [],
+    "sharded": ["model"],
+    "muon": [],
+    "optimizers": ["kernels", "model", *SETTINGS],
+    "data": ["data", *SETTINGS],
+    "module": ["data.sampler", "evaluation.scoring", "kernels", "model", *SETTINGS],
+    "metrics": ["run"],
+    "progress": ["run", *SETTINGS],
+    "callbacks": ["generation", *RUN, "tokenizer", *SETTINGS],
+    "claim": ["run", *SETTINGS],
+    "trainer": ["checkpoint", "data.sampler", *SETTINGS],
+    "checks": SETTINGS,
+    "results": ["run", *SETTINGS],
+    "fit": ["data", *RUN, "model", "plan", "tokenizer", *SETTINGS],
+}
+ORDERED = {"data": DATA, "evaluation": EVALUATION, "training": TRAINING}
 MAY_IMPORT |= {
     f"{folder}.{name}": [*(f"{folder}.{other}" for other in list(modules)[:place]), *more]
     for folder, modules in ORDERED.items()

@@ -68,13 +68,7 @@ def train(
     origin = load_origin(config) if state is None else None
     tokenizer = tokenizer_of_weights(config, state, origin)
     prepared = prepared or prepare(
-        config.data,
-        config.tokenizer,
-        tokenizer=tokenizer,
-        wait=True,
-        settings=config.prepare,
-        fetch=fetch,
-        write=write,
+        config.data, config.tokenizer, tokenizer=tokenizer, wait=True, settings=config.prepare, fetch=fetch, write=write
     )
 
     # The model.
@@ -93,10 +87,7 @@ def train(
     callbacks = make_callbacks(config, claim, prepared, background, prompt, users)
     trainer = build_trainer(config, run_dir, callbacks, loggers, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
-    try:
-        trainer.fit(module, data, ckpt_path=state)
-    except MISFITS as error:  # of a callback that does not fit this run
-        raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
+    run_loop(trainer, module, data, state, claim)
 
     # The results.
     claim.verify()
@@ -235,6 +226,20 @@ def make_callbacks(
     if optim.patience:
         callbacks.append(EarlyStopping(optim))
     return [*callbacks, *users.values(), saver]
+
+
+def run_loop(
+    trainer: lightning.Trainer, module: LanguageModel, data: TextDataModule, state: Path | None, claim: Claim
+) -> None:
+    """Runs Lightning's loop, from a checkpoint or from step 0, to the last step.
+
+    Raises:
+        UserError: a callback does not fit the run; known before the first step.
+    """
+    try:
+        trainer.fit(module, data, ckpt_path=state)
+    except MISFITS as error:
+        raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
 
 def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str) -> None:
