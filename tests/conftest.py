@@ -18,6 +18,11 @@ REPO = Path(__file__).resolve().parents[1]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test comes first: the processes of `make slow` share out the others meanwhile."""
+    items.sort(key=lambda item: not item.nodeid.endswith("::test_the_first_hour"))
+
+
 def story(characters: int, seed: int = 0) -> str:
     """A made text with something to learn: sentences of a small grammar, curly quotes and paragraphs included."""
     rng = random.Random(seed)
