@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> None:
             "def ",
             ["task=stdlib_demo", "sample.prompt=def ", "trainer.val_check_interval=240"],
         )
-    told: list[str] = []
+    printed: list[str] = []
 
     def on_line(line: str) -> None:
-        told.append(line)
+        printed.append(line)
         print(for_stream(line, sys.stdout), flush=True)
 
     def run(name: str, *words: str, on_line: Callable[[str], None] | None = None) -> None:
@@ -56,5 +56,5 @@ def run(options: argparse.Namespace) -> None:
             raise SystemExit(status)
 
     run("train", "experiment=oz_demo", f"data={data}", *settings, *options.overrides, on_line=on_line)
-    trained = next(line for line in reversed(told) if line.startswith("run: ")).removeprefix("run: ")
+    trained = next(line for line in reversed(printed) if line.startswith("run: ")).removeprefix("run: ")
     run("generate", f"run={argument(trained)}", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9")

@@ -154,7 +154,9 @@ def report(options: argparse.Namespace) -> None:
         except OSError as error:
             raise UserError(f"--report {options.report} cannot be made ({error.strerror}): name a folder") from None
     everything = options.report is not None
-    generate = options.generate if options.generate is not None else PASSAGES * everything
+    generate = options.generate
+    if generate is None:
+        generate = PASSAGES if everything else 0
     log_to_stderr()
     settings = Settings(
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},

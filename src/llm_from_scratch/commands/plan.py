@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=float, metavar="N", help="plan for so many training tokens, with no text at hand"
     )
-    parser.add_argument("--no-measuring", action="store_true", help="no steps are tried, no times are told")
+    parser.add_argument("--no-measuring", action="store_true", help="try no steps, and say no times")
     parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
 
 

@@ -42,10 +42,10 @@ def run(options: argparse.Namespace) -> None:
         prepared = part
     seconds = time.monotonic() - started
     for split in SPLITS:
-        facts = prepared.manifest["splits"][split]
-        tokens = facts.get("tokens", 0)
-        rate = f", {facts['text_bytes'] / tokens:.2f} bytes a token" if tokens else ""
-        counts = f"{facts['documents']:,} documents, {facts['text_bytes']:,} bytes of text, {tokens:,} tokens"
+        counted = prepared.manifest["splits"][split]
+        tokens = counted.get("tokens", 0)
+        rate = f", {counted['text_bytes'] / tokens:.2f} bytes a token" if tokens else ""
+        counts = f"{counted['documents']:,} documents, {counted['text_bytes']:,} bytes of text, {tokens:,} tokens"
         print(f"{split:<5} {counts}{rate}", file=sys.stderr)
     if (prepared.folder / "report.md").exists():
         print(printable(f"what was left out: {prepared.folder / 'report.md'}"), file=sys.stderr)

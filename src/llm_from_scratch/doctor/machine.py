@@ -63,9 +63,8 @@ def devices() -> Iterator[Finding]:
     """The devices that training can run on."""
     cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
     allowed = f", of which this process may use {own}" if own < cores else ""
-    yield ok(
-        f"a CPU with {cores} cores{allowed}; torch computes with {threads} thread{'s' * (threads > 1)} (trainer.threads)"
-    )
+    plural = "thread" if threads == 1 else "threads"
+    yield ok(f"a CPU with {cores} cores{allowed}; torch computes with {threads} {plural} (trainer.threads)")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         yield ok(f"CUDA GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")

@@ -60,8 +60,10 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             value = override.value()
             choices = value if isinstance(value, list) else [value]
             names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
-            names |= {f"trainer.{name}" for name in HARDWARE} if key == "trainer" else set()
-            names |= {"logger"} & {key}
+            if key == "trainer":
+                names |= {f"trainer.{name}" for name in HARDWARE}
+            if key == "logger":
+                names.add("logger")  # the whole mapping: a logger that is not chosen again goes
         else:
             names = {key}
         for name in names:

@@ -31,11 +31,16 @@ class Measured:
 
 
 def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECONDS) -> Measured:
-    """A few steps on random ids: micro-batches that grow up to `micro` sequences, or to a quarter of `seconds` each."""
+    """Times a few steps on random ids.
+
+    Micro-batches grow up to `micro` sequences, or until one takes an eighth of `seconds`.
+    """
     settings, name = config.trainer, precision(config.trainer)
-    device = torch.device(
-        "cuda" if on_gpu(settings) else "mps" if settings.accelerator in ("auto", "mps") and has_mps() else "cpu"
-    )
+    device = torch.device("cpu")
+    if on_gpu(settings):
+        device = torch.device("cuda")
+    elif settings.accelerator in ("auto", "mps") and has_mps():
+        device = torch.device("mps")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision("high")

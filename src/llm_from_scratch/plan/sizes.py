@@ -62,7 +62,7 @@ class TextSize:
     documents: int | None = None
 
 
-def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
+def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
     """The size of a text: counted if it is prepared or small, else estimated from its files.
 
     A small text is prepared first. Nothing is downloaded or written for a run folder, which may be a stranger's.
@@ -72,12 +72,12 @@ def text_size(config: Config, reuse: Tokenizer | None = None) -> TextSize:
     """
     own = not config.resume
     if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
-    corpus = plan_corpus(config.data, config.tokenizer, reuse, fetch=own, write=False)
+        return counted(prepare(config.data, config.tokenizer, tokenizer=tokenizer, fetch=own, write=own))
+    corpus = plan_corpus(config.data, config.tokenizer, tokenizer, fetch=own, write=False)
     if corpus.folder.exists():
         return counted(open_prepared(corpus.folder))
     if corpus.keep_text:
-        return counted(prepare(config.data, config.tokenizer, tokenizer=reuse, fetch=own, write=own))
+        return counted(prepare(config.data, config.tokenizer, tokenizer=tokenizer, fetch=own, write=own))
     vocab_size = corpus.tokenizer.vocab_size if corpus.tokenizer else config.tokenizer.vocab_size or 10_000
     tokens = estimated_tokens(corpus, corpus.tasks, config.tokenizer.kind, vocab_size)
     val = int(tokens * config.data.val_fraction)

@@ -163,7 +163,7 @@ def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Ite
     if not on_cpu(settings):
         return
     here, asked = cores(), settings.devices if isinstance(settings.devices, int) else 1
-    cores_here = f"{here} core{'s' * (here > 1)}"
+    cores_here = "1 core" if here == 1 else f"{here} cores"
     if asked > here:
         yield (
             f"trainer.devices={asked}: so many processes take turns on the {cores_here} of this machine, which is slower"
