@@ -1,6 +1,6 @@
-"""Pages: headings, paragraphs, tables, pictures and quotes, shown in the terminal, in Markdown and in HTML.
+"""Pages: headings, paragraphs, tables, pictures and quotes -> terminal, Markdown, HTML.
 
-    blocks -> show (a rich console) | markdown (a text) | html_page (one file that opens with no network)
+    blocks -> show (a rich console) | markdown (a text) | html_page (one file, no network)
 
 Texts and names may come from a stranger: they are escaped wherever they are shown.
 """
@@ -82,7 +82,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a quoted text: one with a value is coloured in HTML, and named in Markdown where it is among the highest."""
+    """A part of a quoted text.
+
+    In HTML a part with a value is coloured; Markdown names the parts of the highest values.
+    """
 
     text: str
     value: float | None = None
@@ -99,7 +102,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Quotes:
-    """Quotes under one title; `columns` are the names of the label, the text and the parts of the highest values."""
+    """Quotes under one title; `columns` name the label, the text and the highest parts."""
 
     title: str
     columns: tuple[str, str, str]
@@ -117,7 +120,7 @@ def printed(text: str) -> str:
 
 
 def one_line(text: str, limit: int = 60) -> str:
-    """One line of printable characters, shortened in its middle: a form in which a stranger's name may be shown."""
+    """One line of printable characters, shortened in its middle, for names of strangers."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
     return line if len(line) <= limit else f"{line[: limit // 2]}…{line[-(limit // 2 - 1) :]}"
 
@@ -128,7 +131,7 @@ def as_html(text: str) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Text on one line of Markdown: no markup, HTML, links, pictures, mathematics, lists or cells of a table come of it."""
+    """Text on one line of Markdown, free of markup, HTML, links, lists and table cells."""
     line = re.sub(r"[ ]*\n\s*", " ⏎ ", printed(text).strip("\n"))
     line = _LINKS.sub("\0", line)
     line = escape(line, quote=False)
@@ -142,7 +145,10 @@ def as_markdown(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------- terminal
 def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None:
-    """Prints the blocks; where a table has too many columns for the console, `elsewhere` says where all of them are."""
+    """Prints the blocks.
+
+    elsewhere: the place of all columns, told where the console has too few for a table.
+    """
     for block in blocks:
         match block:
             case Heading(_, text):
@@ -165,7 +171,9 @@ def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None
 
 
 def fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
-    """The table in at most `width` columns: headers and texts are folded, then the last columns are dropped.
+    """The table in at most `width` columns of the terminal.
+
+    Headers and texts are folded, then the last columns are dropped.
 
     Returns:
         The table, and the headers of the columns that were dropped.
@@ -295,7 +303,7 @@ def _html_quote(quote: Quote, name: str, unit: str) -> str:
 
 
 def _html_header(name: str) -> str:
-    """Short words stay whole, so that a narrow window scrolls the table; a long name of a run may be broken."""
+    """Short words stay whole: a narrow window scrolls the table; long names may be broken."""
     words = ((word, as_html(word)) for word in name.split(" "))
     return " ".join(f"<span>{shown}</span>" if len(word) <= WHOLE_WORD else shown for word, shown in words)
 

@@ -1,4 +1,4 @@
-"""What a model has to beat, on the same bytes: counting, compressing, and the figures that the article gives."""
+"""Baselines on the same bytes: counting, compressing, and the figures that the article gives."""
 
 import numpy as np
 
@@ -26,7 +26,10 @@ ARTICLE = (
 def counting(
     text: Text, train: np.ndarray, test: np.ndarray, lengths: np.ndarray, vocab_size: int, of: str
 ) -> list[Baseline]:
-    """Uniform, unigram and modified Kneser-Ney of orders 2 to 6 over ids; `lengths` are the bytes of each test id."""
+    """Uniform, unigram and modified Kneser-Ney of orders 2 to 6 over ids.
+
+    lengths: the bytes of each test id.
+    """
     rows = []
     for order in ORDERS:
         kind = ("uniform", "unigram")[order] if order < 2 else f"Kneser-Ney {order}"
@@ -44,7 +47,7 @@ def characters(text: Text, train: str) -> list[Baseline]:
 
 
 def compressors(text: Text, train: str) -> list[Baseline]:
-    """zlib, bz2, lzma and PPM of order 5, behind the training part; they go on learning as they read."""
+    """zlib, bz2, lzma and PPM of order 5 behind the training part, learning as they read."""
     rows = []
     for kind in (*COMPRESSORS, "ppm"):
         before, after, note = train, text.joined, "learns on as it reads"

@@ -1,7 +1,8 @@
 """Baselines that compress: general compressors and a PPM, primed with the training part of a text.
 
-Unit: bits per byte of UTF-8, as everywhere in this folder; lower is better. All of them go on learning through the test
-part, as a compressor does, which the n-gram baselines and the models do not.
+Unit: bits per byte of UTF-8, as everywhere in this folder; lower is better. All of them go on
+learning through the test part, as a compressor does, which the n-gram baselines and the models do
+not.
 """
 
 import bz2
@@ -21,11 +22,14 @@ Contexts = list[dict[bytes, dict[int, int]]]  # of each order: context -> next b
 
 
 def compressor_bits(train: str, test: str, kind: str, order: int = 5) -> float:
-    """Bits per byte of `test` behind `train`, `kind` being one of zlib, bz2, lzma, ppm (the one that takes an order).
+    """Bits per byte of `test` behind `train`.
 
-    zlib, bz2, lzma: 8 (|C(train + test)| - |C(train)|) / |test|, the difference of two compressed sizes, so that headers
-    and what the training part costs fall away. What they can see of the training part is their own: zlib looks
-    32 KiB back, bz2 sorts blocks of 900 kB, and a block that ends between the two makes the difference rough.
+    kind: zlib, bz2, lzma, or ppm, which alone takes an order.
+
+    zlib, bz2, lzma: 8 (|C(train + test)| - |C(train)|) / |test|, the difference of two compressed
+    sizes, so that headers and what the training part costs fall away. What they can see of the
+    training part is their own: zlib looks 32 KiB back, bz2 sorts blocks of 900 kB, and a block that
+    ends between the two makes the difference rough.
     """
     before, after = train.encode(), test.encode()
     if not after:
@@ -39,11 +43,11 @@ def compressor_bits(train: str, test: str, kind: str, order: int = 5) -> float:
 
 
 def ppm_bits(train: bytes, test: bytes, order: int = 5) -> float:
-    """Bits that prediction by partial matching gives to `test` behind `train`, learning from both byte by byte.
+    """Bits of `test` behind `train` by prediction by partial matching, which learns byte by byte.
 
-    Cleary and Witten 1984, with the escape of method D (Howard 1993), full exclusion, and update exclusion (a byte is
-    counted in the order that predicted it and in those above). Order -1 is uniform over the bytes not excluded.
-    An ideal arithmetic coder is assumed: -log2 p, no rounding.
+    Cleary and Witten 1984, with the escape of method D (Howard 1993), full exclusion, and update
+    exclusion (a byte is counted in the order that predicted it and in those above). Order -1 is
+    uniform over the bytes not excluded. An ideal arithmetic coder is assumed: -log2 p, no rounding.
     """
     contexts: Contexts = [{} for _ in range(order + 1)]
     text, bits = train + test, 0.0
@@ -60,8 +64,10 @@ def ppm_bits(train: bytes, test: bytes, order: int = 5) -> float:
 
 
 def ppm_probability(contexts: Contexts, history: bytes, byte: int) -> float:
-    """p of one byte after `history`, by method D: behind a context of n bytes in d kinds, a kind counted c times has
-    (2c - 1) / 2n and the escape to the context one shorter d / 2n; what a longer context has offered is left out below.
+    """p of one byte after `history`, by method D.
+
+    Behind a context of n bytes in d kinds, a kind counted c times has (2c - 1) / 2n, and the escape
+    to the context one shorter d / 2n. Kinds that a longer context has offered are left out below.
     """
     p, excluded = 1.0, set[int]()
     for n in range(len(history), -1, -1):

@@ -1,7 +1,8 @@
-"""What a model writes behind held-out passages, measured beside what the text itself goes on with.
+"""Continuations of held-out passages by a model, measured beside the true ones.
 
-A passage is cut out of the held-out text: a prompt of about 200 characters that begins behind a space, and the true continuation,
-400 characters. Definitions and sources of the figures are in `overlap`, `style` and `faithfulness`.
+A passage is cut out of the held-out text: a prompt of about 200 characters that begins behind a
+space, and the true continuation, 400 characters. Definitions and sources of the figures are in
+`overlap`, `style` and `faithfulness`.
 """
 
 import random
@@ -38,7 +39,7 @@ class Passage:
 
 
 def passages(text: str, count: int, seed: int) -> list[Passage]:
-    """Up to `count` passages that do not overlap, drawn by the seed, in the order of the text; fewer of a short text.
+    """Up to `count` passages that do not overlap, drawn by the seed, in the order of the text.
 
     UserError: the text is too short for one.
     """
@@ -56,7 +57,7 @@ def passages(text: str, count: int, seed: int) -> list[Passage]:
 
 
 def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
-    """What the model writes behind the prompt, at most so many characters; an end of text ends it earlier.
+    """A continuation of the prompt of at most so many characters; an end-of-text ends it earlier.
 
     Of a prompt longer than the context the end is read.
     """
@@ -97,7 +98,9 @@ def generation_metrics(
     *,
     true: bool = False,
 ) -> GenerationMetrics:
-    """All figures of continuations, one a passage. A figure that cannot be measured adds a line to `left_out`.
+    """All figures of continuations, one a passage.
+
+    A figure that cannot be measured adds a line to `left_out`.
 
     true: they are the true continuations, which are not compared with themselves.
     """

@@ -1,10 +1,13 @@
-"""What a continuation keeps of its prompt: names, the gender its pronouns give them, and who is whose.
+"""Faithfulness of a continuation to its prompt: names, the gender of their pronouns, relations.
 
-Rules over the surface of English text, no model. What they cannot do: they know no spelling variants and no nicknames, take
-days, places and capitalised kinds (“Munchkins”) for names and each word of “Tin Woodman” for one, follow no pronoun
-across sentences, and see only relations written as “Dorothy’s uncle Henry”, “Henry, Dorothy’s uncle” or “Henry is Dorothy’s
-uncle”. A new name is no fault in itself: stories bring people in. The figures are for comparing models on the same prompts,
-and the true continuation's figures belong beside them. Where nothing can be told, nothing is counted.
+Rules over the surface of English text, no model. Nobody has held them against the judgement of
+readers: their validity is not known, and they are measured on request alone. They know no spelling
+variants and no nicknames, take days, places and capitalised kinds (“Munchkins”) for names and each
+word of “Tin Woodman” for one, follow no pronoun across sentences, and see only relations written as
+“Dorothy’s uncle Henry”, “Henry, Dorothy’s uncle” or “Henry is Dorothy’s uncle”. A new name is no
+fault in itself: stories bring people in. The figures are for comparing models on the same prompts,
+and the true continuation's figures belong beside them. Where nothing can be told, nothing is
+counted.
 """
 
 import re
@@ -51,7 +54,10 @@ class Faithfulness:
 
 
 def faithfulness(prompt: str, continuation: str, background: str = "") -> Faithfulness:
-    """What the continuation keeps, drops, contradicts and adds; `background` (such as the training text) helps `names`."""
+    """Names, genders and relations that the continuation keeps, drops, contradicts and adds.
+
+    background: text, such as the training part, that helps `names`.
+    """
     before = names(prompt, background + "\n\n" + continuation)
     after = names(continuation, background + "\n\n" + prompt)
     genders, later = gender(prompt, before), gender(continuation, [*before, *after])
@@ -82,10 +88,11 @@ def faithfulness(prompt: str, continuation: str, background: str = "") -> Faithf
 
 
 def names(text: str, background: str = "") -> list[str]:
-    """The names of a text: words with a capital (and a small letter) that it or `background` has inside a sentence.
+    """The names of a text: capitalised words that it or `background` has inside a sentence.
 
-    A capital that begins a sentence tells nothing, nor do those of a heading: such a word is a name only if the two texts
-    together have it inside a sentence too. A word that they have as often in small letters is none.
+    A capital that begins a sentence tells nothing, nor do those of a heading: such a word is a name
+    only if the two texts together have it inside a sentence too. A word that they have as often in
+    small letters is none.
     """
     inside, small = Counter[str](), Counter[str]()
     for sentence in sentences(text + "\n\n" + background):
@@ -102,9 +109,10 @@ def names(text: str, background: str = "") -> list[str]:
 def gender(text: str, of: list[str]) -> dict[str, str]:
     """“he” or “she” for each name of `of` that the text tells it of.
 
-    By a title before it (Aunt Em), or by sentences with that one name and pronouns of one gender, the first behind the name.
-    A name of which not more than two thirds of the places say the same is left out. A sentence about two people of whom
-    one is named (Henry said that she slept) misleads.
+    By a title before it (Aunt Em), or by sentences with that one name and pronouns of one gender,
+    the first behind the name. A name of which not more than two thirds of the places say the same
+    is left out. A sentence about two people of whom one is named (Henry said that she slept)
+    misleads.
     """
     told: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for sentence in sentences(text):
@@ -126,6 +134,6 @@ def gender(text: str, of: list[str]) -> dict[str, str]:
 
 
 def relations(text: str) -> list[tuple[str, str, str]]:
-    """(owner, role, name) of each of `RELATIONS` in the text: (“Dorothy”, “uncle”, “Henry”), in order, once each."""
+    """(owner, role, name) of each relation in the text, in order: (“Dorothy”, “uncle”, “Henry”)."""
     found = [(m.start(), (m["owner"], m["role"], m["name"])) for rule in RELATIONS for m in re.finditer(rule, text)]
     return list(dict.fromkeys(relation for _, relation in sorted(found)))

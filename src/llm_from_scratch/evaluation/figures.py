@@ -31,7 +31,7 @@ def heat(bits: float) -> float:
 
 
 def run_names(evaluation: Evaluation) -> list[str]:
-    """What the runs are called: the folders' own names where these differ, else their paths."""
+    """Names of the runs: of their folders where these differ, else their paths."""
     short = [Path(run.run).name or run.run for run in evaluation.runs]
     return [
         one_line(name) for name in (short if len(set(short)) == len(short) else [run.run for run in evaluation.runs])
@@ -39,7 +39,7 @@ def run_names(evaluation: Evaluation) -> list[str]:
 
 
 def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
-    """Writes the pictures that the report has figures for; file name -> what it shows, for the pages."""
+    """Writes the pictures that there are figures for; returns file name -> caption."""
     pictures = {}
     for name, picture, caption in (
         ("bits_per_byte.png", _bits, "Bits per byte on the same bytes, lower is better; lines are 95 % intervals."),
@@ -173,7 +173,7 @@ def _passages(evaluation: Evaluation) -> Figure:
 
 
 def _wrapped(pieces: list[tuple[str, float]]) -> list[list[tuple[str, float]]]:
-    """Lines of at most LINE characters, each character with the heat of its token; broken at spaces where there are any."""
+    """Lines of at most LINE characters, broken at spaces; each character with its token's heat."""
     lines: list[list[tuple[str, float]]] = [[]]
     for piece, bits in pieces:
         for character in piece:

@@ -1,7 +1,10 @@
-"""A run as a model of EleutherAI's lm-eval (Gao et al. 2021, “A framework for few-shot language model evaluation”).
+"""A run as a model of EleutherAI's lm-eval.
 
-The harness asks for the likelihood of a continuation behind a context, of a whole text, and for greedy text; this file answers from
-a run folder. It alone imports lm_eval. Shapes: B windows, T tokens a window (`model.block_size`), V vocabulary.
+Gao et al. 2021, “A framework for few-shot language model evaluation”.
+
+The harness asks for the likelihood of a continuation behind a context, of a whole text, and for
+greedy text; this file answers from a run folder. It alone imports lm_eval. Shapes: B windows, T
+tokens a window (`model.block_size`), V vocabulary.
 """
 
 import contextlib
@@ -33,10 +36,13 @@ NEW_TOKENS = 256  # of a generated answer, where the task does not say
 
 
 class HarnessModel(TemplateLM):
-    """What lm-eval calls. Texts begin behind an end-of-text; of a context that is too long the end is read.
+    """The model that lm-eval calls.
 
-    A likelihood is that of the very string that is asked about, since lm-eval divides it by that string's own bytes: nothing is
-    cleaned. A context to write behind, and the strings that end the answer, are cleaned as the corpus was (`generate`).
+    Texts begin behind an end-of-text; of a context that is too long the end is read.
+
+    A likelihood is that of the very string that is asked about, since lm-eval divides it by that
+    string's own bytes: nothing is cleaned. A context to write behind, and the strings that end the
+    answer, are cleaned as the corpus was (`generate`).
     """
 
     def __init__(self, run: LoadedModel, batch_size: int) -> None:
@@ -54,7 +60,7 @@ class HarnessModel(TemplateLM):
         return self.run.tokenizer.encode(string)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """ln p of each whole text, every token once, in windows of T tokens; the last one is filled up with context."""
+        """ln p of each whole text, in windows of T tokens; the last is filled up with context."""
         self.asked = True
         return [sum(value for value, _ in self._rolling(self.tok_encode(request.args[0]))) for request in requests]
 
@@ -65,7 +71,7 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """(ln p, whether greedy decoding would write it) of each continuation behind its context."""
+        """(ln p, whether it is greedy decoding's) of each continuation behind its context."""
         self.asked = True
         short = [len(after) <= self.block_size for _, _, after in requests]
         fitting = iter(
@@ -83,7 +89,7 @@ class HarnessModel(TemplateLM):
         return self._scores([make_disjoint_window(window) for window in windows])
 
     def _scores(self, asked: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """(ln p, is greedy) of the second ids behind the first; at most T of the second. Windows of like length together."""
+        """(ln p, is greedy) of the second ids, at most T, behind the first."""
         found = [(0.0, True)] * len(asked)
         order = sorted(range(len(asked)), key=lambda i: -sum(map(len, asked[i])))
         for start in range(0, len(order), self.batch_size):
@@ -122,10 +128,12 @@ def harness(
     num_fewshot: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """What lm-eval finds: "results" (task -> {"metric,filter": value}), "versions", "n-shot" and "n-samples" of each task.
+    """The findings of lm-eval for each task.
+
+    "results" (task -> {"metric,filter": value}), "versions", "n-shot" and "n-samples".
 
     Args:
-        tasks: lm-eval's names of tasks and groups, or YAML files. Those of its own fetch their data from the hub.
+        tasks: names of tasks and groups, which fetch their data from the hub, or YAML files.
         include: a folder of further tasks. limit: examples of a task, the first ones.
 
     UserError in one line: no such task, or its data are not at hand.

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals for ratios of sums (bits over bytes) and for shares (pairs won of pairs scored)."""
+"""Intervals of ratios of sums (bits over bytes), of means, and of shares (pairs won)."""
 
 import math
 from statistics import NormalDist
@@ -14,15 +14,17 @@ MANY = 5_000  # units of a mean
 def bootstrap_ratio(
     numerators: np.ndarray, denominators: np.ndarray, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The ratio sum(numerators) / sum(denominators) and its percentile interval: (ratio, low, high).
+    """The ratio of two sums and its percentile interval: (ratio, low, high).
 
-    The units (documents, or blocks of one document) are drawn with replacement, numerator and denominator together, as
-    many as there are, `samples` times; low and high are the quantiles (1 - level) / 2 and (1 + level) / 2 of the ratios
-    (Efron and Tibshirani 1993, chapter 13). It covers which text was scored, not the seed a model was trained from,
-    and blocks must be long enough to be about independent.
+    The units (documents, or blocks of one document) are drawn with replacement, numerator and
+    denominator together, as many as there are, `samples` times; low and high are the quantiles (1 -
+    level) / 2 and (1 + level) / 2 of the ratios (Efron and Tibshirani 1993, chapter 13). It covers
+    which text was scored, not the seed a model was trained from, and blocks must be long enough to
+    be about independent.
 
     Args:
-        numerators: (N,) such as the bits of each unit. denominators: (N,) such as its bytes, positive.
+        numerators: (N,) such as the bits of each unit.
+        denominators: (N,) such as its bytes, positive.
         level: between 0 and 1.
 
     UserError: no units, different numbers of them, or a denominator that is not positive.
@@ -44,9 +46,10 @@ def bootstrap_ratio(
 
 
 class BlockedMean:
-    """The mean of `total` values that come in order, and its interval, from sums over blocks of values in a row.
+    """The mean of `total` values that come in order, and its interval, from sums over blocks.
 
-    No more than `MANY` sums are kept, and the bootstrap draws them: memory and work stay the same, whatever the number of values.
+    No more than `MANY` sums are kept, and the bootstrap draws them: memory and work stay the same,
+    whatever the number of values.
     """
 
     def __init__(self, total: int) -> None:
@@ -68,7 +71,7 @@ class BlockedMean:
 
 
 def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927): (low, high), within [0, 1] even at 0 or `total` successes.
+    """Wilson's score interval of a share (Wilson 1927): (low, high), within [0, 1].
 
     A tie may count as half a success.
     """

@@ -1,9 +1,9 @@
-"""The likelihood that a run gives a whole text: figures, loss by place in the context, its worst and best predicted passages.
+"""The likelihood that a run gives a whole text: figures, loss by place, extreme passages.
 
-    documents -> ids -> nats of a few thousand tokens at a time -> sums a unit, a place and a passage
+    documents -> ids -> nats of some thousand tokens -> sums a unit, a place, a passage
 
-Of a long text only the text, its ids (2 bytes a token) and these sums are in memory. Shapes: N tokens, V vocabulary, P pieces (tokens
-that end a character), S passages.
+Of a long text only the text, its ids (2 bytes a token) and these sums are in memory. Shapes: N
+tokens, V vocabulary, P pieces (tokens that end a character), S passages.
 """
 
 import codecs
@@ -103,7 +103,10 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 # ------------------------------------------------------------------------------------------------------- tokens
 def encode(tokenizer: Tokenizer, documents: Sequence[str | LongText], whole: bool) -> np.ndarray:
-    """(N,) ids of the documents one behind the other, as they were trained on, in the smallest type that holds them."""
+    """(N,) ids of the documents one behind the other, in the smallest type that holds them.
+
+    whole: each document is followed by the end-of-text, as in training.
+    """
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     end = np.full(int(whole), tokenizer.eot_id, dtype=dtype)
     parts = []
@@ -130,7 +133,7 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------- positions
 class PositionNats:
-    """Loss by place in the context, of windows that do not overlap: places 1, 2, 3-4, 5-8, … together."""
+    """Loss at the places 1, 2, 3-4, 5-8, … of the context, of windows that do not overlap."""
 
     def __init__(self, tokens: int, context: int) -> None:
         size = min(context, tokens)  # of a window
@@ -193,7 +196,7 @@ class PassageNats:
         return Extremes(worst=[self._shown(one) for one in self._worst], best=[self._shown(one) for one in self._best])
 
     def _take(self, final: bool) -> None:
-        """Takes the passages that have ended out of the waiting tokens; at the end the last one, too."""
+        """Takes the passages that have ended out of the waiting tokens; finally the last one."""
         ids, nats, lengths = self._waiting
         begins, stops = self._bounds(final)
         if not len(begins):

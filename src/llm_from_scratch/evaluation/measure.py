@@ -1,9 +1,9 @@
-"""Run folders -> an `Evaluation`: everything that is known about how good they are; `report` shows it.
+"""Run folders -> an `Evaluation`, the figures of how good they are; `report` shows it.
 
     text -> likelihood of each run -> continuations -> minimal pairs -> baselines
 
-All of it is a function of the run folders, the text and the seed: nothing depends on the clock. A figure that an absent library or
-file leaves out is a line of `left_out`.
+All of it is a function of the run folders, the text and the seed: nothing depends on the clock. A
+figure that an absent library or file leaves out is a line of `left_out`.
 """
 
 import logging
@@ -35,7 +35,7 @@ UNKNOWN_TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is measured, as the options of `evaluate` say."""
+    """Figures to measure: the options of `evaluate`."""
 
     split: str = "val"
     data: str | None = None
@@ -92,9 +92,10 @@ def open_with_data(name: str, device: str, *, with_text: bool = True) -> RunWith
 
 
 def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
-    """The prepared text that a run was trained on: the one of its fingerprint where it lies, else prepared from its source.
+    """The prepared text that a run was trained on, by its fingerprint, else made from its source.
 
-    Nothing is downloaded for it. A run without a fingerprint is held against the tokenizer alone, with a warning.
+    Nothing is downloaded for it. A run without a fingerprint is held against the tokenizer alone,
+    with a warning.
 
     Raises:
         UserError: the source gives another text by now, or there is none.
@@ -119,13 +120,13 @@ def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
 
 
 def own_text(folder: Path, config: Config) -> Prepared | None:
-    """The prepared text that a run was trained on, by its fingerprint; None where it lies there no more, or the run tells none."""
+    """The prepared text of a run's fingerprint; None where it is gone, or the run has none."""
     known = data_fingerprint(folder)
     return find_prepared(Path(config.data.dir) / config.data.name, known) if known else None
 
 
 def require_text(folder: Path, prepared: Prepared) -> None:
-    """Refuses a prepared text that is another than the one a run was trained on: its split would be another, too.
+    """Refuses a prepared text that is another than the one a run was trained on.
 
     Raises:
         UserError: by the fingerprints; a run that has none is told of in a warning.
@@ -279,7 +280,7 @@ def _ensemble(text: Text, run: LoadedModel, nats: Sequence[np.ndarray | None]) -
 
 
 def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData]) -> list[Baseline]:
-    """Counting over characters and over the tokens of each tokenizer of the runs, and compressors."""
+    """Counting over characters and over each tokenizer's tokens, and compressors."""
     rows = baselines.characters(text, "".join(train))
     runs: dict[str, LoadedModel] = {}
     for one in opened:

@@ -1,12 +1,14 @@
-"""Baselines that count: uniform, unigram and interpolated Kneser-Ney over any token ids (characters, or a run's own tokens).
+"""Baselines that count: uniform, unigram and interpolated Kneser-Ney over any token ids.
 
-Shapes: T tokens, V vocabulary, U distinct n-grams of one order. An n-gram is one integer, (index of its context among
-the n-grams one shorter) * V + (its last symbol), so that the sorted integers of all orders make a trie, no key is above
-T * V, and training and scoring are sorting and searching in numpy.
+Shapes: T tokens, V vocabulary, U distinct n-grams of one order. An n-gram is one integer, (index of
+its context among the n-grams one shorter) * V + (its last symbol), so that the sorted integers of
+all orders make a trie, no key is above T * V, and training and scoring are sorting and searching in
+numpy.
 
 The vocabulary is closed: probabilities sum to 1 over its V symbols in every context, seen or not.
-Sources: Kneser and Ney 1995, "Improved backing-off for m-gram language modeling"; Chen and Goodman 1999, "An empirical
-study of smoothing techniques for language modeling", section 3 (modified, interpolated).
+Sources: Kneser and Ney 1995, "Improved backing-off for m-gram language modeling"; Chen and Goodman
+1999, "An empirical study of smoothing techniques for language modeling", section 3 (modified,
+interpolated).
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ FALLBACK = (0.5, 1.0, 1.5)  # where the counts of counts are too few to estimate
 
 @dataclass(frozen=True)
 class Level:
-    """The n-grams of one order, and of each context what the order keeps and what it leaves to the one below."""
+    """The n-grams of one order, and the counts that it keeps and leaves to the order below."""
 
     keys: np.ndarray  # (U,) int64, sorted
     kept: np.ndarray  # (U,) float64: count less its discount
@@ -30,16 +32,17 @@ class Level:
 
 @dataclass(frozen=True)
 class KneserNey:
-    """An n-gram model: one level for each order 1 to n; without a level it is the uniform distribution."""
+    """An n-gram model: a level for each order 1 to n; without a level it is uniform."""
 
     vocab_size: int
     levels: tuple[Level, ...]
 
 
 def character_ids(train: str, test: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both texts as int64 ids of their characters, and V: the distinct characters of the two together.
+    """Both texts as int64 ids of their characters, and V, the distinct characters of the two.
 
-    The closed vocabulary holds the test's characters too: that they exist is told, how often is not.
+    The closed vocabulary holds the test's characters too: that they exist is told, how often is
+    not.
     """
     both = np.frombuffer((train + test).encode("utf-32-le"), dtype="<u4")
     symbols, ids = np.unique(both, return_inverse=True)
@@ -48,10 +51,13 @@ def character_ids(train: str, test: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def modified_discounts(counts: np.ndarray) -> tuple[float, float, float]:
-    """D1, D2, D3+ of Chen and Goodman's equation 17, from n1 to n4, how many n-grams have a count of 1 to 4.
+    """D1, D2, D3+ of Chen and Goodman's equation 17.
 
-    Y = n1 / (n1 + 2 n2); D1 = 1 - 2 Y n2/n1; D2 = 2 - 3 Y n3/n2; D3+ = 3 - 4 Y n4/n3. `FALLBACK` where one of n1 to n4 is 0
-    or a discount comes out negative, as among the unigrams of characters, which have few or no rare types.
+    n1 to n4 are the numbers of n-grams with a count of 1 to 4.
+
+    Y = n1 / (n1 + 2 n2); D1 = 1 - 2 Y n2/n1; D2 = 2 - 3 Y n3/n2; D3+ = 3 - 4 Y n4/n3. `FALLBACK`
+    where one of n1 to n4 is 0 or a discount comes out negative, as among the unigrams of
+    characters, which have few or no rare types.
     """
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
     if not (n1 and n2 and n3 and n4):
@@ -62,17 +68,19 @@ def modified_discounts(counts: np.ndarray) -> tuple[float, float, float]:
 
 
 def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | None = None) -> KneserNey:
-    """Interpolated Kneser-Ney of one stream of ids: modified with three discounts an order, or plain with the fixed `discount`.
+    """Interpolated Kneser-Ney: modified, with three discounts an order, or plain with `discount`.
 
-    The highest order counts n-grams, the lower ones the distinct symbols seen before an n-gram. Order 1 is the unigram,
-    order 0 the uniform distribution. Documents are joined by the caller, with an end-of-text id where there is one.
+    The highest order counts n-grams, the lower ones the distinct symbols seen before an n-gram.
+    Order 1 is the unigram, order 0 the uniform distribution. Documents are joined by the caller,
+    with an end-of-text id where there is one.
 
-    Modified: the lowest order is discounted too and interpolated with 1/V, so that a symbol that never occurred has the
-    uniform share of that discount. Plain: the lowest order is the share of continuations alone, undiscounted, as in nltk's
-    `KneserNeyInterpolated`; an unseen symbol has probability 0 there. It equals nltk's everywhere but behind contexts
-    that are or end in the first 1 to order - 2 symbols of the text: the n-gram at the very start follows nothing, and nltk
-    counts it among the types that pay a discount although its continuation count is 0, so that nltk's probabilities
-    sum to more than 1 there, or divide by 0. Here they sum to 1.
+    Modified: the lowest order is discounted too and interpolated with 1/V, so that a symbol that
+    never occurred has the uniform share of that discount. Plain: the lowest order is the share of
+    continuations alone, undiscounted, as in nltk's `KneserNeyInterpolated`; an unseen symbol has
+    probability 0 there. It equals nltk's everywhere but behind contexts that are or end in the
+    first 1 to order - 2 symbols of the text: the n-gram at the very start follows nothing, and nltk
+    counts it among the types that pay a discount although its continuation count is 0, so that
+    nltk's probabilities sum to more than 1 there, or divide by 0. Here they sum to 1.
 
     Args:
         ids: (T,) whole numbers from 0 to V - 1.
@@ -115,7 +123,7 @@ def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | N
 
 
 def nats(model: KneserNey, ids: np.ndarray) -> np.ndarray:
-    """(T,) float64: -ln p of each id after those before it, the n - 1 last of them; the first ones have fewer."""
+    """(T,) float64: -ln p of each id after the n - 1 before it; the first ids have fewer."""
     ids = _checked(ids, model.vocab_size)
     p = np.full(len(ids), 1 / model.vocab_size)
     found = np.zeros(len(ids) + 1, dtype=np.int64)  # index of the n-gram that starts there, -1: never seen
@@ -135,7 +143,7 @@ def nats(model: KneserNey, ids: np.ndarray) -> np.ndarray:
 
 
 def distribution(model: KneserNey, context: np.ndarray) -> np.ndarray:
-    """(V,) float64: the probability of every symbol after `context`, (C,) ids; the plain twin of `nats`."""
+    """(V,) float64: p of every symbol after `context`, (C,) ids; the plain twin of `nats`."""
     V = model.vocab_size
     p = np.full(V, 1 / V)
     for n, level in enumerate(model.levels[: len(context) + 1], 1):

@@ -1,7 +1,8 @@
 """Generated text against the true continuation, against itself, and against the training text.
 
-`generated` and `references` are continuations of the same prompts, one each, in the same order. Shapes: T characters.
-BLEU, chrF and ROUGE are the libraries' own (sacrebleu, rouge-score); as shares from 0 to 1, not per cent.
+`generated` and `references` are continuations of the same prompts, one each, in the same order.
+Shapes: T characters. BLEU, chrF and ROUGE are the libraries' own (sacrebleu, rouge-score); as
+shares from 0 to 1, not per cent.
 """
 
 from collections.abc import Sequence
@@ -16,19 +17,22 @@ ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
 
 
 def bleu(generated: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU (Papineni et al. 2002) with sacrebleu's defaults (Post 2018): nrefs:1, case:mixed, tok:13a, smooth:exp."""
+    """Corpus BLEU (Papineni et al. 2002) with sacrebleu's defaults (Post 2018).
+
+    They are nrefs:1, case:mixed, tok:13a, smooth:exp.
+    """
     _paired(generated, references)
     return float(_sacrebleu().corpus_bleu(list(generated), [list(references)]).score) / 100
 
 
 def chrf(generated: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus chrF2 (Popović 2015) with sacrebleu's defaults: characters in n-grams of 1 to 6, no words, beta 2."""
+    """Corpus chrF2 (Popović 2015): n-grams of 1 to 6 characters, no words, beta 2 (sacrebleu)."""
     _paired(generated, references)
     return float(_sacrebleu().corpus_chrf(list(generated), [list(references)]).score) / 100
 
 
 def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """F-measures of ROUGE-1, -2 and -L (Lin 2004), the mean over the pairs; rouge-score's words, no stemming.
+    """F-measures of ROUGE-1, -2 and -L (Lin 2004), the mean over the pairs; no stemming.
 
     Its words are runs of a-z and 0-9 after lower-casing: it sees nothing of other scripts.
     """
@@ -43,7 +47,7 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """How alike the texts are (Zhu et al. 2018): the mean over the texts of sacrebleu's sentence BLEU against all others."""
+    """Self-BLEU (Zhu et al. 2018): the mean sentence BLEU (sacrebleu) against all others."""
     if len(texts) < 2:
         raise UserError("self-BLEU compares texts with one another: give at least two")
     sentence_bleu = _sacrebleu().sentence_bleu
@@ -52,21 +56,22 @@ def self_bleu(texts: Sequence[str]) -> float:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words / n-grams of words, of all texts together (Li et al. 2016); 0 where there are none."""
+    """Distinct n-grams of words / n-grams of words of all texts (Li et al. 2016), or 0."""
     grams = [gram for text in texts for gram in _ngrams(words(text), n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
-    """1 - distinct / all n-grams of words within a text (seq-rep-n, Welleck et al. 2020), the mean over the texts."""
+    """1 - distinct / all n-grams of words of a text (seq-rep-n, Welleck et al. 2020), the mean."""
     shares = [1 - len(set(grams)) / len(grams) if (grams := _ngrams(words(text), n)) else 0.0 for text in texts]
     return sum(shares) / len(shares)
 
 
 def match_lengths(text: str, training: str) -> np.ndarray:
-    """(T,) int64: of each character of `text`, how long the longest string is that begins there and occurs in `training`.
+    """(T,) int64: the length of the longest copy of `training` that begins at each character.
 
-    By a suffix array of both, in numpy: about 100 bytes of memory a character of the two together, half a second for 200,000.
+    By a suffix array of both, in numpy: about 100 bytes of memory a character of the two together,
+    half a second for 200,000.
     """
     # 0 stands between the two and once after them: no match runs across.
     joined = np.concatenate([_codes(training), [0], _codes(text), [0]])
@@ -90,11 +95,12 @@ def match_lengths(text: str, training: str) -> np.ndarray:
 def memorisation(
     texts: Sequence[str], training: str, at_least: Sequence[int] = (20, 50, 100, 200)
 ) -> dict[int | str, Any]:
-    """What of the generated texts stands word for word in the training text.
+    """Shares of the generated texts that stand word for word in the training text.
 
-    For each L of `at_least`: the share of generated characters inside strings of L or more characters that occur in the
-    training text (Carlini et al. 2023 count tokens likewise). Under "longest": the longest such string. Prompts do not belong
-    into `texts`; and held-out text has a share too, which is the figure to compare with.
+    For each L of `at_least`: the share of generated characters inside strings of L or more
+    characters that occur in the training text (Carlini et al. 2023 count tokens likewise). Under
+    "longest": the longest such string. Prompts do not belong into `texts`; and held-out text has a
+    share too, which is the figure to compare with.
     """
     joined = "\0".join(texts)  # no text holds a NUL, so that no match runs from one into the next
     lengths = match_lengths(joined, training)
@@ -120,9 +126,10 @@ def _codes(text: str) -> np.ndarray:
 
 
 def _suffixes(codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The ranks of all substrings of 1, 2, 4, … codes, until all differ, and the order of all suffixes.
+    """Ranks of all substrings of 1, 2, 4, … codes, until all differ, and the order of suffixes.
 
-    Prefix doubling (Karp, Miller and Rosenberg 1972; Manber and Myers 1993); what runs over the end counts as -1s there.
+    Prefix doubling (Karp, Miller and Rosenberg 1972; Manber and Myers 1993); what runs over the end
+    counts as -1s there.
     """
     ranks = [np.unique(codes, return_inverse=True)[1].astype(np.int32)]
     while len(codes) and int(ranks[-1].max()) < len(codes) - 1:
@@ -135,7 +142,7 @@ def _suffixes(codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _common(ranks: list[np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many codes the suffixes at a and at b, (N,) places each, have in common from their starts."""
+    """Lengths of the common starts of the suffixes at a and at b, (N,) places each."""
     a, b = a.astype(np.int64), b.astype(np.int64)
     start = a.copy()
     for k in range(len(ranks) - 1, -1, -1):

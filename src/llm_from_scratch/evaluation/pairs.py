@@ -1,13 +1,14 @@
-"""Minimal pairs: two sentences that differ in a word or two, and which of them a model finds more likely.
+"""Minimal pairs: two sentences that differ in a word or two; a model prefers one of them.
 
-Bias: `sent_more` is the sentence a stereotype expects, `sent_less` its counterpart (the columns of CrowS-Pairs, Nangia et al.
-2020). Grammar: `sentence_good` and `sentence_bad` (BLiMP, Warstadt et al. 2020). A sentence is scored by the
-log-likelihood of the whole of it, as BLiMP does; CrowS-Pairs was made for masked models and scores only the words that both
-sentences share, so that published figures of it are not to be compared with these.
+Bias: `sent_more` is the sentence a stereotype expects, `sent_less` its counterpart (the columns of
+CrowS-Pairs, Nangia et al. 2020). Grammar: `sentence_good` and `sentence_bad` (BLiMP, Warstadt et
+al. 2020). A sentence is scored by the log-likelihood of the whole of it, as BLiMP does; CrowS-Pairs
+was made for masked models and scores only the words that both sentences share, so that published
+figures of it are not to be compared with these.
 
-`bias.csv` and `grammar.jsonl` beside this file were written for this project. In bias.csv each pair of groups comes with the
-same number of pairs either way round (he expected, she expected), so that a model that merely prefers “he” gets
-one half of all of them.
+`bias.csv` and `grammar.jsonl` beside this file were written for this project. In bias.csv each pair
+of groups comes with the same number of pairs either way round (he expected, she expected), so that
+a model that merely prefers “he” gets one half of all of them.
 """
 
 import csv
@@ -40,7 +41,7 @@ MAX_CELL = 131_072  # characters of a cell, as the csv module has it
 
 @dataclass(frozen=True)
 class Pair:
-    """`first` is the sentence counted when it is the more likely: the stereotype's, or the grammatical one."""
+    """Two sentences; `first` is the stereotype's, or the grammatical one."""
 
     first: str
     second: str
@@ -49,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Preference:
-    """How often the first sentences of one kind of pairs were the more likely, a tie counting one half."""
+    """The share of pairs of a kind whose first sentence is the likelier; a tie is one half."""
 
     kind: str
     pairs: int
@@ -81,9 +82,10 @@ def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preferen
 
 
 def read_crows(path: Path = BIAS) -> list[Pair]:
-    """The pairs of a CSV with the columns sent_more, sent_less, bias_type; further columns are not read.
+    """The pairs of a CSV with the columns sent_more, sent_less, bias_type.
 
-    UserError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell missing, equal sentences.
+    UserError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell
+    missing, equal sentences.
     """
     csv.field_size_limit(MAX_CELL)  # one for the process: a reader of corpora may have raised it
     table = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
@@ -105,7 +107,9 @@ def read_crows(path: Path = BIAS) -> list[Pair]:
 
 
 def read_blimp(path: Path = GRAMMAR) -> list[Pair]:
-    """The pairs of a file, or of all .jsonl files of a folder: an object a line with sentence_good, sentence_bad, UID.
+    """The pairs of a .jsonl file, or of all such files of a folder.
+
+    A line is an object with sentence_good, sentence_bad, UID.
 
     UserError in one line, naming the file and the line, as `read_crows`.
     """

@@ -1,6 +1,6 @@
-"""Reference models of Hugging Face's transformers, from local folders: baselines on the same bytes, BERTScore, and entailment.
+"""Reference models of Hugging Face's transformers: baselines, BERTScore, and entailment.
 
-Nothing is downloaded and no code of a folder is run.
+They come from local folders: nothing is downloaded, and no code of a folder is run.
 """
 
 import logging
@@ -21,10 +21,10 @@ MAX_WINDOW = 1024  # tokens, as GPT-2
 
 
 def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> Baseline:
-    """A baseline row of a causal model, every byte of the text scored once, documents ended as ours are.
+    """A causal model as a baseline: every byte scored once, documents ended as ours are.
 
-    UserError in one line: no transformers, no such model, or a tokenizer that does not give the text back, whose bits
-    would be those of another text.
+    UserError in one line: no transformers, no such model, or a tokenizer that does not give the
+    text back, whose bits would be those of another text.
     """
     transformers = _transformers(f"--gpt2 {folder}")
     try:
@@ -69,7 +69,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
 
 
 def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path) -> float:
-    """The mean F1 of BERTScore (Zhang et al. 2020), of the last layer of the model in `folder`, without rescaling."""
+    """The mean F1 of BERTScore (Zhang et al. 2020), of the model's last layer, not rescaled."""
     _transformers("BERTScore")
     from torchmetrics.functional.text.bert import bert_score
 
@@ -84,11 +84,11 @@ def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path)
 
 @torch.inference_mode()
 def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: Path) -> dict[str, float]:
-    """The shares of sentences that a model of natural-language inference finds entailed and contradicted by their prompt.
+    """Shares of sentences entailed and contradicted by their prompt, as a classifier finds.
 
     Args:
         prompts: the premises, one a text. texts: the sentences of each text, the hypotheses.
-        folder: a sequence classifier whose labels name entailment and contradiction; the likeliest label counts.
+        folder: a sequence classifier of natural-language inference; its likeliest label counts.
 
     UserError in one line: no transformers, no such model, or no sentence.
     """

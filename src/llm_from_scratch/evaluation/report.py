@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables in the terminal, report.md with pictures, and report.html, one file that opens with no network.
+"""The report of an evaluation: tables in the terminal, report.md with pictures, report.html.
 
 Evaluation -> blocks (headings, paragraphs, tables, pictures, quotes) -> `pages`
 """
@@ -115,7 +115,8 @@ def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
     """report.md, report.html and the pictures in `folder`, which is made where it is missing.
 
-    Of a name that ends with .md, that page alone, for a repository's documentation; its pictures lie beside it in a folder of its name.
+    Of a name that ends with .md, that page alone, for a repository's documentation; its pictures
+    lie beside it in a folder of its name.
 
     Returns:
         The page to look at.

@@ -1,7 +1,7 @@
-"""Results of an evaluation: `measure` fills them in, `--json` writes them (`as_json`), and `report` shows them.
+"""Results of an evaluation: `measure` makes them, `--json` and `report` show them.
 
-The names of the fields are the keys of the JSON object. A field that is None was not asked for, or could not be measured, and is
-absent there.
+The names of the fields are the keys of the JSON object. A field that is None was not asked for, or
+could not be measured, and is absent there.
 """
 
 from collections.abc import Mapping

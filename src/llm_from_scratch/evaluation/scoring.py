@@ -1,6 +1,6 @@
-"""Scoring: the nats (-ln p) that a model gives each token of a text. Every figure of likelihood comes from here.
+"""Scoring: the nats (-ln p) that a model gives each token of a text.
 
-    ids -> windows of the context's length -> hidden states -> logits, a chunk of tokens at a time -> nats
+    ids -> windows -> hidden states -> logits, a chunk of tokens at a time -> nats
 
 The logits of a batch are never held together: at GPT-2's vocabulary they would be 200 MB a window.
 
@@ -28,7 +28,7 @@ Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # inputs and targets, (B, T) 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A language model in two halves, so that its logits can be made a chunk of tokens at a time."""
+    """A language model in two halves: its logits are made a chunk of tokens at a time."""
 
     hidden_states: Callable[[Tensor], Tensor]  # ids (B, T) -> (B, T, C)
     head: Callable[[Tensor], Tensor]  # (n, C) -> logits (n, V)
@@ -49,7 +49,10 @@ def scorer(model: GPT, eot_id: int) -> Scorer:
 
 # ------------------------------------------------------------------------------------------------------- windows
 def windows_at_once(batch_size: int, block_size: int, width: int) -> int:
-    """`batch_size`, or as many windows as keep an activation of `width` numbers a token within `ACTIVATIONS`."""
+    """At most `batch_size` windows, whose widest activation fits into `ACTIVATIONS`.
+
+    width: numbers a token of that activation.
+    """
     return max(1, min(batch_size, ACTIVATIONS // (block_size * width)))
 
 
@@ -58,7 +61,7 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
 
     Args:
         shards: the ids of the text, (n,) each, one behind the other.
-        model: its context is the length of a window; a shorter text has one window of its own length.
+        model: its context is the length of a window; a shorter text is one window.
         overlap: the part of a window, from 0 to below 1, that is context scored before.
         batch_size: windows at a time at most; the figures do not depend on it.
     """
@@ -70,7 +73,7 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
 # ---------------------------------------------------------------------------------------------------------- nats
 @torch.inference_mode()
 def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
-    """-ln p of each target: ids and targets (B, T) -> (B, T) float32, 0 where a target is IGNORE."""
+    """-ln p of each target: ids, targets (B, T) -> (B, T) float32, 0 where one is IGNORE."""
     nats = torch.zeros(targets.numel(), device=targets.device)
     for rows, logits, wanted in _logits(model, ids, targets):
         nats[rows] = F.cross_entropy(logits, wanted, reduction="none")
@@ -79,7 +82,7 @@ def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def token_nats_and_greedy(model: Scorer, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`token_nats`, and whether each target is the likeliest token: (B, T) bool, true where a target is IGNORE."""
+    """`token_nats`, and whether each target is the likeliest token, (B, T), true for IGNORE."""
     nats = torch.zeros(targets.numel(), device=targets.device)
     greedy = torch.ones(targets.numel(), dtype=torch.bool, device=targets.device)
     for rows, logits, wanted in _logits(model, ids, targets):
@@ -89,7 +92,11 @@ def token_nats_and_greedy(model: Scorer, ids: Tensor, targets: Tensor) -> tuple[
 
 
 def _logits(model: Scorer, ids: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of the tokens that count: their rows (n,) in the flattened batch, logits (n, V) in float32, targets (n,)."""
+    """Chunks of the tokens that count.
+
+    Yields:
+        Their rows (n,) in the flattened batch, float32 logits (n, V), and targets (n,).
+    """
     flat = targets.flatten()
     counted = (flat != IGNORE).nonzero().flatten()
     numbers = CPU_LOGITS if ids.device.type == "cpu" else GPU_LOGITS
@@ -99,7 +106,7 @@ def _logits(model: Scorer, ids: Tensor, targets: Tensor) -> Iterator[tuple[Tenso
 
 
 def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Nats of the tokens that count, a batch at a time and in the order of the text, and their places in their windows.
+    """Nats of the tokens that count, in the order of the text, and their places in windows.
 
     Yields:
         (n,) float32 and (n,) int64; the first place of a window is 0.
@@ -111,22 +118,23 @@ def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def text_nats(model: Scorer, ids: Sequence[int]) -> float:
-    """-ln p of a whole short text behind an end-of-text; one longer than the context goes on in a new one."""
+    """-ln p of a whole text behind an end-of-text, in windows that do not overlap."""
     batches = windows([np.array(ids, dtype=np.int64)], model, overlap=0.0, batch_size=1)
     return float(sum(nats.sum(dtype=np.float64) for nats, _ in score(model, batches)))
 
 
 def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
-    """-ln of the mean of the probabilities that several models give each token: one (N,) of -ln p a model -> (N,).
+    """-ln of the mean probability of each token: (N,) of -ln p from each model -> (N,).
 
-    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the models are on the whole.
+    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the
+    models are on the whole.
     """
     return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats).astype(np.float64))
 
 
 # ------------------------------------------------------------------------------------------------------- figures
 def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
-    """Loss (nats a token), bits per byte of the text, and perplexity a token, as a validation row has them."""
+    """Loss (nats a token), bits per byte, and perplexity a token, as in a validation row."""
     loss = nats / tokens
     return {"loss": loss, "bits_per_byte": nats / math.log(2) / text_bytes, "perplexity": math.exp(min(loss, 700.0))}
 

@@ -1,8 +1,9 @@
-"""How a text is written: lengths, function words, punctuation, vocabulary, and whose text it is nearest to.
+"""Style of a text: lengths, function words, punctuation, vocabulary, Burrows's Delta.
 
-Words are runs of letters with inner apostrophes or hyphens (“farmer’s”, “forty-two”), lower-cased, curly apostrophes
-straightened; sentences end at . ! or ?, closing quotes included, before white space and no small letter (“Oh!” said she),
-or at a blank line. English in the list of function words, any script elsewhere.
+Words are runs of letters with inner apostrophes or hyphens (“farmer’s”, “forty-two”), lower-cased,
+curly apostrophes straightened; sentences end at . ! or ?, closing quotes included, before white
+space and no small letter (“Oh!” said she), or at a blank line. English in the list of function
+words, any script elsewhere.
 """
 
 import re
@@ -44,15 +45,17 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text that hold a word, in order. “Mr.” ends one too: there is no list of abbreviations."""
+    """The sentences of a text that hold a word, in order; an abbreviation (“Mr.”) ends one, too."""
     return [part.strip() for part in SENTENCE_END.split(text) if part and WORD.search(part)]
 
 
 def style(text: str, mattr_window: int = 100) -> dict[str, float]:
     """The figures of one text.
 
-    word_length (characters), sentence_length (words), type_token_ratio (distinct words / words: falls with the length),
-    mattr (`mattr`: does not), function_words (share of the words), and `punctuation` a thousand words, one key a mark.
+    word_length (characters), sentence_length (words), type_token_ratio (distinct words / words:
+    falls with the length), mattr (`mattr`: does not), function_words (share of the words), and
+    `punctuation` a thousand words, one key a mark.
+
     UserError: a text without words.
     """
     tokens = words(text)
@@ -81,8 +84,10 @@ def punctuation_rates(text: str) -> dict[str, float]:
 
 
 def mattr(tokens: list[str], window: int = 100) -> float:
-    """The moving-average type-token ratio (Covington and McFall 2010): distinct words / words, mean over every window
-    of `window` words in a row; of a shorter text its plain ratio.
+    """The moving-average type-token ratio (Covington and McFall 2010).
+
+    It is distinct words / words, the mean over every window of `window` words in a row; of a
+    shorter text its plain ratio.
     """
     T, W = len(tokens), min(window, len(tokens))
     last: dict[str, int] = {}
@@ -96,13 +101,16 @@ def mattr(tokens: list[str], window: int = 100) -> float:
 
 
 def burrows_delta(text: str, corpora: Mapping[str, str], features: int = 150, block: int = 1000) -> dict[str, float]:
-    """Burrows's Delta of a text to each of the corpora (Burrows 2002, “Delta: a measure of stylistic difference”): lower is nearer.
+    """Burrows's Delta of a text to each of the corpora: lower is nearer.
 
-    The features are the words most frequent in the corpora, each corpus weighing the same. Each corpus is cut into blocks of
-    `block` words (a shorter rest is left out; a corpus without a whole block is one), and the mean and the population standard
-    deviation of a feature's relative frequency over all these blocks make its z-score. Delta is the mean over the features of
-    |z(text) - z(corpus)|, in standard deviations; a feature that never varies is left out. Below about 1,000 words of text
-    it is mostly noise.
+    Burrows 2002, “Delta: a measure of stylistic difference”.
+
+    The features are the words most frequent in the corpora, each corpus weighing the same. Each
+    corpus is cut into blocks of `block` words (a shorter rest is left out; a corpus without a whole
+    block is one), and the mean and the population standard deviation of a feature's relative
+    frequency over all these blocks make its z-score. Delta is the mean over the features of
+    |z(text) - z(corpus)|, in standard deviations; a feature that never varies is left out. Below
+    about 1,000 words of text it is mostly noise.
 
     UserError: fewer than two corpora, or one of the texts holds no words.
     """

@@ -1,6 +1,7 @@
-"""The text that a report is about: what is scored, what came before it, and the units an interval draws from.
+"""The text that is scored, and the units of it that an interval draws from.
 
-Everything is counted in UTF-8 bytes of this text, so that models, n-grams and compressors are compared on the same bytes.
+Everything is counted in UTF-8 bytes of this text, so that models, n-grams and compressors are
+compared on the same bytes.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ TRAIN_CHARACTERS = 5_000_000  # of the training part: what the baselines learn f
 
 @dataclass(frozen=True)
 class Text:
-    """The documents to be scored. U units: the documents, or blocks of `BLOCK` bytes where they are fewer than 20."""
+    """The documents to be scored, in U units: documents, or blocks where these are few."""
 
     name: str
     documents: tuple[str | LongText, ...]
@@ -60,12 +61,12 @@ class Text:
 
     @cached_property
     def words(self) -> int:
-        """The number of words: runs without white space, and the ends of lines where these count."""
+        """The number of runs without white space, and of ends of lines where these count."""
         lines = sum(piece.count("\n") for piece in self.pieces()) if self.lines else 0
         return count_words(self.pieces()) + lines
 
     def pieces(self) -> Iterator[str]:
-        """The text in pieces of `PIECE` characters at most; none has characters of two documents."""
+        """The text in pieces of at most `PIECE` characters, each of one document."""
         for document in self.documents:
             yield from in_pieces(document)
 
@@ -98,8 +99,9 @@ class Text:
     def compare(self, rows: Sequence[Figures]) -> None:
         """Says in each row but the first how many bits per byte it needs more than the first.
 
-        The interval is of a paired bootstrap: of the differences unit by unit. A hard passage is hard for both, so that the interval
-        is narrower than the intervals of the two suggest (Koehn 2004).
+        The interval is of a paired bootstrap: of the differences unit by unit. A hard passage is
+        hard for both, so that the interval is narrower than the intervals of the two suggest (Koehn
+        2004).
         """
         first = rows[0].unit_bits
         for row in rows[1:]:
@@ -121,13 +123,13 @@ class UnitNats:
         self._bytes += int(lengths.sum())
 
     def add_at(self, nats: np.ndarray, starts: np.ndarray) -> None:
-        """The nats of some tokens, and the byte at which each begins: (n,) each; an end-of-text lies in the document before it."""
+        """The nats of the next tokens and the byte at which each begins, (n,) each."""
         unit = np.searchsorted(self.text.ends, starts, side="right")
         self._nats += np.bincount(unit, weights=nats, minlength=len(self._nats))
         self.tokens += len(nats)
 
     def figures(self) -> dict[str, Any]:
-        """The fields of `Figures`: loss, perplexities, bits per byte and character with the interval.
+        """The fields of `Figures`: loss, perplexities, bits per byte with their interval.
 
         Perplexity a word is exp(nats / words).
         """
@@ -148,9 +150,12 @@ class UnitNats:
 
 
 def token_starts(lengths: np.ndarray, before: int = 0) -> np.ndarray:
-    """(N,) the byte at which each token begins, from the bytes of each; one without bytes counts to the byte before it.
+    """(N,) the byte at which each token begins.
 
-    `before`: the bytes in front of the first token.
+    An end-of-text, which has no bytes, counts to the byte before it: to the document that it ends.
+
+    Args:
+        lengths: (N,) bytes of each token. before: bytes in front of the first.
     """
     starts = np.cumsum(lengths) - lengths + before
     return np.where(lengths == 0, np.maximum(starts - 1, 0), starts)
@@ -197,10 +202,12 @@ def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) ->
 
 
 def other_text(data: str, option: str = "--data") -> Text:
-    """The whole text of `--data` or another option: a file, a folder, a glob, or the name of one of configs/data, cleaned as for training.
+    """The whole text of `--data` or another option, cleaned as for training.
 
-    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is its test part, words counted as
-    there. UserError in one line where there is none.
+    data: a file, a folder, a glob, or the name of one of configs/data.
+
+    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is
+    its test part, words counted as there. UserError in one line where there is none.
     """
     if wikitext := _wikitext(user_path(data)):
         return wikitext
@@ -232,7 +239,10 @@ def _clean_documents(source: Source) -> Iterator[str | LongText]:
 
 
 def _wikitext(path: Path) -> Text | None:
-    """The test part of WikiText-2 or -103 in a folder, or the part that a file named as published holds; one stream, as is usual."""
+    """The test part of WikiText in a folder, or the part in a file named as published.
+
+    It is one stream, as is usual.
+    """
     files = [path / name for name in WIKITEXT] if path.is_dir() else [path]
     found = next((file for file in files if file.is_file() and file.name.startswith("wiki.")), None)
     tables = sorted(path.glob("test-*.parquet")) if "wikitext" in path.name else []
