@@ -1,7 +1,7 @@
-"""The first hour: the commands of README.md, one after the other, in a fresh clone and a new environment.
+"""The first hour: the commands of README.md, in their order, in a fresh clone and a new environment.
 
-In README.md an indented block holds commands, and a fenced one output. The sections behind `LATER` need more time, or
-other machines.
+In README.md an indented block holds commands and a fenced block output. The sections behind `LATER`
+need more time or other machines.
 """
 
 import json
@@ -23,9 +23,10 @@ README = (REPO / "README.md").read_text(encoding="utf-8")
 LATER = "\n## With more time or hardware"
 TIMEOUT = 3000  # seconds a command: far more than it takes, on a machine that does much else
 NEEDED = ("git", "make", "bash", "python3")
-# They would reach into the clone's own environment, or into its make.
+# These variables would change the clone's environment or its make.
 FOREIGN = ("VENV", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHON", "PY", "ARGS", "MAKEFLAGS", "MAKELEVEL")
-# The libraries' own folders below the home and the folder of temporary files; pip asks rustc for its version.
+# Folders of the libraries below the home and the folder of temporary files; pip asks rustc for its
+# version.
 CACHES = (".cache/matplotlib", ".config/matplotlib", ".tensorboard-info", ".rustup")
 
 
@@ -50,7 +51,7 @@ def pattern(shown: str) -> str:
 
 
 class Shell:
-    """What a person types: each command in a bash of its own, with the lines before it that set a shell up."""
+    """Runs each command in a bash of its own, behind the lines that set a shell up."""
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.folder, self.variables = folder, variables
@@ -104,7 +105,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """A shell of a newcomer; what it cloned and installed, some gigabytes, is removed behind it."""
+    """The shell of a newcomer. Its clone and its environment, some gigabytes, are removed afterwards."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -124,7 +125,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_readme_promises_a_first_hour() -> None:
-    """Its lines are found, so that the long test below runs them."""
+    """README's commands are found, so that the long test runs them."""
     first, later = README.split(LATER)
     lines = commands(first)
     assert lines[0].startswith("git clone ")
@@ -167,7 +168,7 @@ def test_the_first_hour(shell: Shell, tmp_path: Path) -> None:
     clone = tmp_path / "LLMfromScratch"
     shell.folder = clone
 
-    # make demo: what README shows is seen.
+    # The demonstration shows the lines that README shows.
     out, err = shell.run(next(lines))
     book = "run: outputs/oz_demo/" in out
     if book:
@@ -182,7 +183,7 @@ def test_the_first_hour(shell: Shell, tmp_path: Path) -> None:
         assert "\ndef " in out
     assert "source .venv/bin/activate" in err
 
-    # make test would run this very file.
+    # Inside itself the test only asks make which command it would run.
     said, _ = shell.run(next(lines).replace("make", "make --dry-run"))
     assert re.search(r"\.venv/bin/python -m pytest", said)
 
@@ -190,7 +191,7 @@ def test_the_first_hour(shell: Shell, tmp_path: Path) -> None:
     for line in lines:
         try_line(shell, line, book)
 
-    # What the commands made is in the clone, and git knows that it is nobody's work.
+    # All files are in the clone, and git ignores them.
     changed, _ = shell.run("git status --porcelain")
     assert changed.splitlines() in ([], ["?? report/"])
     assert {path.name for path in tmp_path.iterdir()} == {"LLMfromScratch", "home", "tmp"}
@@ -200,7 +201,7 @@ def test_the_first_hour(shell: Shell, tmp_path: Path) -> None:
 
 
 def try_line(shell: Shell, line: str, book: bool) -> None:
-    """Runs one command of README.md and looks at what it promises.
+    """Runs one command of README.md and checks its output.
 
     Args:
         shell: of the clone, with its environment.

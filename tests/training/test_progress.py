@@ -123,7 +123,10 @@ def test_the_time_that_is_left() -> None:
 
 # --------------------------------------------------------------------------------------------- in a terminal
 def screen_of(folder: Path, *words: str, interrupted_at: bytes = b"") -> tuple[str, int]:
-    """What train.py sends to a terminal of 80 columns, and its exit status; Ctrl-C comes once it has sent some words."""
+    """Runs train.py in a terminal of 80 columns: its output and its exit status.
+
+    Ctrl-C is sent once the output holds `interrupted_at`.
+    """
     main, other = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "TERM": "xterm-256color", "COLUMNS": "80"}
     environment.pop("NO_COLOR", None)
