@@ -9,11 +9,15 @@ from pathlib import Path
 
 import absl.logging
 import pytest
+from hypothesis import settings
 
 # TensorBoard's log handler keeps the stream of the moment in which it is imported, and closes it when Hydra sets logging up
 # in this process: pytest's own capture, unless it is a stream that the handler leaves open.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: test processes stand side by side, one core each
+# No test asserts a time: a busy machine is no fault.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 REPO = Path(__file__).resolve().parents[1]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -87,7 +87,7 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
     model = GPT(config, eot_id=tokenizer.eot_id if doc_mask else None)
     fill(model, weights, path)
     if tokenizer.vocab_size != config.vocab_size:
-        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces and the model {config.vocab_size}")
+        raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}")
     if metadata.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise UserError(f"{folder}: its tokenizer is another one than the model was trained with")
     return LoadedModel(model.to(device).eval(), tokenizer, metadata["step"], metadata["loss"], metadata.get("data"))

@@ -26,6 +26,11 @@ def test_gpt2_by_hand() -> None:
     assert training_flops(model) == 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 768 * 1024 == 854_438_400
     shared = meta_model(GPTConfig(vocab_size=50_257, **GPT2, n_unique_layer=3))
     assert training_flops(shared) == training_flops(model)  # fewer weights, used as often
+    # Qwen3-0.6B: 28 layers of (4,096 + 2,048 + 3 x 3,072) x 1,024 weights, heads of 16 x 128 at width 1,024.
+    shape = {"n_embd": 1024, "n_head": 16, "n_kv_head": 8, "head_size": 128, "n_inner": 3072, "n_layer": 28}
+    qwen = meta_model(GPTConfig(vocab_size=151_936, block_size=4096, **shape))
+    weights = 28 * (4096 + 2048 + 3 * 3072) * 1024 + 151_936 * 1024
+    assert training_flops(qwen) == 6 * weights + 12 * 28 * 16 * 128 * 4096
 
 
 def test_the_optimum_is_chinchilla() -> None:
@@ -55,7 +60,7 @@ def test_a_text_that_is_not_at_hand_has_the_tokenizers_vocabulary(
 
 
 def test_a_tokenizer_without_a_size_or_files_cannot_be_planned(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tokenizer=bpe needs a number of pieces"):
+    with pytest.raises(UserError, match="tokenizer=bpe needs a number of tokens"):
         assumed_text(check({"tokenizer": {"kind": "bpe", "vocab_size": None}}, Config), 10**6)
     files = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(tmp_path)}}, Config)
     with pytest.raises(UserError, match=r"there is no vocab\.json with merges\.txt"):

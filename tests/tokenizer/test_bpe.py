@@ -92,7 +92,7 @@ def test_text_that_looks_like_a_control_piece_is_learned_as_text():
 def test_a_text_too_small_for_the_size_gets_fewer_pieces_with_a_notice(caplog):
     tokenizer = BPETokenizer.train(["a tale of two cities"], 1024)
     assert 260 < tokenizer.vocab_size < 330
-    assert f"{tokenizer.vocab_size} pieces: tokenizer.vocab_size=1024 is reduced" in caplog.text
+    assert f"{tokenizer.vocab_size} tokens: tokenizer.vocab_size=1024 is reduced" in caplog.text
     assert tokenizer.decode(tokenizer.encode("日本 cities")) == "日本 cities"
 
 

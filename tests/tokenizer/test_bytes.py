@@ -144,7 +144,7 @@ def change(path: Path, old: str, new: str) -> None:
     ("name", "old", "new", "message"),
     [
         ("vocab.json", EOT, "<|end|>", r"vocab\.json: no vocabulary of GPT-2's kind: it lacks <\|endoftext\|>"),
-        ("vocab.json", '"!": 0', '"!": 1', r"vocab\.json: damaged: no object of pieces with the ids 0, 1, 2"),
+        ("vocab.json", '"!": 0', '"!": 1', r"vocab\.json: damaged: no object of tokens with the ids 0, 1, 2"),
         ("vocab.json", '"!": 0', '"! ": 0', r"vocab\.json: damaged: '! ' are not the bytes"),
         ("vocab.json", '"!": 0', '"!": 0.0', "vocab.json: damaged"),
         ("vocab.json", "}", "", r"vocab\.json: damaged: "),

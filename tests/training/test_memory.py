@@ -31,6 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "article": GPT2 | {"position": "sinusoidal", "activation": "relu", "norm_position": "post", "n_head": 1},
     "rotary": GPT2 | {"position": "rotary", "activation": "relu2"},
     "exact GELU": GPT2 | {"activation": "gelu_erf"},
+    "wide heads": {"n_kv_head": 2, "head_size": 64, "qk_norm": False, "qkv_bias": True},
 }
 
 

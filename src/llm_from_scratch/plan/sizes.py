@@ -23,7 +23,7 @@ from llm_from_scratch.training.memory import (
 )
 
 TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
-GPT2_VOCABULARY = 50_257  # pieces of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
+GPT2_VOCABULARY = 50_257  # tokens of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
 CHARACTERS = 256  # distinct characters of a text that is not at hand
 
 
@@ -97,7 +97,7 @@ def assumed_text(config: Config, train_tokens: int) -> TextSize:
     elif vocab_size is None and settings.kind == "char":
         vocab_size = CHARACTERS
     elif vocab_size is None:
-        raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+        raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of tokens, such as 1024")
     return _estimate(config, train_tokens, int(train_tokens * config.data.val_fraction), vocab_size)
 
 

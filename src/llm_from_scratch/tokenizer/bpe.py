@@ -76,7 +76,7 @@ class BPETokenizer(Tokenizer):
         """
         if vocab_size < FIXED + 2:
             raise UserError(
-                f"tokenizer.vocab_size={vocab_size} leaves no piece to learn beside {FIXED} for bytes, white space and "
+                f"tokenizer.vocab_size={vocab_size} leaves no token to learn beside {FIXED} for bytes, white space and "
                 f"control: use at least {FIXED + 2}"
             )
         sample = _sample(texts, sample_bytes)
@@ -84,7 +84,7 @@ class BPETokenizer(Tokenizer):
         tokenizer = cls(_learn((part for block in sample for part in breaks.split(block)), vocab_size))
         if tokenizer.vocab_size < vocab_size:
             log.warning(
-                "the training text fills only %d pieces: tokenizer.vocab_size=%d is reduced to that",
+                "the training text fills only %d tokens: tokenizer.vocab_size=%d is reduced to that",
                 *(tokenizer.vocab_size, vocab_size),
             )
         return tokenizer
@@ -144,7 +144,7 @@ class BPETokenizer(Tokenizer):
         across = next((piece for piece in found if re.search("[^▁]▁", piece)), None)
         if across:
             raise UserError(
-                f"data.subword_dropout: the piece {across!r} reaches from one word into the next; set it to 0"
+                f"data.subword_dropout: the token {across!r} reaches from one word into the next; set it to 0"
             )
         return found
 
@@ -174,13 +174,13 @@ def _rare_characters(sample: list[str], vocab_size: int) -> str:
     for character in RESERVED + " ":  # the space has its token in any case
         del counts[character]
     if not counts:
-        raise UserError("the training text holds nothing but white space: there is no piece to learn")
+        raise UserError("the training text holds nothing but white space: there is no token to learn")
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
     rare = by_frequency[(vocab_size - FIXED) // 2 :]
     if rare:
         log.warning(
             "%d of the %d distinct characters of the text (%.3f %% of it) are written as bytes: "
-            "tokenizer.vocab_size=%d would give each its own piece",
+            "tokenizer.vocab_size=%d would give each its own token",
             *(len(rare), len(counts), 100 * sum(counts[c] for c in rare) / counts.total(), FIXED + 2 * len(counts)),
         )
     return "".join(rare)

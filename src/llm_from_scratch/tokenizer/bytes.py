@@ -153,13 +153,13 @@ def _ranks(vocab: bytes) -> dict[bytes, int]:
         or {*map(type, found.values())} - {int}
         or sorted(found.values()) != [*range(len(found))]
     ):
-        raise UserError("damaged: no object of pieces with the ids 0, 1, 2, …, each once")
+        raise UserError("damaged: no object of tokens with the ids 0, 1, 2, …, each once")
     ends = found.pop(END_OF_TEXT, None)
     ranks = {_piece(piece): i for piece, i in found.items()}
     if ends is None or not all(bytes([byte]) in ranks for byte in range(256)):
         raise UserError(f"no vocabulary of GPT-2's kind: it lacks {END_OF_TEXT} or some of the 256 bytes")
     if END_OF_TEXT.encode() in ranks:
-        raise UserError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a piece of text in it")
+        raise UserError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a token of text in it")
     return ranks | {END_OF_TEXT.encode(): ends}
 
 
@@ -171,7 +171,7 @@ def _piece(written: str) -> bytes:
         piece = b""
     if not 0 < len(piece) <= MAX_PIECE:
         raise UserError(
-            f"damaged: {ascii(written)[:100]} are not the bytes of a piece, 1 to {MAX_PIECE}, as GPT-2 writes them"
+            f"damaged: {ascii(written)[:100]} are not the bytes of a token, 1 to {MAX_PIECE}, as GPT-2 writes them"
         )
     return piece
 
@@ -193,7 +193,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
             best, at = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
             if best >= ranks[piece]:
                 raise UserError(
-                    f"the piece {ascii(piece.decode(errors='replace'))[:100]} is not merged from two others"
+                    f"the token {ascii(piece.decode(errors='replace'))[:100]} is not merged from two others"
                 )
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         if len(parts) == 2:

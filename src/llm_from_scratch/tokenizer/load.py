@@ -31,7 +31,7 @@ def train_tokenizer(
         return CharTokenizer.train(texts, held_out)
     if kind == "bpe":
         if vocab_size is None:
-            raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of pieces, such as 1024")
+            raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of tokens, such as 1024")
         return BPETokenizer.train(texts, vocab_size)
     raise UserError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
 
