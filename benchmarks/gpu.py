@@ -45,7 +45,7 @@ def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
     def benchmark(name: str, seconds: int, *arguments: str) -> Part:
         return Part([str(BENCHMARKS / f"{name}.py"), *common, *arguments], seconds)
 
-    tests = ["tests/training/test_gpu.py", "tests/test_decoding.py"]
+    tests = ["tests/training/test_gpu.py", "tests/test_static_step.py"]
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(REPO / test) for test in tests)]
     if on_gpu:
         return {

@@ -57,8 +57,14 @@ MAY_IMPORT = {
     "check": ["config"],
     "saved_config": ["config"],
     "decoding_kernels": ["model"],
-    "decoding": ["decoding_kernels", "model"],
-    "generation": [*SETTINGS, "decoding", "model", "tokenizer", "data.clean"],  # a prompt is cleaned as the corpus was
+    "static_step": ["decoding_kernels", "model"],
+    "generation": [
+        *SETTINGS,
+        "static_step",
+        "model",
+        "tokenizer",
+        "data.clean",
+    ],  # a prompt is cleaned as the corpus was
     "checkpoint": [],
     "weights": ["checkpoint", "model", "tokenizer"],
     "run": ["checkpoint", "weights", *SETTINGS],

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_generation import BLOCK, FAMILIES, generator, make
 
-from llm_from_scratch import decoding, generation
+from llm_from_scratch import generation, static_step
 from llm_from_scratch import decoding_kernels as kernels
 from llm_from_scratch.config import SamplingConfig
-from llm_from_scratch.decoding import bucket
+from llm_from_scratch.static_step import bucket
 from llm_from_scratch.generation import generate_tokens, sample
 from llm_from_scratch.model import GPT, KVCache
 
@@ -35,7 +35,7 @@ def test_the_static_step_writes_what_the_growing_cache_writes(
     family: str, settings: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generation, "static", lambda config, device: config.compile == "auto")
-    monkeypatch.setattr(decoding, "SMALLEST", 4)
+    monkeypatch.setattr(static_step, "SMALLEST", 4)
     # A context of 40 passes the buckets of 4, 8, 16 and 32 positions, then is left behind twice.
     model, prompt = make(family, block_size=5 * BLOCK), torch.randint(40, (rows, 3), generator=generator())
     settings = settings | {"max_new_tokens": 10 * BLOCK}
