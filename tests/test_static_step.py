@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_generation import BLOCK, FAMILIES, generator, make
 
-from llm_from_scratch import generation, static_step
 from llm_from_scratch import decoding_kernels as kernels
+from llm_from_scratch import generation, static_step
 from llm_from_scratch.config import SamplingConfig
-from llm_from_scratch.static_step import bucket
 from llm_from_scratch.generation import generate_tokens, sample
 from llm_from_scratch.model import GPT, KVCache
+from llm_from_scratch.static_step import bucket
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

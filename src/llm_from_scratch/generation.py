@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.clean import clean_typed
-from llm_from_scratch.static_step import Sampler, StaticStep, attention_kernels, bucket
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
+from llm_from_scratch.static_step import Sampler, StaticStep, attention_kernels, bucket
 from llm_from_scratch.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
