@@ -1,4 +1,4 @@
-"""Plain values held against the schema: a wrong setting is refused in one line, as is one that would change nothing."""
+"""Checks of plain values against the schema; settings without effect are refused, too."""
 
 import difflib
 import math
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 def unknown(key: str, known: list[str]) -> str:
-    """One line for a setting that does not exist, with what does its work here or the nearest one that does."""
+    """One line for a setting that does not exist, with its equivalent here or the nearest name."""
     known_elsewhere = mistakes.answer(key, "train" if "trainer" in known else "generate")
     if known_elsewhere and key.split(".")[-1] not in {name.split(".")[-1] for name in known}:
         return f"{key}: there is no such setting here: {known_elsewhere}"
-    # The last part decides: `optim.learning_rate` and `model.lr` are both about `optim.lr`, rather than about their groups.
+    # The last part decides: `optim.learning_rate` and `model.lr` both mean `optim.lr`.
     by_last_part = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"{key}: there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "; see --help")
@@ -84,7 +84,7 @@ def _check_range(key: str, value: Any, allowed: Range | None) -> None:
 
 
 def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
-    """The setting that its type refuses, found by trying them one by one; "" where it is none alone."""
+    """The setting that its type refuses, by trying each alone; "" where each one passes."""
     for group, value in values.items():
         for name, one in value.items() if isinstance(value, Mapping) else ():
             try:
@@ -95,7 +95,7 @@ def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
 
 
 def as_config(values: Any) -> DictConfig:
-    """Plain values -> OmegaConf's, with a `${` of the user's text kept from being read as an interpolation."""
+    """Plain values -> OmegaConf's; a `${` of the user's text is no interpolation."""
     return OmegaConf.create(_escaped(values))
 
 
@@ -112,7 +112,7 @@ def escape(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
-# Of the data's settings, those of a mixture as a whole; data=mix takes the others for each of `data.corpora`.
+# Settings of a whole mixture; data=mix takes the other settings of the data for each corpus.
 _WHOLE = {"name", "dir", "mix", "corpora", *(item.name for item in fields(BatchConfig))}
 _CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
 Need = tuple[Callable[[Config], bool], str]
@@ -163,7 +163,7 @@ NEEDS: dict[str, Need] = {
 
 
 def check_given(config: Config, given: Iterable[str]) -> None:
-    """Refuses a setting that was asked for and that would change nothing.
+    """Refuses a setting of the user's that changes nothing.
 
     Args:
         config: the whole configuration.
@@ -192,7 +192,7 @@ def check_given(config: Config, given: Iterable[str]) -> None:
 
 
 def _check_corpora(corpora: dict[str, Any], key: str) -> None:
-    """Refuses what `data.corpora` has no use for: how batches are made is one for the whole mixture."""
+    """Refuses settings of batches in `data.corpora`: a mixture has one set of them."""
     asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
     defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
     for corpus, settings in corpora.items():

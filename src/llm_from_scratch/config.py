@@ -1,4 +1,4 @@
-"""The typed schema of every setting, with its unit and its range: composed values are held against it before anything runs.
+"""The typed schema of every setting, with its unit and its range.
 
 Nothing here imports torch: a mistake in a setting is answered before a second has passed. The comment
 at a field, behind it or above it, is its explanation in docs/settings.md.

@@ -1,4 +1,4 @@
-"""environment.json of a run folder: the code, the libraries and the device that made each part of a run.
+"""environment.json of a run folder: the code, the libraries and the device of its steps.
 
 The file is a list. A start of a run appends an entry with the step that it goes on from, unless everything is as in the
 entry before; entries of steps that come again are dropped first. So a run that was killed and resumed in one environment
@@ -65,7 +65,7 @@ def commit(checkout: Path) -> dict[str, Any]:
 
 
 def record_environment(run: Path, step: int, device: str) -> None:
-    """Adds an entry for what makes the steps from `step` on, where it is another environment than before."""
+    """Adds an entry for the steps from `step` on, where the environment differs from the last one."""
     now = environment(device)
     recorded: list[dict[str, Any]] = []
     try:

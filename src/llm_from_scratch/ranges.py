@@ -1,4 +1,4 @@
-"""Ranges of settings: each stands at its field of the schema, as `lr: float = ranged(1e-3, POSITIVE)`."""
+"""Ranges of settings, beside the fields of the schema: `lr: float = ranged(1e-3, POSITIVE)`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,14 +12,14 @@ MAX_THREADS = 1024  # torch ends without a word where the system gives it no mor
 
 
 class Range(NamedTuple):
-    """A condition on a value beyond its type, and the words that follow "must be" in the refusal."""
+    """A condition on a value beyond its type, and the words behind "must be" in the refusal."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
 def ranged(default: T, allowed: Range) -> T:
-    """A field of a dataclass with a default and a range; null is outside of no range."""
+    """A field of a dataclass with a default and a range; null passes every range."""
     return field(default=default, metadata={KEY: allowed})
 
 

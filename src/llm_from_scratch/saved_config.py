@@ -1,4 +1,4 @@
-"""config.yaml of a run folder: written durably with its checksum, read with distrust, since a folder may be a stranger's."""
+"""config.yaml of a run folder: written with its checksum, read as a stranger's file."""
 
 import hashlib
 import importlib.util
@@ -17,7 +17,8 @@ from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import open_regular, refuse_links, write_file
 
 MAX_CONFIG = 100_000  # bytes; ours have two thousand
-# The first and the last line of a run's config.yaml: a file with one of them must have both, and the checksum must hold.
+# The first and the last line of a run's config.yaml: a file with one must have both, and a
+# checksum that holds.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
 FOOTER = "# sha256: "
 # What every version has written; a file without some of it has been cut off.
@@ -28,7 +29,7 @@ GROUPS = {
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes plain values as YAML, without interpolations or objects, between HEADER and the checksum."""
+    """Writes plain values as YAML between HEADER and the checksum."""
     content = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
     write_file(path, f"{content}{FOOTER}{hashlib.sha256(content.encode()).hexdigest()}\n")
 
@@ -46,7 +47,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"longer than {MAX_CONFIG} bytes")
         _verify(content)
         text = content.decode()
-        # `save_config` writes no aliases, and twelve lines of them can stand for terabytes; nesting takes quadratic time.
+        # `save_config` writes no aliases; twelve lines of them can stand for terabytes. Deep nesting
+        # takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -107,7 +109,7 @@ HARMLESS = {
 
 
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuses what the settings of a run folder, which may be a stranger's, would run or write on resume.
+    """Refuses settings of a run folder that would run a stranger's code or write elsewhere.
 
     Callbacks, loggers and an optimizer go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the
     run folder.
@@ -144,7 +146,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 
 def _refuse_settings(logger: str, settings: Any, given: Any) -> None:
-    """Refuses settings of one of LOGGERS that could write elsewhere or send something away, where they are not given again."""
+    """Refuses settings of one of LOGGERS that write elsewhere or send data, unless given again."""
     harmless = LOGGERS[logger]
     for key, value in (settings or {}).items():
         if harmless is not None and key not in harmless and (key not in given or given[key] != value):
@@ -155,7 +157,7 @@ def _refuse_settings(logger: str, settings: Any, given: Any) -> None:
 
 
 def _users_own(target: Any, run: Path) -> bool:
-    """Whether an object is of a module that the user wrote: outside of Python's own, of the installed and of this package."""
+    """Whether a class is of a module of the user's: no library, no file of the run folder."""
     top = str(target).partition(".")[0]
     try:
         spec = importlib.util.find_spec(top)  # which runs nothing

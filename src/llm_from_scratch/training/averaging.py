@@ -1,4 +1,7 @@
-"""An average of the weights over the steps: less noisy than the last ones, and often better (Polyak & Juditsky 1992)."""
+"""An average of the weights over the steps, less noisy than the last ones.
+
+Source: Polyak & Juditsky 1992.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +14,7 @@ from torch import Tensor
 
 
 class WeightAverage(Callback):
-    """The exponential moving average that `optim.ema_decay` asks for, beside the weights that are trained.
+    """The exponential moving average of `optim.ema_decay`, beside the weights that are trained.
 
     The first steps count for no more than their part: it is the weighted mean of the weights after steps 1 … t with the weights
     decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments in the same way).
@@ -26,11 +29,11 @@ class WeightAverage(Callback):
         return {"steps": self.steps, "tensors": self.tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the average."""
         self.steps, self.tensors = int(state_dict["steps"]), list(state_dict["tensors"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Takes its place beside the weights."""
+        """Copies the weights, or a restored average, to the device of the weights."""
         self.weights = [parameter.detach() for parameter in pl_module.parameters()]
         tensors = self.tensors or self.weights
         self.tensors = [
@@ -41,19 +44,19 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes in the weights after an optimizer step."""
+        """Updates the average after an optimizer step."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.update()
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step more."""
+        """Adds the weights after one more step to the average."""
         self.steps += 1
         torch._foreach_lerp_(self.tensors, self.weights, (1 - self.decay) / (1 - self.decay**self.steps))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it the model has the average for its weights."""
+        """Swaps the average into the model, and the weights back at the end of the block."""
         self._exchange()
         try:
             yield

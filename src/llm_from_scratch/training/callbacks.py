@@ -1,4 +1,4 @@
-"""Events beside the steps: samples, early stopping, checkpoints, signals. Each callback does one of these."""
+"""Callbacks beside the steps: samples, early stopping, checkpoints, signals."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """Text that the model writes at every validation, in samples.md and TensorBoard, so that its growth can be read.
+    """Text that the model writes at every validation, in samples.md and TensorBoard.
 
     `sample.show` also shows it as it comes, beside the progress.
     """
@@ -50,7 +50,7 @@ class Samples(Callback):
         )
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keeps the samples of up to the step that this run goes on from."""
+        """Removes the samples behind the step that a resumed run goes on from."""
         if trainer.is_global_zero:
             old = _sections(self.path) if self.path.exists() and trainer.global_step else []
             kept = [f"\n## Step {step}\n{text}" for step, text in old if step <= trainer.global_step]
@@ -61,16 +61,13 @@ class Samples(Callback):
         model = whole_model(pl_module.model)
         if not trainer.is_global_zero:
             return
-        with (
-            pl_module.averaged(),
-            torch.compiler.set_stance("force_eager"),
-        ):  # blocks compiled for training would be compiled again for every length
+        # Blocks compiled for training would be compiled again for every length.
+        with pl_module.averaged(), torch.compiler.set_stance("force_eager"):
             pieces = [new[0] for new in generate(model, self.tokenizer, self.prompt, self.sampling)]
         text = self.prompt + "".join(pieces)
         with self.path.open("a", encoding="utf-8") as file:
-            quoted = "\n".join(
-                f"    {line}".rstrip() for line in text.splitlines()
-            )  # an indented block shows any text as it is
+            # An indented block shows any text as it is.
+            quoted = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
             file.write(f"\n## Step {trainer.global_step}\n\n{quoted}\n")
         if self.shown:
             self.progress.say(quoted)
@@ -82,7 +79,7 @@ class Samples(Callback):
 
 
 def _sections(path: Path) -> list[tuple[int, str]]:
-    """The steps of samples.md with their texts. It is a record: what cannot be read costs one warning and its own section."""
+    """The steps of samples.md with their texts; sections that cannot be read cost one warning."""
     with open_regular(path) as file:
         content = file.read()
     text = content.decode(errors="replace")
@@ -99,7 +96,10 @@ def _sections(path: Path) -> list[tuple[int, str]]:
 
 
 class EarlyStopping(Callback):
-    """Ends a run whose validation loss no longer falls; under the schedule `plateau` the learning rate falls first, down to its least."""
+    """Ends a run whose validation loss no longer falls.
+
+    Under the schedule `plateau` the learning rate falls first, down to its smallest value.
+    """
 
     def __init__(self, optim: OptimConfig) -> None:
         self.optim = optim
@@ -107,11 +107,11 @@ class EarlyStopping(Callback):
 
     @property
     def state_key(self) -> str:
-        """The name in checkpoints, as of version 0.1."""
+        """The name in checkpoints; version 0.1 chose it."""
         return "Patience"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss, the validations since, and how often the learning rate was lowered."""
+        """The best loss, the validations since then, and the number of lowered rates."""
         return {"best": self.best, "waited": self.waited, "lowered": self.lowered}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -119,17 +119,17 @@ class EarlyStopping(Callback):
         self.best, self.waited, self.lowered = (state_dict[name] for name in ("best", "waited", "lowered"))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """A run that had stopped stops again, unless it is given more patience."""
+        """Stops a resumed run that had stopped, unless `optim.patience` is larger now."""
         pl_module.lr_scale = self.optim.plateau_factor**self.lowered
         trainer.should_stop = self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether as many validations as `optim.patience` came without a lower loss."""
+        """Whether `optim.patience` validations came without a lower loss."""
         return self.waited >= (self.optim.patience or math.inf)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Counts; every process comes to the same."""
+        """Counts validations without a lower loss; every process comes to the same count."""
         loss = pl_module.val_row["loss"]
         self.waited = 0 if loss < self.best else self.waited + 1
         self.best = min(self.best, loss)
@@ -148,7 +148,9 @@ class EarlyStopping(Callback):
 
 
 class Checkpoints(Callback):
-    """At every validation: `model/` where it is the best so far, then the state that resuming needs; the last two states are kept.
+    """Saves at every validation: `model/` where it is the best so far, then the state to resume.
+
+    The last two states are kept.
 
     The validation comes first, so that a kill in its middle repeats it rather than loses it.
     """
@@ -170,11 +172,11 @@ class Checkpoints(Callback):
         self.best, self.saved, self.stopped = float("inf"), 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best validation loss so far; whether a callback of the user's has stopped the run, and their settings."""
+        """The best loss, the settings of the user's callbacks, and whether one stopped the run."""
         return {"best": self.best, "stopped": self.stopped, "users": self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there, or from what is in `model/` where that is worse: then the next better validation replaces it.
+        """Restores the best loss; the loss of `model/` counts instead where it is higher.
 
         A run that a callback has stopped stays so for as long as the callbacks are the same.
         """
@@ -198,7 +200,7 @@ class Checkpoints(Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A callback whose settings were changed begins anew: its old state would bring the old ones back."""
+        """Drops the state of a callback whose settings changed: it holds the old ones."""
         states = checkpoint["callbacks"]
         before = states.get(self.state_key, {}).get("users", {})
         for name, callback in self.users.items():
@@ -206,7 +208,7 @@ class Checkpoints(Callback):
                 log.info("callbacks.%s has other settings than before: it begins anew", name)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Finds a state that no checkpoint can hold before the first step rather than at the first validation."""
+        """Refuses a state that no checkpoint can hold, before the first step."""
         for name, callback in self.users.items():
             plain_state(callback.state_dict(), f"callbacks.{name}")
         if self.stopped:
@@ -220,17 +222,17 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Asks for a validation at the last step, which need not be a multiple of the interval."""
+        """Asks for a validation at the last step, also between two intervals."""
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Nobody writes yet."""
+        """Removes checkpoints that a killed run left half built, before the writer starts."""
         if trainer.is_global_zero:
             remove_leftovers(self.run_dir)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Saves; every rank calls, the first one writes."""
+        """Saves the model and the state; every rank calls, the first one writes."""
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
@@ -247,7 +249,7 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Hands over the state of this step; when it has been written, read back and compared, the oldest ones go."""
+        """Hands the state of this step to the writer, which then removes the oldest states."""
         folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
             # What was logged up to here must be as durable as the state: it does not come again.
@@ -264,18 +266,18 @@ class Checkpoints(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """What was handed over before a failure is good: it goes to the disk."""
+        """Waits until the states from before a failure are on the disk."""
         self.background.wait()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Waits for the disk; a kill behind the last save left its removals to do."""
+        """Waits for the disk, and removes old states that a kill behind the last save left."""
         self.background.wait()
         if trainer.is_global_zero:
             prune_states(self.run_dir, self.KEPT)
 
 
 class Signals(Callback):
-    """A signal finishes the step with its validation, saves and ends the run with 128 + the signal's number.
+    """Ends a run after a signal: the step is finished and saved, the status is 128 + its number.
 
     It is the first callback: when the state is saved, none has begun the next step.
     """
@@ -284,14 +286,14 @@ class Signals(Callback):
         self.saver, self.close_bar, self.announced = saver, close_bar, False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Holds signals back from here on."""
+        """Holds signals back until the step has ended."""
         self.saver.saved = trainer.global_step
         signals.hold()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Says that the signal has come: a handler must not."""
+        """Reports the signal, which a handler must not do."""
         if signals.received() and not self.announced and trainer.is_global_zero:
             self.announced = True
             end_echo()
@@ -300,7 +302,7 @@ class Signals(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and leaves between two optimizer steps; the last step ends the run by itself."""
+        """Saves and ends the run between two optimizer steps."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
         received = signals.received() or 0
@@ -314,7 +316,7 @@ class Signals(Callback):
         if self.saver.saved != trainer.global_step:
             self.saver.save(trainer)
         self.saver.background.wait()
-        # Lightning kills the first process soon after another one has ended: none may end before the first has saved.
+        # Lightning kills the first process soon after another has ended: the first must save before.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.close_bar()
@@ -324,7 +326,7 @@ class Signals(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """A second Ctrl-C leaves in the middle of a step."""
+        """Reports the step to resume from, after a second Ctrl-C within a step."""
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             try:
                 self.saver.background.wait()
@@ -339,5 +341,5 @@ class Signals(Callback):
         return shell(*program("train"), f"resume={argument(self.saver.run_dir)}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
+        """Restores the handlers of signals."""
         signals.release()

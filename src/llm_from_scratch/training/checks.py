@@ -1,4 +1,4 @@
-"""Settings of the Trainer, of callbacks and of loggers that this machine or Lightning refuses, found before a run starts."""
+"""Checks before a run starts: the device, the Trainer's settings, callbacks and loggers."""
 
 import inspect
 import os
@@ -55,14 +55,14 @@ def require_device(config: TrainerConfig) -> None:
         raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
 
 
-# What a callback raises that does not fit a run, or lacks a library.
+# Errors of a callback that does not fit a run, or lacks a library.
 MISFITS = (MisconfigurationException, ModuleNotFoundError)
-# What a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
+# Values that a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
 MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
 
 
 def check_trainer(config: Config) -> None:
-    """Refuses what the Trainer, its loggers and its callbacks would refuse later, and what they would ignore.
+    """Refuses settings that the Trainer, its loggers or its callbacks refuse later, or ignore.
 
     Raises:
         UserError: in one line.
@@ -104,7 +104,7 @@ def check_trainer(config: Config) -> None:
 
 
 def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
-    """Refuses a callback of Lightning's that would do what a run does itself, or that watches what is never logged."""
+    """Refuses a callback that repeats what a run does itself, or that watches an unlogged value."""
     for own, instead in (
         (Checkpoint, "a run keeps its checkpoints itself: leave it out"),
         (ProgressBar, "a run shows its progress itself (trainer.progress): leave it out"),

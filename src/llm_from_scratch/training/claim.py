@@ -1,4 +1,4 @@
-"""The run folder of a training: one owner, and nothing written before the first step is certain to come."""
+"""The run folder of a training: one owner, and no change before the first step is certain."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from llm_from_scratch.terminal import quote
 
 
 class Claim:
-    """The run folder of one process: one owner, never two runs, `config.yaml` before anything is prepared.
+    """A lock on a run folder, which holds one run; `config.yaml` is written first.
 
     Until `start`, a new run that fails leaves its folder as it was found, and a resumed one its `config.yaml`: a command
     that is refused changes nothing. Within `with`, the folder is locked.
@@ -40,7 +40,7 @@ class Claim:
         self.handle: int | None = None  # of the lock's file: open, so that no other file gets its number
 
     def __enter__(self) -> "Claim":
-        """Takes the folder.
+        """Locks the folder.
 
         Raises:
             UserError: when another process trains there, or an earlier run did.
@@ -76,7 +76,7 @@ class Claim:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Gives the folder back."""
+        """Releases the folder, and removes what a refused start made."""
         if self.owner:
             self._leave()
 
@@ -103,7 +103,7 @@ class Claim:
             return False
 
     def start(self) -> None:
-        """From here on it is a run: a resumed one takes over its new settings, and what tells that it was complete goes."""
+        """Makes the folder a run: a resumed one writes its new settings and is complete no more."""
         if self.owner and not self.started:
             self.started = True
             if self.config.resume:
@@ -113,19 +113,22 @@ class Claim:
                 (self.run_dir / name).unlink(missing_ok=True)
 
     def verify(self) -> None:
-        """Raises MachineError where the folder was deleted, also where another run has made it anew."""
+        """Checks that the folder is still this run's.
+
+        Raises MachineError: it was deleted, also where another run has made it anew.
+        """
         if self.owner and not self._is_own():
             raise MachineError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
 
 
 class Ownership(Callback):
-    """Guards the run folder, as the first of the callbacks: nothing is written before the start or after a replacement."""
+    """Starts the run folder with the first step, and checks it before each write."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The checkpoint is loaded, and nothing can be refused any more."""
+        """Makes the folder a run: the checkpoint is loaded, and nothing can be refused any more."""
         self.claim.verify()
         self.claim.start()
         if self.claim.owner:
@@ -134,9 +137,9 @@ class Ownership(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Before a row is written."""
+        """Checks the folder before a row is written."""
         self.claim.verify()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Before the row, the sample and the checkpoint of a validation are written."""
+        """Checks the folder before a validation writes its row, its sample and its checkpoint."""
         self.claim.verify()

@@ -16,16 +16,18 @@ from llm_from_scratch.model import GPT
 
 log = logging.getLogger(__name__)
 
-# device -> (FLOP/s that plain training reaches, share of the time that compiling saves, seconds that compiling takes).
-# On an H200 the seconds were 19 to 23 for six layers, the share 0.55 there, where launching kernels is most of a plain step.
-# On two CPU cores the share was 0.04 for GPT-2's shape, 0.15 to 0.22 for the modern family, the seconds 36 to 66 (docs/log.md).
+# device -> (FLOP/s of plain training, share of the time that compiling saves, seconds of compiling).
+# On an H200 the seconds were 19 to 23 for six layers; the share was 0.55, where launching kernels
+# is most of a plain step.
+# On two CPU cores the share was 0.04 for GPT-2's shape and 0.15 to 0.22 for the modern family, the
+# seconds 36 to 66 (docs/log.md).
 PAYS = {"cuda": (1.5e14, 0.3, 25.0), "cpu": (1e11, 0.15, 45.0)}
 
 
 def compile_model(
     model: GPT, setting: bool | str, *, device: torch.device, alone: bool, tokens: int
 ) -> tuple[bool, Callable[..., Tensor]]:
-    """Compiles as the setting says: whether it did, and what computes the loss from then on.
+    """Compiles as the setting says; returns whether it did, and the function of the loss.
 
     Args:
         model: its blocks are compiled in place where several processes share the work: a whole graph would keep all gradients back to
@@ -51,14 +53,14 @@ def compile_model(
 
 
 def wanted(setting: bool | str, device: str, parameters: int, tokens: int) -> bool:
-    """Whether `trainer.compile` asks for it; `auto` does where the time saved exceeds that of compiling."""
+    """Whether to compile; `auto` does where the time saved exceeds that of compiling."""
     rate, share, cost = PAYS.get(device, (math.inf, 0.0, 0.0))
     seconds = 6 * parameters * tokens / rate  # 2 FLOPs a weight and token forward, 4 backward
     return seconds * share > cost if setting == "auto" else bool(setting)
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps torch.compile from working on a device, found out by compiling an addition; None where it works."""
+    """The reason why torch.compile fails on a device; None where it compiles an addition."""
     if device.type == "mps":
         return "torch.compile is not ready for Apple GPUs"
     try:

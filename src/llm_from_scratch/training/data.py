@@ -1,4 +1,4 @@
-"""The end of the data's way: samplers as the plain iterables that Lightning's loop reads."""
+"""Batches as Lightning's loop reads them: samplers as plain iterables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,22 +45,22 @@ class TextDataModule(lightning.LightningDataModule):
             )
 
     def micro_batches(self, step: int) -> int:
-        """How many a rank has of an optimizer step."""
+        """Micro-batches of one rank in an optimizer step."""
         assert self.trainer is not None
         sequences = batch_size_at(step, self.settings.batch_size, self.batch_schedule)
         return sequences // self.trainer.world_size // self.micro_batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The step that comes next: all that the position in the data is."""
+        """The next step, which is the whole position in the data."""
         assert self.trainer is not None
         return {"step": self.trainer.global_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved step."""
+        """Restores the next step."""
         self.first_step = int(state_dict["step"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """As Lightning's, without looking for tensors in whatever a batch may be."""
+        """Moves the two tensors of a batch; Lightning's way would search it for tensors."""
         x, y = batch
         return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
 
@@ -94,11 +94,14 @@ class TextDataModule(lightning.LightningDataModule):
 
 
 class DeviceChunks:
-    """The sampler's batches, gathered on the device that holds the whole corpus: a step sends it B numbers and waits for nothing."""
+    """The sampler's batches, gathered on the device that holds the whole corpus.
+
+    A step sends B numbers to the device and waits for nothing.
+    """
 
     def __init__(self, sampler: RandomChunkSampler, device: torch.device) -> None:
         self.sampler, self.device = sampler, device
-        # torch gathers signed numbers on every device: ids are kept as such, and made what they were in `batch`.
+        # torch gathers signed numbers on every device; `batch` makes them unsigned again.
         size = max(shard.itemsize for shard in sampler.shards)
         self.mask = 2 ** (8 * size) - 1
         dtype = torch.int16 if size == 2 else torch.int32
@@ -111,7 +114,7 @@ class DeviceChunks:
         self.column = torch.arange(sampler.block_size + 1, device=device)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> Batch:
-        """As the sampler's own."""
+        """The micro-batch that the sampler gives, x and y (B, T)."""
         starts = torch.from_numpy(self.sampler.starts(step, micro, n_micro))
         if self.device.type == "cuda":
             starts = starts.pin_memory().to(self.device, non_blocking=True)

@@ -124,14 +124,14 @@ def step_of(state: Path | None) -> int:
 
 
 def load_origin(config: Config) -> LoadedModel | None:
-    """The model of the run that `init_from` names; None without one, and for a file of torch's, which has weights alone."""
+    """The model of the run that `init_from` names; None without one, and for a file of torch's."""
     if not config.init_from or Path(config.init_from).suffix in PICKLES:
         return None
     return load_model(Path(config.init_from))
 
 
 def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel | None) -> Tokenizer | None:
-    """The tokenizer that weights bring, from another run or from before a resume; None where the settings decide."""
+    """The tokenizer that belongs to the weights; None where the settings decide."""
     if origin:
         return origin.tokenizer
     from_a_run = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
@@ -181,7 +181,7 @@ def sample_prompt(config: Config, prepared: Prepared) -> str:
 
 
 def first_words(text: str, characters: int = 40) -> str:
-    """The beginning of the first whole paragraph, or else line, up to a space: a split may begin in mid-word."""
+    """The beginning of the first whole paragraph, or line: a split may begin within a word."""
     paragraph = text.partition("\n\n")[2].lstrip() or text.partition("\n")[2].lstrip() or text
     line = paragraph.partition("\n")[0]
     return line if len(line) <= characters else line[:characters].rsplit(" ", 1)[0]
@@ -195,7 +195,7 @@ def make_callbacks(
     prompt: str,
     users: dict[str, Callback],
 ) -> list[Callback]:
-    """All callbacks of a run, in the order in which Lightning calls them: checkpoints last, when the others have counted.
+    """All callbacks of a run in the order of their calls; checkpoints come last.
 
     Args:
         config: the settings.
@@ -243,7 +243,7 @@ def run_loop(
 
 
 def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str) -> None:
-    """Writes and prints what a person looks at. The curves are drawn last: they tell that a run is complete."""
+    """Logs the best validation, draws the curves, and prints the table; curves mark a complete run."""
     run_dir, parameters = Path(config.run_dir), model.num_parameters()
     log_hyperparameters(trainer, config, parameters, best_row(run_dir))
     draw_curves(run_dir)

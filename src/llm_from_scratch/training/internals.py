@@ -1,4 +1,4 @@
-"""Lightning's private names: no other file touches them, and a test looks each of them up in the installed version."""
+"""Lightning's private names, in this file alone; a test looks each up in the installed version."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ CURRENT_HOOK = "_current_fx_name"
 
 
 def log_at_own_steps(trainer: lightning.Trainer) -> None:
-    """Gives what `self.log` logs the number of the step that has ended, as all curves have it; Lightning counts from 0."""
+    """Logs values of `self.log` under the number of the ended step; Lightning counts from 0."""
     connector = trainer._logger_connector
     log_metrics = connector.log_metrics
 
@@ -23,7 +23,7 @@ def log_at_own_steps(trainer: lightning.Trainer) -> None:
 
 
 def leave_signals_alone(trainer: lightning.Trainer) -> None:
-    """Switches Lightning's handling of signals off: `callbacks.Signals` does it, between two steps and with fewer messages.
+    """Switches Lightning's handling of signals off; `callbacks.Signals` handles them.
 
     Of several processes Lightning asks each at every step whether a signal came, and waits for the answer. Its handlers
     log and send messages between processes at whatever moment a signal comes.
@@ -37,7 +37,7 @@ def _do_nothing() -> None:
 
 
 def count_micro_batches(trainer: lightning.Trainer, step: int, count: int) -> None:
-    """Gives Lightning, which counts micro-batches, the counts that it had if each of the first `step` steps had `count`.
+    """Sets the counts of micro-batches as if each of the first `step` steps had `count`.
 
     So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer steps.
     """
@@ -56,7 +56,7 @@ def count_optimizer_steps(trainer: lightning.Trainer, step: int) -> None:
 
 
 def share_among_all(strategy: ModelParallelStrategy) -> None:
-    """Lets all processes of all machines share one set of weights, before the strategy sets its environment up."""
+    """Shares one set of weights among all processes; called before the environment is set up."""
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
 
 

@@ -1,6 +1,6 @@
-"""Loggers whose points come once and in order, however often a run was killed and whatever its machines' clocks say.
+"""Loggers whose points come once and in order, for any kills of a run and clocks of machines.
 
-Before a checkpoint, what was logged goes to the disk; a resumed run forgets what was logged behind its checkpoint.
+Before a checkpoint all points go to the disk; a resumed run drops the points behind its checkpoint.
 """
 
 import csv
@@ -54,7 +54,7 @@ def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_f
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuses what one of the loggers of `config.LOGGERS` would not take, before anything is written.
+    """Refuses settings that one of the loggers of `config.LOGGERS` does not take.
 
     Raises:
         UserError: in one line.
@@ -75,7 +75,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def flush(loggers: Sequence[Logger]) -> None:
-    """Brings to the disk what was logged up to a checkpoint: it does not come again."""
+    """Writes all points up to a checkpoint to the disk: they do not come again."""
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             logger.save()
@@ -86,7 +86,7 @@ def flush(loggers: Sequence[Logger]) -> None:
 
 
 def rewind(loggers: Sequence[Logger], step: int) -> None:
-    """Forgets what was logged behind the checkpoint of this step: it comes again."""
+    """Drops the points behind the checkpoint of this step: they come again."""
     for logger in loggers:
         if isinstance(logger, TensorBoard | Csv):
             logger.rewind(step)
@@ -103,7 +103,7 @@ class TensorBoard(TensorBoardLogger):
     LAYOUT: ClassVar = {"loss": {"training and validation (nats a token)": ["Multiline", ["train/loss", "val/loss"]]}}
 
     def __init__(self, run_dir: Path, resumed_from: int | None, **settings: int) -> None:
-        # A TensorBoard that is running has read the points behind the checkpoint: the start event makes it drop them.
+        # A running TensorBoard has read the points behind the checkpoint: the start event drops them.
         purge = None if resumed_from is None else resumed_from + 1
         options: dict[str, Any] = {"purge_step": purge, **settings}
         super().__init__(run_dir, name="", version="tensorboard", **options)
@@ -121,7 +121,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_row(self, columns: Mapping[str, Any], step: int) -> None:
-        """This run's row in the table of runs, the columns in their order; its metrics are the last points of curves.
+        """Writes this run's row of the table of runs.
 
         Args:
             columns: numbers and texts by their names.
@@ -145,7 +145,10 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """After training the file stays open for the table of runs: a clock that was set back would put a second file first."""
+        """Keeps the file open after training for the table of runs.
+
+        A second file would come first where a clock was set back.
+        """
         if status == "success":
             self.experiment.flush()
             self.save()
@@ -182,7 +185,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 def paragraphs(text: str) -> str:
-    """Text as Markdown that a page breaks at its width, rather than the block of code whose lines run out of it.
+    """Text as Markdown that a page breaks at its width.
 
     TensorBoard shows the line ends of a paragraph, so Markdown's own break would double them.
     """
@@ -196,7 +199,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """The events of a file, up to where a kill cut it off; one whose bytes have changed is left out, with a warning."""
+    """The events of a file up to a cut; a damaged event is skipped with a warning."""
     content, place = path.read_bytes(), 0
     while place + 12 <= len(content):
         header = content[place : place + 8]
@@ -216,7 +219,7 @@ def _events(path: Path) -> Iterator[Event]:
 
 
 class Csv(Logger):
-    """`csv/version_0/metrics.csv`: a row for each time that something was logged, a column for each name.
+    """Writes `csv/version_0/metrics.csv`: a row a call of `log_metrics`, a column a name.
 
     Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a kill.
     """
@@ -229,16 +232,16 @@ class Csv(Logger):
 
     @property
     def name(self) -> str:
-        """As Lightning's loggers have it."""
+        """Required of a logger by Lightning."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """As Lightning's loggers have it."""
+        """Required of a logger by Lightning."""
         return "version_0"
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The settings are in config.yaml."""
+        """Does nothing: the settings are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -250,7 +253,7 @@ class Csv(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Appends the new rows, or writes all of them where there is a new column; then they are durable."""
+        """Writes the new rows durably: appended, or with the whole file where a column is new."""
         if not self.rows:
             return
         if self.columns is None:
@@ -296,7 +299,7 @@ class Csv(Logger):
 
 
 class UserRows(Logger):
-    """What a module or a callback of the user's logs with `self.log`, as rows of metrics.jsonl with the split "user"."""
+    """Writes values of `self.log` as rows of metrics.jsonl with the split "user"."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
@@ -304,16 +307,16 @@ class UserRows(Logger):
 
     @property
     def name(self) -> str:
-        """As Lightning's loggers have it."""
+        """Required of a logger by Lightning."""
         return "user"
 
     @property
     def version(self) -> str:
-        """As Lightning's loggers have it."""
+        """Required of a logger by Lightning."""
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The settings are in config.yaml."""
+        """Does nothing: the settings are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -324,7 +327,7 @@ class UserRows(Logger):
 
 
 class Wandb(WandbLogger):
-    """Lightning's, started with standard output kept from wandb: the process that it starts says its last words there."""
+    """Lightning's logger, with standard output kept from the process that wandb starts."""
 
     @property
     def experiment(self) -> Any:
@@ -336,7 +339,7 @@ class Wandb(WandbLogger):
 
 
 def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
-    """The same run in wandb for as long as the run folder goes on: its id is in the file wandb_id."""
+    """The logger of one run in wandb, whose id the file wandb_id keeps for a resume."""
     path = run_dir / "wandb_id"
     known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
     name = known if re.fullmatch(r"[0-9a-f]{8}", known) else secrets.token_hex(4)
@@ -355,7 +358,7 @@ def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
 
 @rank_zero_only
 def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
-    """Hands the settings to the loggers of others, some of which are closed at the run's end; TensorBoard gets its layout."""
+    """Logs the settings at the start of a run; TensorBoard logs them at its end."""
     for logger in loggers:
         if isinstance(logger, TensorBoard):
             logger.log_layout()
@@ -365,7 +368,7 @@ def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Within it standard output is standard error, also for processes that are started there: wandb's writes its last words."""
+    """Redirects standard output to standard error, also for processes started within the block."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)
@@ -381,7 +384,7 @@ def quiet_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-# The columns of TensorBoard's table of runs, in this order; behind them come settings that are not at their defaults.
+# The first columns of TensorBoard's table of runs; settings that are not at their defaults follow.
 COLUMNS = (
     *("optim.lr", "optim.weight_decay", "data.batch_size", "model.n_layer", "model.n_embd", "model.n_head"),
     *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
@@ -392,7 +395,7 @@ PLACES = ("run_dir", "data.dir", "data.file", "data.url", "data.sha256", "data.m
 
 
 def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table of runs: the best validation, the size of the model, the settings that matter, the others.
+    """A row of the table of runs: the best validation, the model's size, the settings.
 
     The best validation stands among the settings: as a metric it would be a curve of one point beside the real ones.
     """

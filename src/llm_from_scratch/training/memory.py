@@ -1,4 +1,4 @@
-"""The bytes that a training takes, from its shape alone: the micro-batches are chosen by them, and `plan` shows them.
+"""The bytes that a training takes, from its shape alone, and the micro-batches that fit.
 
 Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner width, V vocabulary.
 """
@@ -15,7 +15,9 @@ INNER = {"relu": 1, "gelu": 2, "gelu_erf": 2, "relu2": 2, "swiglu": 4}
 
 
 def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
-    """What waits for the backward pass, bytes a token (Korthikanti et al. 2022 count so for GPT-2), in float32: bfloat16 takes less.
+    """Activations kept for the backward pass, bytes a token, in float32; bfloat16 takes less.
+
+    Source: Korthikanti et al. 2022 count so for GPT-2.
 
     Args:
         model: the shape.
@@ -35,12 +37,14 @@ def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
 
 
 def logits_bytes(vocab_size: int, *, cpu: bool) -> int:
-    """What the loss holds at a time: logits, probabilities and errors of a chunk of tokens (`GPT.loss`)."""
+    """Bytes of logits, probabilities and errors of the chunk that `GPT.loss` computes at a time."""
     return 3 * VALUE * vocab_size * max(256, 2 ** (18 if cpu else 28) // vocab_size)
 
 
 def state_bytes(parameters: int, optim: OptimConfig, matrices: int) -> dict[str, int]:
-    """Weights, their gradients and AdamW's two moments, in float32; of the `matrices` numbers within blocks Muon keeps one moment.
+    """Bytes of weights, gradients and AdamW's two moments, in float32.
+
+    Muon keeps one moment of the `matrices` numbers within blocks.
 
     An average of the weights is as large as they are, and counted with the optimizer's numbers.
     """
@@ -54,7 +58,7 @@ def on_gpu(settings: TrainerConfig) -> bool:
 
 
 def device_bytes(settings: TrainerConfig) -> int:
-    """Memory of a device: of the smallest visible GPU, or of this machine, which all its processes share.
+    """Bytes of the smallest visible GPU, or of this machine, which all its processes share.
 
     The size counts, and never what is free at the moment: the same command must cut its batches alike.
     """
@@ -64,14 +68,14 @@ def device_bytes(settings: TrainerConfig) -> int:
 
 
 def activation_room(settings: TrainerConfig, processes: int) -> int:
-    """Bytes that a process may fill with activations: 80 % of its GPU; of a machine a quarter, shared by its processes."""
+    """Bytes for a process's activations: 80 % of its GPU, or its part of a quarter of the machine."""
     if on_gpu(settings):
         return int(device_bytes(settings) * 0.8)
     return device_bytes(settings) // 4 // processes
 
 
 def micro_batch_size(config: Config, devices: int, recorded: int | None = None) -> int:
-    """Sequences that a device takes at a time: `data.micro_batch_size`, else the most that the memory has room for.
+    """Sequences of a device at a time: `data.micro_batch_size`, else as many as fit into memory.
 
     Args:
         config: the whole configuration.

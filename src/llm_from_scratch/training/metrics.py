@@ -19,9 +19,9 @@ def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
 
 
 class Metrics(Callback):
-    """Writes metrics.jsonl (the same for the same seed), timing.jsonl (what depends on the clock) and the loggers' curves.
+    """Writes metrics.jsonl (a function of the seed), timing.jsonl and the loggers' curves.
 
-    A training row is the loss of that very step's batch, so that it does not depend on the steps that were logged before.
+    A training row is the loss of that step's batch, whatever steps were logged before.
     """
 
     def __init__(self, run_dir: Path, every_n_steps: int, settings: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ class Metrics(Callback):
         self.latest: dict[str, Any] = {}  # for the progress callback
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Drops what was logged after the checkpoint that this run goes on from: it comes again."""
+        """Drops the rows behind the checkpoint of a resumed run: they come again."""
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
@@ -43,7 +43,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Every few optimizer steps: the one moment at which the host waits for the device."""
+        """Writes a row every few optimizer steps, when the host waits for the device."""
         step = trainer.global_step
         self.tokens += batch[0].numel()
         if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
@@ -64,11 +64,11 @@ class Metrics(Callback):
         self.since, self.tokens = time.perf_counter(), 0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The time of a validation is not that of training steps."""
+        """Starts the clock of a validation, which is no part of the training time."""
         self.validation_since = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """One row over the whole split."""
+        """Writes the row of a validation."""
         seconds = time.perf_counter() - self.validation_since
         self.since += seconds
         row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row

@@ -1,8 +1,9 @@
-"""The LightningModule: what one step of training and of validation is.
+"""The LightningModule: one step of training and of validation.
 
-Shapes: B batch, T time, V vocabulary. All that a step depends on is a function of (seed, step): the batch, dropout, the learning rate. So a
-checkpoint needs the weights, the optimizer and the step, and a resumed run cannot tell that it was stopped. How a batch is cut into
-micro-batches and processes changes rounding alone; on a GPU it also changes the dropout of the attention weights.
+Shapes: B batch, T time, V vocabulary. Batch, dropout and learning rate are functions of
+(seed, step). So a checkpoint needs the weights, the optimizer and the step, and a resumed run
+equals one that never stopped. The cut of a batch into micro-batches and processes changes
+rounding alone; on a GPU it also changes the dropout of the attention weights.
 """
 
 import logging
@@ -49,7 +50,7 @@ class LanguageModel(lightning.LightningModule):
         self.max_steps, self.seed, self.val_bytes = config.trainer.max_steps, config.seed, val_bytes
         self.compiles = config.trainer.compile
         self.compiled = False
-        # Read by the callbacks, every few steps: reading them every step would make the device wait for the host.
+        # The callbacks read these every few steps: at every step the device would wait for the host.
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
         self.grad_norm: Tensor | None = None  # before clipping
         self.lr = 0.0  # of this optimizer step
@@ -57,24 +58,29 @@ class LanguageModel(lightning.LightningModule):
         self.average: WeightAverage | None = None
         self.val_row: dict[str, float] = {}  # of the average where there is one
         self.raw_row: dict[str, float] = {}  # then of the weights themselves
-        self.skipped = torch.zeros(
-            2, dtype=torch.int64
-        )  # batches passed over for their numbers, and the step of the last one
+        # Batches passed over for NaN or infinite values, and the step of the last one.
+        self.skipped = torch.zeros(2, dtype=torch.int64)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes here which hook it is in, fifty times a step; torch's way would look for parameters each time."""
+        """Sets Lightning's note of the current hook directly, fifty times a step.
+
+        torch would search its parameters and buffers for the name each time.
+        """
         if name == CURRENT_HOOK:
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
 
     def batches(self, step: int) -> float:
-        """Full batches (of `data.batch_size`) consumed before an optimizer step; the schedule is a function of this."""
+        """Full batches (of `data.batch_size`) consumed before an optimizer step.
+
+        The learning-rate schedule is a function of this.
+        """
         data = self.config.data
         return sequences_before(step, data.batch_size, data.batch_schedule) / data.batch_size
 
     def configure_model(self) -> None:
-        """Compiles, where that pays; under `trainer=fsdp` the processes share the weights out."""
+        """Compiles where that pays; under `trainer=fsdp` shards the weights."""
         trainer = self.trainer
         if self.compiles:
             setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
@@ -107,7 +113,7 @@ class LanguageModel(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Where `data.batch_schedule` goes on to a larger batch; the callbacks have been told of the step's end before."""
+        """Sets the micro-batches of the next step, which `data.batch_schedule` may change."""
         trainer = self.trainer
         if trainer.datamodule.batch_schedule and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # type: ignore[attr-defined]
             self._count_micro_batches(trainer.global_step)
@@ -122,7 +128,10 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """The Trainer's clipping by the global norm (Pascanu et al. 2013), which also is the norm that is logged."""
+        """Clips by the global norm, keeps it for the logs, and counts NaN and infinite values.
+
+        Source: Pascanu et al. 2013.
+        """
         self.lr = optimizer.param_groups[0]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
         self.grad_norm = whole(torch.nn.utils.clip_grad_norm_(self.weights, limit).detach())
@@ -140,7 +149,7 @@ class LanguageModel(lightning.LightningModule):
             self.check_numbers()
 
     def check_numbers(self) -> None:
-        """Ends the run when more batches than `optim.skip_bad_steps` had a loss or a gradient that is NaN or infinite.
+        """Ends the run after more than `optim.skip_bad_steps` batches with a NaN or infinite value.
 
         On a CPU before each optimizer step; elsewhere when the metrics are read, the update having been left out on the device.
 
@@ -157,7 +166,7 @@ class LanguageModel(lightning.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """A resumed run follows the settings that it has now, and says where that changes its learning rate at once."""
+        """Gives a resumed run its present settings, and warns where its learning rate jumps."""
         before = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.follow_settings()
         now, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.trainer.global_step
@@ -170,7 +179,7 @@ class LanguageModel(lightning.LightningModule):
             )
 
     def follow_settings(self) -> None:
-        """Gives the optimizer its hyper-parameters, and its learning rate by the schedule, from the present settings."""
+        """Sets the optimizer's hyper-parameters and learning rate from the present settings."""
         optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, LambdaLR)
         for group, settings in zip(optimizer.param_groups, self.settings, strict=True):
@@ -181,12 +190,12 @@ class LanguageModel(lightning.LightningModule):
             group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_fit_start(self) -> None:
-        """Brings the counter to the device; lists the weights once, rather than at every step."""
+        """Moves the counter to the device, and lists the weights once."""
         self.skipped = self.skipped.to(self.device)
         self.weights = list(self.parameters())
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the sums of a validation on the device: one read at its end."""
+        """Sets the sums of a validation to zero, on the device."""
         # float64 keeps millions of small terms exact; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.nats = torch.zeros(2, dtype=dtype, device=self.device)  # of the weights, of their average
@@ -212,12 +221,11 @@ class LanguageModel(lightning.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in self.val_row.items()}, rank_zero_only=True, logger=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer, and a schedule that moves every optimizer step (Lightning's default is every epoch)."""
-        fused = (
-            self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
-        )  # a gradient scaler needs to see the gradients
+        """The optimizer, and a schedule that moves every optimizer step, not every epoch."""
+        # A gradient scaler needs to see the gradients.
+        fused = self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
-        # Lightning restores a checkpoint's over them. An optimizer of the user's may keep its state beside them.
+        # Loading a checkpoint overwrites them. A custom optimizer may keep state in its groups.
         given = {"lr", "weight_decay", *self.optim.custom} if self.optim.name == "custom" else None
         self.settings = [
             {name: value for name, value in group.items() if name != "params" and (given is None or name in given)}
@@ -233,17 +241,17 @@ class LanguageModel(lightning.LightningModule):
         }
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it the model has the weights that are to be used: their average, where one is kept."""
+        """A context in which the model has the averaged weights, where an average is kept."""
         return self.average.applied() if self.average else nullcontext()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning's loop counters go: all of them follow from the number of optimizer steps."""
+        """Drops Lightning's loop counters, which follow from the number of optimizer steps."""
         checkpoint.pop("loops")
         checkpoint["skipped"] = self.skipped.cpu()
         checkpoint["layout"] = self.layout()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the counters that a run which had never stopped would have, also when the micro-batches are others than before."""
+        """Sets the counters as if the run had never stopped, for the present micro-batches."""
         step = int(checkpoint["global_step"])
         self._count_micro_batches(step)
         count_optimizer_steps(self.trainer, step)
@@ -252,7 +260,10 @@ class LanguageModel(lightning.LightningModule):
             self._tell_changes(checkpoint["layout"])
 
     def layout(self) -> dict[str, Any]:
-        """How a step is cut and computed, as every checkpoint records it; data and dropout on a CPU do not depend on it."""
+        """The cut and the computation of a step, as every checkpoint records them.
+
+        The data and the dropout of a CPU do not depend on it.
+        """
         trainer = self.trainer
         return {
             "processes": trainer.world_size,
@@ -265,7 +276,7 @@ class LanguageModel(lightning.LightningModule):
         }
 
     def _tell_changes(self, before: dict[str, Any] | str) -> None:
-        """Says what a resumed run computes in another way than the run before, and how far its losses can differ."""
+        """Reports the changes of layout of a resumed run, and how far its losses can differ."""
         now, dropout = self.layout(), self.model.config.dropout > 0
         if isinstance(before, str):  # version 0.1
             if dropout:

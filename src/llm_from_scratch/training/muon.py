@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): an optimizer whose step for a matrix is a nearly orthogonal one; AdamW for all that is no matrix.
+"""Muon: nearly orthogonal steps for matrices, AdamW for all other parameters (Jordan et al. 2024).
 
 Shapes: n matrices of one shape, r rows, c columns.
 """
@@ -14,16 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # of a quintic that lifts small singular values fast and leaves all of them within 0.7 to 1.2
+# Of a quintic that lifts small singular values fast and leaves all of them within 0.7 to 1.2.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Matrices (n, r, c), r <= c -> U V^T of each one's singular value decomposition U S V^T, nearly: its singular values become about 1.
+    """Matrices (n, r, c), r <= c -> nearly U V^T of each singular value decomposition U S V^T.
 
     Computed in `dtype`: float32 on a CPU, bfloat16 on a CUDA GPU unless it is given.
     """
@@ -37,7 +34,9 @@ def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def orthogonal(updates: list[Tensor]) -> list[Tensor]:
-    """Each matrix (r, c) made nearly orthogonal, at the root mean square of AdamW's steps, 0.2 (Liu et al. 2025).
+    """Each matrix (r, c) nearly orthogonal, with the root mean square of AdamW's steps, 0.2.
+
+    Source: Liu et al. 2025.
 
     Those of one shape, lying or standing, are one batched product. Of several processes, which all call with the same matrices, each
     computes its part of them, and all get the whole.
@@ -69,7 +68,7 @@ def _shared_out(stack: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for the parameter groups of kind `muon`, AdamW (Loshchilov & Hutter 2019) for those of kind `adamw`; both with decoupled decay.
+    """Muon for parameter groups of kind `muon`, AdamW for kind `adamw`; both with decoupled decay.
 
     A group of kind `muon` holds matrices alone, and in `rows` the heights of the parts that each is made of: a layer that computes queries,
     keys and values in one product has three matrices, and they are made orthogonal one by one.

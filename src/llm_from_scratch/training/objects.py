@@ -1,4 +1,4 @@
-"""Classes of the user's, found by the `_target_` of a setting and made from the settings beside it."""
+"""The user's own classes, found by the `_target_` of a setting, made from those beside it."""
 
 import importlib
 from typing import Any

@@ -17,7 +17,9 @@ from llm_from_scratch.training.objects import object_class
 
 
 def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
-    """The learning rate of optimizer step `step` (from 0), as a share of its peak; steps with a smaller batch count for their part of one.
+    """The learning rate of optimizer step `step` (from 0) as a factor of its peak.
+
+    A step with a smaller batch counts as its part of a step.
 
     Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then `cosine`: half a cosine down to
     `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a straight line there; `wsd`: the peak, and a straight line over
@@ -36,7 +38,9 @@ def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
 
 
 def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer:
-    """The optimizer of `optim.name`, with weight decay on matrices alone; `fused` does AdamW's whole update in one kernel.
+    """The optimizer of `optim.name`, with weight decay on matrices alone.
+
+    `fused` computes AdamW's update in one kernel.
 
     For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are AdamW's. For `custom`, the
     class of the user's gets the groups of AdamW.
@@ -81,7 +85,7 @@ def _make_custom(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer
 
 
 def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
-    """The heights of the matrices that a layer computes in one product: queries, keys and values; gate and value of SwiGLU."""
+    """Heights of the matrices in one weight: queries, keys, values; SwiGLU's gate and value."""
     if name.endswith("attention.qkv.weight"):
         size = model.config.head_dim
         return [model.config.n_head * size, model.config.kv_heads * size, model.config.kv_heads * size]
@@ -91,7 +95,7 @@ def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
 
 
 def row_keys(seed: int, step: int, first: int, count: int, device: torch.device) -> Tensor:
-    """Dropout's keys (count,) int64 for the rows `first`… of a step's batch, over all processes and micro-batches.
+    """Keys of dropout (count,) int64 for the rows from `first` on of a step's whole batch.
 
     A function of (seed, step, row), so that there is no random state to save, and the cut of a batch changes no mask.
     """
@@ -101,7 +105,7 @@ def row_keys(seed: int, step: int, first: int, count: int, device: torch.device)
 
 
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
-    """Seeds torch's generators as a function of where the run stands, for the kernels that draw from them."""
+    """Seeds torch's generators with (seed, step, micro-batch, rank), for kernels that use them."""
     torch.manual_seed(_mixed(seed, step, micro, rank))
 
 

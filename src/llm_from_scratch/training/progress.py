@@ -1,4 +1,4 @@
-"""The lines that a training says of itself: one at its start, how long it takes, and that the validation loss rises."""
+"""The lines of a training: its start, the bar, the time left, a rising validation loss."""
 
 import logging
 import math
@@ -111,7 +111,7 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Shows the newest row, when there is one, and with the second one how long the run takes."""
+        """Shows the newest row, and the time left from the second row on."""
         row = self.metrics.latest
         if not trainer.is_global_zero or not stepped(trainer, batch_idx):
             return
@@ -139,11 +139,11 @@ class ProgressBar(Callback):
             self.say(f"{line}  {left}")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The time that is left has validations in it."""
+        """Starts the clock of a validation."""
         self.validation_since = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """One line that stays, for each validation."""
+        """Prints one line for each validation."""
         self.pace.validated(time.perf_counter() - self.validation_since)
         row = pl_module.val_row
         figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
@@ -152,7 +152,7 @@ class ProgressBar(Callback):
             self.say(line)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Gives the terminal back, also after an error."""
+        """Closes the bar, also after an error."""
         self.close()
 
     def close(self) -> None:
@@ -163,14 +163,14 @@ class ProgressBar(Callback):
 
 
 def _log_above_the_bar() -> None:
-    """Lets log lines go where `sys.stderr` is now: a bar puts its own there, which writes above it and then draws it again."""
+    """Sends log lines to the present `sys.stderr`: a bar has its own, which writes above it."""
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
             handler.setStream(sys.stderr)
 
 
 class Opening(Callback):
-    """One line at the start of a training, and what is unwise about it.
+    """One line at the start of a training, and the warnings of `plan`.
 
     Args:
         config: of the run.
@@ -182,7 +182,7 @@ class Opening(Callback):
         self.config, self.epochs, self.warnings = config, epochs, warnings
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Says them, when nothing can be refused any more."""
+        """Prints the lines at the first step, when nothing can be refused any more."""
         if not trainer.is_global_zero:
             return
         shape, first = self.config.model, trainer.global_step
@@ -213,7 +213,7 @@ def _device(trainer: lightning.Trainer, device: torch.device) -> str:
 
 
 class Overfitting(Callback):
-    """Says once that the validation loss rises, with the place of the best weights and what helps.
+    """Reports a rising validation loss once, with the best weights and what helps.
 
     Args:
         run_dir: whose earlier validations count.
@@ -230,7 +230,7 @@ class Overfitting(Callback):
         self.reported = 0  # the step of the best weights when it was said
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """The validations of a run that goes on; what was said of them is not said again."""
+        """Reads a resumed run's validations; a reported rise is not reported again."""
         rows = [row for row in read_rows(self.run_dir / "metrics.jsonl") if row["split"] == "val"]
         self.losses = [(row["step"], row["loss"]) for row in rows if row["step"] <= trainer.global_step]
         self.reported = self._best()[0] if self._rises() else 0

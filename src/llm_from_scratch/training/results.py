@@ -1,4 +1,4 @@
-"""What a person looks at first when a run has ended: a table, a picture, the next commands."""
+"""The end of a run: the table of results, the curves, the next commands."""
 
 import statistics
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def completed(root: Path) -> list[Path]:
 
 
 def print_sweep(roots: Sequence[Path]) -> int:
-    """One table of all runs of a sweep with what differs between them, the best first; on standard error.
+    """Prints one table of all runs of a sweep, the best first, on standard error.
 
     Args:
         roots: the folders that hold the runs: several where a sweep varies the corpus, after which they are named.

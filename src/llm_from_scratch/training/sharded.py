@@ -1,4 +1,4 @@
-"""`trainer=fsdp`: weights, gradients and moments shared out among the processes, checkpoints in the same verified folders.
+"""`trainer=fsdp`: weights, gradients and moments sharded over processes, whole checkpoints.
 
 Fully sharded data parallelism (Rajbhandari et al. 2020, Zhao et al. 2023) through torch's `fully_shard`, which keeps the names and shapes
 of the weights. So a checkpoint of eight processes goes on with one, and the other way round.
@@ -29,7 +29,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for `fully_shard`, which saves and loads through the Trainer's CheckpointIO as every other one does."""
+    """Lightning's strategy for `fully_shard`; it saves and loads through the Trainer's CheckpointIO."""
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
@@ -40,7 +40,7 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, model: GPT) -> None:
-        """Shares out each block, then what is left; a block's weights are whole only while it computes."""
+        """Shards each block, then the rest; a block's weights are whole only while it computes."""
         if isinstance(model, FSDPModule):
             return  # Lightning asks again for each stage
         mesh = self.device_mesh["data_parallel"]
@@ -71,7 +71,7 @@ class Sharded(ModelParallelStrategy):
         return checkpoint
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state under the numbers that a single process gives the parameters; empty on the other processes."""
+        """The whole state, numbered as in a single process; empty on all processes but the first."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         assert self.model is not None
@@ -94,13 +94,13 @@ class Sharded(ModelParallelStrategy):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that the processes may have shared out, whole; then every process must ask."""
+    """The whole of a tensor that may be sharded; then every process must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def whole_model(model: GPT) -> GPT:
-    """The model with whole weights, as writing text and saving need it: itself, or a copy that every process must ask for."""
+    """The model with whole weights: itself, or a copy that every process must ask for."""
     if not isinstance(model, FSDPModule):
         return model
     copy = GPT(model.config).to(model.token_embedding.weight.device)

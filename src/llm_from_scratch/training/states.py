@@ -1,4 +1,4 @@
-"""States to resume, as Lightning saves and loads them: verified folders of plain values, a user's callbacks included."""
+"""States to resume as Lightning saves and loads them: verified folders of plain values."""
 
 import shutil
 from pathlib import Path
@@ -26,11 +26,11 @@ class StateFolders(CheckpointIO):
         self.fingerprints, self.background = fingerprints, background
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Copies; the writing beside `path`, which then takes its place, happens behind the steps that follow."""
+        """Copies the state; a thread then writes it beside `path` and renames it."""
         self.background.submit(save_state, plain_state(checkpoint), Path(path), self.fingerprints)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads and verifies; nothing in a checkpoint can run."""
+        """Reads and verifies a checkpoint; nothing in it can run."""
         self.background.wait()
         self.compare(Path(path))
         return user_state(load_state(Path(path)))
@@ -56,12 +56,12 @@ class StateFolders(CheckpointIO):
         shutil.rmtree(path)
 
     def teardown(self) -> None:
-        """What was handed over is on the disk when the Trainer ends."""
+        """Waits until all checkpoints are on the disk."""
         self.background.wait()
 
 
 def plain_state(tree: Any, *path: str) -> Any:
-    """A nested state in tensors and JSON's types; numpy's values and paths are marked, so that `user_state` brings them back.
+    """A nested state in tensors and JSON's types; `user_state` restores numpy's values and paths.
 
     Args:
         tree: dictionaries, lists and tuples of values.

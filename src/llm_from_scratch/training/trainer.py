@@ -1,4 +1,4 @@
-"""A Lightning Trainer from the settings: device, precision, loggers, callbacks, checkpoints without pickle."""
+"""The Lightning Trainer from the settings: device, precision, loggers, callbacks, checkpoints."""
 
 import ctypes
 import inspect
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def separate_processes() -> Iterator[None]:
-    """Within it a run has processes of its own; Lightning leaves their group and their variables to the next run."""
+    """Removes the process group and the variables that Lightning leaves behind a run."""
     before = dict(os.environ)
     try:
         yield
@@ -115,7 +115,7 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
 
 
 def _loggers(config: Config, run_dir: Path, first_step: int, users: Mapping[str, Logger]) -> list[Logger]:
-    """The loggers that the setting `logger` names, in its order, and the rows of what is logged beside the loop."""
+    """The loggers of the setting `logger`, in its order, and the rows of `self.log`."""
     resumed_from = first_step if config.resume else None
     made = [
         users[name] if name in users else make_logger(name, settings, run_dir, resumed_from)
@@ -130,16 +130,15 @@ def _strategy(name: str) -> str | Strategy:
         return Sharded()
     if name == "ddp":  # the tables of positions, which are buffers, are the same everywhere: nobody need send them
         known = inspect.signature(DistributedDataParallel.__init__).parameters
-        sync = (
-            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        )  # its name before torch 2.13
+        # Its name before torch 2.13.
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
         return DDPStrategy(**settings)
     return name
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep what a step frees for the next one: else it hands large blocks back, and the kernel clears them anew each time."""
+    """Lets glibc keep freed memory for the next step; the kernel would clear it anew each time."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
@@ -147,7 +146,7 @@ def _keep_memory() -> None:
 
 
 def quiet() -> None:
-    """Hides what Lightning says at every start, and what does not apply to an endless sampler and checkpoints of its own."""
+    """Hides Lightning's messages at every start, and warnings that do not apply to these runs."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -171,7 +170,7 @@ def precision(settings: TrainerConfig) -> str:
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
-    """Sequences that a device takes at a time (`memory.micro_batch_size`), and the Trainer's intervals in such micro-batches.
+    """Sequences of a device at a time; sets the Trainer's intervals in such micro-batches.
 
     Args:
         trainer: whose intervals are set.
