@@ -3,8 +3,8 @@
     checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors,
                                  manifest.json (sizes, sha256)
 
-There is no pickle: a stranger's file can be wrong, and cannot run anything. The manifests of version
-0.1 have no checksum of their own and are read as they stand.
+There is no pickle: a stranger's file can be wrong, and cannot run anything. The manifests of
+version 0.1 have no checksum of their own and are read as they stand.
 """
 
 import errno
@@ -99,8 +99,8 @@ def reason(error: BaseException) -> str:
 class Background:
     """A thread that writes in order. A training step waits for a copy in memory, never for a disk.
 
-    The previous files stay in place until a write completes. A failed write is re-raised by the next
-    `submit` or by `wait`, and later writes are dropped: no checkpoint is newer than its model.
+    The previous files stay in place until a write completes. A failed write is re-raised by the
+    next `submit` or by `wait`, and later writes are dropped: no checkpoint is newer than its model.
     """
 
     def __init__(self) -> None:

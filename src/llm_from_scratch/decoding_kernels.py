@@ -1,8 +1,8 @@
-"""Triton kernels that read one token on a CUDA GPU: the fast twin of `GPT.forward` for one position.
+"""Triton kernels that read one token on a CUDA GPU: the fast twin of `GPT.forward`.
 
-With few rows, reading the weights and launching kernels bound a step. So one kernel joins norm, product,
-bias, activation and residual; another joins query and key norms, rotation, the write into the cache and
-attention (running soft-max: Dao et al. 2022). Sums are in float32.
+With few rows, reading the weights and launching kernels bound a step. So one kernel joins norm,
+product, bias, activation and residual; another joins query and key norms, rotation, the write into
+the cache and attention (running soft-max: Dao et al. 2022). Sums are in float32.
 
 Triton comes with torch's builds for CUDA; without it `supports` is false for every model.
 
@@ -289,7 +289,7 @@ def linear(
     dtype: torch.dtype | None = None,
     launch: Launch = run,
 ) -> Tensor:
-    """activation(norm(x) W^T + bias) + residual: x (R, I), weight (O, I) -> (R, O), swiglu (R, O/2)."""
+    """activation(norm(x) W^T + bias) + residual: x (R, I), weight (O, I) -> (R, O or O/2)."""
     rows, inputs = x.shape
     outputs = len(weight) // (2 if activation == "swiglu" else 1)
     y = torch.empty(rows, outputs, device=x.device, dtype=dtype or x.dtype)
@@ -337,7 +337,7 @@ def attention(
 
 
 def supports(model: GPT) -> bool:
-    """Whether `next_logits` computes this model: pre-norm, contiguous weights of plain `nn.Linear`."""
+    """Whether `next_logits` computes this model: pre-norm, contiguous plain `nn.Linear`s."""
     if triton is None or model.config.norm_position != "pre":
         return False
     blocks: Any = model.blocks
@@ -355,7 +355,7 @@ def supports(model: GPT) -> bool:
 
 
 def head_of(model: GPT, rows: int) -> Tensor:
-    """The head's matrix (V, C); for many rows V is padded to a multiple of 64 for the tensor cores."""
+    """The head's matrix (V, C); V is padded to a multiple of 64 for many rows."""
     weight = model.token_embedding.weight if model.head is None else model.head.weight
     return weight if rows <= FEW_ROWS else F.pad(weight, (0, 0, 0, -len(weight) % 64))
 
@@ -416,8 +416,8 @@ def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Lau
 def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
     """Compiles every kernel of `next_logits` and `choose`, each in a thread; later calls load them.
 
-    Launches nothing and leaves the cache, whose `position` is set, unchanged: its shapes decide what
-    is compiled.
+    Launches nothing and leaves the cache, whose `position` is set, unchanged: its shapes decide
+    what is compiled.
     """
     found: dict[Any, tuple] = {}
 

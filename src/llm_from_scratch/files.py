@@ -1,7 +1,7 @@
 """Atomic, durable writes of files and folders, and bounded reads of hostile ones.
 
-Every write goes through a temporary name that this process alone created (`O_EXCL`, a random part): it
-never follows a link or a leftover.
+Every write goes through a temporary name that this process alone created (`O_EXCL`, a random part):
+it never follows a link or a leftover.
 """
 
 import contextlib

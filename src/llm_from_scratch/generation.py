@@ -1,8 +1,8 @@
 """Generation: prompt -> ids -> (logits -> filters -> one sampled id) repeated -> text, as it comes.
 
-`prefill` reads the prompt into the key/value cache, `decode` reads one token more; `generate_tokens`
-joins them, and `generate` turns ids into text. `generate_with_temperature` is the article's loop
-without a cache: the plain twin, which chooses the same ids.
+`prefill` reads the prompt into the key/value cache, `decode` reads one token more;
+`generate_tokens` joins them, and `generate` turns ids into text. `generate_with_temperature` is the
+article's loop without a cache: the plain twin, which chooses the same ids.
 
 Shapes: B batch (samples), T time (positions), V vocabulary.
 """
@@ -97,7 +97,7 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
 
 
 def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
-    """Exponential noise (B, V) for `sample`, apart from it so that it can be compiled; None for greedy."""
+    """Exponential noise (B, V) for `sample`, which can then be compiled; None for greedy."""
     return (
         torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator) if config.temperature else None
     )
@@ -108,7 +108,8 @@ def window_start(start: int, length: int, block_size: int) -> int:
     """Where the window on `length` tokens begins, given where it began before.
 
     It grows until the context is full; then the older half is dropped. Dropping one token at a time
-    would move every position and so read the window anew a token; halves do so once in block_size / 2.
+    would move every position and so read the window anew a token; halves do so once in block_size /
+    2.
     """
     return start if length - start <= block_size else length - (block_size + 1) // 2
 
@@ -116,7 +117,8 @@ def window_start(start: int, length: int, block_size: int) -> int:
 def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     """Reads ids (B, T) into the emptied cache; logits (B, V) of the token after them.
 
-    A single text (1, T) is read once and its keys and values are copied to all samples of the cache.
+    A single text (1, T) is read once and its keys and values are copied to all samples of the
+    cache.
     """
     cache.reset()
     rows = len(cache.keys[0])
@@ -141,10 +143,10 @@ def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
 class SplitLinear(nn.Module):
     """`nn.Linear` (I inputs, O outputs) for few rows on a CPU, its outputs in P parts, one a thread.
 
-    A matrix library gives a product with one row to one thread, which is bound by reading the matrix;
-    threads that read a part each are faster (Shoeybi et al. 2019 split over devices so). A matrix with
-    more outputs than inputs lies column by column, any other row by row: the product along the longer
-    side takes up to two thirds of the time of the other.
+    A matrix library gives a product with one row to one thread, which is bound by reading the
+    matrix; threads that read a part each are faster (Shoeybi et al. 2019 split over devices so). A
+    matrix with more outputs than inputs lies column by column, any other row by row: the product
+    along the longer side takes up to two thirds of the time of the other.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, parts: int) -> None:
@@ -171,8 +173,8 @@ class SplitLinear(nn.Module):
 def split_linears(model: GPT) -> None:
     """Replaces every linear layer of a model on a CPU, the head too, by a `SplitLinear` for torch's threads.
 
-    Logits stay the same, names and shapes of the weights do not: the model cannot be trained or saved
-    afterwards.
+    Logits stay the same, names and shapes of the weights do not: the model cannot be trained or
+    saved afterwards.
     """
     head = model.token_embedding if model.head is None else model.head
     if head.weight.device.type != "cpu":
@@ -191,8 +193,9 @@ def generate_tokens(
 ) -> Iterator[Tensor]:
     """Yields max_new_tokens times the next tokens (B,) of ids (B, T), T >= 1; a text (1, T) has B = num_samples.
 
-    A prompt longer than the context keeps its last block_size tokens, with a warning. The generator, on
-    the device of ids, is seeded by the configuration where none is given. The model keeps its mode.
+    A prompt longer than the context keeps its last block_size tokens, with a warning. The
+    generator, on the device of ids, is seeded by the configuration where none is given. The model
+    keeps its mode.
 
     Raises:
         UserError: the model answers with NaN.
@@ -291,8 +294,8 @@ def generate_with_temperature(
 def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
     """The ids (B,) of each step, copied to the host.
 
-    A GPU would wait at each copy. The first token is copied at once, the next ones 2, 4, … `at_a_time`
-    steps together, while the following steps run.
+    A GPU would wait at each copy. The first token is copied at once, the next ones 2, 4, …
+    `at_a_time` steps together, while the following steps run.
     """
     held: list[Tensor] = []
     copies: deque[_Copy] = deque()
@@ -334,8 +337,8 @@ class _Copy:
 class TextStream:
     """The bytes of one sample -> text as soon as it is certain.
 
-    The stream holds back incomplete characters and text that may begin a stop string. Its output does
-    not depend on how the bytes were cut. Bytes that are no UTF-8 become U+FFFD.
+    The stream holds back incomplete characters and text that may begin a stop string. Its output
+    does not depend on how the bytes were cut. Bytes that are no UTF-8 become U+FFFD.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -370,10 +373,10 @@ class TextStream:
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig) -> Iterator[list[str]]:
     """Continues the prompt on the model's device: yields num_samples parts of new text a token.
 
-    A part is "" where nothing is certain yet or the sample has ended; joined, the parts of a sample are
-    its text. A sample ends at an end-of-text token, before a stop string, or after max_new_tokens. An
-    empty prompt starts a document: from an end-of-text token. The prompt is cleaned as the corpus was
-    (`clean_typed`). The same seed gives the same text on a CPU.
+    A part is "" where nothing is certain yet or the sample has ended; joined, the parts of a sample
+    are its text. A sample ends at an end-of-text token, before a stop string, or after
+    max_new_tokens. An empty prompt starts a document: from an end-of-text token. The prompt is
+    cleaned as the corpus was (`clean_typed`). The same seed gives the same text on a CPU.
 
     Raises:
         UserError: at once, where the tokenizer does not know a character of the prompt.

@@ -16,7 +16,7 @@ IGNORE = -1  # a target with this value is not counted in the loss
 
 
 def document_mask(ids: Tensor, eot_id: int) -> Tensor:
-    """Causal mask restricted to documents: (B, T) ids -> (B, 1, T, T), True where s <= t in one document.
+    """Causal mask within documents: ids (B, T) -> (B, 1, T, T), True where s <= t in one document.
 
     An end-of-text token begins the document behind it, as in generation from an empty prompt.
     """
@@ -30,7 +30,7 @@ _STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF
 
 
 def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits (int64) for each (key, place): entry `place` of the splitmix64 stream of `key`.
+    """64 random bits (int64) a (key, place): entry `place` of the splitmix64 stream of `key`.
 
     A pure function: a sequence has the same dropout in any batch, in a compiled graph, and when the
     backward pass draws it again.
@@ -57,7 +57,8 @@ def dropout_bound(p: float) -> int:
 def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
     """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
 
-    x holds B sequences, keys (B,) int64. A few sequences are drawn at a time, to stay in the caches.
+    x holds B sequences, keys (B,) int64. A few sequences are drawn at a time, to stay in the
+    caches.
     """
     if torch.compiler.is_compiling():
         return _dropout_mask_in_graph(x.detach(), p, keys)
@@ -71,7 +72,7 @@ def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
 
 @torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
 def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """`dropout_mask` as one call of a compiled graph; inductor's code is no faster (docs/log.md)."""
+    """`dropout_mask` as one call of a graph; inductor's code is no faster (docs/log.md)."""
     return dropout_mask(x, p, keys)
 
 
@@ -93,10 +94,10 @@ def dropout(x: Tensor, p: float, keys: Tensor) -> Tensor:
 def attention_with_dropout(
     q: Tensor, k: Tensor, v: Tensor, p: float, keys: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Causal attention whose weights are dropped: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
+    """Causal attention with dropped weights: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
 
-    `keys` (B,) as in `dropout_mask`, `mask` (B, 1, T, T). torch's `scaled_dot_product_attention` with
-    `dropout_p` has no fast kernel on a CPU and no keys.
+    `keys` (B,) as in `dropout_mask`, `mask` (B, 1, T, T). torch's `scaled_dot_product_attention`
+    with `dropout_p` has no fast kernel on a CPU and no keys.
     """
     batch, heads, time, size = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
@@ -112,9 +113,9 @@ def attention_with_dropout(
 class ChunkedCrossEntropy(torch.autograd.Function):
     """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
 
-    Forward computes the gradients from each chunk's probabilities: p - 1 at the target, p elsewhere.
-    No logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head` may have more
-    rows than the vocabulary.
+    Forward computes the gradients from each chunk's probabilities: p - 1 at the target, p
+    elsewhere. No logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head`
+    may have more rows than the vocabulary.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ def cores() -> int:
 def share_cores() -> None:
     """Lets threads that wait leave their core to other programs; a variable of the user's own counts instead.
 
-    libgomp reads it when torch is loaded, so this comes before. By itself it waits 300,000 turns, 3 ms or so, in which two
-    trainings on the same cores take each other's time (benchmarks/side_by_side.py).
+    libgomp reads it when torch is loaded, so this comes before. By itself it waits 300,000 turns, 3
+    ms or so, in which two trainings on the same cores take each other's time
+    (benchmarks/side_by_side.py).
     """
     if not {SPINS_VARIABLE, "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ[SPINS_VARIABLE] = str(SPINS)

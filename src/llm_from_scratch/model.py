@@ -2,7 +2,8 @@
 
 One `GPT` of one kind of `Block`, whose parts the configuration chooses, covers the article's single
 post-norm head, GPT-2, and the modern family (RMSNorm, rotary positions, SwiGLU, grouped queries).
-Each family computes the logits of a class of transformers: OpenAI's GPT, GPT-2, Qwen2, Qwen3, Llama.
+Each family computes the logits of a class of transformers: OpenAI's GPT, GPT-2, Qwen2, Qwen3,
+Llama.
 
 Shapes: B batch, T time (positions), S positions attended to, C channels (n_embd), H query heads,
 G key/value heads, D head size, I inner width of the feed-forward, V vocabulary.
@@ -55,7 +56,7 @@ def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Position table (length, width): sines in even channels, cosines in odd (Vaswani et al. 2017)."""
+    """Position table (length, width): sines and cosines in turn (Vaswani et al. 2017)."""
     angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)  # (T, C/2)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
@@ -63,7 +64,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 def rotary_tables(
     length: int, head_size: int, base: float, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, 1, head_size) for `rotate`; the first half of the sines is negated."""
+    """Cosines and sines (length, 1, head_size) for `rotate`; the first sines are negated."""
     divisor = base ** (torch.arange(0, head_size, 2) / head_size)  # (D/2,): wavelength / 2 pi
     if scaling is not None:
         divisor = divisor / scaled_frequencies(2 * math.pi * divisor, scaling)
@@ -75,8 +76,9 @@ def rotary_tables(
 def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     """Factors (D/2,) of the rotary frequencies, for contexts longer than the first training's.
 
-    `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3` divides
-    the long wavelengths, keeps the short ones and interpolates between them (Llama 3.1, 2024).
+    `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3`
+    divides the long wavelengths, keeps the short ones and interpolates between them (Llama 3.1,
+    2024).
     """
     if scaling["rope_type"] == "linear":
         return torch.full_like(wavelengths, 1 / scaling["factor"])
@@ -87,7 +89,7 @@ def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates channel i of x (B, T, H, D) with channel i + D/2 (Su et al. 2021; layout of Qwen3)."""
+    """Rotates channel i of x (B, T, H, D) with channel i + D/2 (Su et al. 2021; as Qwen3)."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
@@ -96,8 +98,8 @@ class KVCache:
     """Keys and values of the positions read so far: a pair of buffers (B, G, capacity, D) a layer.
 
     `GPT.forward` fills it and moves `length`, the number of positions held. Compiled steps and CUDA
-    graphs set `position`, a tensor of one number: the next token goes there, attention reads the first
-    `attended` positions under a mask, and no shape changes from token to token.
+    graphs set `position`, a tensor of one number: the next token goes there, attention reads the
+    first `attended` positions under a mask, and no shape changes from token to token.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends k and v (B, G, T, D); returns all held (B, G, length + T, D), or the attended ones."""
+        """Appends k and v (B, G, T, D); returns all (B, G, length + T, D), or the attended."""
         keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
         if self.position is not None:
             keys.index_copy_(2, self.position, k)
@@ -181,8 +183,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, T, C) -> (B, T, C).
 
-        `mask` is (T, S) for several positions behind cached ones, (B, 1, T, T) for documents; `keys`
-        (B,) key the dropout, None drops nothing.
+        `mask` is (T, S) for several positions behind cached ones, (B, 1, T, T) for documents;
+        `keys` (B,) key the dropout, None drops nothing.
         """
         batch, time, _ = x.shape
         q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
@@ -225,7 +227,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """(B, T, C) -> (B, T, I) -> (B, T, C), each position alone; SwiGLU's gate and value are one product."""
+    """(B, T, C) -> (B, T, I) -> (B, T, C); SwiGLU's gate and value are one product."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -259,7 +261,7 @@ class Block(nn.Module):
         layer: int = 0,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); `keys` (3, B) key the dropout of the weights and the two branches."""
+        """x (B, T, C) -> (B, T, C); `keys` (3, B): dropout of weights and both branches."""
         weights, first, second = (None, None, None) if keys is None else keys
         if self.post_norm:
             x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer, weights), first))
@@ -320,7 +322,7 @@ class GPT(nn.Module):
             nn.init.normal_(self.token_embedding.weight, std=std * math.sqrt(self.config.n_embd))
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V). With a cache, ids follow its positions and are added to them.
+        """ids (B, T) -> logits (B, T, V). With a cache, ids follow its positions and join them.
 
         Raises:
             UserError: there are more positions than block_size.
@@ -369,7 +371,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _dropout_keys(self, ids: Tensor, keys: Tensor | None) -> tuple[Tensor | None, Sequence[Tensor | None]]:
-        """Keys of dropout: (B,) for the embedding, (3, B) for each layer; None outside of training."""
+        """Keys of dropout: (B,) for the embedding, (3, B) a layer; None outside of training."""
         layers = self.config.n_layer
         if not (self.training and self.config.dropout):
             return None, [None] * layers
@@ -385,18 +387,19 @@ class GPT(nn.Module):
         return F.linear(hidden, self._head())[..., : self.config.vocab_size]
 
     def _head(self) -> Tensor:
-        """The head's matrix (V, C); in training on CUDA, V is padded to a multiple of 64 for the tensor cores.
+        """The head's matrix (V, C); in training on CUDA, V is padded to a multiple of 64.
 
-        The padding is zeros of a copy: it is not stored or counted, and the loss masks it out.
+        Tensor cores want it. The padding is zeros of a copy: it is not stored or counted, and the
+        loss masks it out.
         """
         weight = self.token_embedding.weight if self.head is None else self.head.weight
         return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
     def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", keys: Tensor | None = None) -> Tensor:
-        """Cross-entropy in nats: ids and targets (B, T) -> scalar for `mean` and `sum`, (B, T) for `none`.
+        """Cross-entropy in nats: ids, targets (B, T) -> scalar (`mean`, `sum`) or (B, T) (`none`).
 
-        Targets equal to IGNORE do not count (0 in `none`). Many logits are made in chunks: on a CPU as
-        many as its caches hold, elsewhere 1 GiB. `keys` as in `hidden_states`.
+        Targets equal to IGNORE do not count (0 in `none`). Many logits are made in chunks: on a CPU
+        as many as its caches hold, elsewhere 1 GiB. `keys` as in `hidden_states`.
         """
         hidden = self.hidden_states(ids, keys=keys)
         rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)

@@ -200,8 +200,8 @@ def _crc(line: bytes) -> str:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The intact rows of metrics.jsonl or timing.jsonl, with a warning for damaged and missing lines.
 
-    No result depends on the rows, so a damaged line costs its own row alone. A kill can cut the last
-    line, which is skipped silently.
+    No result depends on the rows, so a damaged line costs its own row alone. A kill can cut the
+    last line, which is skipped silently.
     """
     rows, bad, missing = parse_rows(path)
     if bad:
@@ -217,8 +217,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
     """The rows of a .jsonl file, the numbers (from 1) of damaged lines, and the count of missing ones.
 
-    Each line is compared with the checksums beside the file; version 0.1 wrote none. Where checksums
-    are missing, the count is negative and rows without one are taken as they stand.
+    Each line is compared with the checksums beside the file; version 0.1 wrote none. Where
+    checksums are missing, the count is negative and rows without one are taken as they stand.
 
     Raises:
         UserError: `path` leads out of its folder, or is no regular file.
@@ -269,8 +269,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def remove_leftovers(run: Path) -> None:
     """Removes files and folders that a killed run left half built or half removed.
 
-    Files and folders of other names are left alone. A model that was moved aside and not replaced gets
-    its name back.
+    Files and folders of other names are left alone. A model that was moved aside and not replaced
+    gets its name back.
     """
     refuse_links(run / "checkpoints", run)
     if model_folder(run).name == ".old-model":

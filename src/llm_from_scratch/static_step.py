@@ -1,9 +1,9 @@
 """The step of `generate_tokens` with fixed shapes, which a GPU repeats without the host.
 
-Launching a step kernel by kernel takes the host longer than the GPU computes. `StaticStep` keeps the
-place of the next token on the device, so that all steps are alike: on CUDA one step, with sampling and
-its noise, is captured as a CUDA graph and replayed. The plain twin: `decode` and `sample` in
-`generation.py`.
+Launching a step kernel by kernel takes the host longer than the GPU computes. `StaticStep` keeps
+the place of the next token on the device, so that all steps are alike: on CUDA one step, with
+sampling and its noise, is captured as a CUDA graph and replayed. The plain twin: `decode` and
+`sample` in `generation.py`.
 
 Shapes: B batch (samples), T positions of the text, V vocabulary.
 """

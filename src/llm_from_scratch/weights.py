@@ -2,8 +2,8 @@
 
     model/    model.safetensors, config.json, the tokenizer's files
 
-Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can run.
-The model settings of version 0.1 have no checksum of their own and are read as they stand.
+Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can
+run. The model settings of version 0.1 have no checksum of their own and are read as they stand.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the last of generation.
 
-Three tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair encoding by SentencePiece
-(`bpe.py`), and the byte-level BPE of GPT-2 (`bytes.py`). `plain.py` learns and applies merges from their definition.
+Three tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair
+encoding by SentencePiece (`bpe.py`), and the byte-level BPE of GPT-2 (`bytes.py`). `plain.py`
+learns and applies merges from their definition.
 """
 
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer

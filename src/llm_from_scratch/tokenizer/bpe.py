@@ -68,8 +68,8 @@ class BPETokenizer(Tokenizer):
         """Learns `vocab_size` tokens from at most `sample_bytes` bytes, spread evenly over `texts`.
 
         A text too small for so many tokens gets fewer, with a warning. The most frequent characters
-        take at most half of the room beside the bytes; rarer ones are written as bytes, with a warning.
-        The same texts give the same model, byte for byte.
+        take at most half of the room beside the bytes; rarer ones are written as bytes, with a
+        warning. The same texts give the same model, byte for byte.
 
         Raises:
             UserError: no room for a single character, nothing to learn, a lone surrogate.
@@ -97,9 +97,9 @@ class BPETokenizer(Tokenizer):
     def sample(self, text: str, dropout: float, seed: int) -> list[int]:
         """Ids of `text` with each merge skipped at the probability `dropout`.
 
-        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the arguments
-        alone; the generator of SentencePiece's own sampling starts anew in every process, whatever the
-        seed. A word of more than 100 characters is cut there.
+        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the
+        arguments alone; the generator of SentencePiece's own sampling starts anew in every process,
+        whatever the seed. A word of more than 100 characters is cut there.
 
         Raises:
             UserError: as `encode`, or a token reaches from one word into the next.
@@ -239,8 +239,8 @@ def _sample(texts: Iterable[str], limit: int) -> list[str]:
 def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
     """`text` in chunks of at most `limit` characters, cut after a newline where there is one.
 
-    No token reaches over a newline. SentencePiece slows down with the length of its input: to a third
-    from 16 K characters to 1 M.
+    No token reaches over a newline. SentencePiece slows down with the length of its input: to a
+    third from 16 K characters to 1 M.
     """
     start = 0
     while start < len(text):

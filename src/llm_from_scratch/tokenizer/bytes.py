@@ -179,9 +179,9 @@ def _piece(written: str) -> bytes:
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
     """The two parts of which each token is merged, in the order of the ids.
 
-    They are the encoding of its bytes by the tokens of lower ids. Where these are two for every token,
-    merging by ids (tiktoken) and by the list of merges (others) give the same on every text: a pair
-    that is not in the list would have been merged otherwise before.
+    They are the encoding of its bytes by the tokens of lower ids. Where these are two for every
+    token, merging by ids (tiktoken) and by the list of merges (others) give the same on every text:
+    a pair that is not in the list would have been merged otherwise before.
 
     Raises:
         UserError: a token has more than two parts.

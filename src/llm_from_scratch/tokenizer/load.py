@@ -17,7 +17,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
 
-    A character tokenizer reads `held_out` after `texts`, and has bytes where a character is new there.
+    A character tokenizer reads `held_out` after `texts`, and has bytes where a character is new
+    there.
 
     Raises:
         UserError: as `train` of the kind; an unknown kind; a size that is missing (bpe) or useless (char).

@@ -1,8 +1,8 @@
 """Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909): twin of `bpe.py`.
 
 Learning begins with single characters and merges the most frequent pair of neighbours, again and
-again. Encoding applies the same merges, the first learned first. No merge crosses a word's border, so
-each distinct word is counted once.
+again. Encoding applies the same merges, the first learned first. No merge crosses a word's border,
+so each distinct word is counted once.
 """
 
 import re
@@ -18,7 +18,8 @@ WORD = re.compile(r" ?[^\W\d_]+| ?(?:[\d_]|[^\w\s])+|\s")
 def learn(text: str, count: int) -> list[Pair]:
     """The first `count` merges of a text in order, or fewer where every word is one token.
 
-    Of equally frequent pairs the shorter one wins, then the alphabetically first, as in SentencePiece.
+    Of equally frequent pairs the shorter one wins, then the alphabetically first, as in
+    SentencePiece.
     """
     words = {tuple(word): times for word, times in Counter(WORD.findall(text)).items()}
     merges: list[Pair] = []
