@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-# GitHub and other readers make links of these even without brackets; a word joiner inside is not seen and parts them.
+# Readers make links of these even without brackets; an invisible word joiner parts them.
 _JOINER = "&#8288;"
 _LINKS = re.compile(r"(?<=/)(?=/)|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-–+e\d.,% ]*")

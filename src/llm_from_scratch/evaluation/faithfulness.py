@@ -22,8 +22,10 @@ TITLES = {
     "he": frozenset(("Mr", "Sir", "Lord", "King", "Prince", "Uncle", "Father", "Brother")),
     "she": frozenset(("Mrs", "Ms", "Miss", "Lady", "Queen", "Princess", "Aunt", "Mother", "Sister")),
 }
-NO_NAMES = TITLES["he"] | TITLES["she"] | {"Dr", "Chapter", "Oh", "Ah", "Yes", "No"}  # in capitals by custom
-# Not “him”: in one sentence it is somebody else than its subject (Dorothy met him). “her” counts before what can be hers.
+# In capitals by custom.
+NO_NAMES = TITLES["he"] | TITLES["she"] | {"Dr", "Chapter", "Oh", "Ah", "Yes", "No"}
+# Not “him”, which is another than the subject of its sentence (Dorothy met him).
+# “her” counts in front of a word that can be hers.
 HE, SHE = frozenset(("he", "his", "himself")), frozenset(("she", "her", "hers", "herself"))
 ROLES = (
     "mother|father|sister|brother|daughter|son|wife|husband|aunt|uncle|cousin|niece|nephew|grandmother|grandfather|"
@@ -100,7 +102,7 @@ def names(text: str, background: str = "") -> list[str]:
         if not any(word[0].islower() for word in found):
             continue  # a heading
         small.update(word[0] for word in found if word[0].islower())
-        # After an opening quote or a colon speech begins, and with it a capital; a line may be one of verse.
+        # Speech behind an opening quote or a colon, and a line of verse, begin with a capital.
         inside.update(word[0] for word in found[1:] if sentence[: word.start()].rstrip(" ")[-1] not in '“"‘:—([\n')
     capitals = dict.fromkeys(word for word in WORD.findall(text) if word[0].isupper() and not word.isupper())
     return [name for name in capitals if inside[name] > small[name.lower()] and name not in NO_NAMES]

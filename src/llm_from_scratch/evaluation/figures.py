@@ -133,7 +133,8 @@ def _positions(evaluation: Evaluation) -> Figure:
             ticks[(row.first * row.last) ** 0.5] = span
     axes.set_xscale("log", base=2)
     kept: dict[float, str] = {}
-    for place in sorted(ticks):  # runs of different contexts have last places that lie close together
+    # The last places of runs with different contexts lie close together.
+    for place in sorted(ticks):
         if not kept or place > 1.35 * max(kept):
             kept[place] = ticks[place]
     axes.set_xticks(list(kept), list(kept.values()), fontsize=9)
@@ -146,7 +147,8 @@ def _positions(evaluation: Evaluation) -> Figure:
 
 
 def _passages(evaluation: Evaluation) -> Figure:
-    lines: list[tuple[str, list[tuple[str, float]]]] = []  # heading, or the characters of a line, each with its heat
+    # A heading, or the characters of a line, each with its heat.
+    lines: list[tuple[str, list[tuple[str, float]]]] = []
     for name, run in _runs(evaluation):
         for end in ("worst", "best"):
             for passage in getattr(run.passages, end)[:1]:

@@ -157,7 +157,8 @@ def harness(
                 log_samples=False,
             )
         except Exception as error:
-            if model.asked or isinstance(error, UserError):  # such as a character that the tokenizer does not know
+            # A UserError: such as a character that the tokenizer does not know.
+            if model.asked or isinstance(error, UserError):
                 raise
             line = first_line(error, 200)
             raise UserError(

@@ -122,7 +122,8 @@ def _ids(tokenizer: Tokenizer, document: str | LongText) -> Iterator[np.ndarray]
     try:
         yield from encode_pieces(in_pieces(document), tokenizer)
     except UserError:
-        tokenizer.encode_array(in_memory(document))  # whose message counts from the beginning of the document
+        # Its message counts from the beginning of the document.
+        tokenizer.encode_array(in_memory(document))
         raise
 
 
@@ -221,7 +222,7 @@ class PassageNats:
         ids, _, lengths = self._waiting
         ends = np.cumsum(lengths)  # (n,) the byte at which each token ends
         text = np.frombuffer(self._tokenizer.decode_bytes(ids.tolist()), np.uint8)
-        # Whether the byte that follows a token goes on with a character: behind the last token nobody knows yet.
+        # True where the byte behind a token continues a character; unknown behind the last token.
         inside = np.append(text & 0xC0 == 0x80, not final)[ends]
         last = np.flatnonzero((lengths > 0) & ~inside)  # (P,) the token that each piece ends with
         if not len(last):

@@ -78,7 +78,8 @@ def match_lengths(text: str, training: str) -> np.ndarray:
     ranks, order = _suffixes(joined)
     positions = np.arange(len(order))
     ours = order > len(training)
-    # In the order of suffixes, the longest common start is shared with the nearest of the training text's, above or below.
+    # In the order of suffixes, the nearest suffix of the training text, above or below, shares the
+    # longest common start.
     above = np.maximum.accumulate(np.where(~ours, positions, -1))
     below = np.minimum.accumulate(np.where(~ours, positions, len(order))[::-1])[::-1]
     rows = np.flatnonzero(ours & (order < len(joined) - 1))

@@ -149,7 +149,7 @@ def _text(path: Path) -> str:
 def _pair(place: str, first: object, second: object, kind: object) -> Pair:
     if not (isinstance(first, str) and isinstance(second, str) and isinstance(kind, str)):
         raise UserError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
-    # Cleaned as the corpus was: an accent written as a character of its own would be another text to the model.
+    # Cleaned as the corpus was: to the model an accent as a character of its own is another text.
     pair = Pair(clean_typed(first).strip(), clean_typed(second).strip(), kind.strip())
     if not (pair.first and pair.second and pair.kind) or pair.first == pair.second:
         raise UserError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")

@@ -53,7 +53,8 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
     model = model.to(device).float().eval()
     scorer = Scorer(
         hidden_states=lambda batch: model(input_ids=batch).logits,
-        head=lambda logits: logits,  # some models scale or cap them, so that only their own forward pass is theirs
+        # Some models scale or cap their logits: only their own forward pass gives them.
+        head=lambda logits: logits,
         block_size=block_size,
         width=model.config.vocab_size,
         vocab_size=model.config.vocab_size,

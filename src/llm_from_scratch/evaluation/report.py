@@ -78,7 +78,7 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
     names = run_names(evaluation)
     likely = _likelihood(evaluation, names)
     runs, baselines = len(evaluation.runs), len(evaluation.baselines or [])
-    # The baselines come sorted, the best one first; the article's figures, of another text, stay in the page.
+    # The baselines are sorted, the best one first; the article's figures stay in the page.
     shown = likely.rows[: min(runs, MOST_ROWS)]
     shown = [*shown, *likely.rows[runs : runs + min(baselines, MOST_ROWS - len(shown))]]
     columns = [i for i, name in enumerate(likely.header) if name in SUMMARY_COLUMNS]

@@ -26,7 +26,7 @@ PUNCTUATION = {
     "dash": "—–",
     "quotation mark": '“”"„«»',
 }
-# Closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries, and a few adverbs.
+# Closed classes of English: articles, pronouns, prepositions, conjunctions, auxiliaries, adverbs.
 FUNCTION_WORDS = tuple(
     WORD.findall(
         """a an the this that these those i me my we us our you your he him his she her it its they them their who whom whose
@@ -93,7 +93,7 @@ def mattr(tokens: list[str], window: int = 100) -> float:
     last: dict[str, int] = {}
     distinct = 0.0
     for i, word in enumerate(tokens):
-        # Of the windows that hold i, it is the first of its kind in those that begin behind its last occurrence.
+        # Of the windows with i, it is new in those that begin behind its last occurrence.
         starts = range(max(i - W + 1, last.get(word, -1) + 1, 0), min(i, T - W) + 1)
         distinct += len(starts)
         last[word] = i

@@ -25,9 +25,9 @@ from llm_from_scratch.files import sha256
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.saved_config import read_config
 
-BLOCK = 500  # bytes of a block where there are too few documents to draw from: about 90 words of English
-WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published; of wiki.valid.* the file is named
-TRAIN_CHARACTERS = 5_000_000  # of the training part: what the baselines learn from and memorisation looks at
+BLOCK = 500  # bytes of a block, about 90 words, where there are few documents
+WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published
+TRAIN_CHARACTERS = 5_000_000  # of the training part, for baselines and memorisation
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Text:
     name: str
     documents: tuple[str | LongText, ...]
     whole: bool  # each document is followed by the end-of-text piece, which is scored as well
-    lines: bool = False  # the end of a line is a word: WikiText's count, whose published perplexities are a word
+    lines: bool = False  # the end of a line is a word, as in WikiText's perplexities a word
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
 
     def __post_init__(self) -> None:
