@@ -14,6 +14,7 @@ from torchmetrics.text import Perplexity
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.prepare import split_document
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import scoring
 from llm_from_scratch.evaluation.measure import Settings, measure
 from llm_from_scratch.evaluation.scoring import (
@@ -189,6 +190,11 @@ def test_a_text_shorter_than_the_context_is_one_window_of_its_own_length() -> No
     model = scorer(tiny(), 0)
     ((x, y),) = windows([np.array([3, 1]), np.array([4])], model, overlap=0.5, batch_size=8)
     assert (x.tolist(), y.tolist()) == ([[0, 3, 1]], [[3, 1, 4]])
+
+
+def test_no_tokens_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^there are no tokens to score .*: use --split val$"):
+        windows([], scorer(tiny(), 0), overlap=0.0, batch_size=8)
 
 
 GPT2_RUN = """

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT
 
@@ -64,8 +65,15 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
         model: its context is the length of a window; a shorter text is one window.
         overlap: the part of a window, from 0 to below 1, that is context scored before.
         batch_size: windows at a time at most; the figures do not depend on it.
+
+    Raises:
+        UserError: there are no tokens.
     """
     size = min(model.block_size, sum(map(len, shards)))
+    if not size:
+        raise UserError(
+            "there are no tokens to score (data.stream=text keeps none of the train split): use --split val"
+        )
     text = ValidationWindows(shards, block_size=size, eot_id=model.eot_id, overlap=overlap)
     return text.batches(min(windows_at_once(batch_size, size, model.width), len(text)))
 
