@@ -19,7 +19,6 @@ from llm_from_scratch.weights import load_model
 
 
 @pytest.fixture
-@pytest.fixture
 def sound(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a finished run with its text, in the folder that it was started in."""
     folder = tmp_path / "sound"
