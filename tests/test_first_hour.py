@@ -214,9 +214,10 @@ def try_line(shell: Shell, line: str, book: bool) -> None:
     training = words.startswith("python train.py")
     needs_book = "data=oz" in words or (training and "data=" not in words and "resume=" not in words)
     if needs_book and not book:
-        out, err = shell.run(line, status=2)
+        sweeps = " -m " in words  # its runs fail one by one, and its table names the reason
+        out, err = shell.run(line, status=1 if sweeps else 2)
         assert out == ""
-        assert len(err.splitlines()) == 1
+        assert sweeps or len(err.splitlines()) == 1
         assert "data=stdlib" in err
         return None
     out, err = shell.run(line)
