@@ -7,7 +7,8 @@ import pytest
 from filelock import FileLock
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data.prepare import check_doc_mask, is_validation, prepare, split_document
+from llm_from_scratch.data.prepare import is_validation, prepare, split_document
+from llm_from_scratch.data.prepared import check_doc_mask
 from llm_from_scratch.errors import UserError
 
 CHARS = TokenizerConfig(kind="char", vocab_size=None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
@@ -202,3 +203,34 @@ def read_documents(path: Path) -> Iterator[str]:
         for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
             yield file.read(end - start).decode()
             start = end
+
+
+def document_start(prepared: Prepared) -> int:
+    """The id that parts documents, for data.doc_mask.
+
+    Raises:
+        UserError: where several documents lie one behind the other without it: of few, each is cut
+            in two and has no end.
+    """
+    several = [shard for shard in prepared.shards("val") if len(shard.document_ends) > 1]
+    if any(shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id for shard in several):
+        raise UserError(
+            f"data.doc_mask=true: each of fewer than {MANY_DOCUMENTS} documents is cut in two, with no end that could part them:"
+            " use more documents, or leave it out"
+        )
+    return prepared.tokenizer.eot_id
+
+
+def check_doc_mask(prepared: Prepared) -> None:
+    """Refuses data.doc_mask=true for a text in which it changes nothing.
+
+    Raises:
+        UserError: the text is one document. Text that is read as text is a ring, in which the end
+            meets the beginning.
+    """
+    splits = prepared.manifest["splits"]
+    single = all(splits[split]["documents"] == 1 for split in SPLITS)
+    if single and "tokens" in splits["train"] and not prepared.parts:
+        raise UserError(
+            "data.doc_mask=true: the text is one document, with no end within it that could part anything: leave it out"
+        )

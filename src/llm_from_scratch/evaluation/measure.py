@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from llm_from_scratch.config import Config, DataConfig
-from llm_from_scratch.data.prepare import Prepared, document_start, prepare
-from llm_from_scratch.data.prepared import find_prepared
+from llm_from_scratch.data.prepare import Prepared, prepare
+from llm_from_scratch.data.prepared import document_start, find_prepared
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, pairs, references
 from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_nats, token_bytes

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
-from llm_from_scratch.data.prepare import check_doc_mask, document_start, prepare, source_fingerprint
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.prepare import prepare, source_fingerprint
+from llm_from_scratch.data.prepared import Prepared, check_doc_mask, document_start
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.model import GPT, GPTConfig
