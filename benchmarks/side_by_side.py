@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "text.txt").write_text(characters()[1], encoding="utf-8", newline="")
+        (folder / "text.txt").write_text(characters(300_000)[1], encoding="utf-8", newline="")
         overrides = [
             "model=tiny", "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'data'}",
             "tokenizer=char", "trainer=cpu", "logger=none", "tuned=none",
