@@ -1,4 +1,6 @@
-"""Writes text with a trained model: run folder -> model -> tokens -> text. `python generate.py --help` lists the settings."""
+"""Writes text with a trained model: run folder -> model -> tokens -> text. `python generate.py
+--help` lists the settings.
+"""
 
 import sys
 from importlib.util import find_spec

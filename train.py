@@ -1,4 +1,6 @@
-"""Trains a GPT: text -> tokens -> model -> run folder. `python train.py --help` lists the choices."""
+"""Trains a GPT: text -> tokens -> model -> run folder. `python train.py --help` lists the
+choices.
+"""
 
 import sys
 from importlib.util import find_spec

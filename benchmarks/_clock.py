@@ -1,4 +1,6 @@
-"""A callback of Lightning's that holds the watch over some steps of a run; `_processes.train_py` adds it to `train.py`."""
+"""A callback of Lightning's that holds the watch over some steps of a run; `_processes.train_py`
+adds it to `train.py`.
+"""
 
 import json
 import time
@@ -11,7 +13,9 @@ from lightning.pytorch.callbacks import Callback
 
 
 class StepClock(Callback):
-    """Writes the seconds from the end of optimizer step `first` to the end of `last`, and the GPU memory at most."""
+    """Writes the seconds from the end of optimizer step `first` to the end of `last`, and the GPU
+    memory at most.
+    """
 
     def __init__(self, path: str, first: int, last: int) -> None:
         self.path, self.first, self.last = Path(path), first, last

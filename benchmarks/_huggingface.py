@@ -1,6 +1,8 @@
-"""Hugging Face's GPT2LMHeadModel as a peer: the same shape, and a plain training loop as one would write it.
+"""Hugging Face's GPT2LMHeadModel as a peer: the same shape, and a plain training loop as one would
+write it.
 
-As a program, `python _huggingface.py SETTINGS`, it trains on SETTINGS["ids"] (nanoGPT's format) and prints one JSON object.
+As a program, `python _huggingface.py SETTINGS`, it trains on SETTINGS["ids"] (nanoGPT's format) and
+prints one JSON object.
 """
 
 import json
@@ -10,7 +12,9 @@ from typing import Any
 
 
 def gpt2(*, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int) -> Any:
-    """A model of that shape with new weights, the exact GELU as nanoGPT has it, no dropout and no end of text."""
+    """A model of that shape with new weights, the exact GELU as nanoGPT has it, no dropout and no
+    end of text.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel, logging
 
     logging.set_verbosity_error()
@@ -24,7 +28,9 @@ def gpt2(*, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Random chunks, AdamW, clipping at 1, bfloat16 by autocast on a GPU: the step's time after the warm-up."""
+    """Random chunks, AdamW, clipping at 1, bfloat16 by autocast on a GPU: the step's time after the
+    warm-up.
+    """
     import numpy as np
     import torch
     import torch.nn.functional as F

@@ -1,4 +1,6 @@
-"""nanoGPT as a peer: its own files, run or read from the clone that the user names. None of it is part of this repository."""
+"""nanoGPT as a peer: its own files, run or read from the clone that the user names. None of it is
+part of this repository.
+"""
 
 import ast
 import importlib.util
@@ -32,7 +34,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def write_ids(folder: Path, train: np.ndarray, val: np.ndarray, characters: str | None = None) -> None:
-    """A data set in nanoGPT's format: uint16 ids, and for characters the tables that its sample.py reads."""
+    """A data set in nanoGPT's format: uint16 ids, and for characters the tables that its sample.py
+    reads.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     train.astype(np.uint16).tofile(folder / "train.bin")
     val.astype(np.uint16).tofile(folder / "val.bin")
@@ -43,7 +47,9 @@ def write_ids(folder: Path, train: np.ndarray, val: np.ndarray, characters: str 
 
 
 def write_characters(folder: Path, text: str, val_fraction: float = 0.1) -> str:
-    """The same for a text, one id a character, the last part to validate; returns the characters in the order of their ids."""
+    """The same for a text, one id a character, the last part to validate; returns the characters in
+    the order of their ids.
+    """
     known = "".join(sorted(set(text)))
     ids_of = {character: i for i, character in enumerate(known)}
     ids = np.array([ids_of[character] for character in text], dtype=np.uint16)
@@ -53,7 +59,9 @@ def write_characters(folder: Path, text: str, val_fraction: float = 0.1) -> str:
 
 
 def train(clone: Path, folder: Path, arguments: list[str], threads: int | None = None) -> Finished:
-    """Its train.py in `folder`, which holds data/NAME/: the script reads data and configuration from where it is started."""
+    """Its train.py in `folder`, which holds data/NAME/: the script reads data and configuration
+    from where it is started.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(clone / "configurator.py", folder)
     shutil.copytree(clone / "config", folder / "config", dirs_exist_ok=True)
@@ -71,7 +79,9 @@ def step_seconds(log: str, warmup: int) -> float:
 def train_steps(
     clone: Path, folder: Path, settings: dict[str, Any], *, steps: int, warmup: int, threads: int | None = None
 ) -> Steps:
-    """Its training loop without its evaluation: one look at a batch before the first step, which the warm-up swallows."""
+    """Its training loop without its evaluation: one look at a batch before the first step, which
+    the warm-up swallows.
+    """
     # It stops when iter_num exceeds max_iters, so that max_iters + 1 steps are made.
     fixed = {"eval_interval": 10**9, "eval_iters": 1, "log_interval": 1, "max_iters": steps - 1}
     done = train(clone, folder, [f"--{key}={value}" for key, value in (settings | fixed).items()], threads)

@@ -1,4 +1,6 @@
-"""Programs as their users start them, timed and watched from outside: train.py, generate.py and the peers' scripts."""
+"""Programs as their users start them, timed and watched from outside: train.py, generate.py and the
+peers' scripts.
+"""
 
 import json
 import os
@@ -12,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-POLL = 0.05  # seconds between two looks at a process; a look takes some 50 microseconds of another core
+# Seconds between two looks at a process; a look takes some 50 microseconds of another core
+POLL = 0.05
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended well: its standard output, its wall-clock seconds, its largest anonymous memory (Linux alone)."""
+    """A process that ended well: its standard output, its wall-clock seconds, its largest anonymous
+    memory (Linux alone).
+    """
 
     stdout: str
     seconds: float
@@ -25,7 +30,9 @@ class Finished:
 
 
 def anonymous_mb(pid: int | str = "self") -> float | None:
-    """Memory of a process that no file backs, MB; None where the system does not say (anything but Linux)."""
+    """Memory of a process that no file backs, MB; None where the system does not say (anything but
+    Linux).
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -35,9 +42,12 @@ def anonymous_mb(pid: int | str = "self") -> float | None:
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """This process's, with the corpora's folder as an absolute path, this folder's modules, and a number of threads."""
+    """This process's, with the corpora's folder as an absolute path, this folder's modules, and a
+    number of threads.
+    """
     found = dict(os.environ)
-    found.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))  # children run in temporary folders
+    # Children run in temporary folders
+    found.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
     found["PYTHONPATH"] = os.pathsep.join(filter(None, (found.get("PYTHONPATH"), str(Path(__file__).parent))))
     found["PYTHONWARNINGS"] = "ignore"
     return found | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
@@ -45,7 +55,9 @@ def environment(threads: int | None = None) -> dict[str, str]:
 
 @contextmanager
 def started(arguments: list[str], folder: Path, threads: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """`python ARGUMENTS` in `folder`; standard output into `folder`/stdout, errors into `folder`/stderr. Ends with the block."""
+    """`python ARGUMENTS` in `folder`; standard output into `folder`/stdout, errors into
+    `folder`/stderr. Ends with the block.
+    """
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=folder, env=environment(threads), stdout=out, stderr=err
@@ -61,7 +73,8 @@ def started(arguments: list[str], folder: Path, threads: int | None = None) -> I
 def run(
     arguments: list[str], folder: Path, threads: int | None = None, look: Callable[[], Any] = lambda: None
 ) -> Finished:
-    """Runs `python ARGUMENTS` to its end; `look` is called now and then, and ends the process where it returns something.
+    """Runs `python ARGUMENTS` to its end; `look` is called now and then, and ends the process where
+    it returns something.
 
     Raises:
         RuntimeError: with the end of its standard error, when it fails.
@@ -91,10 +104,12 @@ class Steps:
 
 
 def train_py(folder: Path, overrides: list[str], *, steps: int, warmup: int, threads: int | None = None) -> Steps:
-    """A whole `train.py` run in a new `folder`, timed from the end of step `warmup` to the end of step `steps`.
+    """A whole `train.py` run in a new `folder`, timed from the end of step `warmup` to the end of
+    step `steps`.
 
-    What a step brings with it is within that time (logging, the loggers, every callback); validation, checkpoint and picture, which come
-    behind the last step, are not. A callback of a few microseconds holds the watch.
+    What a step brings with it is within that time (logging, the loggers, every callback);
+    validation, checkpoint and picture, which come behind the last step, are not. A callback of a
+    few microseconds holds the watch.
     """
     clock = folder / "clock.json"
     done = run(
@@ -116,14 +131,18 @@ def train_py(folder: Path, overrides: list[str], *, steps: int, warmup: int, thr
 
 
 def shakespeare() -> Path | None:
-    """Tiny Shakespeare where a copy is at hand (below data/, in $LLM_CORPORA or ../shared/corpora), else None: never downloaded."""
+    """Tiny Shakespeare where a copy is at hand (below data/, in $LLM_CORPORA or ../shared/corpora),
+    else None: never downloaded.
+    """
     corpora = Path(environment()["LLM_CORPORA"])
     places = [folder / "shakespeare" / "input.txt" for folder in (REPO / "data", corpora)]
     return next((path for path in places if path.is_file()), None)
 
 
 def characters(most: int = 1_200_000) -> tuple[str, str]:
-    """(name, text) to train characters on: tiny Shakespeare, else as much of Python's standard library in plain ASCII."""
+    """(name, text) to train characters on: tiny Shakespeare, else as much of Python's standard
+    library in plain ASCII.
+    """
     if path := shakespeare():
         return "shakespeare", path.read_text(encoding="utf-8")[:most]
     from llm_from_scratch.data.sources import open_source

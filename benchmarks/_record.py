@@ -1,4 +1,6 @@
-"""What the benchmarks share: their options, peers that take turns, a table for the reader, a line in results/ for the next one."""
+"""What the benchmarks share: their options, peers that take turns, a table for the reader, a line
+in results/ for the next one.
+"""
 
 import argparse
 import json
@@ -19,11 +21,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark takes; `repeats` is the default of how often each measurement is made."""
+    """A parser with the options that every benchmark takes; `repeats` is the default of how often
+    each measurement is made.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=repeats, help=f"measurements of each row (default: {repeats})")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where to append NAME.jsonl")
-    # Every benchmark takes it, so that `make bench` can hand it to all; those without this peer do not look.
+    # Every benchmark takes it, so that `make bench` can hand it to all; those without this peer do
+    # not look.
     parser.add_argument(
         "--nanogpt", type=Path, metavar="PATH", help="a clone of karpathy/nanoGPT, to run beside this project"
     )
@@ -31,7 +36,9 @@ def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
 
 
 def check_nanogpt(parser: argparse.ArgumentParser, clone: Path | None) -> Path | None:
-    """The clone as an absolute path; says so where there is none, ends the program where it is something else."""
+    """The clone as an absolute path; says so where there is none, ends the program where it is
+    something else.
+    """
     if clone is None:
         print("nanoGPT: left out (--nanogpt PATH names a clone)")
         return None
@@ -74,7 +81,8 @@ def record(
     results: Path = RESULTS,
     shared: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Prints the rows as a table and appends them to RESULTS/BENCHMARK.jsonl with versions, processor and date.
+    """Prints the rows as a table and appends them to RESULTS/BENCHMARK.jsonl with versions,
+    processor and date.
 
     What all rows have in common is `shared`: it stands in the title, and in every line of the file.
     """

@@ -1,8 +1,10 @@
-"""What a checkpoint costs: a state of weights and AdamW's moments, beside the plain writing of the same bytes.
+"""What a checkpoint costs: a state of weights and AdamW's moments, beside the plain writing of the
+same bytes.
 
-Training waits for a copy in memory alone ("blocks"); writing, reading back, checksums and fsync happen behind it ("save"). The shares are
-those of one checkpoint every `val_check_interval` = 250 steps at the step time measured here: of the time that training waits, and of
-all the work where the processor that trains is the one that saves.
+Training waits for a copy in memory alone ("blocks"); writing, reading back, checksums and fsync
+happen behind it ("save"). The shares are those of one checkpoint every `val_check_interval` = 250
+steps at the step time measured here: of the time that training waits, and of all the work where the
+processor that trains is the one that saves.
 """
 
 import os

@@ -1,15 +1,18 @@
-"""Decoding beside nanoGPT's `generate` and Hugging Face's with its cache: tokens a second of 256 new tokens after a prompt of one.
+"""Decoding beside nanoGPT's `generate` and Hugging Face's with its cache: tokens a second of 256
+new tokens after a prompt of one.
 
-All have the same shape (GPT-2's architecture; 6 layers, width 384, 6 heads, T=256, float32 unless told) with new weights, the same
-temperature and no filter, and never stop early. Ours is what generate.py runs: `split_linears`, then `to_host` around
-`generate_tokens`, every token read on the host. --compile adds rows with that setting. One call before the measurements warms each up;
-of ours it is timed on a GPU, up to its first token and to its end.
+All have the same shape (GPT-2's architecture; 6 layers, width 384, 6 heads, T=256, float32 unless
+told) with new weights, the same temperature and no filter, and never stop early. Ours is what
+generate.py runs: `split_linears`, then `to_host` around `generate_tokens`, every token read on the
+host. --compile adds rows with that setting. One call before the measurements warms each up; of ours
+it is timed on a GPU, up to its first token and to its end.
 
     python benchmarks/decoding.py                                        batch 1, one and two threads: a minute on two cores
     python benchmarks/decoding.py --nanogpt PATH --batches 1 8 64        some minutes
     python benchmarks/decoding.py --gpt2 --device cuda --batches 1 64    GPT-2 124M, T=1024, bfloat16
 
-nanoGPT reads the whole text again for every token: it is measured at the batches of --nanogpt-batches alone.
+nanoGPT reads the whole text again for every token: it is measured at the batches of
+--nanogpt-batches alone.
 """
 
 import time

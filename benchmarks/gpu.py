@@ -1,13 +1,16 @@
-"""One prepared check of everything that needs a GPU: the CUDA tests, then each speed that has a goal, in under nine minutes.
+"""One prepared check of everything that needs a GPU: the CUDA tests, then each speed that has a
+goal, in under nine minutes.
 
-It needs no network and no installation: the libraries of the machine and this checkout are enough. The parts run one after the
-other, each with a time limit; a part that fails or is not done in time is reported, and the next one starts. The lines of the parts go
-to gpu/NAME.jsonl below $OUT, where that is set, else below --results; a table comes last. --nanogpt PATH runs that peer beside.
+It needs no network and no installation: the libraries of the machine and this checkout are enough.
+The parts run one after the other, each with a time limit; a part that fails or is not done in time
+is reported, and the next one starts. The lines of the parts go to gpu/NAME.jsonl below $OUT, where
+that is set, else below --results; a table comes last. --nanogpt PATH runs that peer beside.
 
     python benchmarks/gpu.py --nanogpt PATH        all parts
     python benchmarks/gpu.py --only decoding       some of them
 
-On a machine without a GPU the parts run at a small size on the CPU, which shows that they work, and the table says "not measured".
+On a machine without a GPU the parts run at a small size on the CPU, which shows that they work, and
+the table says "not measured".
 """
 
 import contextlib
@@ -71,7 +74,8 @@ def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
                 ],
                 *peer,
             ),
-            # nanoGPT's whole command takes two minutes more: benchmarks/time_to_loss.py --device cuda --nanogpt PATH.
+            # nanoGPT's whole command takes two minutes more: benchmarks/time_to_loss.py --device
+            # cuda --nanogpt PATH.
             "time_to_loss": benchmark("time_to_loss", 90, "--device", "cuda"),
         }
     tiny = ["--n-layer", "1", "--n-head", "1", "--n-embd", "32", "--block-size", "16"]
@@ -131,7 +135,9 @@ def run(part: Part, log: Path) -> tuple[str, float]:
 
 
 def figures(results: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lines that the parts of this run wrote, by the name of their file; appends them to the kept ones."""
+    """The lines that the parts of this run wrote, by the name of their file; appends them to the
+    kept ones.
+    """
     found = {}
     for path in sorted(results.glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8")

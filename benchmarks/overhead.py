@@ -1,9 +1,11 @@
-"""What Lightning's loop costs: milliseconds a step of `train.py` over a raw loop of the same model and optimizer.
+"""What Lightning's loop costs: milliseconds a step of `train.py` over a raw loop of the same model
+and optimizer.
 
-A very small model on one CPU thread, so that the loop is what is measured. `train.py` is a whole run as a user starts it: logging every
-10 steps, TensorBoard, all callbacks (and one more that holds the watch). The raw loop reads that run's own configuration and prepared
-text: the same batches, model, clipping, schedule and AdamW, nothing logged. Both are processes of their own, taking turns, timed over
-the steps behind the warm-up.
+A very small model on one CPU thread, so that the loop is what is measured. `train.py` is a whole
+run as a user starts it: logging every 10 steps, TensorBoard, all callbacks (and one more that holds
+the watch). The raw loop reads that run's own configuration and prepared text: the same batches,
+model, clipping, schedule and AdamW, nothing logged. Both are processes of their own, taking turns,
+timed over the steps behind the warm-up.
 
     python benchmarks/overhead.py     about a minute and a half
 """

@@ -1,12 +1,16 @@
-"""Preparing a corpus (documents -> token shards) beside nanoGPT's method: tiktoken's encode_ordinary in datasets.map, then one file.
+"""Preparing a corpus (documents -> token shards) beside nanoGPT's method: tiktoken's
+encode_ordinary in datasets.map, then one file.
 
-Both read the same parquet files, in the layout of the hub's OpenWebText, with the same byte-level BPE of 50,257 ranks (GPT-2's own where
---gpt2 names its files, else one trained here), on one process and on two. MB are bytes of text, /s by the wall, "a CPU second" by what all
-processes together used, which another load on the machine changes less. This project's time runs from the files to verified shards with
-manifest and report; nanoGPT's from the loaded dataset to train.bin and val.bin, so that reading the files is not held against it. The
-counts of tokens must be equal. SentencePiece's rate is that of tokenizer=bpe. Then the time that all of OpenWebText would take in its 80
-files, from the rates of one and two workers; and once each, a small and a large corpus: the rate, and a worker's largest anonymous memory.
-Documents: files of Python's standard library, or of --text, cut and shuffled into pages of about 5,000 characters, as OpenWebText's are.
+Both read the same parquet files, in the layout of the hub's OpenWebText, with the same byte-level
+BPE of 50,257 ranks (GPT-2's own where --gpt2 names its files, else one trained here), on one
+process and on two. MB are bytes of text, /s by the wall, "a CPU second" by what all processes
+together used, which another load on the machine changes less. This project's time runs from the
+files to verified shards with manifest and report; nanoGPT's from the loaded dataset to train.bin
+and val.bin, so that reading the files is not held against it. The counts of tokens must be equal.
+SentencePiece's rate is that of tokenizer=bpe. Then the time that all of OpenWebText would take in
+its 80 files, from the rates of one and two workers; and once each, a small and a large corpus: the
+rate, and a worker's largest anonymous memory. Documents: files of Python's standard library, or of
+--text, cut and shuffled into pages of about 5,000 characters, as OpenWebText's are.
 
     python benchmarks/prepare.py --mb 200 --big-mb 1000     about 15 minutes; the peer needs: pip install datasets
 """
@@ -85,14 +89,16 @@ def train_bpe(texts: list[str], folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocab | {END_OF_TEXT: len(vocab)}), encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------- in a process of its own each
+# --------------------------------------------------------------------- in a process of its own each
 def cpu_seconds() -> float:
     """Of this process and of those that it has waited for."""
     return sum(os.times()[:4])
 
 
 def ours(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
-    """`prepare` with tokenizer=gpt2, or with tokenizer=bpe where `bpe` is a folder that holds such a one."""
+    """`prepare` with tokenizer=gpt2, or with tokenizer=bpe where `bpe` is a folder that holds such
+    a one.
+    """
     from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.tokenizer import load_tokenizer
@@ -148,7 +154,9 @@ METHODS = {"ours": ours, "nanoGPT's method": nanogpt}
 
 
 def projected(rate: float, scaling: float, cores: int) -> float:
-    """Minutes for OpenWebText: its files are shared by the cores, each at `rate` MB/s times `scaling`."""
+    """Minutes for OpenWebText: its files are shared by the cores, each at `rate` MB/s times
+    `scaling`.
+    """
     rounds = -(-OPENWEBTEXT_FILES // cores)
     return rounds * OPENWEBTEXT_MB / OPENWEBTEXT_FILES / (rate * (scaling if cores > 1 else 1)) / 60
 

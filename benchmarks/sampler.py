@@ -1,10 +1,13 @@
-"""The random-chunk sampler beside nanoGPT's `get_batch`, on the same file of uint16 ids, and its memory for a small and a huge corpus.
+"""The random-chunk sampler beside nanoGPT's `get_batch`, on the same file of uint16 ids, and its
+memory for a small and a huge corpus.
 
-Tokens a second are those of the inputs, B x T a batch; both hand over inputs and targets as int64 tensors on the CPU. nanoGPT's function
-is read out of its train.py as it stands. The memory is that of a process of its own which opens shards as training does and reads
-batches from it: its anonymous memory at the end, and what opening and reading added, from the least disturbed of the runs. The huge corpus
-is --shards sparse files (9 billion tokens, as OpenWebText has), which take no room on the disk; shards of their size are not read whole for
-their checksums when they are opened. Each batch is read twice: the first time from pages that may be in no cache, then from warm ones; the
+Tokens a second are those of the inputs, B x T a batch; both hand over inputs and targets as int64
+tensors on the CPU. nanoGPT's function is read out of its train.py as it stands. The memory is that
+of a process of its own which opens shards as training does and reads batches from it: its anonymous
+memory at the end, and what opening and reading added, from the least disturbed of the runs. The
+huge corpus is --shards sparse files (9 billion tokens, as OpenWebText has), which take no room on
+the disk; shards of their size are not read whole for their checksums when they are opened. Each
+batch is read twice: the first time from pages that may be in no cache, then from warm ones; the
 warm rate beside that of the small corpus says what the size costs.
 
     python benchmarks/sampler.py --nanogpt PATH     about half a minute
@@ -37,7 +40,9 @@ def write_small(path: Path, tokens: int) -> None:
 
 
 def write_sparse(path: Path, tokens: int) -> None:
-    """A shard of `tokens` zeros that take no room; all that its index says holds, but for the checksum of the ids."""
+    """A shard of `tokens` zeros that take no room; all that its index says holds, but for the
+    checksum of the ids.
+    """
     write_small(path, 1)
     os.truncate(path.with_suffix(".bin"), 2 * tokens)
     index, ends = path.with_suffix(".idx"), tokens.to_bytes(8, "little")
@@ -47,7 +52,9 @@ def write_sparse(path: Path, tokens: int) -> None:
 
 
 def read_batches(shards: list[str], block_size: int, batch_size: int, batches: int) -> dict[str, float | None]:
-    """Opens shards, reads batches; this process's anonymous memory before and after, MB, and milliseconds a batch, cold and warm."""
+    """Opens shards, reads batches; this process's anonymous memory before and after, MB, and
+    milliseconds a batch, cold and warm.
+    """
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.data.shards import open_shard
 
@@ -121,7 +128,8 @@ def main() -> None:
             return json.loads(run([str(Path(__file__).resolve()), "--read-batches", settings], folder / "child").stdout)
 
         both = take_turns({"small": lambda: memory([small]), "huge": lambda: memory(huge)}, options.repeats)
-        memories = [min(found, key=lambda one: one["warm"]) for found in both.values()]  # the least disturbed
+        # The least disturbed
+        memories = [min(found, key=lambda one: one["warm"]) for found in both.values()]
 
     peer = rates.get("nanoGPT's get_batch")
     shared = {"shape": f"B={B}, T={T}", "repeats": options.repeats}

@@ -1,11 +1,14 @@
-"""Two trainings at the same time on the same cores, and what their waiting threads cost a training that is alone.
+"""Two trainings at the same time on the same cores, and what their waiting threads cost a training
+that is alone.
 
-OpenMP's threads wait for each other at the end of every parallel loop: first in a loop that keeps the core busy (spins), then
-asleep. A long spin takes the core from the other training; a short one costs a wake-up at each loop. `train.py` asks for
-machine.SPINS spins; the library's own number is 300,000. Each setting trains alone, then beside a twin, in turns with the others.
+OpenMP's threads wait for each other at the end of every parallel loop: first in a loop that keeps
+the core busy (spins), then asleep. A long spin takes the core from the other training; a short one
+costs a wake-up at each loop. `train.py` asks for machine.SPINS spins; the library's own number is
+300,000. Each setting trains alone, then beside a twin, in turns with the others.
 
-"ms alone" and "ms beside a twin" are the medians of a step; "speed beside a twin" is their ratio, 0.5 where two trainings share the
-cores fairly; "slower alone %" is against the library's own number of spins. Times mean something on an idle machine alone.
+"ms alone" and "ms beside a twin" are the medians of a step; "speed beside a twin" is their ratio,
+0.5 where two trainings share the cores fairly; "slower alone %" is against the library's own number
+of spins. Times mean something on an idle machine alone.
 
     python benchmarks/side_by_side.py                              about ten minutes on two cores
     python benchmarks/side_by_side.py --spins 0 1000 10000 300000  other settings

@@ -1,7 +1,9 @@
-"""How long a user waits: `train.py --help`, `generate.py --help`, and the first token of `generate.py`, beside the bare import of torch.
+"""How long a user waits: `train.py --help`, `generate.py --help`, and the first token of
+`generate.py`, beside the bare import of torch.
 
-Wall-clock seconds of processes, taking turns; the first round, which fills the disk's cache, is not counted. The first token is that
-of `generate.py` on a tiny trained run, from the start of the process to the first byte behind the prompt.
+Wall-clock seconds of processes, taking turns; the first round, which fills the disk's cache, is not
+counted. The first token is that of `generate.py` on a tiny trained run, from the start of the
+process to the first byte behind the prompt.
 
     python benchmarks/startup.py     about a minute
 """
@@ -51,7 +53,8 @@ def main() -> None:
 
         def timed(arguments: list[str]) -> Callable[[], float]:
             def seconds() -> float:
-                start = time.perf_counter()  # without `run`, which looks at the process every now and then
+                # Without `run`, which looks at the process every now and then
+                start = time.perf_counter()
                 subprocess.run(
                     [sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, check=True
                 )

@@ -1,17 +1,22 @@
-"""Seconds from the start of the process to a loss on tiny Shakespeare's whole validation split, beside nanoGPT's README command.
+"""Seconds from the start of the process to a loss on tiny Shakespeare's whole validation split,
+beside nanoGPT's README command.
 
-Ours is `train.py experiment=NAME`: its clock stops when the first validation at or below the target stands in metrics.jsonl, and the run
-is stopped there; preparing the text is within that time. nanoGPT's is its README's command for a CPU, from start to end, without
-its preparation of the text; the loss of the weights that it saved is then taken over the whole split, every character once, by a
-pass of ours, since what it prints is an estimate from random batches. Both predict the same characters, the last tenth of the text, in
-windows of T. Without the text (CORPORA/shakespeare/input.txt below data/, $LLM_CORPORA or ../shared/corpora) there is nothing to measure.
+Ours is `train.py experiment=NAME`: its clock stops when the first validation at or below the target
+stands in metrics.jsonl, and the run is stopped there; preparing the text is within that time.
+nanoGPT's is its README's command for a CPU, from start to end, without its preparation of the text;
+the loss of the weights that it saved is then taken over the whole split, every character once, by a
+pass of ours, since what it prints is an estimate from random batches. Both predict the same
+characters, the last tenth of the text, in windows of T. Without the text
+(CORPORA/shakespeare/input.txt below data/, $LLM_CORPORA or ../shared/corpora) there is nothing to
+measure.
 
     python benchmarks/time_to_loss.py                     at most two minutes on two cores
     python benchmarks/time_to_loss.py --nanogpt PATH      two more
     python benchmarks/time_to_loss.py --device cuda       nanoGPT's command for a GPU: to its 1.4697, and on to the best loss
 
-Of ours, the seconds are also given in parts: training steps, the compiling (what the first ten steps and the first validation
-took beyond the pace of the others), validations, and the start, which is the rest.
+Of ours, the seconds are also given in parts: training steps, the compiling (what the first ten
+steps and the first validation took beyond the pace of the others), validations, and the start,
+which is the rest.
 """
 
 import argparse
@@ -71,7 +76,9 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parts(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
-    """Of a run's seconds: what its steps took, what compiling and warming up took beyond them, validations, and the start."""
+    """Of a run's seconds: what its steps took, what compiling and warming up took beyond them,
+    validations, and the start.
+    """
     steps = [row["seconds"] for row in rows if "seconds" in row]
     validations = [row["validation_seconds"] for row in rows if "validation_seconds" in row]
     compiling = {

@@ -1,17 +1,21 @@
-"""Training throughput beside nanoGPT and Hugging Face, every one in a process of its own, taking turns.
+"""Training throughput beside nanoGPT and Hugging Face, every one in a process of its own, taking
+turns.
 
-nanoGPT's CPU row: 4 layers, 4 heads, width 128, T=64, B=12, characters, no dropout, float32. `gpt2 shape` is `train.py` with nanoGPT's
-architecture, `modern` is `model=tiny` at that size: whole runs with TensorBoard, as a user starts them. nanoGPT is its own `train.py`
-without evaluations, plain and compiled; Hugging Face is GPT2LMHeadModel in a plain loop. Each is timed over the steps behind the
-warm-up.
+nanoGPT's CPU row: 4 layers, 4 heads, width 128, T=64, B=12, characters, no dropout, float32. `gpt2
+shape` is `train.py` with nanoGPT's architecture, `modern` is `model=tiny` at that size: whole runs
+with TensorBoard, as a user starts them. nanoGPT is its own `train.py` without evaluations, plain
+and compiled; Hugging Face is GPT2LMHeadModel in a plain loop. Each is timed over the steps behind
+the warm-up.
 
     python benchmarks/training.py                                       about a minute and a half on two cores
     python benchmarks/training.py --nanogpt PATH --steps 300            for the record: about six
     python benchmarks/training.py --gpt2 --device cuda --nanogpt PATH   GPT-2 124M, T=1024, bfloat16
 
-MFU is the share of the fastest matrix product measured here (float32 on a CPU, bfloat16 on a GPU) that a step's multiplications reach,
-at 6 N + 12 L C T operations a token: N weights in matrix products, L layers, C width (Chowdhery et al. 2022, appendix B, attention
-counted without the causal mask). Memory is the process's largest anonymous memory, and what torch allocated on the GPU at most.
+MFU is the share of the fastest matrix product measured here (float32 on a CPU, bfloat16 on a GPU)
+that a step's multiplications reach, at 6 N + 12 L C T operations a token: N weights in matrix
+products, L layers, C width (Chowdhery et al. 2022, appendix B, attention counted without the causal
+mask). Memory is the process's largest anonymous memory, and what torch allocated on the GPU at
+most.
 """
 
 import argparse
@@ -64,15 +68,18 @@ def arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 def write_text(folder: Path, options: argparse.Namespace) -> int:
-    """The same text for everyone: text.txt for train.py, data/bench/ in nanoGPT's format; returns how many ids there are."""
+    """The same text for everyone: text.txt for train.py, data/bench/ in nanoGPT's format; returns
+    how many ids there are.
+    """
     if not options.gpt2:
         _, text = characters()
         (folder / "text.txt").write_text(text, encoding="utf-8", newline="")
         return len(write_characters(folder / "data" / "bench", text))
     import numpy as np
 
-    # One character an id, so that train.py's tokenizer has GPT-2's vocabulary: Chinese characters and Korean syllables, which
-    # Unicode's normal form leaves alone. Each comes once before the random rest, and one id is the end of a document.
+    # One character an id, so that train.py's tokenizer has GPT-2's vocabulary: Chinese characters
+    # and Korean syllables, which Unicode's normal form leaves alone. Each comes once before the
+    # random rest, and one id is the end of a document.
     table = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0x20000, 0x2A6E0)]
     rng = np.random.default_rng(0)
     count = max(1_000_000, 200 * options.block_size)
@@ -91,7 +98,8 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
         "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'ours'}", "tokenizer=char", "data.val_fraction=0.02",
         f"data.batch_size={options.batch_size}",
         "optim.lr=1e-3", "optim.warmup_steps=100", "optim.beta2=0.99", "optim.weight_decay=0.1",
-        # A training worth a GPU is compiled, which `auto` does not find worth its time in a run as short as this.
+        # A training worth a GPU is compiled, which `auto` does not find worth its time in a run as
+        # short as this.
         *(["trainer=gpu", "trainer.compile=true"] if options.device == "cuda" else ["trainer=cpu"]),
         *([f"trainer.threads={options.threads}"] if options.threads else []),
         *options.overrides,
@@ -99,7 +107,9 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
 
 
 def matrix_peak(device: str, threads: int | None) -> float:
-    """Operations a second of the fastest square matrix product: float32 of 1024 to 2048 on a CPU, bfloat16 of 8192 on a GPU."""
+    """Operations a second of the fastest square matrix product: float32 of 1024 to 2048 on a CPU,
+    bfloat16 of 8192 on a GPU.
+    """
     import torch
 
     if threads:

@@ -1,9 +1,11 @@
-"""Commands on folders of a stranger's, each in a forked process whose every write, removal, process and connection is noted.
+"""Commands on folders of a stranger's, each in a forked process whose every write, removal, process
+and connection is noted.
 
     python audit.py PLAN
 
-PLAN is a JSON list of [name, folder to start in, folders that may be written, program, arguments]. Standard output gets a JSON
-object a command: its name, status, what it said, and `outside`: the events beyond the folders. Forking saves the imports.
+PLAN is a JSON list of [name, folder to start in, folders that may be written, program, arguments].
+Standard output gets a JSON object a command: its name, status, what it said, and `outside`: the
+events beyond the folders. Forking saves the imports.
 """
 
 import json
@@ -39,7 +41,9 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
 
 
 class Audit:
-    """The hook: what a process did beyond `folders`. Links are followed, as the kernel follows them."""
+    """The hook: what a process did beyond `folders`. Links are followed, as the kernel follows
+    them.
+    """
 
     def __init__(self, folders: list[str]) -> None:
         self.folders = [os.path.realpath(folder) for folder in folders] + ["/dev", "/proc"]

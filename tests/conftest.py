@@ -1,4 +1,6 @@
-"""Texts and runs that several tests share. Nothing here needs the network; what needs the real corpora skips where they are absent."""
+"""Texts and runs that several tests share. Nothing here needs the network; what needs the real
+corpora skips where they are absent.
+"""
 
 import os
 import random
@@ -11,10 +13,12 @@ import absl.logging
 import pytest
 from hypothesis import settings
 
-# TensorBoard's log handler keeps the stream of the moment in which it is imported, and closes it when Hydra sets logging up
-# in this process: pytest's own capture, unless it is a stream that the handler leaves open.
+# TensorBoard's log handler keeps the stream of the moment in which it is imported, and closes it
+# when Hydra sets logging up in this process: pytest's own capture, unless it is a stream that the
+# handler leaves open.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: test processes stand side by side, one core each
+# Before torch: test processes stand side by side, one core each
+os.environ["OMP_NUM_THREADS"] = "1"
 # No test asserts a time: a busy machine is no fault.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -28,7 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def story(characters: int, seed: int = 0) -> str:
-    """A made text with something to learn: sentences of a small grammar, curly quotes and paragraphs included."""
+    """A made text with something to learn: sentences of a small grammar, curly quotes and
+    paragraphs included.
+    """
     rng = random.Random(seed)
     who = ["Dorothy", "the Scarecrow", "the Tin Woodman", "the Lion", "Toto", "the Witch"]
     did = ["went to", "looked at", "was afraid of", "laughed about", "came back from"]
@@ -61,7 +67,9 @@ def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None
 
 
 def as_version_0_1(config: Path) -> str:
-    """Takes its checksum from a run's config.yaml, so that it can be changed by hand; returns what is left."""
+    """Takes its checksum from a run's config.yaml, so that it can be changed by hand; returns what
+    is left.
+    """
     lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
     assert lines[0].startswith("# The settings of this run")
     assert lines[-1].startswith("# sha256: ")
@@ -113,7 +121,9 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a run of 60 steps was started in: story.txt, data/ and the run folder `run`."""
+    """The folder that a run of 60 steps was started in: story.txt, data/ and the run folder
+    `run`.
+    """
     folder = tmp_path_factory.mktemp("finished")
     (folder / "story.txt").write_text(story(30_000), encoding="utf-8")
     overrides = (

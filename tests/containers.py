@@ -1,4 +1,6 @@
-"""Files of every kind that holds texts, made for the tests of data/, and how they are read there."""
+"""Files of every kind that holds texts, made for the tests of data/, and how they are read
+there.
+"""
 
 import bz2
 import gzip
@@ -75,7 +77,9 @@ def numbered(texts: list[str]) -> dict[str, bytes]:
 
 
 def nested(texts: list[str]) -> bytes:
-    """OpenWebText as its parts are published: tars of compressed tars, with folders that have headers of their own."""
+    """OpenWebText as its parts are published: tars of compressed tars, with folders that have
+    headers of their own.
+    """
     middle = len(texts) // 2
     members = {
         "urlsf_subset00-1_data.xz": lzma.compress(tar(numbered(texts[:middle]))),

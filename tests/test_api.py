@@ -1,4 +1,6 @@
-"""The public Python API: its examples run, it is what `evaluate` and `generate.py` compute, and importing it takes no torch."""
+"""The public Python API: its examples run, it is what `evaluate` and `generate.py` compute, and
+importing it takes no torch.
+"""
 
 import doctest
 import json

@@ -1,4 +1,6 @@
-"""Dependencies point one way: the imports of every module are read, not run, and held against the tables below."""
+"""Dependencies point one way: the imports of every module are read, not run, and held against the
+tables below.
+"""
 
 import ast
 import json
@@ -16,7 +18,8 @@ PACKAGE = "llm_from_scratch"
 SOURCES = sorted((ROOT / "src" / PACKAGE).rglob("*.py"))
 SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if path.exists())
 
-# Who may import what of the package. The row with the longest matching name counts; a folder's files see each other.
+# Who may import what of the package. The row with the longest matching name counts; a folder's
+# files see each other.
 ANYTHING = "*"
 GROUND = [
     "environment",
@@ -30,7 +33,8 @@ GROUND = [
     "signals",
     "terminal",
 ]  # below everything: any module may import them
-SETTINGS = ["config", "check", "saved_config"]  # the schema, values held against it, a run's config.yaml
+# The schema, values held against it, a run's config.yaml
+SETTINGS = ["config", "check", "saved_config"]
 RUN = ["checkpoint", "weights", "run"]  # a run folder: states, model, all of it
 MAY_IMPORT = {
     "environment": [],
@@ -72,7 +76,8 @@ MAY_IMPORT = {
     "evaluation": [],
     "training": [],
     "api": ["evaluation.scoring", "generation", "config", *RUN],
-    "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],  # the public names, imported lazily
+    # The public names, imported lazily
+    "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],
     "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
     "doctor": [],
     "doctor.findings": [],
@@ -99,7 +104,8 @@ MAY_IMPORT = {
     "train": ["commands"],
     "generate": ["commands"],
 }
-# The modules of data/ in the order of its docstring: each may import those above it, and what stands behind its name.
+# The modules of data/ in the order of its docstring: each may import those above it, and what
+# stands behind its name.
 DATA: dict[str, list[str]] = {
     "formats": [],
     "streams": [],
@@ -190,7 +196,9 @@ def covers(name: str, module: str) -> bool:
 
 
 def module_name(path: Path) -> str:
-    """`src/llm_from_scratch/data/clean.py` -> `data.clean`; the package itself is ``""``; a script is its own name."""
+    """`src/llm_from_scratch/data/clean.py` -> `data.clean`; the package itself is ``""``; a script
+    is its own name.
+    """
     if path in SCRIPTS:
         return path.stem
     parts = path.relative_to(ROOT / "src" / PACKAGE).with_suffix("").parts

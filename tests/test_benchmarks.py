@@ -1,4 +1,5 @@
-"""The benchmarks run from end to end at their smallest size; their figures are nobody's here, and go to a folder of the test.
+"""The benchmarks run from end to end at their smallest size; their figures are nobody's here, and
+go to a folder of the test.
 
 NANOGPT=PATH, a clone of nanoGPT, adds that peer.
 """
@@ -58,7 +59,7 @@ def test_help_says_what_is_measured_and_how_to_start_it(path: Path, tmp_path: Pa
     assert len(done.stdout.split("options:")[0].splitlines()) > 5
 
 
-# ------------------------------------------------------------------------------------------------ from end to end
+# ---------------------------------------------------------------------------------- from end to end
 @pytest.mark.slow
 def test_training_measures_train_py_and_hugging_face_with_gpt2s_vocabulary(tmp_path: Path) -> None:
     sizes = "--gpt2 --n-layer 1 --n-embd 16 --n-head 1 --block-size 8 --batch-size 2 --steps 4 --warmup 2 --threads 1"
@@ -163,7 +164,8 @@ def test_the_gpu_check_runs_at_a_small_size_without_a_gpu(tmp_path: Path) -> Non
 def test_startup_measures_both_scripts(tmp_path: Path) -> None:
     seconds = {row["program"]: row["seconds"] for row in rows_of("startup", tmp_path)}
     assert list(seconds) == ["import torch", "train.py --help", "generate.py --help", "generate.py, first token"]
-    assert all(0.1 < value < 100 for value in seconds.values())  # no comparison: another process may delay any of them
+    # No comparison: another process may delay any of them
+    assert all(0.1 < value < 100 for value in seconds.values())
 
 
 @pytest.mark.slow
@@ -171,7 +173,8 @@ def test_time_to_loss_stops_the_run_at_the_target(tmp_path: Path, corpora: Path)
     if not (corpora / "shakespeare" / "input.txt").exists():
         pytest.skip("needs tiny Shakespeare")
     overrides = "model.n_layer=1 model.n_embd=16 model.n_head=1 trainer.max_steps=100000 trainer.val_check_interval=2"
-    sizes = ["--target", "9", "--threads", "1", "--nanogpt-iters", "250"]  # it saves nothing before its 250th
+    # It saves nothing before its 250th
+    sizes = ["--target", "9", "--threads", "1", "--nanogpt-iters", "250"]
     row, *_ = rows_of("time_to_loss", tmp_path, *sizes, "--overrides", *overrides.split())
     assert row["reached"]
     assert row["loss"] < 9
@@ -189,7 +192,8 @@ def test_the_parts_of_a_time_to_loss_by_hand() -> None:
         {"validation_seconds": 0.5},
     ]
     found = parts([*rows, {"seconds": 1.0}, {"validation_seconds": 0.5}], 30.0)
-    # The others' medians are 1 and 0.5: compiling took 6 of the first steps' seconds, 2.5 of the first validation's.
+    # The others' medians are 1 and 0.5: compiling took 6 of the first steps' seconds, 2.5 of the
+    # first validation's.
     assert found == {"training": 4.5, "compiling": 8.5, "validations": 1.5, "start": 15.5}
     assert parts([{"seconds": 2.0}], 5.0) == {"training": 2.0, "compiling": 0, "validations": 0, "start": 3.0}
 
@@ -209,7 +213,7 @@ def test_a_wrong_path_to_nanogpt_costs_one_line(tmp_path: Path) -> None:
     assert "holds no model.py and train.py" in done.stderr
 
 
-# -------------------------------------------------------------------------------------------------------- the parts
+# ---------------------------------------------------------------------------------------- the parts
 def test_peers_take_turns() -> None:
     from _record import take_turns
 
@@ -259,7 +263,8 @@ def test_the_operations_of_the_cpu_row_are_those_of_its_matrices(model: str, inn
     options = SimpleNamespace(n_layer=4, n_head=4, n_embd=128, block_size=64)
     activation = "gelu" if model == "gpt2" else "swiglu"
     network = GPT(GPTConfig(vocab_size=65, n_layer=4, n_embd=128, block_size=64, activation=activation, n_inner=inner))
-    weights = sum(p.numel() for p in network.parameters() if p.dim() == 2)  # the tied head is its embedding
+    # The tied head is its embedding
+    weights = sum(p.numel() for p in network.parameters() if p.dim() == 2)
     assert operations(model, 65, options) == 6 * weights + 12 * 4 * 128 * 64
     if model == "gpt2":
         assert 12 * 64 * operations(model, 65, options) == pytest.approx(

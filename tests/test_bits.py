@@ -1,4 +1,6 @@
-"""One flipped bit in any file of a run or of its data is refused, or warned of, or changes nothing that is read."""
+"""One flipped bit in any file of a run or of its data is refused, or warned of, or changes nothing
+that is read.
+"""
 
 import logging
 import random
@@ -68,7 +70,8 @@ def reader(name: str) -> Callable[[Path], Any]:
         return prepared(rest.split("/")[1])
     if rest == "config.yaml":
         return lambda folder: check(read_run(folder / "run"), Config)
-    rows = re.fullmatch(r"\.?(\w+\.jsonl)(\.crc32)?", rest)  # the rows, or the checksums that they are held against
+    # The rows, or the checksums that they are held against
+    rows = re.fullmatch(r"\.?(\w+\.jsonl)(\.crc32)?", rest)
     if rows:
         return lambda folder: read_rows(folder / "run" / rows[1])
     if rest == "samples.md":  # a record of text: it is read as far as it goes
@@ -157,5 +160,6 @@ def test_every_whole_row_is_recovered(whole: Path, tmp_path: Path, caplog: pytes
     caplog.clear()
     assert read_rows(path) == rows[:-1]
     assert caplog.records == []
-    path.write_bytes(b"".join(lines).replace(b'"loss": 3', b'"loss": 2', 1))  # a row that can still be read
+    # A row that can still be read
+    path.write_bytes(b"".join(lines).replace(b'"loss": 3', b'"loss": 2', 1))
     assert len(read_rows(path)) == len(rows) - 1

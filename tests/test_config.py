@@ -1,4 +1,6 @@
-"""The schema: ranges are held, also in a corpus of a mixture, and the parts of `data` are one flat group."""
+"""The schema: ranges are held, also in a corpus of a mixture, and the parts of `data` are one flat
+group.
+"""
 
 from dataclasses import fields
 

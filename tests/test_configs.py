@@ -1,4 +1,6 @@
-"""Every YAML file under configs/ composes to settings that the schema accepts, and says why it is there."""
+"""Every YAML file under configs/ composes to settings that the schema accepts, and says why it is
+there.
+"""
 
 import importlib.util
 import re
@@ -40,7 +42,8 @@ SHARED = {
     for path in FILES
     if path.parent != CONFIGS
     for entry in defaults(path)
-    if isinstance(entry, str) and entry != "_self_" and "@" not in entry  # put below a key: a choice all the same
+    # Put below a key: a choice all the same
+    if isinstance(entry, str) and entry != "_self_" and "@" not in entry
 }
 CHOICES = [
     (main, path.parent.relative_to(CONFIGS).as_posix(), path.stem)

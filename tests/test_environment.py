@@ -1,4 +1,6 @@
-"""environment.json: one entry an environment, whatever was killed between; git runs in the checkout of the package alone."""
+"""environment.json: one entry an environment, whatever was killed between; git runs in the checkout
+of the package alone.
+"""
 
 import json
 import os
@@ -39,7 +41,8 @@ def test_the_commit_and_whether_the_code_is_as_committed(checkout: Path, monkeyp
     assert commit(checkout) == {"commit": head, "clean": True}
     (checkout / "outputs").mkdir()
     (checkout / "outputs" / "run.txt").write_text("a run changes no code", encoding="utf-8")
-    monkeypatch.setenv("GIT_DIR", str(checkout / "elsewhere"))  # as within a hook of another repository
+    # As within a hook of another repository
+    monkeypatch.setenv("GIT_DIR", str(checkout / "elsewhere"))
     assert commit(checkout) == {"commit": head, "clean": True}
     (checkout / "src" / "llm_from_scratch" / "model.py").write_text("x = 2\n", encoding="utf-8")
     assert commit(checkout) == {"commit": head, "clean": False}

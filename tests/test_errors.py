@@ -1,4 +1,6 @@
-"""Three kinds of error: a mistake of the user's, a failure of the machine, a bug; and a library that is missing."""
+"""Three kinds of error: a mistake of the user's, a failure of the machine, a bug; and a library
+that is missing.
+"""
 
 import errno
 import re

@@ -1,4 +1,6 @@
-"""docs/extend.md: its files and its lines work as they stand there, in a checkout that has nothing else of the user's."""
+"""docs/extend.md: its files and its lines work as they stand there, in a checkout that has nothing
+else of the user's.
+"""
 
 import re
 import shutil

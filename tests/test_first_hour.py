@@ -1,4 +1,5 @@
-"""The first hour: the commands of README.md, in their order, in a fresh clone and a new environment.
+"""The first hour: the commands of README.md, in their order, in a fresh clone and a new
+environment.
 
 In README.md an indented block holds commands and a fenced block output. The sections behind `LATER`
 need more time or other machines.
@@ -44,7 +45,9 @@ def output(text: str) -> list[str]:
 
 
 def pattern(shown: str) -> str:
-    """A shown line as a regular expression: numbers and ids may differ, and `…` stands for anything."""
+    """A shown line as a regular expression: numbers and ids may differ, and `…` stands for
+    anything.
+    """
     words = re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", "ID", shown).split("…")
     skeleton = ".*".join(re.escape(word) for word in words)
     return re.sub(r"\d[\d,.]*", r"[\\d,.]+", skeleton.replace("ID", r"[\w-]+"))
@@ -105,7 +108,9 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """The shell of a newcomer. Its clone and its environment, some gigabytes, are removed afterwards."""
+    """The shell of a newcomer. Its clone and its environment, some gigabytes, are removed
+    afterwards.
+    """
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
@@ -206,7 +211,8 @@ def try_line(shell: Shell, line: str, book: bool) -> None:
     Args:
         shell: of the clone, with its environment.
         line: the command with its comment.
-        book: whether the Wizard of Oz can be had; a command that needs it is refused in one line elsewhere.
+        book: whether the Wizard of Oz can be had; a command that needs it is refused in one line
+            elsewhere.
     """
     words = words_of(line)
     if words.startswith("tensorboard"):

@@ -1,4 +1,6 @@
-"""Run folders of a stranger's: nothing outside of them is written, deleted, fetched or run, and nothing waits."""
+"""Run folders of a stranger's: nothing outside of them is written, deleted, fetched or run, and
+nothing waits.
+"""
 
 import json
 import os
@@ -165,7 +167,8 @@ def outcomes(tmp_path: Path, kinds: list[str]) -> dict[str, dict[str, Any]]:
             place = tmp_path / "places" / f"{kind} {name}"
             shutil.copytree(FIXTURE, place)
             if kind in ("address", "place", "address and place", "downloads", "name"):
-                shutil.rmtree(place / "data")  # so that the text would have to be brought or prepared
+                # So that the text would have to be brought or prepared
+                shutil.rmtree(place / "data")
             KINDS[kind](place / "run", home)
             program, arguments, writes = commands("run")[name]
             plan.append([f"{kind}: {name}", str(place), [str(place)] if writes else [], program, arguments])
@@ -218,7 +221,9 @@ def test_nothing_outside_of_a_strangers_folder_is_touched(tmp_path: Path) -> Non
 
 
 def test_the_worst_of_them(tmp_path: Path) -> None:
-    """The short form: a link that is written through, a link whose folders are deleted, an address, code, a pipe, a deep model."""
+    """The short form: a link that is written through, a link whose folders are deleted, an address,
+    code, a pipe, a deep model.
+    """
     found = outcomes(tmp_path, ["building", "checkpoints", "address and place", "code", "pipe model", "layers"])
     check(found)
     for name in ("building", "checkpoints", "address and place", "code"):
@@ -234,7 +239,9 @@ def test_the_worst_of_them(tmp_path: Path) -> None:
 
 
 def test_a_run_of_version_0_1_loads_and_goes_on(tmp_path: Path) -> None:
-    """It has no checksums of its own: it is read as it stands, scores what it scored, and goes on."""
+    """It has no checksums of its own: it is read as it stands, scores what it scored, and
+    goes on.
+    """
     shutil.copytree(FIXTURE, tmp_path / "old")
     (tmp_path / "plan.json").write_text("[]", encoding="utf-8")
     place = str(tmp_path / "old")

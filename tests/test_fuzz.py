@@ -1,8 +1,9 @@
-"""Files that a stranger could hand over, a thousand mutated ones of each kind: success or one line, soon and in little memory.
+"""Files that a stranger could hand over, a thousand mutated ones of each kind: success or one line,
+soon and in little memory.
 
-Each kind has a process of its own, whose program is this file: a native parser that crashes, a loop without end or a header
-that asks for terabytes ends that process, and the test says at which input. `python tests/test_fuzz.py KIND FOLDER 17 18`
-runs input 17 alone.
+Each kind has a process of its own, whose program is this file: a native parser that crashes, a loop
+without end or a header that asks for terabytes ends that process, and the test says at which input.
+`python tests/test_fuzz.py KIND FOLDER 17 18` runs input 17 alone.
 """
 
 import gzip
@@ -30,7 +31,7 @@ MEMORY = 512 * 2**20  # bytes of address space beyond what the imports take
 Read = Callable[[Path], object]
 Seal = Callable[[Path], None]
 
-# ------------------------------------------------------------------------------------------------------ mutations
+# ---------------------------------------------------------------------------------------- mutations
 NUMBERS = (0, -1, 1, 2, 7, 255, 65_537, 2**31, 2**32 - 1, 2**53 + 1, 2**63, 2**64, 2**70, -(2**63), 0.5, 1e300, -0.0)
 WORDS = (
     "",
@@ -99,7 +100,9 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def hostile_tree(rng: random.Random, tree: Any) -> tuple[Any, str]:
-    """Values of other types and sizes, swapped, lost and added keys; text to be put raw where MARK stands."""
+    """Values of other types and sizes, swapped, lost and added keys; text to be put raw where MARK
+    stands.
+    """
     tree, raw = json.loads(json.dumps(tree)), ""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         where = places(tree)
@@ -271,7 +274,7 @@ def hostile_yaml(rng: random.Random, good: bytes) -> bytes:
     return "\n".join(lines).encode(errors="replace") + b"\n"
 
 
-# ---------------------------------------------------------------------------------------- the kinds of files, sound
+# ------------------------------------------------------------------------ the kinds of files, sound
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -358,7 +361,8 @@ def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
         model = folder / "model"
 
         def change(tree: Any) -> None:
-            tree.pop("config_sha256", None)  # as version 0.1 wrote it, so that what is behind the checksum is tried
+            # As version 0.1 wrote it, so that what is behind the checksum is tried
+            tree.pop("config_sha256", None)
             tree.update(sha256=sha256(model / "model.safetensors"))
 
         change_json(model / "config.json", change)
@@ -643,9 +647,11 @@ KINDS = {
 NEEDS = {"gpt2": "tiktoken", "zst": "zstandard", "parquet": "pyarrow"}
 
 
-# ------------------------------------------------------------------------------------------------ the process of a kind
+# ---------------------------------------------------------------------------- the process of a kind
 def program(kind: str, folder: Path, start: int, end: int) -> Iterator[str]:
-    """Runs inputs of one kind; yields what went wrong, and in the end how many of them were read."""
+    """Runs inputs of one kind; yields what went wrong, and in the end how many of them were
+    read.
+    """
     import resource
 
     from llm_from_scratch.errors import UserError
@@ -670,7 +676,8 @@ def program(kind: str, folder: Path, start: int, end: int) -> Iterator[str]:
         if rng.random() < 0.6:
             seal(bad)
         print("input", number, flush=True)
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # nothing catches SIGPROF: no loop can hold it up
+        # Nothing catches SIGPROF: no loop can hold it up
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
             read(bad)
             accepted += 1
@@ -705,7 +712,8 @@ def check_inputs(kind: str, folder: Path, start: int, end: int) -> None:
     assert done.returncode == 0, f"ended with {done.returncode} at {reached}: {done.stderr[-500:]}"
     assert wrong == []
     accepted = int(lines[-1].removeprefix("accepted "))
-    assert 0 < accepted < end - start  # the mutations reach beyond the first checksum, and are not harmless
+    # The mutations reach beyond the first checksum, and are not harmless
+    assert 0 < accepted < end - start
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Generation against its plain twin, transformers' filters and greedy ids, and text cut into pieces in every way."""
+"""Generation against its plain twin, transformers' filters and greedy ids, and text cut into pieces
+in every way.
+"""
 
 import itertools
 import logging
@@ -60,7 +62,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ------------------------------------------------------------------------------------------------------ filters
+# ------------------------------------------------------------------------------------------ filters
 @pytest.mark.parametrize(
     ("ours", "name", "value"),
     [
@@ -138,7 +140,8 @@ def test_impossible_settings_are_refused_in_one_line(values: dict[str, Any], mes
         SamplingConfig(**values)
 
 
-# Logits as models give them, ties and impossible tokens among them; the last row is what an overflow gives.
+# Logits as models give them, ties and impossible tokens among them; the last row is what an
+# overflow gives.
 ROWS = [
     [1.5, -2.0, 1.5, 0.3, -math.inf, 1.499],
     [-3.0, -1.0, -1e4, -1.0 - 1e-6, -math.inf, -7.0],
@@ -166,8 +169,10 @@ def test_any_temperature_samples_as_its_limit_does(
     exact = logits.double()[0]
     top = exact.max()
     likeliest = [i for i, logit in enumerate(row) if exact[i] == top]
-    gaps = torch.where(exact == top, 0.0, exact - top) / value  # float64 holds them, down to the smallest temperature
-    assert chosen in (gaps > -110).nonzero().flatten().tolist()  # e^-104 is float32's smallest number
+    # float64 holds them, down to the smallest temperature
+    gaps = torch.where(exact == top, 0.0, exact - top) / value
+    # e^-104 is float32's smallest number
+    assert chosen in (gaps > -110).nonzero().flatten().tolist()
     if value <= 1e-30 or filters.get("top_p") == 1e-9:
         assert chosen in likeliest
     probabilities = temperature(relative(logits), value).softmax(dim=-1)[0].double()
@@ -193,7 +198,8 @@ def test_any_repetition_penalty_orders_as_its_limit_does(penalty: float) -> None
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0, -math.inf]])
     found = repetition_penalty(logits, torch.tensor([[0, 1, 2, 3, 4, 5]]), penalty)
     assert not found.isnan().any()
-    # Positive logits that grow stay in their order; those that shrink to 0 are told apart as long as float32 can.
+    # Positive logits that grow stay in their order; those that shrink to 0 are told apart as long
+    # as float32 can.
     assert found.argsort(descending=True, stable=True)[0].tolist() == [0, 1, 2, 3, 4, 5]
     config = SamplingConfig(temperature=0.8, repetition_penalty=penalty)
     assert int(sample(logits, torch.tensor([[2, 1, 0]]), config, torch.ones_like(logits))) == 0
@@ -207,7 +213,7 @@ def test_a_model_that_answers_with_nan_is_refused() -> None:
         next(generate_tokens(model, torch.tensor([[1, 2]]), SamplingConfig()))
 
 
-# ------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 @pytest.mark.parametrize("prompt_length", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cached_generation_equals_its_plain_twin_far_past_the_context(family: str, prompt_length: int) -> None:
@@ -269,7 +275,8 @@ def test_tokens_of_a_gpu_are_fetched_some_at_a_time(monkeypatch: pytest.MonkeyPa
 def test_each_token_is_chosen_from_the_window_that_the_rule_gives() -> None:
     model, prompt = make(), torch.randint(40, (1, 3), generator=generator())
     ids = generate_with_temperature(model, prompt, 20, 0.0, generator())[0]
-    # A context of 8: it fills up at 8 tokens; the next one leaves the newer half of 4, which fills up again, and so on.
+    # A context of 8: it fills up at 8 tokens; the next one leaves the newer half of 4, which fills
+    # up again, and so on.
     starts = [0, 0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10, 10, 10, 10, 10, 15, 15, 15, 15]
     for end, start in enumerate(starts, start=3):
         assert ids[end] == model(ids[None, start:end])[0, -1].argmax()
@@ -314,7 +321,8 @@ def test_a_penalty_counts_the_prompt_and_what_was_written() -> None:
     assert len(plain.unique()) > 20
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])  # 3 divides neither the vocabulary of 40 nor the width
+# 3 divides neither the vocabulary of 40 nor the width
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     "changes", [{}, {"tie_weights": False, "bias": True, "norm": "layernorm", "activation": "gelu"}]
 )
@@ -348,7 +356,7 @@ def test_generation_leaves_the_mode_of_the_model_and_of_torch_as_it_was() -> Non
     model.loss(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()
 
 
-# --------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 def split_by_hand(text: str, stop: list[str]) -> str:
     """What a stop string leaves of a text that comes character by character."""
     for end in range(1, len(text) + 1):

@@ -22,7 +22,8 @@ V, EOT = 61, 0
 
 
 def test_random_bits_are_splitmix64() -> None:
-    # Vigna's splitmix64.c from 1234567, whose first number is the one after the first step of its state.
+    # Vigna's splitmix64.c from 1234567, whose first number is the one after the first step of its
+    # state.
     first = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     start = 1234567 * pow(0x9E3779B97F4A7C15, -1, 2**64) % 2**64  # splitmix multiplies its keys
     found = splitmix(start - 2**64, torch.arange(1, 6))
@@ -44,8 +45,8 @@ def test_a_dropout_mask_drops_its_share_and_keeps_the_mean(p: float) -> None:
         (mask[:, ::4] == 0).double().mean().item(),
     ):  # all, one lane of four
         assert share == pytest.approx(p, abs=6 * math.sqrt(p * (1 - p) / (n / 4)))
-    # Neighbours, which may come from one 64-bit number, and the same places of two sequences are independent: both are
-    # dropped in p^2 of the pairs.
+    # Neighbours, which may come from one 64-bit number, and the same places of two sequences are
+    # independent: both are dropped in p^2 of the pairs.
     dropped = mask == 0
     for one, other in (
         (dropped[:, 1:], dropped[:, :-1]),

@@ -1,4 +1,6 @@
-"""`last` is one run for every command, and a run that starts from another's weights takes its shape."""
+"""`last` is one run for every command, and a run that starts from another's weights takes its
+shape.
+"""
 
 import os
 import shutil
@@ -19,7 +21,9 @@ TEXT = [word for word in SMALL if word.startswith(("data", "trainer", "sample"))
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
-    """`start("train.py", …)` or `start("doctor", …)` runs a command in this process: its status and what it said."""
+    """`start("train.py", …)` or `start("doctor", …)` runs a command in this process: its status and
+    what it said.
+    """
     from llm_from_scratch.commands import generate, train
 
     def command(name: str, *words: str) -> tuple[int, str]:
@@ -41,7 +45,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.fixture
 def three(finished: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Runs below outputs/ in the order of their starts; a later validation of the first one, and no model in the last."""
+    """Runs below outputs/ in the order of their starts; a later validation of the first one, and no
+    model in the last.
+    """
     for name in ("story.txt", "data"):
         copy = shutil.copytree if (finished / name).is_dir() else shutil.copy
         copy(finished / name, tmp_path / name)

@@ -1,4 +1,6 @@
-"""The processes that a command starts, whoever starts them, work on one run or one sweep: the one that it announces."""
+"""The processes that a command starts, whoever starts them, work on one run or one sweep: the one
+that it announces.
+"""
 
 import importlib.util
 import os

@@ -22,7 +22,8 @@ def test_limits_of_control_groups(tmp_path: Path) -> None:
         (tmp_path / "membership").write_text(membership)
         return sorted(machine.cgroup_limits(tmp_path / "membership", mount))
 
-    # Version 2: the group of a batch job within a slice without a limit; and a container, whose root is its own group.
+    # Version 2: the group of a batch job within a slice without a limit; and a container, whose
+    # root is its own group.
     files = {"slice/job/memory.max": "4096\n", "slice/memory.max": "max\n", "memory.max": "8192\n"}
     assert limits("0::/slice/job\n", **files) == [4096, 8192]
     assert limits("0::/\n", **{"memory.max": "512\n"}) == [512]
@@ -71,4 +72,5 @@ def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(given: 
         check=True,
     )
     spins = given.get("GOMP_SPINCOUNT", "None") if given else str(machine.SPINS)
-    assert done.stderr.split()[-2:] == [spins, "False"]  # libgomp, which comes with torch, has not read it yet
+    # libgomp, which comes with torch, has not read it yet
+    assert done.stderr.split()[-2:] == [spins, "False"]

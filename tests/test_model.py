@@ -1,4 +1,6 @@
-"""The model against its twins: the plain attention, Hugging Face's models, numbers worked out by hand."""
+"""The model against its twins: the plain attention, Hugging Face's models, numbers worked out by
+hand.
+"""
 
 import math
 import warnings
@@ -48,9 +50,11 @@ LLAMA3 = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,  # of the four wavelengths one is kept, one between, two divided
+    # Of the four wavelengths one is kept, one between, two divided
+    "original_max_position_embeddings": 64,
 }
-# Models of others whose weights are to be loaded: the shapes of Qwen3, Qwen2 and Llama 3 that the modern family has not.
+# Models of others whose weights are to be loaded: the shapes of Qwen3, Qwen2 and Llama 3 that the
+# modern family has not.
 IMPORTED: dict[str, dict[str, Any]] = {
     "qwen3": {**MODERN, "head_size": 12},
     "qwen2": {**MODERN, "qk_norm": False, "qkv_bias": True},
@@ -68,7 +72,9 @@ KINDS = {
 
 
 def make(kind: str, **changes: Any) -> GPT:
-    """A small model whose every parameter is random, biases and norms too, so that none can be forgotten."""
+    """A small model whose every parameter is random, biases and norms too, so that none can be
+    forgotten.
+    """
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{"vocab_size": V, "block_size": 16, "n_embd": 32, **KINDS[kind], **changes}))
     for parameter in model.parameters():
@@ -81,7 +87,7 @@ def preset(name: str) -> dict[str, Any]:
         return OmegaConf.to_container(hydra.compose(f"model/{name}").model)  # type: ignore[return-value]
 
 
-# --------------------------------------------------------------------------------------------------- presets
+# ------------------------------------------------------------------------------------------ presets
 @pytest.mark.parametrize(
     ("name", "vocab_size", "parameters"),
     [
@@ -112,7 +118,8 @@ def test_the_defaults_are_the_tiny_preset_and_every_preset_states_every_key() ->
 
 
 def test_shared_layers_and_a_tied_head_count_once() -> None:
-    # C=8, V=10: embedding 80; block: qkv 3*64, out 64, gate and up 2*8*64, down 64*8, two norms 8, q and k norm 2*4.
+    # C=8, V=10: embedding 80; block: qkv 3*64, out 64, gate and up 2*8*64, down 64*8, two norms 8,
+    # q and k norm 2*4.
     block = 192 + 64 + 1024 + 512 + 16 + 8
     config = {"vocab_size": 10, "n_embd": 8, "n_head": 2, "n_layer": 6}
     assert GPT(GPTConfig(**config)).num_parameters() == 80 + 6 * block + 8
@@ -137,7 +144,7 @@ def test_initialisation(kind: str) -> None:
             assert torch.equal(parameter, torch.full_like(parameter, float("norm.weight" in name))), name
 
 
-# ------------------------------------------------------------------------------------------------------ parts
+# -------------------------------------------------------------------------------------------- parts
 def test_one_head_equals_the_articles_attention() -> None:
     torch.manual_seed(0)
     config = ModelConfig(n_head=1, n_embd=24, qk_norm=False, position="learned")
@@ -148,7 +155,8 @@ def test_one_head_equals_the_articles_attention() -> None:
 
 
 def test_the_articles_attention_on_numbers_worked_out_by_hand() -> None:
-    # Q = K = V = x with D = 1. Position 0 sees itself alone; position 1 weighs 0 and ln 3 by e^0 : e^(ln 3 * ln 3).
+    # Q = K = V = x with D = 1. Position 0 sees itself alone; position 1 weighs 0 and ln 3 by e^0 :
+    # e^(ln 3 * ln 3).
     x = torch.tensor([[[0.0], [math.log(3)]]])
     one = torch.ones(1, 1)
     weight = math.exp(math.log(3) ** 2) / (1 + math.exp(math.log(3) ** 2))
@@ -199,7 +207,7 @@ def test_sinusoids_are_those_of_the_paper() -> None:
         assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------- Hugging Face twins
+# ------------------------------------------------------------------------------- Hugging Face twins
 def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_weights}
@@ -316,7 +324,7 @@ def test_loss_and_gradients_are_those_of_the_hugging_face_twin(kind: str) -> Non
     torch.testing.assert_close(model.token_embedding.weight.grad, table.grad, rtol=1e-3, atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------- KV cache
+# ----------------------------------------------------------------------------------------- KV cache
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_cached_and_uncached_logits_agree(kind: str) -> None:
@@ -342,7 +350,7 @@ def test_a_sequence_longer_than_the_context_is_refused_in_one_line() -> None:
             model(*arguments)
 
 
-# -------------------------------------------------------------------------------------------------------- loss
+# --------------------------------------------------------------------------------------------- loss
 def test_dropout_is_for_training_alone() -> None:
     model = GPT(GPTConfig(vocab_size=V, block_size=16, n_layer=1, n_embd=16, n_head=2, dropout=0.5))
     ids = torch.randint(V, (1, 16))
@@ -414,7 +422,7 @@ def test_every_parameter_learns(kind: str) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-# ------------------------------------------------------------------------------------------------ impossible values
+# -------------------------------------------------------------------------------- impossible values
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -455,7 +463,7 @@ def test_impossible_values_are_refused_in_one_line(values: dict[str, Any], messa
         GPTConfig(**{"vocab_size": 10, **values})
 
 
-# ------------------------------------------------------------------------------------ attention inside documents
+# ----------------------------------------------------------------------- attention inside documents
 EOT = 0
 DOCUMENTS = [[5, 6, 7], [EOT, 3, 4, 5, 6, 7, 8], [EOT], [EOT, 9, 9, 2]]
 TOGETHER = [[piece for document in DOCUMENTS for piece in document]]
@@ -478,7 +486,8 @@ def test_documents_together_compute_what_each_does_alone(settings: dict[str, Any
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 1e-9])  # the second takes the path of dropout, and drops nothing
+# The second takes the path of dropout, and drops nothing
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
 def test_masked_attention_is_the_articles_within_each_document(dropout: float) -> None:
     config = GPTConfig(vocab_size=11, n_embd=8, n_head=1, block_size=16, position="learned", qk_norm=False)
     attention = Attention(replace(config, dropout=dropout)).train()
@@ -515,7 +524,9 @@ def test_another_documents_tokens_change_nothing(settings: dict[str, Any], recom
 
 
 def test_norms_keep_to_the_fused_kernel_in_mixed_precision(request: pytest.FixtureRequest) -> None:
-    """torch falls back to many small kernels, and says so, where an input in bfloat16 meets a gain in float32."""
+    """torch falls back to many small kernels, and says so, where an input in bfloat16 meets a gain
+    in float32.
+    """
     request.addfinalizer(partial(torch.set_warn_always, torch.is_warn_always_enabled()))
     torch.set_warn_always(True)  # not once a process, which another test may have been
     model = GPT(GPTConfig(vocab_size=16, block_size=8, n_layer=1, n_head=2, n_embd=16))

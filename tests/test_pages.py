@@ -108,7 +108,8 @@ def test_the_blocks_in_html(tmp_path: Path) -> None:
     assert "<title>A &lt;title&gt;</title>" in page
     assert '<tr><th><span>name</span></th><th class="number"><span>number</span></th></tr>' in page
     assert '<tr><td>a|b</td><td class="number">1.50</td></tr>' in page
-    assert '<tr><td>3</td><td class="number">-2</td></tr>' in page  # a run of a sweep, named by its number
+    # A run of a sweep, named by its number
+    assert '<tr><td>3</td><td class="number">-2</td></tr>' in page
     assert (
         '<div class="passage"><b>0.5 bits</b>\n'
         '<span style="background:rgba(var(--hot),0.40)" title="6.0 bits">a&lt;</span>\n* b</div>'

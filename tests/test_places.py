@@ -112,7 +112,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (Path(libraries) / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall"]
     (made,) = (folder / "dist").glob("*.whl")
-    assert not [name for name in zipfile.ZipFile(made).namelist() if "configs/local" in name]  # one machine's own
+    # One machine's own
+    assert not [name for name in zipfile.ZipFile(made).namelist() if "configs/local" in name]
     subprocess.run([str(programs / "python"), *install, str(made)], check=True, capture_output=True)
     return programs
 

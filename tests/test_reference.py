@@ -87,7 +87,8 @@ echo "${{COMPREPLY[@]}}"
         ("train.py", "data=oz model=ti", "model=tiny"),
         ("train.py", "-m optim.be", "optim.beta1= optim.beta2="),
         ("generate.py", "run=last temp", "temperature="),
-        ("generate.py", "prompt='Once upon zq", ""),  # Hydra's grammar cannot read it: nothing is said in mid-line
+        # Hydra's grammar cannot read it: nothing is said in mid-line
+        ("generate.py", "prompt='Once upon zq", ""),
     ],
 )
 def test_bash_completes_settings(script: str, line: str, choices: str) -> None:

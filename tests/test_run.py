@@ -101,7 +101,8 @@ def test_a_link_out_of_a_run_is_not_followed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is a link that leads out of"):
             function(run)
     assert (tmp_path / "other/checkpoints/.config").is_dir()
-    (tmp_path / "alias").symlink_to(tmp_path / "other")  # the run folder itself may be reached by one
+    # The run folder itself may be reached by one
+    (tmp_path / "alias").symlink_to(tmp_path / "other")
     assert load_model(tmp_path / "alias").step == 5
 
 
@@ -133,7 +134,8 @@ def test_rows_that_are_gone_or_twice_are_told(tmp_path: Path, caplog: pytest.Log
     lines = whole.splitlines(keepends=True)
     every = list(range(6))
     assert read(whole, sums) == (every, "")
-    assert read(b"".join(lines[:-1]), sums) == (every[:-1], "")  # a kill between the checksum and its row
+    # A kill between the checksum and its row
+    assert read(b"".join(lines[:-1]), sums) == (every[:-1], "")
     found, said = read(b"".join(lines[:3]), sums)
     assert (found, "it lacks 2 lines or more" in said) == (every[:3], True)
     found, said = read(b"", sums)
@@ -150,7 +152,9 @@ def test_rows_that_are_gone_or_twice_are_told(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_run_of_version_0_1_by_its_parts() -> None:
-    """It is older than some settings of the model: those have their defaults, and its weights load."""
+    """It is older than some settings of the model: those have their defaults, and its
+    weights load.
+    """
     folder = RunFolder.find(str(FIXTURE), holding=MODEL)
     config = folder.config()
     assert (config.model.n_embd, config.model.head_size, config.model.qkv_bias) == (16, None, False)

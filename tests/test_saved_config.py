@@ -1,4 +1,6 @@
-"""config.yaml of a run folder: what is written comes back, and what was changed, cut off or is a stranger's is refused."""
+"""config.yaml of a run folder: what is written comes back, and what was changed, cut off or is a
+stranger's is refused.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -87,7 +89,8 @@ def test_a_module_of_the_users_own_goes_on(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.syspath_prepend(tmp_path / place)
     run_dir = {"run_dir": str(tmp_path / "run")}
     refuse_foreign_code(callback("of_mine.Stopper", patience=3) | run_dir, asdict(Config()))
-    with pytest.raises(ValueError, match=r"would run of_run\.Evil"):  # what the run folder brings is not the user's
+    # What the run folder brings is not the user's
+    with pytest.raises(ValueError, match=r"would run of_run\.Evil"):
         refuse_foreign_code(callback("of_run.Evil") | run_dir, asdict(Config()))
 
 

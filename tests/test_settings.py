@@ -1,4 +1,6 @@
-"""Every setting is in effect or refused in one line, on a new run, on resume and in a sweep; a refused command writes nothing."""
+"""Every setting is in effect or refused in one line, on a new run, on resume and in a sweep; a
+refused command writes nothing.
+"""
 
 import csv
 import json
@@ -37,7 +39,9 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """`program(folder, *overrides)` runs train.py in this process: its exit status and what it said."""
+    """`program(folder, *overrides)` runs train.py in this process: its exit status and what it
+    said.
+    """
     from llm_from_scratch.commands import train
 
     def start(folder: Path, *overrides: str) -> tuple[int, str]:
@@ -60,7 +64,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-# ------------------------------------------------------------------------------------- the schema, on resume
+# ---------------------------------------------------------------------------- the schema, on resume
 # Each setting with a value that the run `finished` does not have. These are refused in one line.
 REFUSED = {
     "task": "other",
@@ -167,7 +171,8 @@ TOGETHER = {
     "logger": "logger=[tensorboard,csv]",
     "callbacks": "callbacks=early_stopping",
 }
-# Changed one by one: each gives other losses, other learning rates or other weights than a resumption without it.
+# Changed one by one: each gives other losses, other learning rates or other weights than a
+# resumption without it.
 ALONE = {
     "seed": "7",
     "model.dropout": "0.3",
@@ -314,12 +319,13 @@ def test_muon_follows_its_new_settings() -> None:
     module._trainer.lr_scheduler_configs = [SimpleNamespace(scheduler=schedule)]  # type: ignore[union-attr]
     module.follow_settings()
     muon, *adamw = optimizer.param_groups
-    assert (muon["momentum"], muon["weight_decay"], muon["lr"]) == (0.8, 0.3, 0.05)  # step 1 of a warm-up of 4
+    # Step 1 of a warm-up of 4
+    assert (muon["momentum"], muon["weight_decay"], muon["lr"]) == (0.8, 0.3, 0.05)
     assert all((group["betas"], group["lr"]) == ((0.7, 0.6), 0.1) for group in adamw)
     assert schedule.base_lrs == [0.1, *[0.2] * len(adamw)]
 
 
-# --------------------------------------------------------------------------- settings that need another one
+# ------------------------------------------------------------------- settings that need another one
 @pytest.mark.parametrize(
     ("words", "needed"),
     [
@@ -455,7 +461,7 @@ def test_a_run_goes_on_without_its_text(finished: Path, tmp_path: Path, program:
     assert status == 0, said
 
 
-# ------------------------------------------------------------------------------------------- new run folders
+# ---------------------------------------------------------------------------------- new run folders
 def test_a_broken_text_leaves_no_run_folder(tmp_path: Path, program: Program) -> None:
     (tmp_path / "story.txt").write_bytes(b"\xff\xfe broken \xc3\x28" * 50)
     given = (*SMALL, "trainer.max_steps=1", "run_dir=runs/first")
@@ -510,7 +516,7 @@ def test_a_folder_that_was_made_anew_is_not_written_to(
     assert [path.name for path in (copy / "run").rglob("*")] == [".lock"]
 
 
-# ---------------------------------------------------------------------------------------------------- sweeps
+# ------------------------------------------------------------------------------------------- sweeps
 def test_a_failing_run_does_not_end_the_sweep(copy: Path, program: Program) -> None:
     given = [word for word in SMALL if not word.startswith("data.path")]
     shutil.copy(copy / "story.txt", copy / "b.txt")

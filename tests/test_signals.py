@@ -1,4 +1,6 @@
-"""Signals and readers that leave, in small programs of their own: no torch, a tenth of a second each."""
+"""Signals and readers that leave, in small programs of their own: no torch, a tenth of a second
+each.
+"""
 
 import os
 import signal
@@ -15,7 +17,9 @@ Outcome = tuple[int, str, str]
 
 
 def ends(program: str, folder: Path, *numbers: int, pause: float = 0.5, group: bool = False) -> Outcome:
-    """Status, output and errors of a program that gets signals when it has said that it is ready."""
+    """Status, output and errors of a program that gets signals when it has said that it is
+    ready.
+    """
     (folder / "program.py").write_text(program, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{folder}"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -44,7 +48,8 @@ signals.catch()
 @pytest.mark.parametrize(
     "body",
     [
-        # An import that is interrupted: numpy makes an ImportError of it, others go on without a part of themselves.
+        # An import that is interrupted: numpy makes an ImportError of it, others go on without a
+        # part of themselves.
         "import slow",
         # What a library makes of KeyboardInterrupt, as the programs of this project report errors.
         """

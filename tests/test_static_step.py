@@ -1,4 +1,6 @@
-"""The static step against the growing cache, and the fused kernels against the model, in Triton's interpreter where there is no GPU."""
+"""The static step against the growing cache, and the fused kernels against the model, in Triton's
+interpreter where there is no GPU.
+"""
 
 import os
 from typing import Any
@@ -109,7 +111,8 @@ def test_the_fused_kernels_compute_the_logits_of_the_model(
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator()).to(DEVICE))
     assert kernels.supports(model)
     for name, small in (("PROGRAMS", 1), ("TILE", 512), ("ATTENTION_TILES", (256, 256))):
-        monkeypatch.setattr(kernels, name, small)  # few programs for the interpreter, of several tiles each
+        # Few programs for the interpreter, of several tiles each
+        monkeypatch.setattr(kernels, name, small)
     ids = torch.randint(40, (rows, 40), generator=generator()).to(DEVICE)
     expected = model(ids)
     for at in (0, 1, 39):

@@ -1,4 +1,6 @@
-"""Texts, names and settings on their way to a terminal or into a shell: shown or taken as they are, never obeyed."""
+"""Texts, names and settings on their way to a terminal or into a shell: shown or taken as they are,
+never obeyed.
+"""
 
 import io
 import json
@@ -154,7 +156,7 @@ def test_data_is_raw_in_a_pipe_and_visible_in_a_terminal() -> None:
     assert for_stream("a\x1b[2J\n", Stream("utf-8", terminal=True)) == "a\\x1b[2J\n"
 
 
-# ------------------------------------------------------------------------------------------- where it is used
+# --------------------------------------------------------------------------------- where it is used
 def test_error_lines_and_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         stop(UserError("run_dir=a\x1b[2J\u202e: no"))
@@ -292,7 +294,8 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
     assert handler.stream is sys.stderr is screen
     assert "stopping: this step\n" in screen.getvalue()
     before = screen.getvalue().split("stopping: this step")[0]
-    assert before.endswith("\x1b[2K"), before  # the bar's line is cleared first, the echo of Ctrl-C with it
+    # The bar's line is cleared first, the echo of Ctrl-C with it
+    assert before.endswith("\x1b[2K"), before
 
 
 def test_a_note_stands_above_a_passing_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,8 @@ def test_the_run_folder_is_the_contracts(finished: Path) -> None:
     assert (config["model"]["n_layer"], config["trainer"]["max_steps"], config["run_dir"]) == (2, 60, "run")
 
     rows = read_rows(run / "metrics.jsonl")
-    assert [row["step"] for row in rows if row["split"] == "val"] == [25, 50, 60]  # every interval, and the last step
+    # Every interval, and the last step
+    assert [row["step"] for row in rows if row["split"] == "val"] == [25, 50, 60]
     assert [row["step"] for row in rows if row["split"] == "train"] == [10, 20, 30, 40, 50, 60]
     assert set(rows[-1]) == {"step", "split", "loss", "bits_per_byte", "perplexity"}
     assert rows[-1]["loss"] < rows[0]["loss"] - 1
@@ -60,7 +61,8 @@ def test_the_run_folder_is_the_contracts(finished: Path) -> None:
 
 def test_the_learning_rate_follows_the_schedule(finished: Path) -> None:
     rates = {row["step"]: row["lr"] for row in read_rows(finished / "run" / "metrics.jsonl") if row["split"] == "train"}
-    # Warm-up of 5 steps, then half a cosine over steps 5 to 59 (counted from 0) to a tenth; step 10 is the one of index 9.
+    # Warm-up of 5 steps, then half a cosine over steps 5 to 59 (counted from 0) to a tenth; step 10
+    # is the one of index 9.
     for step, rate in rates.items():
         expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (step - 1 - 5) / (59 - 5)))
         assert rate == pytest.approx(1e-3 * expected)
@@ -184,7 +186,8 @@ def test_a_batch_that_grows(train: Process, text: Path, tmp_path: Path) -> None:
     # The steps of a batch are those of a run that always has this one.
     assert [row for row in read_rows(tmp_path / "two/metrics.jsonl") if row["step"] <= 3] == rows[:5]
     timing = [row for row in read_rows(tmp_path / "whole/timing.jsonl") if "tokens_per_second" in row]
-    tokens = [row["tokens_per_second"] * row["seconds"] for row in timing]  # seconds are rounded to a thousandth
+    # Seconds are rounded to a thousandth
+    tokens = [row["tokens_per_second"] * row["seconds"] for row in timing]
     assert tokens == pytest.approx([32 * size for size in (2, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8)], rel=0.2)
     resumed = train("resume=part", "trainer.max_steps=11")
     assert resumed.returncode == 0, resumed.stderr
@@ -208,7 +211,8 @@ def test_the_learning_rate_counts_what_a_step_has_of_a_whole_batch(train: Proces
     )
     assert done.returncode == 0, done.stderr
     rates = [row["lr"] / 1e-3 for row in read_rows(tmp_path / "run/metrics.jsonl") if row["split"] == "train"]
-    # Whole batches before the steps: 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5, and 6 in all. Two of warm-up, then down to the last.
+    # Whole batches before the steps: 0, 1/4, 1/2, 3/4, 1, 3/2, 2, 5/2, 3, 4, 5, and 6 in all. Two
+    # of warm-up, then down to the last.
     assert rates == pytest.approx([3, 3.75, 4.5, 5.25, 6, 6, 6, 5, 4, 2, 0])
 
 
@@ -231,7 +235,8 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
         ("ddp_cpu", ()),
         ("fsdp_cpu", ()),
         ("ddp_cpu", ("data.batch_schedule=[[2, 2], [4, 4]]", "data.micro_batch_size=1")),
-        ("ddp_cpu", ("optim=muon", "model.n_unique_layer=1")),  # three matrices of a shape for two processes
+        # Three matrices of a shape for two processes
+        ("ddp_cpu", ("optim=muon", "model.n_unique_layer=1")),
     ],
 )
 def test_two_processes_see_the_data_that_one_sees(
@@ -453,7 +458,8 @@ def test_help_and_the_composed_configuration(train: Process) -> None:
 
 
 def test_a_callback_of_the_users_own(train: Process, text: Path, tmp_path: Path) -> None:
-    # A learning rate of nearly nothing: no validation is better than the one before by 10 nats, so patience ends the run.
+    # A learning rate of nearly nothing: no validation is better than the one before by 10 nats, so
+    # patience ends the run.
     overrides = ("callbacks=early_stopping", "+callbacks.early_stopping.min_delta=10", "trainer.val_check_interval=2")
     done = train(*SMALL, *overrides, "trainer.max_steps=100", "run_dir=stopped")
     assert done.returncode == 0, done.stderr

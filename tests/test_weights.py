@@ -1,4 +1,6 @@
-"""The model folder of a run: all that using a model needs, refused where it is damaged or a stranger's."""
+"""The model folder of a run: all that using a model needs, refused where it is damaged or a
+stranger's.
+"""
 
 import json
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Build a GPT from scratch: tokenizer -> data -> model -> training -> generation and evaluation.
 
-The names below are the public Python API (docs/api.md). They are imported when they are first used, so that
-`import llm_from_scratch` takes no time.
+The names below are the public Python API (docs/api.md). They are imported when they are first used,
+so that `import llm_from_scratch` takes no time.
 """
 
 from importlib import import_module

@@ -6,7 +6,9 @@ from llm_from_scratch import signals
 
 
 def run() -> None:
-    """Takes the signals before imports that take seconds: Ctrl-C in one of them has its status, too."""
+    """Takes the signals before imports that take seconds: Ctrl-C in one of them has its status,
+    too.
+    """
     training = "train" in sys.argv[1:2] or any(word.startswith(signals.LIGHTNING_CHILD) for word in sys.argv[1:])
     signals.catch(end_with_reader=not training)  # a training outlives the reader of its last line
 

@@ -63,7 +63,8 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
     >>> likely = score(load_run(device="cpu"), "Toto went to the castle.")
     >>> likely.tokens, likely.text_bytes
     (24, 24)
-    >>> likely.bits_per_byte < score(load_run(device="cpu"), "castle Toto the to went.").bits_per_byte
+    >>> run = load_run(device="cpu")
+    >>> likely.bits_per_byte < score(run, "castle Toto the to went.").bits_per_byte
     True
 
     Args:
@@ -87,17 +88,20 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
 def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:
     """Continuations of a prompt, one for each sample: the new text alone.
 
-    >>> texts = generate(load_run(device="cpu"), "Toto went", max_new_tokens=20, num_samples=2, seed=1)
+    >>> run = load_run(device="cpu")
+    >>> texts = generate(run, "Toto went", max_new_tokens=20, num_samples=2, seed=1)
     >>> [len(text) for text in texts]
     [20, 20]
 
     Args:
         run: from `load_run`.
         prompt: what is continued; empty: the start of a document.
-        settings: of `SamplingConfig`: temperature, top_p, max_new_tokens, num_samples, seed, stop, …
+        settings: of `SamplingConfig`: temperature, top_p, max_new_tokens, num_samples, seed, stop,
+            …
 
     Raises:
-        UserError: a setting is impossible, or the tokenizer does not know a character of the prompt.
+        UserError: a setting is impossible, or the tokenizer does not know a character of the
+            prompt.
     """
     config = SamplingConfig(**settings)
     pieces = list(generate_pieces(run.model, run.tokenizer, prompt, config))

@@ -41,7 +41,8 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     typed = OmegaConf.structured(schema)
     for item in fields(schema):  # type: ignore[arg-type]
         if is_dataclass(item.type):
-            OmegaConf.set_readonly(typed[item.name], False)  # a frozen dataclass would refuse the merge
+            # A frozen dataclass would refuse the merge
+            OmegaConf.set_readonly(typed[item.name], False)
     try:
         merged = OmegaConf.merge(typed, as_config(values))
         for key in PATHS:
@@ -167,7 +168,8 @@ def check_given(config: Config, given: Iterable[str]) -> None:
 
     Args:
         config: the whole configuration.
-        given: the names of the settings that the user wrote, groups left out. One at its default asks for nothing.
+        given: the names of the settings that the user wrote, groups left out. One at its default
+            asks for nothing.
 
     Raises:
         UserError: in one line, with the setting that it needs.

@@ -111,7 +111,9 @@ class Background:
         self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def submit(self, function: Callable[..., None], tree: Any, *arguments: Any, **settings: Any) -> None:
-        """Queues `function(a copy of tree, …)`; waits while two are under way, to bound the memory."""
+        """Queues `function(a copy of tree, …)`; waits while two are under way, to bound the
+        memory.
+        """
         while len(self._pending) > 1:
             self._pending.pop(0).result()
         if self._failed:

@@ -1,7 +1,9 @@
-"""`llm-from-scratch COMMAND`, or `python -m llm_from_scratch COMMAND`: finds the command's module and runs it.
+"""`llm-from-scratch COMMAND`, or `python -m llm_from_scratch COMMAND`: finds the command's module
+and runs it.
 
-A command is one file of `commands/` with `arguments(parser)` and `run(options)`. Only the file of the command that was
-asked for is imported, so that `--help` and a mistake are quick. Data goes to standard output, all else to standard error.
+A command is one file of `commands/` with `arguments(parser)` and `run(options)`. Only the file of
+the command that was asked for is imported, so that `--help` and a mistake are quick. Data goes to
+standard output, all else to standard error.
 """
 
 import argparse

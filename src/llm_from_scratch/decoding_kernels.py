@@ -6,7 +6,8 @@ the cache and attention (running soft-max: Dao et al. 2022). Sums are in float32
 
 Triton comes with torch's builds for CUDA; without it `supports` is false for every model.
 
-Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/value heads, D head size, S positions.
+Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/value heads, D head
+size, S positions.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix 
 TILE = 8192  # weights that a program of a product holds at once
 WARPS = 4  # of 32 threads, a program of a product
 PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
-# Keys, and values, that a program of attention holds at once: for few rows, whose programs do not fill
-# the GPU, and for many.
+# Keys, and values, that a program of attention holds at once: for few rows, whose programs do not
+# fill the GPU, and for many.
 ATTENTION_TILES = (16384, 8192)
 ATTENTION_WARPS = 8
 CHOICE_TILE = 4096  # logits that a program of the choice reads

@@ -1,8 +1,8 @@
 """environment.json of a run folder: the code, the libraries and the device of its steps.
 
-The file is a list. A start of a run appends an entry with the step that it goes on from, unless everything is as in the
-entry before; entries of steps that come again are dropped first. So a run that was killed and resumed in one environment
-has one entry, as a run that nothing disturbed.
+The file is a list. A start of a run appends an entry with the step that it goes on from, unless
+everything is as in the entry before; entries of steps that come again are dropped first. So a run
+that was killed and resumed in one environment has one entry, as a run that nothing disturbed.
 """
 
 import importlib.metadata
@@ -22,8 +22,10 @@ from llm_from_scratch.files import read_bounded, refuse_links, write_file
 log = logging.getLogger(__name__)
 FILE = "environment.json"
 MAX_BYTES = 1_000_000
-CHECKOUT = Path(__file__).resolve().parents[2]  # of this package; a folder of libraries where a wheel is installed
-CODE = ("src", "configs", "train.py", "generate.py", "pyproject.toml")  # of a checkout, what a run depends on
+# Of this package; a folder of libraries where a wheel is installed
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Of a checkout, what a run depends on
+CODE = ("src", "configs", "train.py", "generate.py", "pyproject.toml")
 SECONDS = 10  # that git may take
 
 
@@ -42,7 +44,8 @@ def environment(device: str) -> dict[str, Any]:
 def commit(checkout: Path) -> dict[str, Any]:
     """The commit of a checkout, and whether its code is as committed; what is unknown says why.
 
-    git runs in the checkout of this package alone, never in a run folder, which may be a stranger's.
+    git runs in the checkout of this package alone, never in a run folder, which may be a
+    stranger's.
     """
     if not ((checkout / ".git").exists() and (checkout / "src" / "llm_from_scratch").is_dir()):
         return {"commit": "none: no checkout of git", "clean": None}
@@ -65,7 +68,9 @@ def commit(checkout: Path) -> dict[str, Any]:
 
 
 def record_environment(run: Path, step: int, device: str) -> None:
-    """Adds an entry for the steps from `step` on, where the environment differs from the last one."""
+    """Adds an entry for the steps from `step` on, where the environment differs from the
+    last one.
+    """
     now = environment(device)
     recorded: list[dict[str, Any]] = []
     try:

@@ -1,7 +1,7 @@
 """Three kinds of error, and how a program ends with each.
 
-A mistake of the user's is one line with what to do, and status 2. A failure of the machine is one line and status 1.
-Everything else is a bug: a traceback and status 1.
+A mistake of the user's is one line with what to do, and status 2. A failure of the machine is one
+line and status 1. Everything else is a bug: a traceback and status 1.
 """
 
 import os
@@ -14,14 +14,16 @@ from typing import NoReturn
 from llm_from_scratch import signals
 from llm_from_scratch.terminal import printable
 
-# The name on the package index, where llm-from-scratch is a stranger's package with the same import name.
+# The name on the package index, where llm-from-scratch is a stranger's package with the same import
+# name.
 DISTRIBUTION = "llm-from-scratch-lightning"
 
 
 class UserError(ValueError):
     """A mistake of the user's: one line with the fault and the advice; exit status 2.
 
-    Everything else that is raised is a failure of the machine or a bug of the package: exit status 1.
+    Everything else that is raised is a failure of the machine or a bug of the package: exit status
+    1.
     """
 
 
@@ -34,7 +36,8 @@ FAILURES = (OSError, MachineError, FloatingPointError)
 
 
 def stop(error: BaseException) -> NoReturn:
-    """Ends the process: one line for a mistake of the user's or a failure of the machine, a traceback for a bug.
+    """Ends the process: one line for a mistake of the user's or a failure of the machine, a
+    traceback for a bug.
 
     Raises:
         SystemExit: always; the error itself where HYDRA_FULL_ERROR=1 asks for the traceback.
@@ -72,7 +75,9 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line with the memory that was needed and the settings to lower; None where `error` is not about memory."""
+    """One line with the memory that was needed and the settings to lower; None where `error` is not
+    about memory.
+    """
     text = str(error)
     if not (isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text):
         return None
@@ -85,17 +90,23 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException, limit: int | None = None) -> str:
-    """The first line of an error's message, at most `limit` characters, or the name of its type where it has none."""
+    """The first line of an error's message, at most `limit` characters, or the name of its type
+    where it has none.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
 
 
 def message_of(error: BaseException, limit: int | None = None) -> str:
-    """The whole message of an error in one line, at most `limit` characters, or the name of its type."""
+    """The whole message of an error in one line, at most `limit` characters, or the name of its
+    type.
+    """
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an optional extra, from the checkout that this module is part of or from the index."""
+    """The command that installs an optional extra, from the checkout that this module is part of or
+    from the index.
+    """
     source = Path(__file__).resolve().parents[1]
     checkout = source.name == "src" and (source.parent / "pyproject.toml").is_file()
     return f"pip install -e '.[{extra}]'" if checkout else f"pip install '{DISTRIBUTION}[{extra}]'"

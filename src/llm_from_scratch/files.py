@@ -52,7 +52,8 @@ def building_folder(folder: Path) -> Path:
 
 
 def publish(building: Path, folder: Path) -> None:
-    """Moves a finished folder to its name, at once and durably, in place of a folder that was there.
+    """Moves a finished folder to its name, at once and durably, in place of a folder that was
+    there.
 
     Its files get the mode that the umask gives, whatever mode the library that wrote them chose.
 

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 WORTH_CAPTURE = 32  # new tokens: capturing a CUDA graph costs some tens of plain steps
 
 
-# ------------------------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
-# The bound of a divisor: float32 overflows beyond it, and the limit of a setting is reached long before.
+# ---------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
+# The bound of a divisor: float32 overflows beyond it, and the limit of a setting is reached long
+# before.
 EXTREME = 1e30
 
 
@@ -103,7 +104,7 @@ def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generato
     )
 
 
-# --------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 def window_start(start: int, length: int, block_size: int) -> int:
     """Where the window on `length` tokens begins, given where it began before.
 
@@ -141,7 +142,8 @@ def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
 
 
 class SplitLinear(nn.Module):
-    """`nn.Linear` (I inputs, O outputs) for few rows on a CPU, its outputs in P parts, one a thread.
+    """`nn.Linear` (I inputs, O outputs) for few rows on a CPU, its outputs in P parts, one a
+    thread.
 
     A matrix library gives a product with one row to one thread, which is bound by reading the
     matrix; threads that read a part each are faster (Shoeybi et al. 2019 split over devices so). A
@@ -153,7 +155,8 @@ class SplitLinear(nn.Module):
         super().__init__()
         self.outputs, inputs = weight.shape
         padding = -self.outputs % parts
-        self.weight = F.pad(weight, (0, 0, 0, padding)).view(parts, -1, inputs).transpose(1, 2)  # (P, I, O/P)
+        # (P, I, O/P)
+        self.weight = F.pad(weight, (0, 0, 0, padding)).view(parts, -1, inputs).transpose(1, 2)
         if self.outputs > inputs:
             self.weight = self.weight.contiguous()
         bias = weight.new_zeros(self.outputs) if bias is None else bias
@@ -162,7 +165,8 @@ class SplitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) -> (…, O)."""
         parts, inputs, _ = self.weight.shape
-        y = torch.baddbmm(self.bias, x.reshape(-1, inputs).expand(parts, -1, -1), self.weight)  # (P, N, O/P)
+        # (P, N, O/P)
+        y = torch.baddbmm(self.bias, x.reshape(-1, inputs).expand(parts, -1, -1), self.weight)
         if y.shape[1] > 1:  # of one row the parts lie side by side as they are
             y = y.transpose(0, 1)
         y = y.reshape(*x.shape[:-1], -1)
@@ -171,7 +175,8 @@ class SplitLinear(nn.Module):
 
 @torch.no_grad()
 def split_linears(model: GPT) -> None:
-    """Replaces every linear layer of a model on a CPU, the head too, by a `SplitLinear` for torch's threads.
+    """Replaces every linear layer of a model on a CPU, the head too, by a `SplitLinear` for torch's
+    threads.
 
     Logits stay the same, names and shapes of the weights do not: the model cannot be trained or
     saved afterwards.
@@ -191,7 +196,8 @@ def split_linears(model: GPT) -> None:
 def generate_tokens(
     model: GPT, ids: Tensor, config: SamplingConfig, generator: torch.Generator | None = None
 ) -> Iterator[Tensor]:
-    """Yields max_new_tokens times the next tokens (B,) of ids (B, T), T >= 1; a text (1, T) has B = num_samples.
+    """Yields max_new_tokens times the next tokens (B,) of ids (B, T), T >= 1; a text (1, T) has B =
+    num_samples.
 
     A prompt longer than the context keeps its last block_size tokens, with a warning. The
     generator, on the device of ids, is seeded by the configuration where none is given. The model
@@ -245,7 +251,9 @@ def generate_tokens(
 
 
 def static(config: SamplingConfig, device: torch.device) -> bool:
-    """Whether tokens come from a `StaticStep`; `auto`: on CUDA, for texts that are worth the capture."""
+    """Whether tokens come from a `StaticStep`; `auto`: on CUDA, for texts that are worth the
+    capture.
+    """
     if config.compile == "auto":
         return device.type == "cuda" and config.max_new_tokens >= WORTH_CAPTURE
     return bool(config.compile)
@@ -274,7 +282,8 @@ def static_step(
 def generate_with_temperature(
     model: GPT, ids: Tensor, max_new_tokens: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """The article's generator, the plain twin of `generate_tokens`: ids (B, T) -> (B, T + max_new_tokens).
+    """The article's generator, the plain twin of `generate_tokens`: ids (B, T) -> (B, T +
+    max_new_tokens).
 
     It reads the whole window again for each token and keeps nothing; call `model.eval()` first.
     """
@@ -333,7 +342,7 @@ class _Copy:
         return self.ids.tolist()
 
 
-# ----------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 class TextStream:
     """The bytes of one sample -> text as soon as it is certain.
 
@@ -348,7 +357,9 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, data: bytes, final: bool = False) -> str:
-        """Text that is certain now; after the final bytes, or a stop string, the stream has ended."""
+        """Text that is certain now; after the final bytes, or a stop string, the stream has
+        ended.
+        """
         if self.ended:
             return ""
         text = self._held + self._decoder.decode(data, final)

@@ -2,7 +2,8 @@
 
 Their plain twins stand in the tests: `F.cross_entropy` and `scaled_dot_product_attention`.
 
-Shapes: B batch, T time (positions), C channels, H query heads, G key/value heads, D head size, V vocabulary, N tokens.
+Shapes: B batch, T time (positions), C channels, H query heads, G key/value heads, D head size, V
+vocabulary, N tokens.
 """
 
 import math
@@ -24,7 +25,7 @@ def document_mask(ids: Tensor, eot_id: int) -> Tensor:
     return (document[:, None, :, None] == document[:, None, None, :]).tril()
 
 
-# ------------------------------------------------------------------------------------------------------ dropout
+# ------------------------------------------------------------------------------------------ dropout
 # The constants of splitmix64 (Steele et al. 2014), signed: torch multiplies int64 modulo 2^64.
 _STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -109,7 +110,7 @@ def attention_with_dropout(
     return (weights * dropout_mask(weights, p, keys) @ v).view(batch, heads, time, size)
 
 
-# --------------------------------------------------------------------------------------------------------- loss
+# --------------------------------------------------------------------------------------------- loss
 class ChunkedCrossEntropy(torch.autograd.Function):
     """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
 

@@ -25,7 +25,8 @@ def cores() -> int:
 
 
 def share_cores() -> None:
-    """Lets threads that wait leave their core to other programs; a variable of the user's own counts instead.
+    """Lets threads that wait leave their core to other programs; a variable of the user's own
+    counts instead.
 
     libgomp reads it when torch is loaded, so this comes before. By itself it waits 300,000 turns, 3
     ms or so, in which two trainings on the same cores take each other's time
@@ -57,7 +58,8 @@ def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pa
             places = []
         for root, name in places:
             inner = root / group.strip("/")
-            # A container may see the outer group's path and its own folders alone: some are missing.
+            # A container may see the outer group's path and its own folders alone: some are
+            # missing.
             for folder in (inner, *inner.parents):
                 if folder.is_relative_to(root) and (folder / name).is_file():
                     text = (folder / name).read_text(encoding="utf-8").strip()

@@ -1,7 +1,8 @@
-"""Names from other programs, and the setting that does their work here: the answer to a misspelt key or value.
+"""Names from other programs, and the setting that does their work here: the answer to a misspelt
+key or value.
 
-The tables hold what people type who come from Lightning, nanoGPT, Hugging Face's Trainer or litgpt. A key that they do
-not hold is compared with the schema by its spelling (`config.unknown`).
+The tables hold what people type who come from Lightning, nanoGPT, Hugging Face's Trainer or litgpt.
+A key that they do not hold is compared with the schema by its spelling (`config.unknown`).
 """
 
 from collections.abc import Mapping
@@ -247,11 +248,15 @@ VALUES: Mapping[tuple[str, str], str] = {
 
 
 def answer(key: str, program: str) -> str | None:
-    """The setting that does the work of a name from elsewhere, as a sentence; None for a name that is not known."""
+    """The setting that does the work of a name from elsewhere, as a sentence; None for a name that
+    is not known.
+    """
     names = GENERATE_NAMES if program == "generate" else TRAIN_NAMES
     return names.get(key.split(".")[-1].replace("-", "_"))
 
 
 def meant(key: str, value: str) -> str | None:
-    """The value of a setting or the choice of a group that is meant; None where nothing is known."""
+    """The value of a setting or the choice of a group that is meant; None where nothing is
+    known.
+    """
     return VALUES.get((key, value))

@@ -43,7 +43,7 @@ class GPTConfig(ModelConfig):
             raise UserError(f"vocab_size={self.vocab_size} must be a whole number of 1 or more")
 
 
-# ---------------------------------------------------------------------------------------------------- attention
+# ---------------------------------------------------------------------------------------- attention
 def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
     """One causal head: softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, equation 1).
 
@@ -57,7 +57,8 @@ def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
 
 def sinusoids(length: int, width: int) -> Tensor:
     """Position table (length, width): sines and cosines in turn (Vaswani et al. 2017)."""
-    angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)  # (T, C/2)
+    # (T, C/2)
+    angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
 
@@ -187,7 +188,8 @@ class Attention(nn.Module):
         `keys` (B,) key the dropout, None drops nothing.
         """
         batch, time, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)  # (B, T, H or G, D)
+        # (B, T, H or G, D)
+        q, k, v = self.qkv(x).view(batch, time, -1, self.head_size).split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
@@ -211,7 +213,7 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(batch, time, -1))
 
 
-# ----------------------------------------------------------------------------------------------- block and model
+# ---------------------------------------------------------------------------------- block and model
 def _swiglu(x: Tensor) -> Tensor:
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -283,7 +285,8 @@ class GPT(nn.Module):
         Args:
             config: the architecture.
             eot_id: keeps attention inside a document, which begins with this id; None: no mask.
-            recompute: recomputes a block in the backward pass (Chen et al. 2016), which saves memory.
+            recompute: recomputes a block in the backward pass (Chen et al. 2016), which saves
+                memory.
         """
         super().__init__()
         self.config, self.eot_id, self.recompute = config, eot_id, recompute
@@ -377,7 +380,8 @@ class GPT(nn.Module):
             return None, [None] * layers
         if keys is None:
             keys = torch.randint(-(2**63), 2**63 - 1, ids.shape[:1], device=ids.device)
-        places = splitmix(keys, torch.arange(1 + 3 * layers, device=ids.device)[:, None])  # (1 + 3 layers, B)
+        # (1 + 3 layers, B)
+        places = splitmix(keys, torch.arange(1 + 3 * layers, device=ids.device)[:, None])
         return places[0], places[1:].view(layers, 3, -1).unbind()
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Quotes:
 Block = Heading | Paragraph | Table | Picture | Quotes
 
 
-# ----------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 def printed(text: str) -> str:
     """Characters that have no picture as U+FFFD; line ends stay."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
@@ -139,11 +139,12 @@ def as_markdown(text: str) -> str:
     # At its start, a line could begin a list, or be one of dashes below a heading.
     line = re.sub(r"^(\s*)([-+](?=\s|$)|[-=](?=[-=\s]*$))", r"\1\\\2", line)
     line = re.sub(r"^(\s*\d+)(?=[.)](\s|$))", r"\1\\", line)
-    line = re.sub(r"^ {4,}", lambda m: "&#32;" * len(m[0]), line)  # which would make it a block of code
+    # Which would make it a block of code
+    line = re.sub(r"^ {4,}", lambda m: "&#32;" * len(m[0]), line)
     return line.replace("\0", _JOINER)
 
 
-# ------------------------------------------------------------------------------------------------------- terminal
+# ----------------------------------------------------------------------------------------- terminal
 def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None:
     """Prints the blocks.
 
@@ -206,7 +207,7 @@ def _least(name: str, cells: Sequence[str]) -> int:
     return max(words, longest if _is_number(cells) else min(24, longest))
 
 
-# ------------------------------------------------------------------------------------------------------- Markdown
+# ----------------------------------------------------------------------------------------- Markdown
 def markdown(blocks: Sequence[Block]) -> str:
     """The blocks as one text; pictures are files beside it."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
@@ -243,7 +244,7 @@ def _markdown_quote(quote: Quote) -> str:
     return f"| {as_markdown(quote.label)} | {as_markdown(''.join(part.text for part in quote.parts))} | {named} |"
 
 
-# ----------------------------------------------------------------------------------------------------------- HTML
+# --------------------------------------------------------------------------------------------- HTML
 def html_page(blocks: Sequence[Block], folder: Path) -> str:
     """One file: pictures as data, no scripts, and a policy that lets a browser load nothing else.
 

@@ -11,7 +11,9 @@ PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "toke
 
 
 def config_dir() -> Path:
-    """The folder of the YAML files: inside the package where a wheel was installed, at the top of a checkout."""
+    """The folder of the YAML files: inside the package where a wheel was installed, at the top of a
+    checkout.
+    """
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parents[1] / "configs"):
         if (folder / "train.yaml").is_file():
@@ -20,7 +22,9 @@ def config_dir() -> Path:
 
 
 def program(name: str = "") -> list[str]:
-    """The words that start a command in the user's setting, such as `python train.py` in a checkout."""
+    """The words that start a command in the user's setting, such as `python train.py` in a
+    checkout.
+    """
     if Path(sys.argv[0]).stem == "llm-from-scratch":
         start = ["llm-from-scratch"]
     elif name and (config_dir().parent / f"{name}.py").is_file() and config_dir().parent != Path(__file__).parent:

@@ -1,9 +1,9 @@
 """A run folder: found by its name or as the last one, its settings, rows, states and model.
 
     config.yaml                  the settings of the run
-    metrics.jsonl timing.jsonl   rows; .metrics.jsonl.crc32, .timing.jsonl.crc32: checksums of their lines
+    metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, …
     checkpoints/                 states to resume (`checkpoint.py`)
-    model/                       the weights of the best validation, with the tokenizer (`weights.py`)
+    model/                       weights of the best validation, with the tokenizer (`weights.py`)
 
 Every reader verifies checksums; rows of version 0.1 have none and are read as they stand.
 """
@@ -73,7 +73,9 @@ class RunFolder:
         return checkpoints(self.path)
 
     def newest_state(self) -> Path | None:
-        """The newest checkpoint, every byte verified; None where the run stopped before its first."""
+        """The newest checkpoint, every byte verified; None where the run stopped before its
+        first.
+        """
         return newest_state(self.path)
 
     def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
@@ -86,11 +88,13 @@ class RunFolder:
         return load_model(self.path, device, doc_mask=doc_mask)
 
     def data_fingerprint(self) -> str | None:
-        """The fingerprint of the prepared text that the run was trained on; None where it has none."""
+        """The fingerprint of the prepared text that the run was trained on; None where it
+        has none.
+        """
         return data_fingerprint(self.path)
 
 
-# ---------------------------------------------------------------------------------------------------- finding a run
+# ------------------------------------------------------------------------------------ finding a run
 def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
     """The run folder of a path or of `last`, whose folder is told on standard error.
 
@@ -125,7 +129,9 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
 
 
 def started_last(run: Path, root: Path = Path("outputs")) -> None:
-    """Makes `run`, whose config.yaml is new, the last of `_runs`, also where the clock went back."""
+    """Makes `run`, whose config.yaml is new, the last of `_runs`, also where the clock went
+    back.
+    """
     path = run / "config.yaml"
     times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
     if times and max(times) >= path.stat().st_mtime_ns:
@@ -133,7 +139,9 @@ def started_last(run: Path, root: Path = Path("outputs")) -> None:
 
 
 def _runs(root: Path) -> list[Path]:
-    """The runs below `root` in the order of their starts; a resumed one counts from its resumption."""
+    """The runs below `root` in the order of their starts; a resumed one counts from its
+    resumption.
+    """
     # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra writes into .hydra.
     found = [
         path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
@@ -146,7 +154,9 @@ def _holds(run: Path, holding: str) -> bool:
 
 
 def data_fingerprint(run: Path) -> str | None:
-    """The fingerprint of a run's prepared text, from its model or else a checkpoint; None without one."""
+    """The fingerprint of a run's prepared text, from its model or else a checkpoint; None without
+    one.
+    """
     for path, key in [
         (model_folder(run) / "config.json", None),
         *((one / MANIFEST, "facts") for one in checkpoints(run)),
@@ -162,7 +172,9 @@ def data_fingerprint(run: Path) -> str | None:
 
 
 def source_of_checkpoint(run: Path) -> str | None:
-    """The fingerprint of the files of a run's text, from its newest checkpoint; None in version 0.1."""
+    """The fingerprint of the files of a run's text, from its newest checkpoint; None in version
+    0.1.
+    """
     for checkpoint in checkpoints(run):
         try:
             source = read_json(checkpoint / MANIFEST)["facts"]["source"]
@@ -172,7 +184,7 @@ def source_of_checkpoint(run: Path) -> str | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------ rows
+# --------------------------------------------------------------------------------------------- rows
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces a .jsonl file of rows, and the checksums of its lines, at once and durably."""
     lines = [json.dumps(row) for row in rows]
@@ -198,7 +210,8 @@ def _crc(line: bytes) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The intact rows of metrics.jsonl or timing.jsonl, with a warning for damaged and missing lines.
+    """The intact rows of metrics.jsonl or timing.jsonl, with a warning for damaged and missing
+    lines.
 
     No result depends on the rows, so a damaged line costs its own row alone. A kill can cut the
     last line, which is skipped silently.
@@ -215,7 +228,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
-    """The rows of a .jsonl file, the numbers (from 1) of damaged lines, and the count of missing ones.
+    """The rows of a .jsonl file, the numbers (from 1) of damaged lines, and the count of missing
+    ones.
 
     Each line is compared with the checksums beside the file; version 0.1 wrote none. Where
     checksums are missing, the count is negative and rows without one are taken as they stand.
@@ -265,7 +279,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-# ------------------------------------------------------------------------------------------- what does not belong
+# ----------------------------------------------------------------------------- what does not belong
 def remove_leftovers(run: Path) -> None:
     """Removes files and folders that a killed run left half built or half removed.
 
@@ -286,7 +300,8 @@ def remove_leftovers(run: Path) -> None:
 
 
 def refuse_other_kinds(run: Path) -> None:
-    """Refuses a run folder in which a record is a folder, or a folder is a file, before a run resumes.
+    """Refuses a run folder in which a record is a folder, or a folder is a file, before a run
+    resumes.
 
     Raises:
         UserError: naming the first one.

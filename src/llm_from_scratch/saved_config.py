@@ -47,8 +47,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"longer than {MAX_CONFIG} bytes")
         _verify(content)
         text = content.decode()
-        # `save_config` writes no aliases; twelve lines of them can stand for terabytes. Deep nesting
-        # takes quadratic time.
+        # `save_config` writes no aliases; twelve lines of them can stand for terabytes. Deep
+        # nesting takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -71,7 +71,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def _verify(content: bytes) -> None:
     """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line.
 
-    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left the last one out.
+    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left
+    the last one out.
     """
     content = content.replace(b"\r\n", b"\n")
     head, mark, last = content.rpartition(FOOTER.encode())
@@ -111,12 +112,13 @@ HARMLESS = {
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses settings of a run folder that would run a stranger's code or write elsewhere.
 
-    Callbacks, loggers and an optimizer go on where they are HARMLESS, or of a module of the user's own: no library's, and none of the
-    run folder.
+    Callbacks, loggers and an optimizer go on where they are HARMLESS, or of a module of the user's
+    own: no library's, and none of the run folder.
 
     Args:
         config: the settings of the resumed run.
-        given: those that the user's own configuration and command line give; what is the same there is the user's.
+        given: those that the user's own configuration and command line give; what is the same there
+            is the user's.
 
     Raises:
         UserError: in one line, with what to give again.
@@ -138,7 +140,8 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
-        plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))  # a time limit
+        # A time limit
+        plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))
         if value != given["trainer"]["extra"].get(name) and not plain:
             raise UserError(
                 f"trainer.extra.{name}: a run folder may be a stranger's: if {value!r:.100} is yours, give it again"

@@ -1,6 +1,8 @@
-"""The reference of every setting: name, type, default, range and meaning, read from the schema itself.
+"""The reference of every setting: name, type, default, range and meaning, read from the schema
+itself.
 
-The meaning of a setting is the comment at its field, behind it or above it. `docs/settings.md` is made from here.
+The meaning of a setting is the comment at its field, behind it or above it. `docs/settings.md` is
+made from here.
 """
 
 import ast
@@ -107,7 +109,8 @@ def _settings(program: str, schema: type, defaults: Mapping[str, Any], prefix: s
             words = ""
         default = item.default if item.default_factory is MISSING else item.default_factory()
         default = written(defaults.get(item.name, default))
-        name = re.sub(r"(\w+\.)+", "", name.replace("None", "null"))  # without the modules of classes
+        # Without the modules of classes
+        name = re.sub(r"(\w+\.)+", "", name.replace("None", "null"))
         yield Setting(program, key, name, default, words, meaning)
 
 
@@ -123,7 +126,9 @@ def written(value: Any) -> str:
 
 
 def _comments(schema: type) -> dict[str, str]:
-    """field -> the comment within or right behind its definition, else the lines of comment above it; bases included."""
+    """field -> the comment within or right behind its definition, else the lines of comment above
+    it; bases included.
+    """
     found: dict[str, str] = {}
     for cls in reversed(schema.__mro__):
         if not is_dataclass(cls):

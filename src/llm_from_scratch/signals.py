@@ -1,8 +1,9 @@
-"""Signals and readers that leave: a program ends with 128 + the signal's number, and with one line at most.
+"""Signals and readers that leave: a program ends with 128 + the signal's number, and with one line
+at most.
 
-A handler notes the signal and writes nothing: the reader of standard error may be gone before it (`2>&1 | tee log`
-and Ctrl-C), and a write would then raise in the middle of whatever runs. Training holds signals back and ends
-between two steps; everything else ends at once.
+A handler notes the signal and writes nothing: the reader of standard error may be gone before it
+(`2>&1 | tee log` and Ctrl-C), and a write would then raise in the middle of whatever runs. Training
+holds signals back and ends between two steps; everything else ends at once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ NAMES = (
 # Lightning adds this to the arguments of the other processes of a DDP run.
 LIGHTNING_CHILD = "hydra.job.name=train_ddp_process_"
 READER_LEFT = 128 + 13  # the status of a program whose standard output has no reader: 128 + SIGPIPE
-TWIN = 0.2  # seconds within which a second signal is the first one again, sent to the group and to the process
+# Seconds within which a second signal is the first one again, sent to the group and to the process
+TWIN = 0.2
 
 
 class _State:
@@ -48,10 +50,12 @@ _state = _State()
 
 
 def catch(*, end_with_reader: bool = True) -> None:
-    """Takes the signals of this process and guards its standard streams; a program calls it before its other imports.
+    """Takes the signals of this process and guards its standard streams; a program calls it before
+    its other imports.
 
     Args:
-        end_with_reader: whether the program ends when nobody reads its standard output any more (`| head`).
+        end_with_reader: whether the program ends when nobody reads its standard output any more (`|
+            head`).
     """
     _install()
     sys.unraisablehook = _unraisable
@@ -61,7 +65,9 @@ def catch(*, end_with_reader: bool = True) -> None:
 
 
 def hold() -> None:
-    """From now on a signal is only noted, for `received`; a second Ctrl-C still interrupts at once."""
+    """From now on a signal is only noted, for `received`; a second Ctrl-C still interrupts
+    at once.
+    """
     _install()
     _state.held = True
 
@@ -80,12 +86,16 @@ def received() -> int | None:
 
 
 def interrupted() -> int | None:
-    """The number of the signal that is ending this process now, whatever a library made of the KeyboardInterrupt."""
+    """The number of the signal that is ending this process now, whatever a library made of the
+    KeyboardInterrupt.
+    """
     return _state.received if _state.raised else None
 
 
 def ending(program: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function a program's outermost frame: an interruption becomes the exit status 128 + number, without a traceback."""
+    """Makes a function a program's outermost frame: an interruption becomes the exit status 128 +
+    number, without a traceback.
+    """
 
     def run(*arguments: Any) -> None:
         try:
@@ -104,13 +114,16 @@ def ending(program: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = None) -> int:
-    """Runs a program that ends by itself when a signal comes, and waits for that end; returns its exit status.
+    """Runs a program that ends by itself when a signal comes, and waits for that end; returns its
+    exit status.
 
-    `subprocess.run` would kill it a quarter of a second after Ctrl-C, in the middle of its last checkpoint.
+    `subprocess.run` would kill it a quarter of a second after Ctrl-C, in the middle of its last
+    checkpoint.
 
     Args:
         command: the program and its arguments.
-        on_line: takes each line of the child's standard output; without it the child writes to this process's own.
+        on_line: takes each line of the child's standard output; without it the child writes to this
+            process's own.
     """
     import subprocess
 
@@ -119,7 +132,8 @@ def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = No
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if process:
-            process[0].send_signal(number)  # from a terminal it has come to the child already: see TWIN
+            # From a terminal it has come to the child already: see TWIN
+            process[0].send_signal(number)
         else:
             early.append(number)
 
@@ -155,7 +169,8 @@ def _install() -> None:
 
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: one of a C library's
+        # None: one of a C library's
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -192,15 +207,20 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
 
 
 class _Output(io.FileIO):
-    """A standard stream: what is written after its reader has left goes nowhere, without an error."""
+    """A standard stream: what is written after its reader has left goes nowhere, without an
+    error.
+    """
 
     def __init__(self, descriptor: int, ends: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.ends = ends
-        self.lost = {errno.EPIPE, errno.EIO} if self.isatty() else {errno.EPIPE}  # EIO: a terminal that was closed
+        # EIO: a terminal that was closed
+        self.lost = {errno.EPIPE, errno.EIO} if self.isatty() else {errno.EPIPE}
 
     def write(self, data: Any) -> int:
-        """Writes, or after the reader has left, forgets; ends the program where that is its reader's wish."""
+        """Writes, or after the reader has left, forgets; ends the program where that is its
+        reader's wish.
+        """
         try:
             return super().write(data)
         except OSError as error:
@@ -219,16 +239,20 @@ def _guarded(stream: Any, ends: bool) -> Any:
         return stream
     try:
         raw = _Output(stream.fileno(), ends)
-    except (AttributeError, OSError, ValueError):  # there is none, or a test put its own in the place
+    except (AttributeError, OSError, ValueError):
+        # there is none, or a test put its own in the place
         return stream
-    if isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer, io.BufferedWriter):  # python -u
+    # Python -u
+    if isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer, io.BufferedWriter):
         return io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True)
     line_buffering = stream.line_buffering or not ends
     return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=line_buffering)
 
 
 def _flush() -> None:
-    """Writes what is left, so that a reader who has left is met here and not in the interpreter's last moments."""
+    """Writes what is left, so that a reader who has left is met here and not in the interpreter's
+    last moments.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 -- contextlib is one more import
             stream.flush()

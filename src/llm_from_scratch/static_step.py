@@ -43,7 +43,8 @@ class StaticStep:
     """Reads the last token of a text, appends the next one.
 
     Args:
-        ids: the whole text (B, T) with room for the tokens to come; its columns are filled one by one.
+        ids: the whole text (B, T) with room for the tokens to come; its columns are filled one by
+            one.
         choose: logits (B, V), text (B, T) and the generator -> the next ids (B,).
         generator: of the noise. A graph advances it as the plain step does: the ids are the same.
         compiled: compiles the arithmetic with torch.compile; a graph then has fewer kernels.
@@ -66,7 +67,8 @@ class StaticStep:
         self.model, self.cache, self.ids, self.choose, self.generator = model, cache, ids, choose, generator
         self.on_gpu = ids.device.type == "cuda"
         self.place = torch.zeros(2, dtype=torch.int64, device=ids.device)
-        self.position, self.column = self.place.split(1)  # of the token to read: in the cache, in the text
+        # Of the token to read: in the cache, in the text
+        self.position, self.column = self.place.split(1)
         self.columns = torch.arange(ids.shape[1], device=ids.device) if reads_text else None
         self.temperature = temperature
         self.building: Future[None] | None = None
@@ -78,7 +80,8 @@ class StaticStep:
             cache.position = None
         self.compiled = compiled
         self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False) if compiled else _next_logits
-        self.expected: tuple[int, int] | None = None  # position and length of the text, as the host counts them
+        # Position and length of the text, as the host counts them
+        self.expected: tuple[int, int] | None = None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, length: int) -> None:

@@ -1,7 +1,8 @@
 """Text on its way to a terminal, and words on their way into a shell.
 
-Texts, names and settings may be a stranger's. A terminal obeys the escape sequences in what it is shown, rich reads square
-brackets as markup, and a shell runs what stands in `$(…)`: each gets the text in a form that it shows or takes as it is.
+Texts, names and settings may be a stranger's. A terminal obeys the escape sequences in what it is
+shown, rich reads square brackets as markup, and a shell runs what stands in `$(…)`: each gets the
+text in a form that it shows or takes as it is.
 """
 
 import codecs
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Controls and lone surrogates by their category; the others reorder a line (bidirectional marks) or end one.
+# Controls and lone surrogates by their category; the others reorder a line (bidirectional marks) or
+# end one.
 _UNSHOWN = ("Cc", "Cs")
 _REORDERING = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""The text with everything that a terminal would obey as a visible escape, such as `\x1b`; `keep` stays as it is."""
+    r"""The text with everything that a terminal would obey as a visible escape, such as `\x1b`;
+    `keep` stays as it is.
+    """
     if text.isprintable():
         return text
     return "".join(c if c in keep or not _is_control(c) else _escape(c) for c in text)
@@ -45,17 +49,23 @@ def _escape(character: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as a part of one line: white space of any length is one space, controls are visible."""
+    """The text as a part of one line: white space of any length is one space, controls are
+    visible.
+    """
     return printable(" ".join(text.split()), keep="")
 
 
 def for_stream(text: str, stream: TextIO) -> str:
-    """Data for standard output: visible escapes in a terminal, the text itself in a pipe or a file."""
+    """Data for standard output: visible escapes in a terminal, the text itself in a pipe or
+    a file.
+    """
     return printable(text) if stream.isatty() else text
 
 
 def quote(word: str) -> str:
-    """A word as bash reads it back; one with controls or line ends in `$'…'`, so that it stays on its line."""
+    """A word as bash reads it back; one with controls or line ends in `$'…'`, so that it stays on
+    its line.
+    """
     if not any(map(_is_control, word)):
         return shlex.quote(word)
     return "$'" + "".join(map(_ansi_c, word)) + "'"
@@ -84,15 +94,19 @@ def shell(*words: str) -> str:
 
 
 def argument(path: object) -> str:
-    """A path as the argument of a command, where `-x` would be an option, `~` the home and `last` the newest run."""
+    """A path as the argument of a command, where `-x` would be an option, `~` the home and `last`
+    the newest run.
+    """
     word = str(path)
     return f"./{word}" if word.startswith(("-", "~")) or word == "last" else word
 
 
 def use_utf8() -> None:
-    """Makes both output streams UTF-8, whatever the machine's encoding: called once, where a program begins.
+    """Makes both output streams UTF-8, whatever the machine's encoding: called once, where a
+    program begins.
 
-    Bytes of names that are not UTF-8 leave standard output as they came; standard error shows them as escapes.
+    Bytes of names that are not UTF-8 leave standard output as they came; standard error shows them
+    as escapes.
     """
     codecs.register_error("llm_from_scratch", _as_byte)
     for stream, errors in ((sys.stdout, "llm_from_scratch"), (sys.stderr, "backslashreplace")):
@@ -103,7 +117,9 @@ def use_utf8() -> None:
 
 
 def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
-    """One surrogate at a time: the byte that it stands for, or its escape where it stands for none."""
+    """One surrogate at a time: the byte that it stands for, or its escape where it stands
+    for none.
+    """
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
     code = ord(character)
@@ -116,7 +132,9 @@ _passing: list[str] = []  # the line that a terminal shows for a while, if there
 
 @functools.cache
 def note(line: str) -> None:
-    """One line on standard error, above a passing one; once, also where a launcher started several processes."""
+    """One line on standard error, above a passing one; once, also where a launcher started several
+    processes.
+    """
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         return  # the first one says it
     sys.stderr.write(ERASED * len(_passing) + "".join(f"{shown}\n" for shown in (printable(line, keep=""), *_passing)))
@@ -125,7 +143,9 @@ def note(line: str) -> None:
 
 @contextlib.contextmanager
 def passing(line: str) -> Iterator[None]:
-    """Shows a line in a terminal while something takes its time, and takes it away; elsewhere nothing is shown."""
+    """Shows a line in a terminal while something takes its time, and takes it away; elsewhere
+    nothing is shown.
+    """
     shown = bool(line) and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     if shown:
         sys.stderr.write(f"{line}\n")
@@ -149,21 +169,26 @@ class Formatter(logging.Formatter):
 
 
 def end_echo() -> None:
-    """Ends the line of a terminal on which Ctrl-C was echoed as ^C; a progress bar, which has the stream, clears its own."""
+    """Ends the line of a terminal on which Ctrl-C was echoed as ^C; a progress bar, which has the
+    stream, clears its own.
+    """
     if sys.stderr.isatty() and type(sys.stderr).__module__ != "rich.file_proxy":
         sys.stderr.write("\n")
         sys.stderr.flush()
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """The package's messages on standard error, each as its bare line; other libraries' from a warning on."""
+    """The package's messages on standard error, each as its bare line; other libraries' from a
+    warning on.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("llm_from_scratch").setLevel(level)
 
 
-# Rich's yellow figures cannot be read on a light background, and its dark grey rest of a bar looks like a full one there.
+# Rich's yellow figures cannot be read on a light background, and its dark grey rest of a bar looks
+# like a full one there.
 BARS = {
     **dict.fromkeys(("progress.download", "progress.elapsed", "progress.remaining", "progress.data.speed"), "default"),
     "bar.back": "bright_black",
@@ -171,7 +196,8 @@ BARS = {
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
-    """A console of rich that takes every string as text: no markup, no emoji codes, controls visible.
+    """A console of rich that takes every string as text: no markup, no emoji codes, controls
+    visible.
 
     Args:
         stderr: on standard error, rather than standard output.
@@ -187,7 +213,9 @@ def console(*, stderr: bool = False, width: int | None = None) -> "Console":
             return super().render_str(printable(text), **settings)
 
         def print(self, *objects: Any, **settings: Any) -> None:
-            """The title of a table is a line of its own: rich folds it at the width of the table."""
+            """The title of a table is a line of its own: rich folds it at the width of the
+            table.
+            """
             for one in objects:
                 if isinstance(one, Table) and one.title:
                     super().print(one.title, soft_wrap=True)

@@ -26,7 +26,8 @@ PICKLES = (".pt", ".pth", ".ckpt")
 
 @dataclass
 class LoadedModel:
-    """A trained model and its tokenizer; `step` and `loss` (nats a token) are of its best validation.
+    """A trained model and its tokenizer; `step` and `loss` (nats a token) are of its best
+    validation.
 
     `data` is the fingerprint of its prepared text; None in version 0.1.
     """
@@ -62,7 +63,9 @@ def save_model(
 
 
 def model_folder(run: Path) -> Path:
-    """The folder of a run's model and tokenizer; the old one after a kill between `publish`'s renames."""
+    """The folder of a run's model and tokenizer; the old one after a kill between `publish`'s
+    renames.
+    """
     folder, old = run / "model", run / ".old-model"
     return old if old.is_dir() and not folder.is_dir() else folder
 
@@ -141,7 +144,9 @@ def saved_settings(run: Path) -> dict[str, Any]:
 
 
 def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPTConfig:
-    """A stranger's settings: refused where their model needs more memory than its weights justify."""
+    """A stranger's settings: refused where their model needs more memory than its weights
+    justify.
+    """
     total = sum(tensor.numel() for tensor in weights.values())
     try:
         for name, value in settings.items():

@@ -1,4 +1,6 @@
-"""The summary of `make chaos`: which kills there were, where the runs went on, and whether the ends were the same."""
+"""The summary of `make chaos`: which kills there were, where the runs went on, and whether the ends
+were the same.
+"""
 
 import datetime
 import os

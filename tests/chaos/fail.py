@@ -2,10 +2,11 @@
 
     python fail.py PLAN
 
-PLAN is a JSON list of [folder to start in, point, errno, arguments]. A point is `none`, which counts the calls, or `run rename 3`: the
-third rename below run/ fails with that error. Standard output gets a JSON object a process: its status, what it said, its counts.
-Calls below run/ and data/ alone count: write, fsync, rename, open, mkdir, unlink. The run folder itself and run/.hydra are Hydra's to
-make, before the program begins.
+PLAN is a JSON list of [folder to start in, point, errno, arguments]. A point is `none`, which
+counts the calls, or `run rename 3`: the third rename below run/ fails with that error. Standard
+output gets a JSON object a process: its status, what it said, its counts. Calls below run/ and
+data/ alone count: write, fsync, rename, open, mkdir, unlink. The run folder itself and run/.hydra
+are Hydra's to make, before the program begins.
 """
 
 import io

@@ -4,10 +4,11 @@
     python kill.py TRACE "state rename 1 before" OVERRIDES…   dies before its first rename of a checkpoint
     python kill.py TRACE "validation call 3 SIGTERM" OVERRIDES…   sends itself that signal, and goes on to the call
 
-A scope is a part of the run folder (config, metrics, samples, model, state), `forward` (a micro-batch in training), `validation` (a
-batch of it) or `ending` (the picture that a run ends with). A number counts the calls of that kind in that scope. `before` and `after` are
-before and after the call, `amid` is when half of a file's bytes are written, or the first of a folder's entries is gone. CHAOS_CLOCK is
-how many seconds this machine's clock is ahead.
+A scope is a part of the run folder (config, metrics, samples, model, state), `forward` (a
+micro-batch in training), `validation` (a batch of it) or `ending` (the picture that a run ends
+with). A number counts the calls of that kind in that scope. `before` and `after` are before and
+after the call, `amid` is when half of a file's bytes are written, or the first of a folder's
+entries is gone. CHAOS_CLOCK is how many seconds this machine's clock is ahead.
 """
 
 import os
@@ -53,7 +54,9 @@ class Calls:
         self.run, self.counts = run, Counter[tuple[str, str]]()
 
     def scope(self, path: Any) -> str | None:
-        """Which part of the run folder a path belongs to; a folder or file that is being built, to the part that it becomes."""
+        """Which part of the run folder a path belongs to; a folder or file that is being built, to
+        the part that it becomes.
+        """
         path = Path(os.path.abspath(path))  # noqa: PTH100 -- links stay as they are
         if not path.is_relative_to(self.run) or path == self.run:
             return None
@@ -85,7 +88,9 @@ class Calls:
 
 
 class File:
-    """A file whose writing ends the process: half of what was to be written is there, or all of it."""
+    """A file whose writing ends the process: half of what was to be written is there, or
+    all of it.
+    """
 
     def __init__(self, file: Any, moment: str) -> None:
         self.file, self.moment = file, moment

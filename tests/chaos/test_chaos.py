@@ -1,9 +1,11 @@
-"""Runs that are killed with SIGKILL and resumed, again and again, beside one that nothing disturbed: every byte must be the same.
+"""Runs that are killed with SIGKILL and resumed, again and again, beside one that nothing
+disturbed: every byte must be the same.
 
-`make chaos` makes all the kills, on Oz; `make test` makes three, on a made text. A point of death is one of kill.py's (`state rename 1
-before`), or an instant: `start +2.5` is so many seconds after a process has begun, `training +0.3` after it has begun to train. Instead
-of SIGKILL, `validation call 3 SIGTERM` sends a signal that the run saves for, and `pipe +0.3` is Ctrl-C in `train.py 2>&1 | tee log`,
-of which `tee` dies first.
+`make chaos` makes all the kills, on Oz; `make test` makes three, on a made text. A point of death
+is one of kill.py's (`state rename 1 before`), or an instant: `start +2.5` is so many seconds after
+a process has begun, `training +0.3` after it has begun to train. Instead of SIGKILL, `validation
+call 3 SIGTERM` sends a signal that the run saves for, and `pipe +0.3` is Ctrl-C in `train.py 2>&1 |
+tee log`, of which `tee` dies first.
 """
 
 import csv
@@ -27,7 +29,8 @@ from llm_from_scratch.run import read_rows
 from llm_from_scratch.weights import load_model
 
 KILL = str(Path(__file__).with_name("kill.py"))
-# A run of a few seconds: two micro-batches a step, dropout, a validation and a checkpoint every five steps.
+# A run of a few seconds: two micro-batches a step, dropout, a validation and a checkpoint every
+# five steps.
 SETTINGS = (
     "data.batch_size=8",
     "data.micro_batch_size=4",
@@ -47,7 +50,8 @@ SETTINGS = (
 OZ = (*SETTINGS, "data=oz", "trainer.max_steps=120")
 VARIANTS = {
     "tokens": (*OZ, "tokenizer.vocab_size=320"),
-    # With all that has a state of its own: Muon's momentum, an average of the weights, the random cuts of the text.
+    # With all that has a state of its own: Muon's momentum, an average of the weights, the random
+    # cuts of the text.
     "text": (
         *OZ,
         "tokenizer.vocab_size=320",
@@ -56,7 +60,8 @@ VARIANTS = {
         "optim=muon",
         "optim.ema_decay=0.9",
     ),
-    "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),  # so fast that the best validation is not always the last
+    # So fast that the best validation is not always the last
+    "char": (*OZ, "tokenizer=char", "optim.lr=0.3"),
 }
 # With state that others keep: loggers, callbacks of the user, several corpora, a second process.
 MORE = {
@@ -75,7 +80,8 @@ MORE = {
     ),
     "two": (*(word for word in OZ if word != "trainer=cpu"), "trainer=ddp_cpu", "tokenizer.vocab_size=320"),
 }
-# In step 18: three checkpoints have been written, so that the next save meets an older model and removes the oldest state.
+# In step 18: three checkpoints have been written, so that the next save meets an older model and
+# removes the oldest state.
 STEADY = "forward call 36 before"
 MOMENTS = {"write": ("before", "amid", "after"), "remove": ("before", "amid", "after"), "call": ("before",)}
 Kill = dict[str, Any]
@@ -84,7 +90,9 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this sys
 
 
 class Start:
-    """A process of train.py in `folder`; with a point of kill.py's, or `none` for a trace, it goes through kill.py."""
+    """A process of train.py in `folder`; with a point of kill.py's, or `none` for a trace, it goes
+    through kill.py.
+    """
 
     def __init__(
         self, folder: Path, words: Iterable[str], point: str | None = None, *, clock: float = 0, piped: bool = False
@@ -117,7 +125,9 @@ class Start:
         return self.process.wait(seconds)
 
     def kill_at(self, instant: str, sign: Path) -> int:
-        """Kills the process so many seconds after its start, or after `sign` has been written anew."""
+        """Kills the process so many seconds after its start, or after `sign` has been
+        written anew.
+        """
         since, seconds = instant.split(" +")
         before = _written(sign)
         while since != "start" and self.process.poll() is None and _written(sign) == before:
@@ -174,7 +184,9 @@ def _written(path: Path) -> int:
 
 
 def goes_on_from(run: Path) -> int:
-    """The step of the newest checkpoint, 0 without one. Whatever a kill leaves under its final name is whole."""
+    """The step of the newest checkpoint, 0 without one. Whatever a kill leaves under its final name
+    is whole.
+    """
     if (run / "config.yaml").exists():
         assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]
     for folder in checkpoints(run)[:2]:
@@ -190,10 +202,11 @@ def goes_on_from(run: Path) -> int:
 def survive(
     folder: Path, words: Iterable[str], plan: deque[str], kills: list[Kill], clocks: random.Random | None = None
 ) -> Path:
-    """Starts a run, kills each of its processes at the next point of the plan, and resumes it until one ends by itself.
+    """Starts a run, kills each of its processes at the next point of the plan, and resumes it until
+    one ends by itself.
 
-    A point that the last process did not come to stays in the plan. Every kill is noted in `kills`. With `clocks` each
-    process has a clock of its own, up to an hour off.
+    A point that the last process did not come to stays in the plan. Every kill is noted in `kills`.
+    With `clocks` each process has a clock of its own, up to an hour off.
     """
     folder.mkdir(parents=True)
     run, step = folder / "run", 0
@@ -229,7 +242,9 @@ def survive_all(
     lead: tuple[str, ...] = (),
     clocks: random.Random | None = None,
 ) -> None:
-    """As many runs as the plan needs, each beginning with the points of `lead`; each must be the undisturbed one in the end."""
+    """As many runs as the plan needs, each beginning with the points of `lead`; each must be the
+    undisturbed one in the end.
+    """
     rest, attempt = deque(plan), 0
     while rest:
         left, attempt = len(rest), attempt + 1
@@ -251,7 +266,9 @@ def check_same(run: Path, wanted: Path) -> None:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """All that a run folder holds, without what depends on the clock and on how often the run was started."""
+    """All that a run folder holds, without what depends on the clock and on how often the run was
+    started.
+    """
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
@@ -268,7 +285,9 @@ def contents(run: Path) -> dict[str, Any]:
 
 
 def curves(run: Path) -> dict[str, list[Any]]:
-    """The points of each of TensorBoard's curves and texts, as TensorBoard shows them: no step twice."""
+    """The points of each of TensorBoard's curves and texts, as TensorBoard shows them: no step
+    twice.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not (run / "tensorboard").exists():
@@ -280,7 +299,8 @@ def curves(run: Path) -> dict[str, list[Any]]:
         points = events.Scalars(tag)
         found[tag] = [point.step if tag.startswith("time/") else (point.step, point.value) for point in points]
         assert len({point.step for point in points}) == len(points), f"{tag}: a step comes twice"
-    for tag in (tag for tag in events.Tags()["tensors"] if not tag.startswith("custom_scalars")):  # of each process
+    # Of each process
+    for tag in (tag for tag in events.Tags()["tensors"] if not tag.startswith("custom_scalars")):
         found[tag] = [(point.step, bytes(point.tensor_proto.string_val[0])) for point in events.Tensors(tag)]
     return found
 
@@ -293,10 +313,12 @@ def undisturbed(folder: Path, words: Iterable[str], point: str | None = None) ->
 
 
 def calls_of_a_save(run: Path, last: str) -> list[str]:
-    """The calls, as `scope call number`, that kill.py noted in the first five steps of a process and in their save, which ends with `last`.
+    """The calls, as `scope call number`, that kill.py noted in the first five steps of a process
+    and in their save, which ends with `last`.
 
-    They come from two threads. So that the list is the same each time, those of the writing one are behind the others, and the
-    removals with which a start clears away what a kill has left half done do not count.
+    They come from two threads. So that the list is the same each time, those of the writing one are
+    behind the others, and the removals with which a start clears away what a kill has left half
+    done do not count.
     """
     lines = (run.parent / "trace").read_text(encoding="utf-8").splitlines()
     calls = [" ".join(line.split(" ")[:3]) for line in lines]
@@ -342,16 +364,21 @@ def reference(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Refere
 
 @pytest.fixture(scope="session")
 def points(tmp_path_factory: pytest.TempPathFactory, reference: References) -> list[str]:
-    """Every point of five steps and their save, in the order in which a resumed process comes to them."""
+    """Every point of five steps and their save, in the order in which a resumed process comes to
+    them.
+    """
     folder = tmp_path_factory.mktemp("steady")
     assert Start(folder, VARIANTS["tokens"], STEADY).status() == -signal.SIGKILL
     assert Start(folder, ["resume=run"], "none").status() == 0
     check_same(folder / "run", reference("tokens")[0])
-    return with_moments(calls_of_a_save(folder / "run", "state remove 1"))  # which removes the oldest
+    # Which removes the oldest
+    return with_moments(calls_of_a_save(folder / "run", "state remove 1"))
 
 
 def with_moments(calls: list[str]) -> list[str]:
-    """Calls -> points of death. Of micro-batches and rows, which are many and alike, the first four and the last two."""
+    """Calls -> points of death. Of micro-batches and rows, which are many and alike, the first four
+    and the last two.
+    """
     found = []
     for many in ("forward call", "validation call", "metrics write"):
         alike = [call for call in calls if call.startswith(many)]
@@ -378,7 +405,9 @@ def test_fault_01_killed_at_every_call_of_a_save(
 
 @pytest.mark.chaos
 def test_fault_01_killed_in_the_first_save(reference: References, kills: list[Kill], tmp_path: Path) -> None:
-    """Before there is a checkpoint a run starts again at step 0, and the first save finds no older model."""
+    """Before there is a checkpoint a run starts again at step 0, and the first save finds no older
+    model.
+    """
     undisturbed(tmp_path / "traced", VARIANTS["tokens"], "none")
     check_same(tmp_path / "traced/run", reference("tokens")[0])
     calls = calls_of_a_save(tmp_path / "traced/run", "state rename 1")
@@ -391,7 +420,9 @@ def test_fault_01_killed_in_the_first_save(reference: References, kills: list[Ki
 def test_fault_01_killed_after_the_last_step(
     points: list[str], corpora: Path, kills: list[Kill], tmp_path: Path
 ) -> None:
-    """The save of step 20 is the last: what is left of it, and the picture and TensorBoard's table of runs behind it, still come."""
+    """The save of step 20 is the last: what is left of it, and the picture and TensorBoard's table
+    of runs behind it, still come.
+    """
     words = tuple(word.replace("max_steps=120", "max_steps=20") for word in VARIANTS["tokens"])
     wanted = undisturbed(tmp_path / "wanted", words)
     saved = ["state fsync 5 before", "state rename 2 before", "state rename 2 after", "state remove 1 amid"]
@@ -416,7 +447,9 @@ def test_fault_01_killed_in_a_save_of_another_kind_of_run(
 def test_fault_01_killed_at_random_instants(
     variant: str, seed: int, count: int, reference: References, kills: list[Kill], tmp_path: Path
 ) -> None:
-    """Half of them anywhere in a process, its start-up included; half in the training, a sixth of it at a time."""
+    """Half of them anywhere in a process, its start-up included; half in the training, a sixth of
+    it at a time.
+    """
     wanted, seconds = reference(variant)
     timing = read_rows(wanted / "timing.jsonl")
     training = sum(row.get("seconds", 0) + row.get("validation_seconds", 0) for row in timing)
@@ -461,7 +494,9 @@ SAVE = ("state rename 2 before", "model write 1 amid", "metrics rename 1 after",
 def test_fault_01_killed_with_what_others_keep_and_clocks_that_jump(
     variant: str, plan: tuple[str, ...], reference: References, kills: list[Kill], tmp_path: Path
 ) -> None:
-    """Loggers, early stopping, mixtures, attention within documents, two processes; every process has another clock."""
+    """Loggers, early stopping, mixtures, attention within documents, two processes; every process
+    has another clock.
+    """
     wanted, _ = reference(variant)
     if variant == "stopping":
         assert read_rows(wanted / "metrics.jsonl")[-1]["step"] < 120
@@ -489,7 +524,9 @@ def make_texts_of(variant: str, folder: Path) -> None:
 def test_fault_03_signals_at_validation_steps_and_a_reader_that_died(
     variant: str, plan: tuple[str, ...], reference: References, kills: list[Kill], tmp_path: Path
 ) -> None:
-    """A signal finishes its step with the validation: all rows, samples and curves of it come, once."""
+    """A signal finishes its step with the validation: all rows, samples and curves of it come,
+    once.
+    """
     wanted, _ = reference(variant)
     survive_all(tmp_path / "runs", (VARIANTS | MORE)[variant], plan, kills, wanted, clocks=random.Random(6))
 
@@ -498,7 +535,9 @@ def test_fault_03_signals_at_validation_steps_and_a_reader_that_died(
 def test_fault_02_killed_twice_in_one_accumulation_window(
     reference: References, kills: list[Kill], tmp_path: Path
 ) -> None:
-    """A step is two micro-batches: an even one is the second, with gradients of the first that no checkpoint holds."""
+    """A step is two micro-batches: an even one is the second, with gradients of the first that no
+    checkpoint holds.
+    """
     plan = [
         "forward call 36 before",
         "forward call 2 before",
@@ -510,7 +549,9 @@ def test_fault_02_killed_twice_in_one_accumulation_window(
 
 
 def test_fault_01_three_kills(kills: list[Kill], tmp_path: Path) -> None:
-    """The short form: in a save right before its rename, at a random instant of the training, in a validation."""
+    """The short form: in a save right before its rename, at a random instant of the training, in a
+    validation.
+    """
     words = (
         *SETTINGS,
         "data=text",

@@ -1,7 +1,8 @@
-"""A call of the file system that fails, at any place of a run or of its preparation: one line, and the run goes on the same.
+"""A call of the file system that fails, at any place of a run or of its preparation: one line, and
+the run goes on the same.
 
-Each point is hit in a process of its own (fail.py); the process after it goes on, and every byte must be that of a run which
-nothing disturbed.
+Each point is hit in a process of its own (fail.py); the process after it goes on, and every byte
+must be that of a run which nothing disturbed.
 """
 
 import errno

@@ -1,4 +1,6 @@
-"""The members of a tar: their names, and every way in which one could do harm (row 12 of the faults)."""
+"""The members of a tar: their names, and every way in which one could do harm (row 12 of the
+faults).
+"""
 
 import io
 import lzma

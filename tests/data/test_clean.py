@@ -170,7 +170,8 @@ def test_what_is_replaced_is_counted():
         ("Oz".encode("utf-16-le"), "oz.txt: byte 1: a NUL byte"),
         ("é café".encode() + "é".encode("latin-1"), "oz.txt: byte 8: 0xE9 is not UTF-8 here"),
         (b"ab\xed\xa0\x80", "oz.txt: byte 2: 0xED"),  # a surrogate
-        (b"\xef\xbb\xbfab\xc3", "oz.txt: byte 5: 0xC3"),  # cut off in a character; the byte order mark counts
+        # Cut off in a character; the byte order mark counts
+        (b"\xef\xbb\xbfab\xc3", "oz.txt: byte 5: 0xC3"),
     ],
 )
 def test_what_is_no_utf8_is_refused_with_its_place(raw, message):
@@ -213,7 +214,7 @@ def test_cleaning_twice_is_cleaning_once(text):
     assert list(report) == list(NOTHING)
 
 
-# --------------------------------------------------------------------------------------------- kind 18: linear time
+# ----------------------------------------------------------------------------- kind 18: linear time
 MARKS = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000 and combining(normalize("NFD", chr(i))[0])]
 
 

@@ -1,4 +1,6 @@
-"""Kind 11 of the faults: one policy for documents that are no text, whichever layer sees it, and every table read as its kind."""
+"""Kind 11 of the faults: one policy for documents that are no text, whichever layer sees it, and
+every table read as its kind.
+"""
 
 import gzip
 import io
@@ -54,7 +56,7 @@ def broken_table(bad: dict[int, bytes]) -> bytes:
     return b"\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------- the policy
+# --------------------------------------------------------------------------------------- the policy
 def test_all_faults_of_a_small_corpus_are_in_one_message(tmp_path: Path) -> None:
     own = tmp_path / "own"
     put(own / "a.jsonl", broken_table(BAD_LINES))
@@ -91,7 +93,8 @@ def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogC
         text = prepared(tmp_path, own, on_error="skip", keep_text=keep_text)
         assert text.manifest["removed"] == {"no_text": 10, "unreadable": 1}
         counts = text.manifest["splits"]
-        assert counts["train"]["documents"] + counts["val"]["documents"] == 25  # 23 lines, a row, a member
+        # 23 lines, a row, a member
+        assert counts["train"]["documents"] + counts["val"]["documents"] == 25
         assert "documents left out that are no text, 10 in all: a.jsonl:2, a.jsonl:3" in caplog.text
         assert "files left out that are damaged, 1 in all: g.txt.gz" in caplog.text
         report = (text.folder / "report.md").read_text(encoding="utf-8")
@@ -174,13 +177,13 @@ def test_with_fraction_and_duplicates_the_policy_is_the_same(tmp_path: Path) -> 
         assert removed["no_text"] <= 7
 
 
-# ----------------------------------------------------------------------------------------------------------- columns
+# ------------------------------------------------------------------------------------------ columns
 
 
-# ------------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
-# --------------------------------------------------------------------------------------------------------- encodings
+# ---------------------------------------------------------------------------------------- encodings
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le"])
 def test_texts_in_another_encoding_are_read_when_it_is_named(encoding: str, tmp_path: Path) -> None:
     text = "Émile said: déjà vu. " * 20
@@ -236,7 +239,7 @@ def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
             refused(tmp_path / "alone", name, raw.encode(encoding), rf"data\.encoding(={encoding})?")
 
 
-# --------------------------------------------------------------------------------------------------------- separators
+# --------------------------------------------------------------------------------------- separators
 def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,7 +263,7 @@ def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
     assert read(tmp_path, "a.jsonl", '{"text": "a<|e|>b"}', Format(separator="<|e|>")) == ["a<|e|>b"]
 
 
-# ------------------------------------------------------------------------------------------------------------ splits
+# ------------------------------------------------------------------------------------------- splits
 @given(st.text(max_size=50), st.floats(0, 1))
 def test_the_pieces_of_a_split_are_the_document(text: str, val_fraction: float) -> None:
     for whole in (True, False):

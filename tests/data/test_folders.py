@@ -54,7 +54,8 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     (own / "a second name").symlink_to(own / "b")
     novels = [f"linked/{i}.txt" for i in range(5)] + ["linked/deep/6.txt"]
     assert names(own) == names(f"{own}/**/*.txt") == ["a.txt", "b/c.txt", *novels]
-    assert names(f"{own}/*/*.txt") == ["a second name/c.txt", "b/c.txt", *novels[:5]]  # both names are asked for
+    # Both names are asked for
+    assert names(f"{own}/*/*.txt") == ["a second name/c.txt", "b/c.txt", *novels[:5]]
     (tmp_path / "all").symlink_to(own)
     assert len(names(tmp_path / "all")) == 8
     facts = prepared(tmp_path, own).manifest["splits"]
@@ -100,7 +101,9 @@ def test_a_folder_of_which_nothing_is_read_names_what_is_there(tmp_path: Path) -
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may do both."""
+    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may
+    do both.
+    """
     scandir, opens = os.scandir, os.open
 
     def refuse(name: str) -> None:

@@ -1,4 +1,6 @@
-"""Kinds 10 and 15 of the faults: everything of a corpus that is not read is named, and any name of a file or folder can be read."""
+"""Kinds 10 and 15 of the faults: everything of a corpus that is not read is named, and any name of
+a file or folder can be read.
+"""
 
 import gzip
 import json
@@ -46,10 +48,10 @@ def opened(path: object, on_error: str | None = None) -> sources.Source:
     return sources.open_source(name="text", path=str(path), on_error=on_error, data_dir=Path("data"))
 
 
-# ------------------------------------------------------------------------------------------------------------- links
+# -------------------------------------------------------------------------------------------- links
 
 
-# ---------------------------------------------------------------------------------------------------------- not read
+# ----------------------------------------------------------------------------------------- not read
 @linux
 def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -124,10 +126,12 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCa
     assert not (text.folder / "report.md").exists()
 
 
-# -------------------------------------------------------------------------------------------------------- unreadable
+# --------------------------------------------------------------------------------------- unreadable
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may do both."""
+    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may
+    do both.
+    """
     scandir, opens = os.scandir, os.open
 
     def refuse(name: str) -> None:
@@ -161,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_an_error_or_is_counted(
     assert "locked.txt (Permission denied)" in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 @linux
@@ -171,12 +175,13 @@ def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
         (tmp_path / "pipe").rename(tmp_path / form)
         with pytest.raises(ValueError, match="no regular file"):
             prepared(tmp_path, tmp_path / form)
-        with pytest.raises(ValueError, match="no regular file"):  # a file that became one after it was found
+        # A file that became one after it was found
+        with pytest.raises(ValueError, match="no regular file"):
             list(readers.read_documents(tmp_path / form, form))
         (tmp_path / form).rename(tmp_path / "pipe")
 
 
-# ------------------------------------------------------------------------------------------- saved while it was read
+# -------------------------------------------------------------------------- saved while it was read
 @pytest.mark.parametrize(
     ("name", "keep_text"),
     [("a.txt", None), ("a.jsonl", None), ("a.jsonl", False), ("a.parquet", False), ("a.jsonl.gz", False)],

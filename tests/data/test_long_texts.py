@@ -1,4 +1,6 @@
-"""Kind 18 of the faults: a text that is read in pieces gives the bytes of the same text as a whole, in memory that does not grow."""
+"""Kind 18 of the faults: a text that is read in pieces gives the bytes of the same text as a whole,
+in memory that does not grow.
+"""
 
 import json
 import os
@@ -25,7 +27,9 @@ KINDS = {"char": TokenizerConfig(kind="char", vocab_size=None), "bpe": Tokenizer
 
 
 def odd_text(seed: int, size: int = 20_000) -> str:
-    """Everything that a cut could go wrong at: marks, line ends, long lines, runs of white space, signs of four bytes."""
+    """Everything that a cut could go wrong at: marks, line ends, long lines, runs of white space,
+    signs of four bytes.
+    """
     chance = random.Random(seed)
     parts = [
         "e\u0301",
@@ -126,7 +130,7 @@ def test_a_bad_byte_is_named_by_its_place_in_the_file(bad: bytes, tmp_path: Path
         prepare.prepare(data, KINDS["char"])
 
 
-# --------------------------------------------------------------------------------------------------------- tokenizers
+# --------------------------------------------------------------------------------------- tokenizers
 def gpt2() -> Tokenizer:
     """All bytes, and pieces of white space that a cut in the wrong place would break."""
     pytest.importorskip("tiktoken")
@@ -202,7 +206,7 @@ def test_a_chinese_text_is_read_in_pieces(tmp_path: Path) -> None:
     assert max(map(len, found._pieces_of_utf8())) <= 2 * BLOCK
 
 
-# ------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 @pytest.mark.parametrize("more", [{}, {"encoding": "latin-1"}, {"separator": "<|endoftext|>"}], ids=str)

@@ -27,7 +27,9 @@ def mixed(weights: dict[str, float], **changes: Any) -> MixedSampler:
 
 
 def test_weights_are_respected() -> None:
-    """96,000 sequences with shares of 0.7, 0.1, 0.2: chi-square with 2 degrees of freedom is below 13.8 in 999 cases of 1,000."""
+    """96,000 sequences with shares of 0.7, 0.1, 0.2: chi-square with 2 degrees of freedom is below
+    13.8 in 999 cases of 1,000.
+    """
     weights = {"a": 7.0, "b": 1.0, "c": 2.0}
     sampler = mixed(weights, batch_size=2000)
     found = Counter(int(x) // 1000 for step in range(48) for x in sampler.batch(step)[0][:, 0])

@@ -1,5 +1,7 @@
-"""OpenWebText from end to end, made here in its published layouts: downloaded from a server that breaks off, stalls and lies, prepared
-by any number of workers, killed, resumed, trained on. 20,000 documents, and what may be wrong with them."""
+"""OpenWebText from end to end, made here in its published layouts: downloaded from a server that
+breaks off, stalls and lies, prepared by any number of workers, killed, resumed, trained on. 20,000
+documents, and what may be wrong with them.
+"""
 
 import hashlib
 import lzma
@@ -49,14 +51,17 @@ def layouts() -> dict[str, dict[str, bytes]]:
     whole = lzma.compress(tar(inner), preset=0)
     tables = {}
     for part in range(PARTS):
-        texts = [raw.decode() for name, raw in pages(part).items() if name != "bad.txt"]  # a table holds UTF-8 alone
+        # A table holds UTF-8 alone
+        texts = [raw.decode() for name, raw in pages(part).items() if name != "bad.txt"]
         tables[f"train-{part:05}-of-{PARTS:05}.parquet"] = parquet(texts)
     tars = {f"urlsf_subset{part:02}.tar": tar({name: raw}) for part, (name, raw) in enumerate(inner.items())}
     return {"tars": tars, "zenodo": {"openwebtext.tar.xz": whole}, "parquet": tables}
 
 
 class Server(ThreadingHTTPServer):
-    """`faults` are what happens to the requests for a file, in turn: break, stall, lie (about the range), forge (its bytes), refuse."""
+    """`faults` are what happens to the requests for a file, in turn: break, stall, lie (about the
+    range), forge (its bytes), refuse.
+    """
 
     daemon_threads = True
 
@@ -148,7 +153,8 @@ def texts(prepared: Prepared) -> list[str]:
 def one(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Layout (a), brought through every fault, prepared by one worker."""
     for part, faults in enumerate((["break", "break"], ["break", "lie"], ["stall", "break"], ["refuse"])):
-        server.faults[f"urlsf_subset{part:02}.tar"] = ["refuse", *faults]  # the first request goes to the first mirror
+        # The first request goes to the first mirror
+        server.faults[f"urlsf_subset{part:02}.tar"] = ["refuse", *faults]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downloads, "TIMEOUT", 0.5)
         patch.delenv("LLM_CORPORA", raising=False)
@@ -175,7 +181,8 @@ def test_everything_arrives_whole_and_is_counted(
     place = one.folder.parent
     assert {path.name: path.read_bytes() for path in place.glob("*.tar")} == files["tars"]
     assert not list(place.glob("*.part*"))
-    assert any(asked for path, asked in server.requests if path == "/here/urlsf_subset00.tar")  # went on by range
+    # Went on by range
+    assert any(asked for path, asked in server.requests if path == "/here/urlsf_subset00.tar")
     facts = one.manifest["splits"]
     assert one.manifest["removed"] == {"no_text": PARTS, "empty": PARTS, "exact_duplicate": PARTS - 1}
     assert facts["train"]["documents"] + facts["val"]["documents"] == PARTS * DOCUMENTS + 2 >= 20_000
@@ -227,7 +234,8 @@ def test_the_other_layouts_hold_the_same_documents(
 ) -> None:
     monkeypatch.delenv("LLM_CORPORA", raising=False)
     archive = files["zenodo"]["openwebtext.tar.xz"]
-    # A forged rest has the right length and the wrong bytes: the checksum sees it, and the whole is asked for.
+    # A forged rest has the right length and the wrong bytes: the checksum sees it, and the whole is
+    # asked for.
     server.faults["openwebtext.tar.xz"] = ["break", "forge"]
     sha256 = hashlib.sha256(archive).hexdigest()
     kept = [texts(one)]

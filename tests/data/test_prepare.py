@@ -44,7 +44,8 @@ def test_a_document_mask_for_one_document_is_refused(tmp_path: Path) -> None:
     one = prepare(corpus(tmp_path, {"00.txt": "some text " * 50}), CHARS)
     with pytest.raises(UserError, match=r"^data\.doc_mask=true: the text is one document"):
         check_doc_mask(one)
-    check_doc_mask(prepare(corpus(tmp_path, {}, stream="text"), CHARS))  # chunks go on behind the end
+    # Chunks go on behind the end
+    check_doc_mask(prepare(corpus(tmp_path, {}, stream="text"), CHARS))
     check_doc_mask(prepare(corpus(tmp_path, {f"{i:02}.txt": "some text " * 50 for i in range(30)}), CHARS))
 
 
@@ -120,7 +121,8 @@ def test_fault_10_a_text_too_short_to_split(tmp_path: Path, text: str) -> None:
         prepare(corpus(tmp_path, {"a.txt": text}), CHARS)
 
 
-NEW = "ß £5 \U0001f600 q\u0323\u0301 日本"  # of what "ab " lacks: ß £ 5, an emoji, q with two marks, two characters
+# Of what "ab " lacks: ß £ 5, an emoji, q with two marks, two characters
+NEW = "ß £5 \U0001f600 q\u0323\u0301 日本"
 
 
 @pytest.mark.parametrize("stream", ["tokens", "text"])

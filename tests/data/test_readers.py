@@ -1,4 +1,6 @@
-"""One file -> its documents: every format, and every way in which a stranger's file could do harm (row 12 of the faults)."""
+"""One file -> its documents: every format, and every way in which a stranger's file could do harm
+(row 12 of the faults).
+"""
 
 import gzip
 import lzma
@@ -34,7 +36,7 @@ from llm_from_scratch.data.readers import read_documents
 from llm_from_scratch.data.sources import open_source
 
 
-# ---------------------------------------------------------------------------------------------------------- formats
+# ------------------------------------------------------------------------------------------ formats
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_any_texts_come_out_of_every_container_as_they_went_in(name: str, tmp_path: Path) -> None:
     letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -89,7 +91,7 @@ def test_nothing_optional_is_imported_before_it_is_needed() -> None:
     assert done.stdout == "set()\n"
 
 
-# ---------------------------------------------------------------------------------------------------------- fault 12
+# ----------------------------------------------------------------------------------------- fault 12
 
 
 def test_fault_12_archives_within_archives(tmp_path: Path) -> None:
@@ -119,7 +121,8 @@ def test_fault_12_a_document_above_the_limit(
         monkeypatch.setattr(module, "MAX_DOCUMENT", 10_000)
     assert texts_of(read(tmp_path, name, build("a" * 9_900))) == ["a" * 9_900]
     refused(tmp_path, name, build("a" * 10_001), "above 10,000 bytes")
-    assert read(tmp_path, "a.txt", b"a" * 20_000)[0].raw == b"a" * 20_000  # a file of its own has no limit
+    # A file of its own has no limit
+    assert read(tmp_path, "a.txt", b"a" * 20_000)[0].raw == b"a" * 20_000
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -140,7 +143,7 @@ def test_fault_12_an_archive_without_texts(tmp_path: Path) -> None:
         refused(tmp_path, "a.tar", raw, "an archive without texts")
 
 
-# ------------------------------------------------------------------------------------------- from archives to shards
+# -------------------------------------------------------------------------- from archives to shards
 def data(folder: Path, path: Path, **more: object) -> DataConfig:
     return DataConfig(name="text", path=str(path), dir=str(folder / "data"), **more)  # type: ignore[arg-type]
 

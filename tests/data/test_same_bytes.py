@@ -1,8 +1,8 @@
 """Prepared folders have the names and the bytes that version 0.1 gave them.
 
-`same_bytes.json` holds the checksum of every file, made with the code of version 0.1. A change of these bytes prepares
-every text of every user anew: raise `CLEANING_VERSION` or `FORMAT`, say so in the changelog, and only then write the file
-again: `python tests/data/test_same_bytes.py`.
+`same_bytes.json` holds the checksum of every file, made with the code of version 0.1. A change of
+these bytes prepares every text of every user anew: raise `CLEANING_VERSION` or `FORMAT`, say so in
+the changelog, and only then write the file again: `python tests/data/test_same_bytes.py`.
 """
 
 import hashlib
@@ -62,7 +62,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def files_of(case: str, folder: Path) -> dict[str, str]:
-    """The checksums of all files that a case gives below `folder`, the current one; no picture, whose bytes are Matplotlib's."""
+    """The checksums of all files that a case gives below `folder`, the current one; no picture,
+    whose bytes are Matplotlib's.
+    """
     for name, texts in TEXTS.items():
         (folder / name).mkdir()
         for file, text in texts.items():

@@ -29,7 +29,9 @@ def pieces(*lengths, dtype="<u2"):
 
 
 class FixedStart:
-    """In the place of numpy's generator: hands out one start and remembers the bound it was asked for."""
+    """In the place of numpy's generator: hands out one start and remembers the bound it was asked
+    for.
+    """
 
     def __init__(self, start):
         self.start = start
@@ -86,7 +88,8 @@ def test_chunks_are_slices_of_one_shard(lengths, block_size, seed, step, dtype):
         shard = shards[np.searchsorted(ends, row_x[0], side="right")]
         start = int(row_x[0] - shard[0])
         np.testing.assert_array_equal(row_x, shard[start : start + block_size])
-        np.testing.assert_array_equal(row_y, shard[start + 1 : start + 1 + block_size])  # short across an end
+        # Short across an end
+        np.testing.assert_array_equal(row_y, shard[start + 1 : start + 1 + block_size])
 
 
 @given(st.sampled_from([1, 2, 8]), st.sampled_from([1, 2, 3]), st.integers(0, 2**32), st.integers(0, 10**6))
@@ -105,7 +108,8 @@ def test_ranks_and_micro_batches_divide_one_global_batch(world_size, n_micro, se
 
 
 def test_a_schedule_of_batches_by_hand():
-    schedule = [[5, 4], [2, 1]]  # as a command line may give it: 1 up to step 2, 4 up to step 5, then 8
+    # As a command line may give it: 1 up to step 2, 4 up to step 5, then 8
+    schedule = [[5, 4], [2, 1]]
     assert [batch_size_at(step, 8, schedule) for step in range(7)] == [1, 1, 4, 4, 4, 8, 8]
     assert [sequences_before(step, 8, schedule) for step in (0, 1, 2, 4, 5, 7)] == [0, 1, 2, 10, 14, 30]
     assert (batch_size_at(0, 8, None), sequences_before(3, 8, [])) == (8, 24)
@@ -154,7 +158,9 @@ def test_starts_are_uniform_over_all_shards():
 
 
 def test_known_batch_in_a_fresh_process():
-    """Philox's raw numbers of this key and counter, modulo 49,984: a change here is a change of every run's data."""
+    """Philox's raw numbers of this key and counter, modulo 49,984: a change here is a change of
+    every run's data.
+    """
     code = (
         "import numpy as np; from llm_from_scratch.data.sampler import RandomChunkSampler as S\n"
         "s = S([np.arange(50_000, dtype='<u2')], block_size=16, batch_size=4, seed=1337)\n"
@@ -284,7 +290,9 @@ def ring(texts, tokenizer):
 
 
 def test_text_chunks_are_slices_of_the_ring(text):
-    """Chunks start with a document or, where the id after a cut is dropped, one byte into each other character."""
+    """Chunks start with a document or, where the id after a cut is dropped, one byte into each
+    other character.
+    """
     whole = ring(TEXTS, ByteTokenizer())
     starts, document_start = set(), 0
     for document in TEXTS:
@@ -302,7 +310,8 @@ def test_text_chunks_are_slices_of_the_ring(text):
 
 def test_text_pieces_that_a_cut_spoilt_are_dropped(text):
     """Ranges begin and end in the middle of a word, chunks hold whole words alone."""
-    short = "I do so if he is at it or in on as we go up by me. "  # makes the sampler read few bytes at first
+    # Makes the sampler read few bytes at first
+    short = "I do so if he is at it or in on as we go up by me. "
     texts = [
         short + "It's true, said Dorothy, the Lion\nasked for cøurage. ",
         "Oz the Great gave each of them what he had. ",
@@ -366,7 +375,9 @@ class SampledTokenizer(WordTokenizer):
 
 
 def test_text_in_other_pieces_every_time(text):
-    """Where the chunks begin does not depend on the dropout; each sequence of each step has a seed of its own."""
+    """Where the chunks begin does not depend on the dropout; each sequence of each step has a seed
+    of its own.
+    """
     path, ends = text(["many words of a text " * 20])
     common = {"block_size": 9, "batch_size": 24, "seed": 8}
     sampler = RandomTextSampler(path, ends, SampledTokenizer(), **common, subword_dropout=0.25)
@@ -463,7 +474,8 @@ def test_every_token_is_predicted_once(lengths, block_size, overlap, batch_size,
     np.testing.assert_array_equal(x[counted], before[counted])
     assert counted.any(axis=1).sum() == len(windows)
     assert not counted[len(windows) :].any()
-    # Context: every input is the token before the next one, or the end-of-text piece in front and behind.
+    # Context: every input is the token before the next one, or the end-of-text piece in front and
+    # behind.
     steps = x[: len(windows)]
     inside = (steps[:, 1:] != eot) & (steps[:, :-1] != eot)
     assert (np.diff(steps, axis=1)[inside] == 1).all()

@@ -108,7 +108,9 @@ def test_failure_on_the_way_leaves_the_old_shard(info, tmp_path):
 
 
 def test_kill_between_the_renames_is_seen(info, tmp_path, monkeypatch):
-    """New ids under the old index would be read without a word where the sizes agree and no checksum is compared."""
+    """New ids under the old index would be read without a word where the sizes agree and no
+    checksum is compared.
+    """
     replace = Path.replace
 
     def killed(self, target):
@@ -149,7 +151,8 @@ def test_documents_are_streamed(tmp_path):
 
 
 def test_fault_07_every_flipped_bit_is_seen(info, tmp_path):
-    for path, step in ((info.path, 1), (tmp_path / "train.0.idx", 7)):  # 7: every byte, and each of its bits in turn
+    # 7: every byte, and each of its bits in turn
+    for path, step in ((info.path, 1), (tmp_path / "train.0.idx", 7)):
         good = path.read_bytes()
         for bit in range(0, 8 * len(good), step):
             bad = bytearray(good)

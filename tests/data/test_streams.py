@@ -38,7 +38,8 @@ def test_fault_12_a_bomb_of_zeros(name: str, compression: str, tmp_path: Path, m
 
 def test_fault_12_bombs_within_bombs_share_one_allowance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "ALLOWANCE", 2**20)
-    small = {f"{i}.txt.gz": gzip.compress(b" " * 200_000) for i in range(40)}  # each of them is within the allowance
+    # Each of them is within the allowance
+    small = {f"{i}.txt.gz": gzip.compress(b" " * 200_000) for i in range(40)}
     refused(tmp_path, "a.tar.xz", lzma.compress(tar(small)), "a decompression bomb")
 
 
@@ -66,7 +67,8 @@ def test_fault_12_every_flipped_bit_of_a_compressed_file_is_seen(name: str, tmp_
             except ValueError as error:
                 assert str(error).startswith(name)  # noqa: PT017
             good[i] ^= 1 << bit
-    assert harmless <= 30  # the date and the name in gzip's header are not checked, nor are unused bits of others
+    # The date and the name in gzip's header are not checked, nor are unused bits of others
+    assert harmless <= 30
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

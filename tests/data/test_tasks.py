@@ -1,4 +1,6 @@
-"""A large corpus as tasks: the layouts of OpenWebText, any number of workers, kills, and what is left out."""
+"""A large corpus as tasks: the layouts of OpenWebText, any number of workers, kills, and what is
+left out.
+"""
 
 import lzma
 import os

@@ -83,7 +83,8 @@ def test_a_flipped_bit_or_a_lost_file_is_named(sound: Path, pattern: str) -> Non
     good = path.read_bytes()
     for place in (0.0, 0.4, 1.0):
         flip(path, place)
-        # White space and a name nobody reads may change in a .json; all that is read from it may not.
+        # White space and a name nobody reads may change in a .json; all that is read from it may
+        # not.
         found = [finding.what for finding in about("run", "fault")]
         assert found or path.suffix == ".json", place
         # Of a manifest and what it vouches for, it cannot be told which has changed.
@@ -258,7 +259,9 @@ def test_a_run_that_was_stopped_before_its_first_validation_is_sound(
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`program(folder, *overrides, stop_after=N)` trains in this process until SIGTERM comes in that step."""
+    """`program(folder, *overrides, stop_after=N)` trains in this process until SIGTERM comes in
+    that step.
+    """
     from llm_from_scratch import signals
     from llm_from_scratch.commands import train
     from llm_from_scratch.training.callbacks import Signals
@@ -316,7 +319,8 @@ def test_a_run_that_ended_by_itself_does_not_simply_go_on(sound: Path) -> None:
 def test_a_model_whose_validation_comes_again_is_no_fault(sound: Path) -> None:
     held = load_model(sound / "run").step
     assert held == 60
-    shutil.rmtree(checkpoints(Path("run"))[0])  # killed before the checkpoint of step 60, resumed from 50, and stopped
+    # Killed before the checkpoint of step 60, resumed from 50, and stopped
+    shutil.rmtree(checkpoints(Path("run"))[0])
     write_rows(
         sound / "run/metrics.jsonl", [row for row in read_rows(sound / "run/metrics.jsonl") if row["step"] <= 50]
     )
@@ -326,7 +330,8 @@ def test_a_model_whose_validation_comes_again_is_no_fault(sound: Path) -> None:
 def test_the_advice_can_be_followed(sound: Path) -> None:
     shutil.rmtree("run/model")
     (found,) = about("run", "fault")
-    assert "resume=run trainer.max_steps=120 writes it again at its next validation" in found.advice  # it is complete
+    # It is complete
+    assert "resume=run trainer.max_steps=120 writes it again at its next validation" in found.advice
     for state in checkpoints(Path("run")):
         flip(state / "tensors.safetensors", 0.5)
     advice = [finding.advice for finding in about("run", "fault")]

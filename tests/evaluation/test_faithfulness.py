@@ -16,7 +16,8 @@ PROMPT = (
 
 def test_names_are_capitals_inside_a_sentence() -> None:
     text = "Dorothy ran. The dog followed Dorothy to Kansas. Toto barked. “Come,” said the Tin Woodman."
-    assert names(text) == ["Dorothy", "Kansas", "Tin", "Woodman"]  # Toto only begins: nothing tells it from The
+    # Toto only begins: nothing tells it from The
+    assert names(text) == ["Dorothy", "Kansas", "Tin", "Woodman"]
     assert names(text, background="She called Toto. He came then.") == ["Dorothy", "Kansas", "Toto", "Tin", "Woodman"]
 
 
@@ -45,7 +46,8 @@ def test_genders_by_title_and_by_the_only_name_of_a_sentence() -> None:
     text = "Aunt Em slept. Henry lost his hat. Dorothy saw Toto and his tail. She called Glinda. Dorothy met him."
     assert gender(text, of) == {"Em": "she", "Henry": "he"}
     assert gender("Henry met her. Glinda took her hat.", of) == {"Glinda": "she"}
-    assert gender("Henry took his hat. Then Henry said she slept.", ["Henry"]) == {}  # told both ways
+    # Told both ways
+    assert gender("Henry took his hat. Then Henry said she slept.", ["Henry"]) == {}
     assert gender("Henry gave him her hat.", ["Henry"]) == {}
 
 

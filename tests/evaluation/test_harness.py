@@ -1,4 +1,6 @@
-"""lm-eval on a task over a local file, with no network: its figures are our own. Skips where the extra `harness` is not installed."""
+"""lm-eval on a task over a local file, with no network: its figures are our own. Skips where the
+extra `harness` is not installed.
+"""
 
 import json
 import math
@@ -21,7 +23,8 @@ needs = pytest.mark.skipif(not INSTALLED, reason="needs lm-eval: pip install -e 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
-    "PYTHONPATH": os.pathsep.join([str(REPO / "src"), os.environ.get("PYTHONPATH", "")]),  # lm-eval may lie anywhere
+    # lm-eval may lie anywhere
+    "PYTHONPATH": os.pathsep.join([str(REPO / "src"), os.environ.get("PYTHONPATH", "")]),
 }
 T = 32  # the context of the finished run
 
@@ -37,7 +40,9 @@ def task(folder: Path, name: str, rows: list[dict[str, Any]], lines: list[str]) 
 
 
 def plain(model: GPT, context: list[int], ids: list[int]) -> tuple[float, bool]:
-    """-ln p of ids, one forward pass each, and whether each is the likeliest; the window ends with the last of them."""
+    """-ln p of ids, one forward pass each, and whether each is the likeliest; the window ends with
+    the last of them.
+    """
     nats, greedy = 0.0, True
     start = max(len(context) + len(ids) - 1 - T, 0)
     for i, target in enumerate(ids):
@@ -58,7 +63,8 @@ def test_choices_are_what_a_plain_loop_chooses(finished: Path, tmp_path: Path) -
             [
                 ("Dorothy", [" went to the castle.", " castle the to went."]),
                 ("The Lion was afraid", [" of the great forest.", " forest great the of."]),
-                (story(400, seed=8).rstrip(), [" Toto looked at the castle.", " XQZ"]),  # longer than the context
+                # Longer than the context
+                (story(400, seed=8).rstrip(), [" Toto looked at the castle.", " XQZ"]),
                 ("", ["Toto", "the Witch laughed about the green city."]),
             ]
         )
@@ -88,7 +94,8 @@ def test_choices_are_what_a_plain_loop_chooses(finished: Path, tmp_path: Path) -
 @needs
 def test_perplexity_is_that_of_evaluate(finished: Path, tmp_path: Path, command: Process) -> None:
     run = load_model(finished / "run", torch.device("cpu"))
-    # Texts of a whole number of windows: lm-eval fills the last one up with context, our own figures leave it short.
+    # Texts of a whole number of windows: lm-eval fills the last one up with context, our own
+    # figures leave it short.
     ids = run.tokenizer.encode(story(4000, seed=9))
     texts = [run.tokenizer.decode(ids[:T]), run.tokenizer.decode(ids[T : 4 * T])]
     assert [len(run.tokenizer.encode(text)) for text in texts] == [T, 3 * T]

@@ -1,4 +1,6 @@
-"""The bootstrap and Wilson's interval against numbers worked out by hand and against a plain loop."""
+"""The bootstrap and Wilson's interval against numbers worked out by hand and against a
+plain loop.
+"""
 
 import math
 
@@ -9,9 +11,11 @@ from llm_from_scratch.evaluation.intervals import MANY, BlockedMean, bootstrap_r
 
 
 def test_the_bootstrap_of_two_units_by_hand() -> None:
-    # (6 bits, 2 bytes) and (1, 1). Drawn twice: first alone 6/2 = 3 in 1/4 of the cases, both 7/3 in 1/2, second alone 1 in 1/4.
+    # (6 bits, 2 bytes) and (1, 1). Drawn twice: first alone 6/2 = 3 in 1/4 of the cases, both 7/3
+    # in 1/2, second alone 1 in 1/4.
     ratio, low, high = bootstrap_ratio(np.array([6, 1]), np.array([2, 1]), level=0.95)
-    assert (ratio, low, high) == pytest.approx((7 / 3, 1, 3))  # 2.5 % and 97.5 % lie inside the outer quarters
+    # 2.5 % and 97.5 % lie inside the outer quarters
+    assert (ratio, low, high) == pytest.approx((7 / 3, 1, 3))
     assert bootstrap_ratio(np.array([6, 1]), np.array([2, 1]), level=0.4)[1:] == pytest.approx((7 / 3, 7 / 3))
 
 
@@ -60,7 +64,8 @@ def test_an_interval_of_many_values_draws_no_more_than_of_some() -> None:
 
 
 def test_wilson_by_hand() -> None:
-    # 0 of 10 at z = 1.96: low 0, high z²/(n + z²) = 3.8415/13.8415. 5 of 10: 1/2 ± z sqrt(1/4/10 + z²/400) / (1 + z²/10).
+    # 0 of 10 at z = 1.96: low 0, high z²/(n + z²) = 3.8415/13.8415. 5 of 10: 1/2 ± z sqrt(1/4/10 +
+    # z²/400) / (1 + z²/10).
     z = 1.959964
     assert wilson(0, 10) == pytest.approx((0, z**2 / (10 + z**2)), abs=1e-6)
     half = z * math.sqrt(0.025 + z**2 / 400) / (1 + z**2 / 10)

@@ -1,4 +1,6 @@
-"""The likelihood of a text, summed up a batch at a time, against plain loops over all of its tokens; and what a long text costs."""
+"""The likelihood of a text, summed up a batch at a time, against plain loops over all of its
+tokens; and what a long text costs.
+"""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -110,7 +112,9 @@ def constant_nats(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray,
 
 
 def test_what_a_character_more_costs_are_its_ids(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two bytes an id, twice while they are joined, and a hundredth of that for the sums of blocks and passages."""
+    """Two bytes an id, twice while they are joined, and a hundredth of that for the sums of blocks
+    and passages.
+    """
     monkeypatch.setattr(measuring, "score", constant_nats)
     run = load_model(finished / "run")
     run = LoadedModel(run.model, CharTokenizer("".join(sorted(set(story(20_000))))), 1, 1.0)

@@ -1,4 +1,6 @@
-"""Kneser-Ney against nltk's and against numbers worked out by hand; probabilities that sum to 1; compressors."""
+"""Kneser-Ney against nltk's and against numbers worked out by hand; probabilities that sum to 1;
+compressors.
+"""
 
 import math
 import time
@@ -23,13 +25,15 @@ from llm_from_scratch.evaluation.ngram import (
     nats,
 )
 
-HAND = np.array([0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1])  # aaaaabababb: aa 4 times, ab 3, ba 2, bb 1; c never
+# aaaaabababb: aa 4 times, ab 3, ba 2, bb 1; c never
+HAND = np.array([0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1])
 
 
 def test_the_modified_discounts_by_hand() -> None:
     # n1 = n2 = n3 = n4 = 1: Y = 1/3, D1 = 1 - 2/3, D2 = 2 - 1, D3+ = 3 - 4/3.
     assert modified_discounts(np.array([4, 3, 2, 1])) == pytest.approx((1 / 3, 1, 5 / 3))
-    # n1 = 4, n2 = 2, n3 = 2, n4 = 1: Y = 4/8, D1 = 1 - 2 (1/2) (2/4), D2 = 2 - 3 (1/2) (2/2), D3+ = 3 - 4 (1/2) (1/2).
+    # n1 = 4, n2 = 2, n3 = 2, n4 = 1: Y = 4/8, D1 = 1 - 2 (1/2) (2/4), D2 = 2 - 3 (1/2) (2/2), D3+ =
+    # 3 - 4 (1/2) (1/2).
     assert modified_discounts(np.array([1, 1, 1, 1, 2, 2, 3, 3, 4, 9])) == pytest.approx((0.5, 0.5, 2))
     assert modified_discounts(np.array([1, 2, 4])) == FALLBACK  # no n-gram comes three times
     # n1 = n2 = 1, n3 = 7: Y = 1/3, D2 = 2 - 3 (1/3) 7 = -5.
@@ -38,7 +42,8 @@ def test_the_modified_discounts_by_hand() -> None:
 
 def test_modified_kneser_ney_by_hand() -> None:
     model = kneser_ney(HAND, order=2, vocab_size=3)
-    # a and b each follow 2 symbols: counts (2, 2), n1 = 0, so D2 = 1 by the fallback; 1 of 2 kept, 2 of 4 left to 1/3.
+    # a and b each follow 2 symbols: counts (2, 2), n1 = 0, so D2 = 1 by the fallback; 1 of 2 kept,
+    # 2 of 4 left to 1/3.
     unigram = [(1 + 2 / 3) / 4, (1 + 2 / 3) / 4, (2 / 3) / 4]
     assert unigram == pytest.approx([5 / 12, 5 / 12, 2 / 12])
     # behind a: aa 4 and ab 3 of 7, D3+ = 5/3 each, so 7/3 and 4/3 kept, 10/3 left; in 252ths
@@ -70,7 +75,8 @@ def test_uniform_and_unigram_by_hand() -> None:
 def test_every_distribution_sums_to_one_and_its_fast_twin_agrees(
     train: list[int], test: list[int], order: int, discount: float | None
 ) -> None:
-    model = kneser_ney(np.array(train), order, 6, discount)  # 5 and perhaps others never occur in training
+    # 5 and perhaps others never occur in training
+    model = kneser_ney(np.array(train), order, 6, discount)
     ids = np.array([*test, *train[:9]], dtype=int)
     p = np.exp(-nats(model, ids))
     for i, symbol in enumerate(ids):
@@ -88,7 +94,8 @@ def test_the_plain_kind_equals_nltks(order: int, discount: float) -> None:
     theirs = KneserNeyInterpolated(order, discount, vocabulary=Vocabulary(words))
     theirs.fit([list(everygrams(words, max_len=order))])
     ours = kneser_ney(text, order, 5, discount)
-    starts = {tuple(text[:n].tolist()) for n in range(1, order - 1)}  # where nltk's sum is above 1 (next test)
+    # Where nltk's sum is above 1 (next test)
+    starts = {tuple(text[:n].tolist()) for n in range(1, order - 1)}
     compared = 0
     for context in product(range(5), repeat=order - 1):
         if starts & {context[i:] for i in range(order - 1)}:
@@ -103,7 +110,8 @@ def test_where_nltks_does_not_sum_to_one_ours_does() -> None:
     text = "abcbcacb"  # a begins it: ab has a continuation count of 0 there, ac of 1
     theirs = KneserNeyInterpolated(3, 0.5, vocabulary=Vocabulary(list(text)))
     theirs.fit([list(everygrams(list(text), max_len=3))])
-    # Behind the unseen context aa: (1 - 0.5) / 1 for ac, and 0.5 times *two* types over 1 for the unigrams.
+    # Behind the unseen context aa: (1 - 0.5) / 1 for ac, and 0.5 times *two* types over 1 for the
+    # unigrams.
     assert sum(theirs.score(symbol, ("a", "a")) for symbol in "abc") == pytest.approx(1.5)
     ids = np.array(["abc".index(symbol) for symbol in text])
     assert distribution(kneser_ney(ids, 3, 3, 0.5), np.array([0, 0])).sum() == pytest.approx(1)
@@ -160,14 +168,15 @@ def test_the_wizard_of_oz_in_ten_seconds(corpora: Path) -> None:
 
 
 def test_ppm_by_hand() -> None:
-    # abab, order 1, the last two scored. Before the third byte: a 1, b 1 at order 0; a -> b at order 1.
-    # a behind b: nothing known behind b; order 0 offers a and b once each: (2 - 1) / 4.
-    # b behind a: order 1 offers b once: (2 - 1) / 2.
+    # abab, order 1, the last two scored. Before the third byte: a 1, b 1 at order 0; a -> b at
+    # order 1. a behind b: nothing known behind b; order 0 offers a and b once each: (2 - 1) / 4. b
+    # behind a: order 1 offers b once: (2 - 1) / 2.
     assert ppm_bits(b"ab", b"ab", order=1) == pytest.approx(2 + 1)
-    # c behind ab: escape from b: none known; order 0: 2 kinds of 2 bytes, escape 2/4; 254 of 256 bytes are left.
+    # c behind ab: escape from b: none known; order 0: 2 kinds of 2 bytes, escape 2/4; 254 of 256
+    # bytes are left.
     assert ppm_bits(b"ab", b"c", order=1) == pytest.approx(1 + math.log2(254))
-    # c behind abab: behind b, a once, escape 1/2. Order 0: a counted at 1 and 3, b at 2 alone, for order 1 predicted the
-    # second b; a is left out, so b once, escape 1/2.
+    # c behind abab: behind b, a once, escape 1/2. Order 0: a counted at 1 and 3, b at 2 alone, for
+    # order 1 predicted the second b; a is left out, so b once, escape 1/2.
     assert ppm_bits(b"abab", b"c", order=1) == pytest.approx(1 + 1 + math.log2(254))
 
 

@@ -1,4 +1,6 @@
-"""BLEU, chrF and ROUGE against the libraries and torchmetrics' own; copies and repeats against plain loops."""
+"""BLEU, chrF and ROUGE against the libraries and torchmetrics' own; copies and repeats against
+plain loops.
+"""
 
 import builtins
 import random
@@ -50,7 +52,8 @@ def test_bleu_and_chrf_are_sacrebleus_and_torchmetrics_own() -> None:
     second = chrf_score(GENERATED, references, n_word_order=0)
     assert chrf(GENERATED, REFERENCES) == pytest.approx(float(second), abs=1e-6)
     assert bleu(REFERENCES, REFERENCES) == pytest.approx(1)
-    # One sentence, 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, and half of 1 four (exponential smoothing): no brevity.
+    # One sentence, 3 of 4 words, 2 of 3 pairs, 1 of 2 triples, and half of 1 four (exponential
+    # smoothing): no brevity.
     assert bleu(["a b c x"], ["a b c d"]) == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
 
 
@@ -68,7 +71,8 @@ def test_rouge_is_rouge_scores_and_torchmetrics_own() -> None:
 
 
 def test_distinct_repetition_and_self_bleu_by_hand() -> None:
-    # the cat the cat the dog: 3 words of 6; pairs the-cat, cat-the, the-cat, cat-the, the-dog: 3 of 5.
+    # the cat the cat the dog: 3 words of 6; pairs the-cat, cat-the, the-cat, cat-the, the-dog: 3 of
+    # 5.
     assert distinct_n(["The cat, the cat.", "the dog"], 1) == 3 / 6
     assert distinct_n(["the cat the cat the dog"], 2) == 3 / 5
     assert distinct_n(["the"], 2) == 0
@@ -128,7 +132,8 @@ def separates(train: str, held_out: str, long: int) -> None:
 
 def test_a_memorising_text_is_told_from_one_that_is_not() -> None:
     text = story(40_000)
-    separates(text, story(3_000, seed=7), long=200)  # its sentences are few: 50 characters come again by chance
+    # Its sentences are few: 50 characters come again by chance
+    separates(text, story(3_000, seed=7), long=200)
     looping, real = "The Lion looked at the green city. " * 50, text[:2_000]
     assert repetition([looping]) > 0.9 > repetition([real]) + 0.1
     assert distinct_n([looping], 2) < 0.05 < distinct_n([real], 2)

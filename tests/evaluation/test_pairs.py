@@ -27,7 +27,8 @@ def test_preferences_by_hand() -> None:
     # x: won, lost, won, by 2, -2, 2 nats; y: a tie
     assert (x.kind, x.pairs, x.share, x.nats) == ("x", 3, 2 / 3, pytest.approx(2 / 3))
     assert (x.low, x.high) == wilson(2, 3)
-    assert (x.nats_low, x.nats_high) == pytest.approx((-2, 2))  # all three lost: 1 of 27 draws, above 2.5 %
+    # All three lost: 1 of 27 draws, above 2.5 %
+    assert (x.nats_low, x.nats_high) == pytest.approx((-2, 2))
     assert (y.kind, y.share, y.nats, y.nats_low, y.nats_high) == ("y", 0.5, 0, 0, 0)
     assert (whole.kind, whole.pairs, whole.share, whole.nats) == ("all", 4, 2.5 / 4, 0.5)
 
@@ -87,7 +88,9 @@ def test_a_model_that_merely_prefers_he_gets_one_half_of_all() -> None:
 
 
 def scorer(train: Sequence[str], also: Iterable[str], order: int) -> Callable[[Sequence[str]], float]:
-    """nats(text) of a Kneser-Ney model of words or characters; `also` has symbols that training may lack."""
+    """nats(text) of a Kneser-Ney model of words or characters; `also` has symbols that training may
+    lack.
+    """
     vocabulary = {symbol: i for i, symbol in enumerate(dict.fromkeys([*train, *also]))}
 
     def ids(text: Sequence[str]) -> np.ndarray:

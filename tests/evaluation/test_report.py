@@ -1,4 +1,6 @@
-"""The report: its figures against plain loops, its pages against hostile text, and what is said where something is missing."""
+"""The report: its figures against plain loops, its pages against hostile text, and what is said
+where something is missing.
+"""
 
 import copy
 import io
@@ -49,7 +51,9 @@ def measured(names: list[str], settings: Settings) -> dict[str, Any]:
 
 @pytest.fixture
 def here(finished: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy: what is scored is prepared beside the run's own text, which other tests expect to find alone."""
+    """A copy: what is scored is prepared beside the run's own text, which other tests expect to
+    find alone.
+    """
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("report") / "here")
     monkeypatch.chdir(folder)
     return folder
@@ -65,9 +69,10 @@ def plain_nats(logits: Any, ids: list[int], eot: int, size: int) -> list[float]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------ figures
 def test_figures_by_hand() -> None:
-    # 20 documents "ab é": 5 bytes, 4 characters, 2 words; an id a character and an end, a bit each: 5 bits of 5 bytes.
+    # 20 documents "ab é": 5 bytes, 4 characters, 2 words; an id a character and an end, a bit each:
+    # 5 bits of 5 bytes.
     text = Text("made", ("ab é",) * 20, whole=True)
     lengths = np.array([1, 1, 1, 2, 0] * 20)
     assert token_starts(lengths)[:6].tolist() == [0, 1, 2, 3, 4, 5]
@@ -91,7 +96,8 @@ def test_figures_by_hand() -> None:
 
 
 def test_rows_are_compared_unit_by_unit() -> None:
-    # Two blocks of 500 bytes: the second row needs 50 and 100 bits more, so that a draw of two says 0.1, 0.15 (half of them) or 0.2.
+    # Two blocks of 500 bytes: the second row needs 50 and 100 bits more, so that a draw of two says
+    # 0.1, 0.15 (half of them) or 0.2.
     text = Text("made", ("a" * 1000,), whole=False)
     bits = (np.array([100.0, 900.0]), None, np.array([150.0, 1000.0]))
     rows = [Figures(perplexity_word=1, bits_per_byte=1, bits_per_character=1, unit_bits=own) for own in bits]
@@ -195,7 +201,8 @@ def test_a_shuffled_text_costs_more_than_the_real_one(here: Path, tmp_path: Path
         measured(["run"], Settings(data=str(tmp_path / f"{name}.txt"), **CPU))["runs"][0]
         for name in ("real", "shuffled")
     )
-    assert real["bits_per_byte"] < shuffled["bits_per_byte_low"]  # the model is weak: it has learned for a second
+    # The model is weak: it has learned for a second
+    assert real["bits_per_byte"] < shuffled["bits_per_byte_low"]
 
 
 def test_a_causal_model_of_transformers_on_the_same_bytes(here: Path, tmp_path: Path) -> None:
@@ -384,10 +391,12 @@ def test_bertscore_of_a_local_model(tmp_path: Path) -> None:
         bertscore(texts, texts, tmp_path / "absent")
 
 
-# ----------------------------------------------------------------------------------------------------------- pages
+# -------------------------------------------------------------------------------------------- pages
 @pytest.fixture(scope="module")
 def both(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    """Two runs side by side, everything measured; the second one's weights are the first one's, its name is not."""
+    """Two runs side by side, everything measured; the second one's weights are the first one's, its
+    name is not.
+    """
     patch = pytest.MonkeyPatch()
     patch.chdir(finished)
     shutil.copytree(finished / "run", finished / "<img src=x>", dirs_exist_ok=True)
@@ -420,7 +429,8 @@ def test_several_runs_side_by_side(both: Evaluation) -> None:
     }
     assert set(written["truth"]) >= {"distinct_2", "memorised", "delta"}
     assert not {"bleu", "faithfulness"} & set(written["truth"])
-    assert len([row for row in written["baselines"] if row["kind"] == "tokens"]) == 7  # once for both runs
+    # Once for both runs
+    assert len([row for row in written["baselines"] if row["kind"] == "tokens"]) == 7
     assert [row["kind"] for row in first["bias"]][:2] == ["occupation, he expected", "occupation, she expected"]
     assert json.loads(json.dumps(written)) == written
 
@@ -502,7 +512,8 @@ def test_the_pages_hold_the_figures_and_open_alone(both: Evaluation, tmp_path: P
     assert all((tmp_path / name).stat().st_size < 100_000 for name in pictures)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write_report(both, tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first  # made again, the same
+    # Made again, the same
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
 
 
 def test_one_page_for_a_documentation_has_its_pictures_in_a_folder_of_its_name(
@@ -528,7 +539,7 @@ def test_the_surprise_of_a_token_is_its_colour(both: Evaluation) -> None:
     assert max(text.get_position()[0] for text in letters) < 80
 
 
-# ----------------------------------------------------------------------------------------------- what is missing
+# ---------------------------------------------------------------------------------- what is missing
 def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -646,7 +657,8 @@ def test_the_summary_and_the_tables_fit_the_terminal(both: Evaluation, columns: 
     report.runs[1].run = "a run with a name that is longer than any column has room for"
     report.runs += [replace(report.runs[1], run=f"run {number}") for number in range(9)]
     report.left_out = ["BLEU and chrF need something " * 9] * 3
-    for printing, most in ((print_summary, 19), (print_tables, 999)):  # the last line is the page's path
+    # The last line is the page's path
+    for printing, most in ((print_summary, 19), (print_tables, 999)):
         written = io.StringIO()
         printing(report, Console(width=columns, file=written))
         lines = written.getvalue().splitlines()

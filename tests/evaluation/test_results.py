@@ -1,4 +1,6 @@
-"""The JSON of an evaluation: users script on its keys, so that these tables change with an entry in CHANGELOG.md alone."""
+"""The JSON of an evaluation: users script on its keys, so that these tables change with an entry in
+CHANGELOG.md alone.
+"""
 
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType

@@ -60,7 +60,9 @@ def figures(**options: Any) -> dict[str, Any]:
 
 
 def chapters_in_front(folder: Path) -> None:
-    """The tokenizer of characters stays the same; the split moves, so that what was trained on is held out."""
+    """The tokenizer of characters stays the same; the split moves, so that what was trained on is
+    held out.
+    """
     text = (folder / "story.txt").read_text(encoding="utf-8")
     (folder / "story.txt").write_text(text[:3000] + text, encoding="utf-8")
 

@@ -1,4 +1,6 @@
-"""Likelihood against a plain loop over the text, and the evaluate command against what training logged."""
+"""Likelihood against a plain loop over the text, and the evaluate command against what training
+logged.
+"""
 
 import json
 import math
@@ -54,7 +56,8 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> No
     stride = size - int(overlap * size)
     nats = 0.0
     for i, target in enumerate(text):
-        # The window that scores token i: the first one whole, the later ones their last `stride` tokens.
+        # The window that scores token i: the first one whole, the later ones their last `stride`
+        # tokens.
         window = 0 if i < size else (i - size) // stride + 1
         context = [eot, *text.tolist()][window * stride : i + 1]
         nats -= model(torch.tensor([context]))[0, -1].log_softmax(-1)[int(target)].item()
@@ -70,7 +73,9 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> No
 def test_bits_per_byte_of_new_characters_by_hand(
     train: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text whose last tenth alone has a price, an emoji and a mark that no letter takes in: trained on, scored, continued."""
+    """A text whose last tenth alone has a price, an emoji and a mark that no letter takes in:
+    trained on, scored, continued.
+    """
     learned = story(4500).replace("“", "").replace("”", "")
     new = "Toto paid £5 for 日本 \U0001f600 q\u0323.\n" * 15
     (tmp_path / "story.txt").write_text(learned + new, encoding="utf-8")

@@ -30,7 +30,8 @@ def test_words_and_sentences() -> None:
 
 
 def test_the_figures_by_hand() -> None:
-    # oh no said the farmer's wife she ran the dog ran the end: 13 words, 10 distinct, in 3 sentences
+    # oh no said the farmer's wife she ran the dog ran the end: 13 words, 10 distinct, in 3
+    # sentences
     figures = style(TEXT)
     letters = 2 + 2 + 4 + 3 + 8 + 4 + 3 + 3 + 3 + 3 + 3 + 3 + 3
     assert figures["word_length"] == letters / 13
@@ -65,10 +66,11 @@ def test_mattr_does_not_fall_with_the_length_as_the_plain_ratio_does() -> None:
 
 
 def test_burrows_delta_by_hand() -> None:
-    # Blocks of 4 words. One: "a a a b" (a 3/4, b 1/4), "a b a b" (1/2, 1/2). Other: "a b b b" (1/4, 3/4), "b b b b" (0, 1).
-    # a: mean (3/4 + 1/2 + 1/4 + 0)/4 = 3/8, deviation sqrt((9 + 1 + 1 + 9)/64/4) = sqrt(5)/8; b: mean 5/8, the same deviation.
-    # One as a whole: a 5/8, b 3/8. Other: a 1/8, b 7/8. The text "a a b b": 1/2, 1/2.
-    # To One: (1/8 + 1/8)/2 over sqrt(5)/8 = 1/sqrt(5). To Other: (3/8 + 3/8)/2 over sqrt(5)/8 = 3/sqrt(5).
+    # Blocks of 4 words. One: "a a a b" (a 3/4, b 1/4), "a b a b" (1/2, 1/2). Other: "a b b b" (1/4,
+    # 3/4), "b b b b" (0, 1). a: mean (3/4 + 1/2 + 1/4 + 0)/4 = 3/8, deviation sqrt((9 + 1 + 1 +
+    # 9)/64/4) = sqrt(5)/8; b: mean 5/8, the same deviation. One as a whole: a 5/8, b 3/8. Other: a
+    # 1/8, b 7/8. The text "a a b b": 1/2, 1/2. To One: (1/8 + 1/8)/2 over sqrt(5)/8 = 1/sqrt(5). To
+    # Other: (3/8 + 3/8)/2 over sqrt(5)/8 = 3/sqrt(5).
     corpora = {"One": "a a a b a b a b", "Other": "a b b b b b b b"}
     delta = burrows_delta("a a b b", corpora, features=2, block=4)
     assert delta == pytest.approx({"One": 1 / 5**0.5, "Other": 3 / 5**0.5})
@@ -101,7 +103,8 @@ def test_oz_is_told_from_another_author_and_from_its_own_words_shuffled(corpora:
     both = {"oz": oz[:180_000], "shakespeare": other[:180_000]}
     assert (first := burrows_delta(oz[180_000:], both))["oz"] < 0.7 * first["shakespeare"]
     assert (second := burrows_delta(other[180_000:210_000], both))["shakespeare"] < 0.7 * second["oz"]
-    # Delta counts words and does not see their order: sentences and punctuation in the wrong places do not move it.
+    # Delta counts words and does not see their order: sentences and punctuation in the wrong places
+    # do not move it.
     parts = oz[180_000:].split()
     random.Random(0).shuffle(parts)
     assert burrows_delta(" ".join(parts), both)["oz"] == pytest.approx(first["oz"], rel=0.02)

@@ -26,7 +26,8 @@ def test_gpt2_by_hand() -> None:
     assert training_flops(model) == 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 768 * 1024 == 854_438_400
     shared = meta_model(GPTConfig(vocab_size=50_257, **GPT2, n_unique_layer=3))
     assert training_flops(shared) == training_flops(model)  # fewer weights, used as often
-    # Qwen3-0.6B: 28 layers of (4,096 + 2,048 + 3 x 3,072) x 1,024 weights, heads of 16 x 128 at width 1,024.
+    # Qwen3-0.6B: 28 layers of (4,096 + 2,048 + 3 x 3,072) x 1,024 weights, heads of 16 x 128 at
+    # width 1,024.
     shape = {"n_embd": 1024, "n_head": 16, "n_kv_head": 8, "head_size": 128, "n_inner": 3072, "n_layer": 28}
     qwen = meta_model(GPTConfig(vocab_size=151_936, block_size=4096, **shape))
     weights = 28 * (4096 + 2048 + 3 * 3072) * 1024 + 151_936 * 1024

@@ -1,4 +1,6 @@
-"""SentencePiece's BPE: lossless for every string, the same model for the same text, bounded in time and memory."""
+"""SentencePiece's BPE: lossless for every string, the same model for the same text, bounded in time
+and memory.
+"""
 
 import logging
 import random
@@ -50,9 +52,9 @@ def test_bpe_decodes_generated_ids_as_sentencepiece_does(bpe, data):
     unknown = 1  # SentencePiece writes it as " ⁇ "; here, where no text encodes to it, as nothing
     ids = data.draw(st.lists(st.integers(0, bpe.vocab_size - 1).filter(lambda i: i != unknown)))
     other = sentencepiece.SentencePieceProcessor(model_proto=bpe.model)
-    # A U+2581 that byte pieces spell is a space to SentencePiece; and where a character is cut off, Unicode leaves open
-    # how many U+FFFD stand for it.
-    # An end-of-text is nothing here, and the bytes around it may make a character; SentencePiece decodes each side by itself.
+    # A U+2581 that byte pieces spell is a space to SentencePiece; and where a character is cut off,
+    # Unicode leaves open how many U+FFFD stand for it. An end-of-text is nothing here, and the
+    # bytes around it may make a character; SentencePiece decodes each side by itself.
     whole = other.decode([i for i in ids if i != bpe.eot_id])
     ours, theirs = (re.sub("\ufffd+", "\ufffd", text) for text in (bpe.decode(ids), whole))
     assert ours.replace("▁", " ") == theirs.replace("▁", " ")
@@ -122,7 +124,8 @@ def test_nothing_to_learn_is_one_line(text):
 
 
 def test_no_text_is_lost_to_the_trainer(bpe):
-    # Longer than SentencePiece's sentences, and with the mark for an unknown, which makes it skip a sentence.
+    # Longer than SentencePiece's sentences, and with the mark for an unknown, which makes it skip a
+    # sentence.
     tokenizer = BPETokenizer.train(["xyz " * 5000 + "▅" + "uvw " * 5000], 300)
     assert len(tokenizer.encode(" xyz")) == len(tokenizer.encode(" uvw")) == 1
 
@@ -162,7 +165,9 @@ def test_a_text_with_room_for_all_gives_no_notice(caplog):
 
 
 def test_sampled_pieces_are_the_same_in_every_process(tmp_path: Path):
-    """SentencePiece's own sampling begins elsewhere in each, whatever the seed: resumed runs saw other pieces."""
+    """SentencePiece's own sampling begins elsewhere in each, whatever the seed: resumed runs saw
+    other pieces.
+    """
     BPETokenizer.train([story(20_000)], 400).save(tmp_path)
     code = """
 import sys

@@ -1,4 +1,6 @@
-"""`tokenizer=gpt2` against transformers and the tokenizers library, on a byte-level BPE that the latter trains here."""
+"""`tokenizer=gpt2` against transformers and the tokenizers library, on a byte-level BPE that the
+latter trains here.
+"""
 
 import json
 import pickle
@@ -122,7 +124,8 @@ def test_saved_and_loaded_it_is_the_same(gpt2: GPT2Tokenizer, tmp_path: Path) ->
     (tmp_path / "encoder.json").write_bytes(json.dumps(json.loads((tmp_path / "vocab.json").read_bytes())).encode())
     (tmp_path / "merges.txt").rename(tmp_path / "vocab.bpe")
     (tmp_path / "vocab.json").unlink()
-    assert open_gpt2(None, [tmp_path / "nothing", tmp_path]).fingerprint == gpt2.fingerprint  # OpenAI's names
+    # OpenAI's names
+    assert open_gpt2(None, [tmp_path / "nothing", tmp_path]).fingerprint == gpt2.fingerprint
 
 
 def test_the_end_of_text_may_be_the_first_id(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""One id a character: every text comes back, bytes stand in for characters that the training text lacks."""
+"""One id a character: every text comes back, bytes stand in for characters that the training text
+lacks.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,6 @@
-"""Learning and loading any tokenizer: what was saved comes back, and a damaged file is named in one line."""
+"""Learning and loading any tokenizer: what was saved comes back, and a damaged file is named in one
+line.
+"""
 
 import hashlib
 import json

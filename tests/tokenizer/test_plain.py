@@ -1,4 +1,6 @@
-"""Merges learned and applied from their definition, against SentencePiece's on two chapters of The Wonderful Wizard of Oz."""
+"""Merges learned and applied from their definition, against SentencePiece's on two chapters of The
+Wonderful Wizard of Oz.
+"""
 
 from pathlib import Path
 
@@ -12,7 +14,8 @@ BEFORE_THE_MERGES = 3 + 256  # end-of-text, unknown, newline; bytes
 
 
 def test_merges_worked_out_by_hand() -> None:
-    # "ab" 3 times; then three pairs twice: " c", which is shorter, before "abb", which is before " ab" in the alphabet.
+    # "ab" 3 times; then three pairs twice: " c", which is shorter, before "abb", which is before "
+    # ab" in the alphabet.
     merges = learn("ab abb abb cd ce", 4)
     assert merges == [("a", "b"), (" ", "c"), ("ab", "b"), (" ", "abb")]
     assert encode("abb cd abb", merges) == ["abb", " c", "d", " abb"]

@@ -42,7 +42,8 @@ def test_a_run_validates_and_keeps_the_average(train: Process, tmp_path: Path) -
         done = train(*shared, f"optim.ema_decay={decay}", f"trainer.max_steps={steps}", f"run_dir={run_dir}")
         assert done.returncode == 0, done.stderr
     rows = {name: read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "without")}
-    # The training does not notice the average, and what is validated beside it is a run without one.
+    # The training does not notice the average, and what is validated beside it is a run without
+    # one.
     raw = [row | {"split": "val"} for row in rows["whole"] if row["split"] == "val_raw"]
     assert raw == [row for row in rows["without"] if row["split"] == "val"]
     assert [row for row in rows["whole"] if row["split"] == "train"] == [

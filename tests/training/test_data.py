@@ -10,7 +10,8 @@ from llm_from_scratch.training.data import DeviceChunks
 
 @pytest.mark.parametrize(("dtype", "high"), [("<u2", 65_535), ("<u4", 2**31 + 5)])
 def test_chunks_gathered_on_the_device_are_the_samplers(dtype: str, high: int) -> None:
-    # Ids that a signed number of the same size would have below zero; shards of one chunk, of none, and of many.
+    # Ids that a signed number of the same size would have below zero; shards of one chunk, of none,
+    # and of many.
     shards = [np.random.default_rng(n).integers(0, high + 1, n).astype(dtype) for n in (9, 500, 8, 77)]
     shards[0][:] = high
     for rank, world_size, n_micro in ((0, 1, 1), (1, 2, 2)):

@@ -105,7 +105,8 @@ def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train: Process, text:
     assert [step for step, row in rows.items() if row["grad_norm"] is None] == [3, 8]
     assert load_state(checkpoints(tmp_path / "two")[0])["skipped"].tolist() == [2, 8]
     states = load_state(checkpoints(tmp_path / "two")[0])["optimizer_states"][0]["state"]
-    assert {float(state["step"]) for state in states.values()} == {10.0}  # twelve steps, two of them without an update
+    # Twelve steps, two of them without an update
+    assert {float(state["step"]) for state in states.values()} == {10.0}
     third = train(*overrides, poisoned(3, 8, 9), "run_dir=three")
     assert third.returncode == 1
     assert "step 9:" in third.stderr
@@ -139,7 +140,9 @@ def test_fault_03_a_signal_finishes_the_step_and_saves(train: Process, text: Pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_fault_03_a_signal_at_a_step_with_a_validation(train: Process, finished: Path, tmp_path: Path) -> None:
-    """The row, the sample and the curves of that validation come; then a second Ctrl-C leaves at once."""
+    """The row, the sample and the curves of that validation come; then a second Ctrl-C leaves at
+    once.
+    """
     for name in ("story.txt", "data"):
         copy = shutil.copytree if name == "data" else shutil.copy
         copy(finished / name, tmp_path / name)
@@ -319,7 +322,8 @@ def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, te
         ("resume=run", "trainer=fsdp_cpu", "trainer.max_steps=15"),
         ("resume=run", "trainer=cpu", "data.micro_batch_size=2", "trainer.max_steps=20"),
     )
-    for part in parts:  # the warm-up is longer than the run, so that its length does not change the learning rate
+    # The warm-up is longer than the run, so that its length does not change the learning rate
+    for part in parts:
         done = train(*part)
         assert done.returncode == 0, done.stderr
         if part[0] == "resume=run" and part[1] != "trainer=fsdp_cpu":  # from two processes to two
@@ -331,7 +335,9 @@ def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, te
 
 
 def test_fault_13_a_preparation_killed_and_started_again(tmp_path: Path) -> None:
-    """Killed at every tenth write of the preparation; the one that is let through gives the bytes of an undisturbed one."""
+    """Killed at every tenth write of the preparation; the one that is let through gives the bytes
+    of an undisturbed one.
+    """
     program = """
 import io, os, signal, sys
 from pathlib import Path

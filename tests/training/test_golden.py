@@ -1,4 +1,5 @@
-"""A run on the real book whose losses are written down: a change of the model, the data's order or the optimizer cannot hide.
+"""A run on the real book whose losses are written down: a change of the model, the data's order or
+the optimizer cannot hide.
 
 `UPDATE_GOLDEN=1` writes them anew; a commit that does says why they changed.
 """
@@ -41,7 +42,8 @@ def test_the_golden_oz_run(train: Process, corpora: Path, tmp_path: Path) -> Non
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert [(row["step"], row["split"]) for row in rows] == [(row["step"], row["split"]) for row in golden["rows"]]
     for row, expected in zip(rows, golden["rows"], strict=True):
-        # Where it was made the losses are the same to the last bit; other processors and versions add up in other orders.
+        # Where it was made the losses are the same to the last bit; other processors and versions
+        # add up in other orders.
         assert row["loss"] == pytest.approx(expected["loss"], abs=0.01), (
             f"step {row['step']}, made on {golden['made_on']}"
         )

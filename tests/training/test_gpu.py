@@ -1,4 +1,6 @@
-"""What only a CUDA GPU can show: a step that never makes the host wait, and losses that are the CPU's."""
+"""What only a CUDA GPU can show: a step that never makes the host wait, and losses that are the
+CPU's.
+"""
 
 from pathlib import Path
 

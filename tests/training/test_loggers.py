@@ -1,4 +1,6 @@
-"""What was logged comes once and in order, whatever was killed and whatever the clocks say; what callbacks keep comes back."""
+"""What was logged comes once and in order, whatever was killed and whatever the clocks say; what
+callbacks keep comes back.
+"""
 
 import json
 import os
@@ -37,7 +39,9 @@ from llm_from_scratch.training.states import plain_state, user_state
 
 
 def points(folder: Path) -> tuple[list[tuple[int, float]], list[int], list[float]]:
-    """TensorBoard's own reading of the curve `loss` (step, value), of the texts (step), and the times of the curve."""
+    """TensorBoard's own reading of the curve `loss` (step, value), of the texts (step), and the
+    times of the curve.
+    """
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     curve = events.Scalars("loss")
@@ -119,7 +123,8 @@ def test_csv_is_one_whole_file(tmp_path: Path) -> None:
         if step == 5:
             logger.log_metrics({"val/loss": 0.5}, step=step)
             flush([logger])
-    assert [row["step"] for row in rows()] == ["1", "2", "3", "4", "5", "5"]  # a kill: two rows were not written
+    # A kill: two rows were not written
+    assert [row["step"] for row in rows()] == ["1", "2", "3", "4", "5", "5"]
     with logger.path.open("a") as file:
         file.write("6,6.0,\n7,")
     logger = Csv(tmp_path)

@@ -1,4 +1,6 @@
-"""The estimate of a training's memory against what autograd keeps, and against numbers worked out by hand."""
+"""The estimate of a training's memory against what autograd keeps, and against numbers worked out
+by hand.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,10 +74,12 @@ def test_by_hand() -> None:
     # GPT-2 with AdamW: 16 bytes a parameter, 1.99 GB.
     found = state_bytes(124_439_808, OptimConfig(), 84_934_656)
     assert found == {"weights": 497_759_232, "gradients": 497_759_232, "optimizer": 995_518_464}
-    # Muon has one moment for 12 x 12 x 768^2 numbers, and an average is as large as the weights: 4 (2 N - 84,934,656 + N).
+    # Muon has one moment for 12 x 12 x 768^2 numbers, and an average is as large as the weights: 4
+    # (2 N - 84,934,656 + N).
     averaged = state_bytes(124_439_808, OptimConfig(name="muon", ema_decay=0.99), 84_934_656)
     assert averaged["optimizer"] == 1_153_539_072
-    assert logits_bytes(50_257, cpu=False) == 3 * 4 * 50_257 * 5341  # 3.2 GB: 5,341 tokens at a time
+    # 3.2 GB: 5,341 tokens at a time
+    assert logits_bytes(50_257, cpu=False) == 3 * 4 * 50_257 * 5341
 
 
 def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +89,8 @@ def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPat
     for room, devices, expected in ((100, 1, 48), (47, 1, 24), (11, 2, 8), (11, 1, 8), (0, 1, 1)):
         monkeypatch.setattr(memory, "activation_room", lambda settings, processes, room=room: room * a_sequence + 1)
         assert micro_batch_size(config, devices) == expected
-    config.data.batch_schedule = [[10, 12], [20, 30]]  # 6 and 15 a device, and 24 in the end: 3 divide them all
+    # 6 and 15 a device, and 24 in the end: 3 divide them all
+    config.data.batch_schedule = [[10, 12], [20, 30]]
     for room, devices, expected in ((100, 2, 3), (2, 2, 1), (100, 1, 6)):
         monkeypatch.setattr(memory, "activation_room", lambda settings, processes, room=room: room * a_sequence + 1)
         assert micro_batch_size(config, devices) == expected
@@ -117,7 +122,8 @@ def test_the_micro_batch_follows_from_the_size_of_the_machine(monkeypatch: pytes
     monkeypatch.setattr(machine, "cgroup_limits", list)
     a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
     pages = {"SC_PHYS_PAGES": 4 * 64 * a_sequence // 4096 + 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(machine.os, "sysconf", lambda name: pages[name])  # asking for what is free is a KeyError
+    # Asking for what is free is a KeyError
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: pages[name])
     assert micro_batch_size(config, 1) == 64
     assert micro_batch_size(config, 2) == 32  # both fill the same memory
     monkeypatch.setattr(machine, "cgroup_limits", lambda: [2**60, 4 * 16 * a_sequence])

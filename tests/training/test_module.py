@@ -1,4 +1,6 @@
-"""A training step: the same loss and gradient however its batch is cut into micro-batches and processes."""
+"""A training step: the same loss and gradient however its batch is cut into micro-batches and
+processes.
+"""
 
 from types import SimpleNamespace
 from typing import Any

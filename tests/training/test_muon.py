@@ -1,4 +1,6 @@
-"""Muon against torch's, against singular value decompositions and against numbers worked out by hand; its AdamW against torch's."""
+"""Muon against torch's, against singular value decompositions and against numbers worked out by
+hand; its AdamW against torch's.
+"""
 
 import math
 from pathlib import Path
@@ -40,7 +42,8 @@ def learn(model: GPT, optimizer: torch.optim.Optimizer, steps: int, first: int =
 
 
 def test_a_step_worked_out_by_hand() -> None:
-    # diag(3, 4) has the norm 5; Nesterov's mixture of it and of its own momentum points the same way.
+    # diag(3, 4) has the norm 5; Nesterov's mixture of it and of its own momentum points the same
+    # way.
     weight = Parameter(torch.eye(2))
     optimizer = Muon([{"params": [weight]}], lr=0.1, weight_decay=0.5, momentum=0.9)
     weight.grad = torch.diag(torch.tensor([3.0, 4.0]))
@@ -203,7 +206,8 @@ def test_a_run_with_muon_stops_goes_on_and_keeps_its_optimizer(train: Process, t
     assert resumed.returncode == 0, resumed.stderr
     for name in ("metrics.jsonl", "model/model.safetensors"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    assert read_rows(tmp_path / "whole/metrics.jsonl")[-1]["loss"] < 4.5  # untrained: log(320) = 5.8
+    # untrained: log(320) = 5.8
+    assert read_rows(tmp_path / "whole/metrics.jsonl")[-1]["loss"] < 4.5
     state = load_state(checkpoints(tmp_path / "whole")[0])["optimizer_states"][0]
     assert [group["kind"] for group in state["param_groups"]] == ["muon", "adamw", "adamw"]
     for overrides, line in (

@@ -64,7 +64,8 @@ def test_plateaus_lower_the_learning_rate_then_end_the_run(tmp_path: Path) -> No
         module.val_row = {"loss": loss}
         patience.on_validation_end(trainer, module)
         seen.append((optimizer.param_groups[0]["lr"], module.lr_scale, trainer.should_stop))
-        save_state(patience.state_dict(), tmp_path / "state")  # stopped and started anew after each validation
+        # Stopped and started anew after each validation
+        save_state(patience.state_dict(), tmp_path / "state")
         patience, module.lr_scale = EarlyStopping(config), 1.0
         patience.load_state_dict(load_state(tmp_path / "state"))
         patience.on_train_start(trainer, module)

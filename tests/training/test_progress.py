@@ -1,4 +1,6 @@
-"""What a training says: one line at its start, the time that is left, samples as they come, a validation loss that rises."""
+"""What a training says: one line at its start, the time that is left, samples as they come, a
+validation loss that rises.
+"""
 
 import os
 import pty
@@ -60,7 +62,8 @@ def test_a_run_says_what_it_is_and_how_long_it_takes(
     assert len(set(said)) == len(said)  # no line twice
     out, err = train(tmp_path, "resume=run", "trainer.max_steps=45", patch=monkeypatch, capsys=capsys)
     assert "; steps 41 to 45 of 256 tokens" in err
-    assert samples.split("## Step ")[1].splitlines()[2] not in err  # sample.show=auto is off in a pipe
+    # sample.show=auto is off in a pipe
+    assert samples.split("## Step ")[1].splitlines()[2] not in err
 
 
 def test_a_validation_loss_that_rises_is_said_once(
@@ -121,7 +124,7 @@ def test_the_time_that_is_left() -> None:
     ]
 
 
-# --------------------------------------------------------------------------------------------- in a terminal
+# ------------------------------------------------------------------------------------ in a terminal
 def screen_of(folder: Path, *words: str, interrupted_at: bytes = b"") -> tuple[str, int]:
     """Runs train.py in a terminal of 80 columns: its output and its exit status.
 
@@ -154,7 +157,8 @@ def test_a_bar_in_a_terminal_is_calm(tmp_path: Path) -> None:
     seen, status = screen_of(tmp_path, *words, interrupted_at=b" s left")
     assert status == 130
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen)
-    # The bar ends before the last words, which a person copies: they are one line, whatever its width.
+    # The bar ends before the last words, which a person copies: they are one line, whatever its
+    # width.
     assert re.search(rf"\r\nstopped at step \d+; go on with: python train\.py resume={'long_' * 12}\r\n$", shown)
     # Its figures have the terminal's own colour: yellow cannot be read on white.
     assert set(re.findall(r"\x1b\[([\d;]+)m", seen)) <= {"0", "38;5;197", "90", "39"}
@@ -176,7 +180,7 @@ def test_a_prompt_is_part_of_one_line(text: str, words: str) -> None:
     assert first_words(text) == words
 
 
-# ------------------------------------------------------------------------------------- before it begins
+# --------------------------------------------------------------------------------- before it begins
 def test_what_takes_hours_on_a_cpu_is_said_with_the_recipe_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for words, said in (
         (["experiment=shakespeare_char"], r"takes about [\d,]+ hours on this CPU .* experiment=shakespeare_(cpu|hour)"),
@@ -234,7 +238,8 @@ def test_a_start_warns_in_two_lines_at_most() -> None:
     settings["optim"] = OptimConfig(weight_decay=2.0)
     settings["model"] = ModelConfig(dropout=0.2)
     assert estimate.warnings_at_start(Config(**settings), oz) == []
-    settings["trainer"] = TrainerConfig(accelerator="cpu", max_steps=60)  # shorter than its warm-up: a trial
+    # Shorter than its warm-up: a trial
+    settings["trainer"] = TrainerConfig(accelerator="cpu", max_steps=60)
     assert estimate.warnings_at_start(Config(**settings), oz) == []
 
 

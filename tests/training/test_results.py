@@ -23,7 +23,8 @@ def rows(run: Path, losses: list[float | None], validation: dict[int, float]) ->
 @pytest.mark.parametrize(
     ("losses", "validation", "scale"),
     [
-        ([7.0 * 0.9**step for step in range(200)], {200: 9.57}, "log"),  # one batch, learned by heart
+        # One batch, learned by heart
+        ([7.0 * 0.9**step for step in range(200)], {200: 9.57}, "log"),
         ([6.9 - 0.01 * step for step in range(400)], {200: 5.0, 400: 3.2}, "linear"),
         ([6.9 - 0.01 * step for step in range(400)], {10: 5.0, 400: 6.2}, "linear"),
     ],

@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains on Oz, or on Python's standard library where Oz is neither at hand nor downloadable."""
+    """Trains on Oz, or on Python's standard library where Oz is neither at hand nor
+    downloadable.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     from llm_from_scratch.data.sources import open_source
@@ -32,7 +34,8 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         so = "So this demonstration trains on the source code of Python's standard library."
         print(printable(f"{error}\n{so}"), file=sys.stderr)
-        # Its validation split is eighty times as long as that of the book: read twice, the five minutes hold.
+        # Its validation split is eighty times as long as that of the book: read twice, the five
+        # minutes hold.
         data, prompt, settings = (
             "stdlib",
             "def ",
@@ -47,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     def run(name: str, *words: str, on_line: Callable[[str], None] | None = None) -> None:
         _, *start = program(name)
         if start == [f"{name}.py"]:
-            start = [str(config_dir().parent / f"{name}.py")]  # of a checkout, wherever the user stands
+            # Of a checkout, wherever the user stands
+            start = [str(config_dir().parent / f"{name}.py")]
         elif start == [name]:
             start = ["-m", "llm_from_scratch", name]
         print("$ " + shell(*program(name), *words), file=sys.stderr)

@@ -88,7 +88,9 @@ def say(line: str) -> None:
 
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
-    """Streams the text to standard output as it is written; several samples come one after the other."""
+    """Streams the text to standard output as it is written; several samples come one after the
+    other.
+    """
     from llm_from_scratch.generation import generate, split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
     from llm_from_scratch.run import find_run
@@ -108,10 +110,11 @@ def main(composed: DictConfig) -> None:
 
 
 def show(pieces: Iterator[list[str]], prompt: str, samples: int) -> None:
-    """Prints every sample behind the prompt: the first as it is written, the others as soon as they are complete.
+    """Prints every sample behind the prompt: the first as it is written, the others as soon as they
+    are complete.
 
-    Several are parted by lines. In a terminal each has its name there; in a pipe the line is `---`, and the names are on
-    standard error.
+    Several are parted by lines. In a terminal each has its name there; in a pipe the line is `---`,
+    and the names are on standard error.
     """
     others: list[list[str]] = [[] for _ in range(samples - 1)]
     _head(1, samples)

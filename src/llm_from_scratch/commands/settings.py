@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> None:
     for group, own in groups(found):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, max_width=18)  # an address is shortened; the page has all of it
+        # An address is shortened; the page has all of it
+        table.add_column(no_wrap=True, max_width=18)
         table.add_column(overflow="fold")
         for setting in own:
             table.add_row(setting.key, setting.default, setting.explanation)

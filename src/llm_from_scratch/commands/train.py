@@ -1,6 +1,7 @@
 """`train.py`: the settings of a training, checked and settled before it starts.
 
-Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor Lightning.
+Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor
+Lightning.
 """
 
 import logging
@@ -49,7 +50,8 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
 
 def check(composed: DictConfig, job: Sequence[str]) -> None:
-    """Refuses, before any job starts, what cannot run; nothing has been written yet, and nothing is.
+    """Refuses, before any job starts, what cannot run; nothing has been written yet, and nothing
+    is.
 
     One line warns of what will take too long.
     """
@@ -90,7 +92,8 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
     held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]
-    if held and not config.resume and is_first_rank():  # which may have begun this very run before the others look
+    # Which may have begun this very run before the others look
+    if held and not config.resume and is_first_rank():
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
             f" {quote(f'resume={held[0].parent}')}"
@@ -140,7 +143,8 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
 
     run = Path(str(config.resume))
     prepared = own_text(run, config)
-    # Version 0.1 kept the tokenizer's settings of a new run beside weights that came with another tokenizer.
+    # Version 0.1 kept the tokenizer's settings of a new run beside weights that came with another
+    # tokenizer.
     if prepared and not config.init_from and prepared.tokenizer.kind != config.tokenizer.kind:
         raise UserError(
             f"{run / 'config.yaml'}: tokenizer.kind={config.tokenizer.kind}, and the run's text was prepared with"

@@ -92,9 +92,8 @@ def _full_disk() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------- processes
-_counter: _Counter | None = (
-    None  # in a worker: what all of them have read; an executor's initializer has no other place
-)
+# In a worker: what all of them have read; an executor's initializer has no other place
+_counter: _Counter | None = None
 
 
 def _begin_worker(counter: _Counter) -> None:

@@ -87,7 +87,9 @@ class ExaminedRun:
 
     @property
     def ended(self) -> tuple[str, str]:
-        """The cause of an early end, and the setting with which the run goes on; empty without one."""
+        """The cause of an early end, and the setting with which the run goes on; empty
+        without one.
+        """
         callbacks = self.newest[1] if self.newest else {}
         patience = self.settings.optim.patience if isinstance(self.settings, Config) else None
         waited = callbacks.get("Patience", {}).get("waited", 0)
@@ -111,7 +113,8 @@ def links(run: ExaminedRun) -> Iterator[Finding]:
 def owner(run: ExaminedRun) -> Iterator[Finding]:
     """A training that runs in the folder now, and files that a killed one left behind."""
     lock = run.path / ".lock"
-    if lock.is_file() and not lock.is_symlink():  # opening it for the question must not touch anything else
+    # Opening it for the question must not touch anything else
+    if lock.is_file() and not lock.is_symlink():
         try:
             with FileLock(lock, timeout=0):
                 pass
@@ -188,7 +191,8 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     except ValueError as error:
         yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
-    # config.json holds the checksum of the weights and has none of its own: two other files know what it should say.
+    # config.json holds the checksum of the weights and has none of its own: two other files know
+    # what it should say.
     own, differing = asdict(loaded.model.config), []
     if isinstance(run.settings, Config):
         settings = vars(run.settings.model)
@@ -204,7 +208,8 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
             f"{folder}: of step {loaded.step}, where step {best['step']} had a better validation: a write has failed",
             f"{run.again} writes it again at its next better validation",
         )
-    dropped = not rows and loaded.step > newest  # a run that went on from `newest` has yet to come to that row again
+    # A run that went on from `newest` has yet to come to that row again
+    dropped = not rows and loaded.step > newest
     if not dropped and (not rows or rows[-1]["loss"] != loaded.loss):
         differing.append(f"loss at step {loaded.step}")
     if differing:

@@ -70,7 +70,8 @@ def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
             for axes in figure.axes:
                 axes.spines[["top", "right"]].set_visible(False)
             drawn = io.BytesIO()
-            figure.savefig(drawn, dpi=120, metadata={"Software": None})  # the same figures, the same bytes
+            # The same figures, the same bytes
+            figure.savefig(drawn, dpi=120, metadata={"Software": None})
             # A palette is a third of the size, and no eye sees it.
             Image.open(drawn).convert("RGB").quantize(128).save(folder / name, optimize=True)
             pictures[name] = caption

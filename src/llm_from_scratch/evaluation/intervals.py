@@ -82,4 +82,5 @@ def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, fl
     middle = (share + z2 / 2) / (1 + z2)
     half = z * math.sqrt(share * (1 - share) / total + z2 / total / 4) / (1 + z2)
     low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-    return low if successes > 0 else 0.0, high if successes < total else 1.0  # exactly, where rounding leaves 1e-17
+    # exactly, where rounding leaves 1e-17
+    return low if successes > 0 else 0.0, high if successes < total else 1.0

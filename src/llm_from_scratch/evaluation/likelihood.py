@@ -101,7 +101,7 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
     return np.concatenate(nats).astype(np.float64), np.concatenate(places)
 
 
-# ------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 def encode(tokenizer: Tokenizer, documents: Sequence[str | LongText], whole: bool) -> np.ndarray:
     """(N,) ids of the documents one behind the other, in the smallest type that holds them.
 
@@ -132,7 +132,7 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     return np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)], dtype=np.int64)
 
 
-# ---------------------------------------------------------------------------------------------------- positions
+# ---------------------------------------------------------------------------------------- positions
 class PositionNats:
     """Loss at the places 1, 2, 3-4, 5-8, … of the context, of windows that do not overlap."""
 
@@ -161,7 +161,7 @@ class PositionNats:
         return rows
 
 
-# ----------------------------------------------------------------------------------------------------- passages
+# ----------------------------------------------------------------------------------------- passages
 @dataclass(frozen=True)
 class _Passage:
     number: int

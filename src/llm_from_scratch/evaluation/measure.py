@@ -102,7 +102,8 @@ def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
     """
     prepared = own_text(folder, config)
     if prepared is None:
-        given = config.init_from or config.tokenizer.kind == "gpt2"  # whose files may be elsewhere by now
+        # Whose files may be elsewhere by now
+        given = config.init_from or config.tokenizer.kind == "gpt2"
         prepared = prepare(
             config.data,
             config.tokenizer,
@@ -189,7 +190,7 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
     return evaluation
 
 
-# -------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 @dataclass(frozen=True)
 class _Asked:
     """Files that the settings name."""
@@ -249,7 +250,7 @@ def training_text(opened: RunWithData) -> list[str]:
     return first_characters(opened.prepared.documents("train"))
 
 
-# ---------------------------------------------------------------------------------------------------- likelihood
+# --------------------------------------------------------------------------------------- likelihood
 def _run_result(one: RunWithData, text: Text, settings: Settings) -> tuple[RunResult, np.ndarray | None]:
     """The likelihood of the text, and for an ensemble the nats of each token (N,)."""
     run, keeps = one.run, settings.ensemble
@@ -321,7 +322,7 @@ def _preferences(
     return pairs.prefer(known, sentence_nats(run)) if known else []
 
 
-# -------------------------------------------------------------------------------------------------- generated text
+# ----------------------------------------------------------------------------------- generated text
 def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[continuations.Passage]:
     try:
         chosen = continuations.passages(text.joined, settings.generate, settings.seed)

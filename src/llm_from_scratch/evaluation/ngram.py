@@ -26,7 +26,8 @@ class Level:
 
     keys: np.ndarray  # (U,) int64, sorted
     kept: np.ndarray  # (U,) float64: count less its discount
-    totals: np.ndarray  # (contexts,) float64: the sum of the counts behind a context; 0 where there is none
+    # (contexts,) float64: the sum of the counts behind a context; 0 where there is none
+    totals: np.ndarray
     left: np.ndarray  # (contexts,) float64: the sum of the discounts
 
 
@@ -94,7 +95,8 @@ def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | N
     if len(ids) < order:
         raise UserError(f"{len(ids)} tokens of training text are too few for order {order}: give more text")
     grams = []
-    at = np.zeros(len(ids) + 1, dtype=np.int64)  # index of the n-gram that starts there; of order 0 there is one
+    # Index of the n-gram that starts there; of order 0 there is one
+    at = np.zeros(len(ids) + 1, dtype=np.int64)
     for n in range(1, order + 1):
         size = len(ids) - n + 1
         keys, first, at = np.unique(at[:size] * vocab_size + ids[n - 1 :], return_index=True, return_inverse=True)
@@ -126,7 +128,8 @@ def nats(model: KneserNey, ids: np.ndarray) -> np.ndarray:
     """(T,) float64: -ln p of each id after the n - 1 before it; the first ids have fewer."""
     ids = _checked(ids, model.vocab_size)
     p = np.full(len(ids), 1 / model.vocab_size)
-    found = np.zeros(len(ids) + 1, dtype=np.int64)  # index of the n-gram that starts there, -1: never seen
+    # Index of the n-gram that starts there, -1: never seen
+    found = np.zeros(len(ids) + 1, dtype=np.int64)
     for n, level in enumerate(model.levels, 1):
         context = found[: max(len(ids) - n + 1, 0)]
         key = context * model.vocab_size + ids[n - 1 :]

@@ -57,7 +57,8 @@ class Preference:
     share: float
     low: float  # Wilson's 95 % interval of the share
     high: float
-    nats: float  # mean of nats(second) - nats(first): above 0 where the first sentences are the more likely
+    # Mean of nats(second) - nats(first): above 0 where the first sentences are the more likely
+    nats: float
     nats_low: float  # bootstrap over the pairs, 95 %
     nats_high: float
 

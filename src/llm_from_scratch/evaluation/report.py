@@ -174,7 +174,7 @@ def blocks(evaluation: Evaluation, pictures: dict[str, str]) -> list[Block]:
     return parts
 
 
-# ---------------------------------------------------------------------------------------------------- likelihood
+# --------------------------------------------------------------------------------------- likelihood
 def _scored(evaluation: Evaluation) -> Paragraph:
     text = evaluation.text
     documents = "1 document" if text.documents == 1 else f"{text.documents:,} documents"
@@ -262,7 +262,7 @@ def _passages(title: str, rows: list[ScoredPassage]) -> Quotes:
     return Quotes(title, columns, "bits", quotes)
 
 
-# ------------------------------------------------------------------------------------------------ generated text
+# ----------------------------------------------------------------------------------- generated text
 def _generated(evaluation: Evaluation, names: list[str], pictures: list[Block]) -> list[Block]:
     sampling = evaluation.settings.sampling
     assert sampling is not None
@@ -351,7 +351,7 @@ def _samples(rows: list[Sample]) -> list[Quote]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------- pairs
+# -------------------------------------------------------------------------------------------- pairs
 def _preferences(
     title: str,
     first: str,

@@ -28,7 +28,8 @@ class TextInfo:
     lines_count: bool  # the end of a line is a word
     units: str  # that an interval draws from
     sha256: str
-    split: str | None = field(default=None, metadata=NULL)  # of the runs' text; None: of a text of its own
+    # Of the runs' text; None: of a text of its own
+    split: str | None = field(default=None, metadata=NULL)
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,8 @@ class Figures:
     more: float | None = None  # bits per byte above the first run's, by a paired bootstrap
     more_low: float | None = None
     more_high: float | None = None
-    unit_bits: np.ndarray | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)  # (U,)
+    # (U,)
+    unit_bits: np.ndarray | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)
 
 
 @dataclass(kw_only=True)
@@ -93,7 +95,8 @@ class GenerationMetrics:
     self_bleu: float | None = None
     entailed: float | None = None
     contradicted: float | None = None
-    memorised: dict[str, float] | None = None  # length in characters -> share of the characters copied
+    # Length in characters -> share of the characters copied
+    memorised: dict[str, float] | None = None
     memorised_longest: str | None = None
     memorised_longest_characters: int | None = None
     words: int

@@ -48,7 +48,7 @@ def scorer(model: GPT, eot_id: int) -> Scorer:
     return Scorer(model.hidden_states, model.logits, config.block_size, width, config.vocab_size, eot_id, device)
 
 
-# ------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 def windows_at_once(batch_size: int, block_size: int, width: int) -> int:
     """At most `batch_size` windows, whose widest activation fits into `ACTIVATIONS`.
 
@@ -78,7 +78,7 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
     return text.batches(min(windows_at_once(batch_size, size, model.width), len(text)))
 
 
-# ---------------------------------------------------------------------------------------------------------- nats
+# --------------------------------------------------------------------------------------------- nats
 @torch.inference_mode()
 def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
     """-ln p of each target: ids, targets (B, T) -> (B, T) float32, 0 where one is IGNORE."""
@@ -140,7 +140,7 @@ def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
     return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats).astype(np.float64))
 
 
-# ------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------ figures
 def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
     """Loss (nats a token), bits per byte, and perplexity a token, as in a validation row."""
     loss = nats / tokens

@@ -46,7 +46,8 @@ class Text:
             raise UserError(f"{self.name}: the text to score is empty; name another with --data")
         ends = np.cumsum(sizes)
         if len(sizes) < MANY_DOCUMENTS:
-            ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])  # the last has the rest
+            # The last has the rest
+            ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])
         object.__setattr__(self, "ends", ends)
 
     @cached_property

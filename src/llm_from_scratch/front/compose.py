@@ -27,7 +27,8 @@ def compose(config_name: str, job: list[str]) -> DictConfig:
     """The configuration of one job, without Hydra's own part.
 
     Raises:
-        UserError: an override names a setting or a choice that does not exist; one line names what was meant.
+        UserError: an override names a setting or a choice that does not exist; one line names what
+            was meant.
     """
     try:
         config = hydra.compose(config_name, job, return_hydra_config=True)

@@ -11,9 +11,11 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.words import main_config_dir, parse
 from llm_from_scratch.terminal import quote
 
-# Settings that a choice of `trainer` replaces together: trainer=cpu after trainer=ddp_cpu is one process.
+# Settings that a choice of `trainer` replaces together: trainer=cpu after trainer=ddp_cpu is one
+# process.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
-# Settings of model, data and tokenizer that a resumed run may change: neither shapes nor text follow them.
+# Settings of model, data and tokenizer that a resumed run may change: neither shapes nor text
+# follow them.
 CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
 # Settings that a resumed run can no longer change, with the advice for each.
 SETTLED = {
@@ -30,11 +32,12 @@ OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base", "rope_scaling")
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """The configuration of a job: composed, or for `resume=RUN` saved and then overridden.
 
-    A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as it was saved.
-    With `init_from=RUN` the model's shape and the tokenizer are those of that run.
+    A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as
+    it was saved. With `init_from=RUN` the model's shape and the tokenizer are those of that run.
 
     Raises:
-        UserError: in one line, where an override would change the shapes, the data or the tokenizer of the run.
+        UserError: in one line, where an override would change the shapes, the data or the tokenizer
+            of the run.
     """
     if "trainer" in config and "logger" not in config:  # logger=[]: none of them
         OmegaConf.set_struct(config, False)
@@ -81,10 +84,12 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
 
 
 def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
-    """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts from.
+    """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts
+    from.
 
-    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free: the job's value counts if it
-    gives one, else the other run's. A file of torch's holds weights alone, and decides nothing.
+    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free: the
+    job's value counts if it gives one, else the other run's. A file of torch's holds weights alone,
+    and decides nothing.
 
     Raises:
         UserError: the job asks for another shape or tokenizer, or there is no such run.
@@ -126,7 +131,9 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:
-    """The settings in the file of a group's choice; for an experiment, with those of its defaults."""
+    """The settings in the file of a group's choice; for an experiment, with those of its
+    defaults.
+    """
     file = Path(main_config_dir()) / group / f"{choice}.yaml"
     if not file.is_file():  # null: none
         return

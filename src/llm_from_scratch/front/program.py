@@ -56,9 +56,10 @@ def command(
     Args:
         config_dir: the folder of the YAML files.
         config_name: the main one, without `.yaml`.
-        check: raises UserError for a configuration that cannot run, given with the overrides that made it; called for
-            every job before the first one starts.
-        starting: a line for a terminal while the checks load what they need; it goes with the next line.
+        check: raises UserError for a configuration that cannot run, given with the overrides that
+            made it; called for every job before the first one starts.
+        starting: a line for a terminal while the checks load what they need; it goes with the next
+            line.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -75,9 +76,11 @@ def command(
         def program() -> None:
             use_utf8()
             share_cores()
-            # Lightning starts the other processes with this process's arguments, which are checked already.
+            # Lightning starts the other processes with this process's arguments, which are checked
+            # already.
             if not any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
-                os.environ[RUN_NAME] = new_name()  # in place of that of another command, which started this one
+                # In place of that of another command, which started this one
+                os.environ[RUN_NAME] = new_name()
                 try:
                     with passing(starting):
                         sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
@@ -115,7 +118,8 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Chec
         sweeps, more = _check_jobs(words, given, sweeps, config_name, config_dir, check)
         words += more
     if not sweeps and not flags & (MODES - MULTIRUN):
-        words.append("hydra.output_subdir=null")  # config.yaml says all, and is written when nothing can be refused
+        # config.yaml says all, and is written when nothing can be refused
+        words.append("hydra.output_subdir=null")
     return others + words
 
 
@@ -181,8 +185,8 @@ def _check_jobs(
         sweeps = sweeps or settings.mode == RunMode.MULTIRUN
         check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
         if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
-            # One folder for all jobs, in whatever process and on whatever machine a launcher starts them, and also
-            # where they differ in what names the folder of a run, such as the text.
+            # One folder for all jobs, in whatever process and on whatever machine a launcher starts
+            # them, and also where they differ in what names the folder of a run, such as the text.
             more.append(f"hydra.sweep.dir={quoted(expanded(first.run_dir))}")
         for number, job in enumerate(jobs):
             check(final_config(compose(config_name, job) if number else first, job), job)

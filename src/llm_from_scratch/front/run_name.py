@@ -11,10 +11,11 @@ RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 
 
 def run_name() -> str:
-    """DATE_TIME_ID; the id separates runs that start in the same second, also when the clock goes back.
+    """DATE_TIME_ID; the id separates runs that start in the same second, also when the clock goes
+    back.
 
-    All jobs of a sweep and all processes of a run share the name that their command chose and handed on in RUN_NAME.
-    A configuration that a program composes by itself has a name of its own.
+    All jobs of a sweep and all processes of a run share the name that their command chose and
+    handed on in RUN_NAME. A configuration that a program composes by itself has a name of its own.
     """
     return os.environ.get(RUN_NAME) or new_name()
 

@@ -69,7 +69,8 @@ def failed(error: Exception, config: DictConfig) -> float:
     """Reports the error of one run of a sweep, and writes it for the table; the other runs go on.
 
     Returns:
-        Infinity: the worst validation loss, so that a sweeper that minimises it keeps away from there.
+        Infinity: the worst validation loss, so that a sweeper that minimises it keeps away from
+            there.
     """
     from llm_from_scratch.config import FAILURE
     from llm_from_scratch.files import write_file
@@ -85,7 +86,9 @@ def failed(error: Exception, config: DictConfig) -> float:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of the present job: `run_dir`, or for a job of a sweep a numbered folder below it."""
+    """The folder of the present job: `run_dir`, or for a job of a sweep a numbered folder
+    below it.
+    """
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
         return Path(expanded(config.run_dir))

@@ -1,4 +1,6 @@
-"""Parses a command line: literal values, `last`, `null` for groups, Hydra's grammar for the rest."""
+"""Parses a command line: literal values, `last`, `null` for groups, Hydra's grammar for the
+rest.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +67,8 @@ def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> li
     Raises:
         UserError: a choice is needed there.
     """
-    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))  # interpolations as they stand
+    # Interpolations as they stand
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
     assert isinstance(main, dict)
     defaults = main.get("defaults") or []
     absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
@@ -84,7 +87,9 @@ def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> li
 
 
 def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
-    """Replaces `last` by the folder of the newest run, the same for every process of the command."""
+    """Replaces `last` by the folder of the newest run, the same for every process of the
+    command.
+    """
     settled = []
     for override, word in zip(parse(words), words, strict=True):
         key = override.key_or_group
@@ -104,7 +109,8 @@ def parse(words: Sequence[str]) -> list[Override]:
     """
     parsed, seen = [], set()
     hydras = GlobalHydra.instance()
-    loader = hydras.config_loader() if hydras.is_initialized() else None  # knows the choices that glob(*) stands for
+    # Knows the choices that glob(*) stands for
+    loader = hydras.config_loader() if hydras.is_initialized() else None
     parser = OverridesParser.create(loader)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
@@ -139,7 +145,8 @@ def jobs_of(words: Sequence[str]) -> list[list[str]]:
             choices = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         else:
             continue
-        jobs = [[*job, choice] for job in jobs for choice in choices][:1000]  # a larger sweep is checked in part
+        # A larger sweep is checked in part
+        jobs = [[*job, choice] for job in jobs for choice in choices][:1000]
     return jobs
 
 

@@ -1,6 +1,7 @@
 """A plan: parameters, memory, passes over the text, time and disk of a training, before it begins.
 
-Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequence, C channels, L layers, V vocabulary.
+Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequence, C channels, L
+layers, V vocabulary.
 """
 
 import shutil
@@ -97,7 +98,9 @@ def plan(
 
 
 def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
-    """Bytes of memory a device: by use, in total and available; and the micro-batch they are for."""
+    """Bytes of memory a device: by use, in total and available; and the micro-batch they
+    are for.
+    """
     settings, world, gpu = config.trainer, devices(config.trainer), on_gpu(config.trainer)
     micro = micro_batch_size(config, world)
     shards = world if settings.strategy == "fsdp" else 1
@@ -117,7 +120,8 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
 def _optimum(
     seconds: float, rate: float, train_tokens: int, tokens_a_step: int, presets: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The compute-optimal model and tokens for a time, and the largest model that the text supports.
+    """The compute-optimal model and tokens for a time, and the largest model that the text
+    supports.
 
     Args:
         seconds: of training.
@@ -142,7 +146,9 @@ def _optimum(
 
 
 def times(config: Config, text: TextSize, measured: Measured, parameters: int) -> dict[str, Any]:
-    """Seconds of the whole run from measured ones: updates, micro-batches, validations; where it pays, compiled."""
+    """Seconds of the whole run from measured ones: updates, micro-batches, validations; where it
+    pays, compiled.
+    """
     settings, T = config.trainer, config.model.block_size
     world = devices(settings)
     step = config.data.batch_size / world * measured.seconds_a_sequence + measured.seconds_an_update

@@ -1,6 +1,7 @@
 """Sizes of a model, of a text and of a machine: parameters, FLOPs, tokens, devices.
 
-N is a number of parameters, D of training tokens, L of layers, C of channels, T of tokens in a sequence.
+N is a number of parameters, D of training tokens, L of layers, C of channels, T of tokens in a
+sequence.
 """
 
 import math
@@ -22,7 +23,8 @@ from llm_from_scratch.training.memory import (
     on_gpu,
 )
 
-TOKENS_A_PARAMETER = 20  # where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
+# Where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
+TOKENS_A_PARAMETER = 20
 GPT2_VOCABULARY = 50_257  # tokens of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
 CHARACTERS = 256  # distinct characters of a text that is not at hand
 
@@ -34,9 +36,11 @@ def meta_model(config: GPTConfig) -> GPT:
 
 
 def training_flops(model: GPT) -> int:
-    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L H D T for attention without regard to its mask.
+    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L H D T for attention
+    without regard to its mask.
 
-    Chowdhery et al. 2022, appendix B. A layer that is used several times counts so often; the look-up of an embedding is none.
+    Chowdhery et al. 2022, appendix B. A layer that is used several times counts so often; the
+    look-up of an embedding is none.
     """
     config = model.config
     blocks = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
@@ -45,7 +49,9 @@ def training_flops(model: GPT) -> int:
 
 
 def compute_optimal(flops: float) -> tuple[int, int]:
-    """Parameters and training tokens that give the lowest loss for so many FLOPs: 6 N D = FLOPs with D = 20 N."""
+    """Parameters and training tokens that give the lowest loss for so many FLOPs: 6 N D = FLOPs
+    with D = 20 N.
+    """
     parameters = math.sqrt(flops / (6 * TOKENS_A_PARAMETER))
     return round(parameters), round(TOKENS_A_PARAMETER * parameters)
 
@@ -65,7 +71,8 @@ class TextSize:
 def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
     """The size of a text: counted if it is prepared or small, else estimated from its files.
 
-    A small text is prepared first. Nothing is downloaded or written for a run folder, which may be a stranger's.
+    A small text is prepared first. Nothing is downloaded or written for a run folder, which may be
+    a stranger's.
 
     Raises:
         UserError: as `prepare`.
@@ -107,7 +114,9 @@ def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: in
 
 
 def counted(prepared: Prepared) -> TextSize:
-    """The counts of a manifest. With data.stream=text the training tokens are estimated from the other split."""
+    """The counts of a manifest. With data.stream=text the training tokens are estimated from the
+    other split.
+    """
     train, val = (prepared.manifest["splits"][split] for split in ("train", "val"))
     tokens = train.get("tokens") or round(train["text_bytes"] * val["tokens"] / val["text_bytes"])
     size = prepared.tokenizer.vocab_size

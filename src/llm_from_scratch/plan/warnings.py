@@ -27,7 +27,8 @@ GOOD_EPOCHS = 4
 REGULARISED = (0.1, 1.0)
 # Epochs beyond which repetition is worth next to nothing (the same).
 USELESS_EPOCHS = 16
-# FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the model.
+# FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the
+# model.
 CPU_RATE = 2.5e10
 LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
 
@@ -71,7 +72,8 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
     elif D < TOKENS_A_PARAMETER / 4 * N:
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
-        # More steps help while they bring fresh text; a small text read again and again asks for a smaller model.
+        # More steps help while they bring fresh text; a small text read again and again asks for a
+        # smaller model.
         steps = [f"trainer.max_steps={wanted_steps}"] if GOOD_EPOCHS * train >= TOKENS_A_PARAMETER * N else []
         models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
         if steps or models:
@@ -143,7 +145,9 @@ def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
 
 
 def cpu_seconds(config: Config) -> float:
-    """Seconds of a run's steps on this machine's CPU, to within a factor of two, without measuring."""
+    """Seconds of a run's steps on this machine's CPU, to within a factor of two, without
+    measuring.
+    """
     vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
     model = meta_model(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
     data, settings = config.data, config.trainer

@@ -11,12 +11,15 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_FILE_BYTES = 64_000_000  # ten times the largest possible file: a damaged one cannot fill the memory
+# Ten times the largest possible file: a damaged one cannot fill the memory
+MAX_FILE_BYTES = 64_000_000
 JSON_FILE = "tokenizer.json"
 
 
 class Tokenizer(Protocol):
-    """A lossless mapping between text and ids from 0 to vocab_size - 1; `eot_id` ends (and begins) a document."""
+    """A lossless mapping between text and ids from 0 to vocab_size - 1; `eot_id` ends (and begins)
+    a document.
+    """
 
     kind: str
     vocab_size: int
@@ -36,7 +39,9 @@ class Tokenizer(Protocol):
         return np.array(self.encode(text), np.int64)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact UTF-8 bytes of `ids`; an id may be a part of a character, end-of-text is empty."""
+        """The exact UTF-8 bytes of `ids`; an id may be a part of a character, end-of-text
+        is empty.
+        """
         ...
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -25,11 +25,12 @@ log = getLogger(__name__)
 
 MODEL_FILE = "tokenizer.model"
 FIXED = 256 + 4  # tokens of any vocabulary: bytes; end-of-text, unknown, newline, space
-# Characters without a token: SentencePiece marks spaces by U+2581 and unknowns by U+2585, whose sentences
-# it would skip.
+# Characters without a token: SentencePiece marks spaces by U+2581 and unknowns by U+2585, whose
+# sentences it would skip.
 RESERVED = "\n\0▁▅"
 SAMPLE_BYTES = 100_000_000  # learned from at most: more changes few merges and costs gigabytes
-_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")  # as SentencePiece writes it: spaces and what follows them
+# As SentencePiece writes it: spaces and what follows them
+_WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")
 
 
 class BPETokenizer(Tokenizer):
@@ -135,7 +136,9 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _merges(self) -> dict[str, tuple[float, int]]:
-        """Merged tokens and single characters: token -> (rank, id); lower ranks are merged first."""
+        """Merged tokens and single characters: token -> (rank, id); lower ranks are merged
+        first.
+        """
         processor = self._processor
         found = {}
         for i in range(self.vocab_size):
@@ -216,7 +219,8 @@ def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
-    """Every k-th block of 16 K characters of `texts`, `limit` bytes at most, or one block; one pass.
+    """Every k-th block of 16 K characters of `texts`, `limit` bytes at most, or one block; one
+    pass.
 
     k doubles when the blocks exceed the limit.
     """
@@ -252,7 +256,8 @@ def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
 
 
 def last_chunk_end(text: str, limit: int = 2**14) -> int:
-    """The last place at which `encode` cuts a text that begins like this one, whatever follows; 0 where it cuts nowhere.
+    """The last place at which `encode` cuts a text that begins like this one, whatever follows; 0
+    where it cuts nowhere.
 
     Its two parts, encoded one by one, give the ids of the whole.
     """

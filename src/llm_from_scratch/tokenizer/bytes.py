@@ -25,7 +25,8 @@ OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same, as they were first publi
 MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128, and a check takes the length squared
 # White space of Unicode; Python counts four separators more.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
-# GPT-2 writes the bytes of a token as visible characters: 188 as themselves, the others from U+0100 on.
+# GPT-2 writes the bytes of a token as visible characters: 188 as themselves, the others from U+0100
+# on.
 _SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _CHARACTER_OF = {byte: chr(byte) for byte in _SEEN}
 _CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(_SEEN)))}
@@ -67,7 +68,9 @@ class GPT2Tokenizer(Tokenizer):
             return np.concatenate([np.array(ids, np.uint32) for ids in self._around_space(text)])
 
     def _around_space(self, text: str) -> Iterator[list[int]]:
-        """Ids of `text`, long runs of white space apart; a run's last space belongs to the next word."""
+        """Ids of `text`, long runs of white space apart; a run's last space belongs to the next
+        word.
+        """
         start = 0
         for run in LONG_SPACE.finditer(text):
             end = run.end() - (run.end() < len(text))
@@ -86,7 +89,8 @@ class GPT2Tokenizer(Tokenizer):
 
 
 def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
-    """GPT-2's BPE from `path`, else from the first of `places` that has its files, else from tiktoken.
+    """GPT-2's BPE from `path`, else from the first of `places` that has its files, else from
+    tiktoken.
 
     The files are vocab.json and merges.txt, or encoder.json and vocab.bpe. tiktoken has a cache
     (TIKTOKEN_CACHE_DIR), or downloads and checks them; without `fetch` it is not asked.

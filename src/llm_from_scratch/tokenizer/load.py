@@ -21,7 +21,8 @@ def train_tokenizer(
     there.
 
     Raises:
-        UserError: as `train` of the kind; an unknown kind; a size that is missing (bpe) or useless (char).
+        UserError: as `train` of the kind; an unknown kind; a size that is missing (bpe) or useless
+            (char).
     """
     assert not isinstance(texts, str), "texts are documents, not the characters of one"
     if kind == "char":

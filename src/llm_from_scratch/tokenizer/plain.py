@@ -1,4 +1,5 @@
-"""Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909): twin of `bpe.py`.
+"""Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909): twin of
+`bpe.py`.
 
 Learning begins with single characters and merges the most frequent pair of neighbours, again and
 again. Encoding applies the same merges, the first learned first. No merge crosses a word's border,
@@ -37,7 +38,9 @@ def learn(text: str, count: int) -> list[Pair]:
 
 
 def non_overlapping(word: tuple[str, ...]) -> list[Pair]:
-    """The pairs of neighbours in a word; of the two (a, a) in "aaa" the first alone can be merged."""
+    """The pairs of neighbours in a word; of the two (a, a) in "aaa" the first alone can be
+    merged.
+    """
     pairs: list[Pair] = []
     for pair in pairwise(word):
         if pairs and pairs[-1] == pair and pair[0] == pair[1]:

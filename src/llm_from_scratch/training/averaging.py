@@ -16,8 +16,9 @@ from torch import Tensor
 class WeightAverage(Callback):
     """The exponential moving average of `optim.ema_decay`, beside the weights that are trained.
 
-    The first steps count for no more than their part: it is the weighted mean of the weights after steps 1 … t with the weights
-    decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments in the same way).
+    The first steps count for no more than their part: it is the weighted mean of the weights after
+    steps 1 … t with the weights decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments
+    in the same way).
     """
 
     def __init__(self, decay: float) -> None:

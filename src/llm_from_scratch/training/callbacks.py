@@ -316,7 +316,8 @@ class Signals(Callback):
         if self.saver.saved != trainer.global_step:
             self.saver.save(trainer)
         self.saver.background.wait()
-        # Lightning kills the first process soon after another has ended: the first must save before.
+        # Lightning kills the first process soon after another has ended: the first must save
+        # before.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.close_bar()

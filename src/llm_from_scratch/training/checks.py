@@ -78,7 +78,8 @@ def check_trainer(config: Config) -> None:
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name in ("benchmark", "detect_anomaly"):
         value = config.trainer.extra.get(name)
-        if not isinstance(value, bool | None):  # Lightning finds that out in the middle of the start
+        # Lightning finds that out in the middle of the start
+        if not isinstance(value, bool | None):
             raise UserError(f"trainer.extra.{name}={value}: must be true or false")
     least = config.trainer.extra.get("min_steps")
     if isinstance(least, int) and least > config.trainer.max_steps:

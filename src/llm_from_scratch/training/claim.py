@@ -22,12 +22,13 @@ from llm_from_scratch.terminal import quote
 class Claim:
     """A lock on a run folder, which holds one run; `config.yaml` is written first.
 
-    Until `start`, a new run that fails leaves its folder as it was found, and a resumed one its `config.yaml`: a command
-    that is refused changes nothing. Within `with`, the folder is locked.
+    Until `start`, a new run that fails leaves its folder as it was found, and a resumed one its
+    `config.yaml`: a command that is refused changes nothing. Within `with`, the folder is locked.
 
     Args:
         config: of the run; `run_dir` names the folder.
-        owner: whether this is the first of the processes of a run; the others leave the folder to it.
+        owner: whether this is the first of the processes of a run; the others leave the folder to
+            it.
     """
 
     LOGS = ("tensorboard", "csv")  # made by loggers before a run has started
@@ -37,7 +38,8 @@ class Claim:
         self.run_dir = Path(config.run_dir)
         self.lock = FileLock(self.run_dir / ".lock", timeout=0)
         self.made: list[Path] = []  # by this process, in the order in which they go again
-        self.handle: int | None = None  # of the lock's file: open, so that no other file gets its number
+        # Of the lock's file: open, so that no other file gets its number
+        self.handle: int | None = None
 
     def __enter__(self) -> "Claim":
         """Locks the folder.

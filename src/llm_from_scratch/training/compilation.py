@@ -16,11 +16,10 @@ from llm_from_scratch.model import GPT
 
 log = logging.getLogger(__name__)
 
-# device -> (FLOP/s of plain training, share of the time that compiling saves, seconds of compiling).
-# On an H200 the seconds were 19 to 23 for six layers; the share was 0.55, where launching kernels
-# is most of a plain step.
-# On two CPU cores the share was 0.04 for GPT-2's shape and 0.15 to 0.22 for the modern family, the
-# seconds 36 to 66 (docs/log.md).
+# device -> (FLOP/s of plain training, share of the time that compiling saves, seconds of
+# compiling). On an H200 the seconds were 19 to 23 for six layers; the share was 0.55, where
+# launching kernels is most of a plain step. On two CPU cores the share was 0.04 for GPT-2's shape
+# and 0.15 to 0.22 for the modern family, the seconds 36 to 66 (docs/log.md).
 PAYS = {"cuda": (1.5e14, 0.3, 25.0), "cpu": (1e11, 0.15, 45.0)}
 
 
@@ -30,8 +29,9 @@ def compile_model(
     """Compiles as the setting says; returns whether it did, and the function of the loss.
 
     Args:
-        model: its blocks are compiled in place where several processes share the work: a whole graph would keep all gradients back to
-            the end of its backward pass, where they could have been sent on the way.
+        model: its blocks are compiled in place where several processes share the work: a whole
+            graph would keep all gradients back to the end of its backward pass, where they could
+            have been sent on the way.
         setting: true, false, or auto: where the time saved in the run exceeds that of compiling.
         device: where it trains.
         alone: one process does all the work.

@@ -108,7 +108,8 @@ class DeviceChunks:
         self.tokens = torch.empty(sum(map(len, sampler.shards)), dtype=dtype, device=device)
         slots = self.tokens.split([len(shard) for shard in sampler.shards])
         for shard, slot in zip(sampler.shards, slots, strict=True):
-            for start in range(0, len(shard), 2**24):  # a corpus may be larger than the machine's memory
+            # A corpus may be larger than the machine's memory
+            for start in range(0, len(shard), 2**24):
                 ids = torch.from_numpy(shard[start : start + 2**24].astype(f"<i{size}"))
                 slot[start : start + 2**24] = ids.to(device)
         self.column = torch.arange(sampler.block_size + 1, device=device)

@@ -51,8 +51,10 @@ def train(
         config: the settings.
         claim: the run folder.
         prepared: its text, where that needs no preparation.
-        fetch: whether a missing text may be downloaded; an address that a run folder alone names is not asked.
-        write: whether a missing text may be prepared; a folder that a run folder alone names is not written to.
+        fetch: whether a missing text may be downloaded; an address that a run folder alone names is
+            not asked.
+        write: whether a missing text may be prepared; a folder that a run folder alone names is not
+            written to.
         announce: the first process calls it with the run folder when everything is written.
 
     Returns:
@@ -243,7 +245,9 @@ def run_loop(
 
 
 def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str) -> None:
-    """Logs the best validation, draws the curves, and prints the table; curves mark a complete run."""
+    """Logs the best validation, draws the curves, and prints the table; curves mark a
+    complete run.
+    """
     run_dir, parameters = Path(config.run_dir), model.num_parameters()
     log_hyperparameters(trainer, config, parameters, best_row(run_dir))
     draw_curves(run_dir)

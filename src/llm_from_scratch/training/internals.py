@@ -25,8 +25,8 @@ def log_at_own_steps(trainer: lightning.Trainer) -> None:
 def leave_signals_alone(trainer: lightning.Trainer) -> None:
     """Switches Lightning's handling of signals off; `callbacks.Signals` handles them.
 
-    Of several processes Lightning asks each at every step whether a signal came, and waits for the answer. Its handlers
-    log and send messages between processes at whatever moment a signal comes.
+    Of several processes Lightning asks each at every step whether a signal came, and waits for the
+    answer. Its handlers log and send messages between processes at whatever moment a signal comes.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
     trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
@@ -39,7 +39,8 @@ def _do_nothing() -> None:
 def count_micro_batches(trainer: lightning.Trainer, step: int, count: int) -> None:
     """Sets the counts of micro-batches as if each of the first `step` steps had `count`.
 
-    So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer steps.
+    So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer
+    steps.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches

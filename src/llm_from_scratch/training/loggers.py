@@ -36,7 +36,8 @@ from llm_from_scratch.training.internals import is_open
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
-HISTORY = f"{EVENTS}0000000000.history"  # sorts before the file of any process, whose names begin with the time
+# Sorts before the file of any process, whose names begin with the time
+HISTORY = f"{EVENTS}0000000000.history"
 
 
 def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_from: int | None) -> Logger:
@@ -95,15 +96,17 @@ def rewind(loggers: Sequence[Logger], step: int) -> None:
 class TensorBoard(TensorBoardLogger):
     """TensorBoard's curves and texts, in `tensorboard/` of the run folder.
 
-    TensorBoard reads the files of a folder in the order of their names, which begin with the time. So the files of
-    earlier processes become one, which has every point once and whose name comes before all others.
+    TensorBoard reads the files of a folder in the order of their names, which begin with the time.
+    So the files of earlier processes become one, which has every point once and whose name comes
+    before all others.
     """
 
     # One chart of both losses, on the page "Custom Scalars"; elsewhere each name has its own.
     LAYOUT: ClassVar = {"loss": {"training and validation (nats a token)": ["Multiline", ["train/loss", "val/loss"]]}}
 
     def __init__(self, run_dir: Path, resumed_from: int | None, **settings: int) -> None:
-        # A running TensorBoard has read the points behind the checkpoint: the start event drops them.
+        # A running TensorBoard has read the points behind the checkpoint: the start event drops
+        # them.
         purge = None if resumed_from is None else resumed_from + 1
         options: dict[str, Any] = {"purge_step": purge, **settings}
         super().__init__(run_dir, name="", version="tensorboard", **options)
@@ -125,7 +128,8 @@ class TensorBoard(TensorBoardLogger):
 
         Args:
             columns: numbers and texts by their names.
-            step: behind the last one, so that a resumed run, which drops what comes behind its checkpoint, has one row.
+            step: behind the last one, so that a resumed run, which drops what comes behind its
+                checkpoint, has one row.
         """
         self.hparams = dict(columns)
         writer = self.experiment._get_file_writer()
@@ -175,7 +179,8 @@ class TensorBoard(TensorBoardLogger):
         for event in (Event(wall_time=last, file_version="brain.Event:2"), *events):
             writer.write(event.SerializeToString())
         history = Path(self.log_dir) / HISTORY
-        whole = history.with_name("history")  # TensorBoard reads each file with tfevents in its name, half ones, too
+        # TensorBoard reads each file with tfevents in its name, half ones, too
+        whole = history.with_name("history")
         write_file(whole, content.getvalue())
         whole.replace(history)
         sync(history.parent)
@@ -221,7 +226,8 @@ def _events(path: Path) -> Iterator[Event]:
 class Csv(Logger):
     """Writes `csv/version_0/metrics.csv`: a row a call of `log_metrics`, a column a name.
 
-    Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a kill.
+    Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a
+    kill.
     """
 
     def __init__(self, run_dir: Path, every_n_rows: int = 100) -> None:
@@ -246,7 +252,8 @@ class Csv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Notes one row."""
-        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}  # the sampler has none
+        # The sampler has none
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         self.rows.append(values | {"step": step})
         if len(self.rows) >= self.every_n_rows:
             self.save()
@@ -397,7 +404,8 @@ PLACES = ("run_dir", "data.dir", "data.file", "data.url", "data.sha256", "data.m
 def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
     """A row of the table of runs: the best validation, the model's size, the settings.
 
-    The best validation stands among the settings: as a metric it would be a curve of one point beside the real ones.
+    The best validation stands among the settings: as a metric it would be a curve of one point
+    beside the real ones.
     """
     settings, defaults = plain_settings(config), dict(leaves(Config()))
     first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}

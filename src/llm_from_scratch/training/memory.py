@@ -1,6 +1,7 @@
 """The bytes that a training takes, from its shape alone, and the micro-batches that fit.
 
-Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner width, V vocabulary.
+Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner
+width, V vocabulary.
 """
 
 import math
@@ -21,11 +22,13 @@ def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
 
     Args:
         model: the shape.
-        recompute: `trainer.activation_checkpointing`: the stream before each layer stays, and the inside of one layer.
+        recompute: `trainer.activation_checkpointing`: the stream before each layer stays, and the
+            inside of one layer.
         cpu: dropout keeps attention weights there, T for each head.
     """
     C, D, rms = model.n_embd, model.head_dim, model.norm == "rmsnorm"
-    # Inputs of the two norms, of the four products; queries, keys, values; the feed-forward's inside.
+    # Inputs of the two norms, of the four products; queries, keys, values; the feed-forward's
+    # inside.
     layer = 4 * C + 2 * (model.n_head + model.kv_heads) * D + INNER[model.activation] * model.inner_size
     layer += 2 * C * rms  # torch's RMSNorm keeps what it has scaled as well
     turned = (model.qk_norm or model.position == "rotary") + (model.qk_norm and rms)
@@ -33,7 +36,8 @@ def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
     if model.dropout:
         layer += 2 * C + 3 * model.n_head * model.block_size * cpu
     layers = model.n_layer * C + layer if recompute else model.n_layer * layer
-    return VALUE * (layers + 3 * C)  # the final norm, and the loss, which makes its gradient on the way
+    # The final norm, and the loss, which makes its gradient on the way
+    return VALUE * (layers + 3 * C)
 
 
 def logits_bytes(vocab_size: int, *, cpu: bool) -> int:
@@ -60,7 +64,8 @@ def on_gpu(settings: TrainerConfig) -> bool:
 def device_bytes(settings: TrainerConfig) -> int:
     """Bytes of the smallest visible GPU, or of this machine, which all its processes share.
 
-    The size counts, and never what is free at the moment: the same command must cut its batches alike.
+    The size counts, and never what is free at the moment: the same command must cut its batches
+    alike.
     """
     if on_gpu(settings):
         return min(gpu_bytes())
@@ -68,7 +73,9 @@ def device_bytes(settings: TrainerConfig) -> int:
 
 
 def activation_room(settings: TrainerConfig, processes: int) -> int:
-    """Bytes for a process's activations: 80 % of its GPU, or its part of a quarter of the machine."""
+    """Bytes for a process's activations: 80 % of its GPU, or its part of a quarter of the
+    machine.
+    """
     if on_gpu(settings):
         return int(device_bytes(settings) * 0.8)
     return device_bytes(settings) // 4 // processes

@@ -50,7 +50,8 @@ class LanguageModel(lightning.LightningModule):
         self.max_steps, self.seed, self.val_bytes = config.trainer.max_steps, config.seed, val_bytes
         self.compiles = config.trainer.compile
         self.compiled = False
-        # The callbacks read these every few steps: at every step the device would wait for the host.
+        # The callbacks read these every few steps: at every step the device would wait for the
+        # host.
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
         self.grad_norm: Tensor | None = None  # before clipping
         self.lr = 0.0  # of this optimizer step
@@ -107,7 +108,8 @@ class LanguageModel(lightning.LightningModule):
             # The sampler puts a step's sequences together in the order of (rank, micro-batch).
             first = (self.global_rank * self.trainer.accumulate_grad_batches + micro) * count
             keys = row_keys(self.seed, step, first, count, self.device)
-            seed_step(self.seed, step, micro, self.global_rank)  # of attention's own kernel on a GPU
+            # Of attention's own kernel on a GPU
+            seed_step(self.seed, step, micro, self.global_rank)
         loss = self.loss(*batch, keys=keys)
         self.losses.append(loss.detach())
         return loss
@@ -139,8 +141,8 @@ class LanguageModel(lightning.LightningModule):
         optimizer.found_inf = None  # type: ignore[attr-defined]
         if self.device.type == "cpu" and math.isfinite(total):
             return  # reading a number costs a CPU nothing
-        # The flag stays on the device: the fused optimizer leaves weights and moments as they are where it is set, and nothing
-        # waits for it (a gradient scaler has its own).
+        # The flag stays on the device: the fused optimizer leaves weights and moments as they are
+        # where it is set, and nothing waits for it (a gradient scaler has its own).
         bad = ~torch.isfinite(total)
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
@@ -151,10 +153,12 @@ class LanguageModel(lightning.LightningModule):
     def check_numbers(self) -> None:
         """Ends the run after more than `optim.skip_bad_steps` batches with a NaN or infinite value.
 
-        On a CPU before each optimizer step; elsewhere when the metrics are read, the update having been left out on the device.
+        On a CPU before each optimizer step; elsewhere when the metrics are read, the update having
+        been left out on the device.
 
         Raises:
-            FloatingPointError: with the step, the learning rate, the batch's place in the corpus and what to do.
+            FloatingPointError: with the step, the learning rate, the batch's place in the corpus
+                and what to do.
         """
         count, step = self.skipped.tolist()
         if count > self.optim.skip_bad_steps:
@@ -198,7 +202,8 @@ class LanguageModel(lightning.LightningModule):
         """Sets the sums of a validation to zero, on the device."""
         # float64 keeps millions of small terms exact; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.nats = torch.zeros(2, dtype=dtype, device=self.device)  # of the weights, of their average
+        # Of the weights, of their average
+        self.nats = torch.zeros(2, dtype=dtype, device=self.device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

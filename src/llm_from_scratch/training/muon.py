@@ -38,15 +38,16 @@ def orthogonal(updates: list[Tensor]) -> list[Tensor]:
 
     Source: Liu et al. 2025.
 
-    Those of one shape, lying or standing, are one batched product. Of several processes, which all call with the same matrices, each
-    computes its part of them, and all get the whole.
+    Those of one shape, lying or standing, are one batched product. Of several processes, which all
+    call with the same matrices, each computes its part of them, and all get the whole.
     """
     groups = defaultdict(list)
     for number, update in enumerate(updates):
         groups[tuple(sorted(update.shape))].append(number)
     result = list(updates)
     for (r, c), numbers in groups.items():
-        stack = torch.stack([updates[i] if updates[i].shape[0] == r else updates[i].T for i in numbers])  # (n, r, c)
+        # (n, r, c)
+        stack = torch.stack([updates[i] if updates[i].shape[0] == r else updates[i].T for i in numbers])
         for i, step in zip(numbers, _shared_out(stack) * (0.2 * math.sqrt(c)), strict=True):
             result[i] = step if updates[i].shape[0] == r else step.T
     return result
@@ -70,10 +71,12 @@ def _shared_out(stack: Tensor) -> Tensor:
 class Muon(Optimizer):
     """Muon for parameter groups of kind `muon`, AdamW for kind `adamw`; both with decoupled decay.
 
-    A group of kind `muon` holds matrices alone, and in `rows` the heights of the parts that each is made of: a layer that computes queries,
-    keys and values in one product has three matrices, and they are made orthogonal one by one.
+    A group of kind `muon` holds matrices alone, and in `rows` the heights of the parts that each is
+    made of: a layer that computes queries, keys and values in one product has three matrices, and
+    they are made orthogonal one by one.
 
-    Where `found_inf` is set (a tensor of one number, 1 for a bad gradient), weights and moments stay as they are, and no device waits.
+    Where `found_inf` is set (a tensor of one number, 1 for a bad gradient), weights and moments
+    stay as they are, and no device waits.
 
     Args:
         groups: `params` and `kind` of each, and what differs from the settings below.

@@ -21,9 +21,11 @@ def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
 
     A step with a smaller batch counts as its part of a step.
 
-    Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then `cosine`: half a cosine down to
-    `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a straight line there; `wsd`: the peak, and a straight line over
-    the last `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `EarlyStopping` lowers: the peak.
+    Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then
+    `cosine`: half a cosine down to `min_lr_ratio` at the last step (Loshchilov & Hutter 2017);
+    `linear`: a straight line there; `wsd`: the peak, and a straight line over the last
+    `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `EarlyStopping`
+    lowers: the peak.
     """
     if step < config.warmup_steps:
         return min(1.0, (step + 1) / config.warmup_steps)
@@ -42,8 +44,8 @@ def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer
 
     `fused` computes AdamW's update in one kernel.
 
-    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are AdamW's. For `custom`, the
-    class of the user's gets the groups of AdamW.
+    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are
+    AdamW's. For `custom`, the class of the user's gets the groups of AdamW.
 
     Raises:
         UserError: the user's class does not take its arguments.
@@ -97,10 +99,12 @@ def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
 def row_keys(seed: int, step: int, first: int, count: int, device: torch.device) -> Tensor:
     """Keys of dropout (count,) int64 for the rows from `first` on of a step's whole batch.
 
-    A function of (seed, step, row), so that there is no random state to save, and the cut of a batch changes no mask.
+    A function of (seed, step, row), so that there is no random state to save, and the cut of a
+    batch changes no mask.
     """
     start = _mixed(seed, step)
-    rows = torch.arange(first, first + count, device=device)  # made on the device: no copy, no wait for it
+    # Made on the device: no copy, no wait for it
+    rows = torch.arange(first, first + count, device=device)
     return splitmix(start if start < 2**63 else start - 2**64, rows)
 
 

@@ -31,7 +31,8 @@ PRECISIONS = {
 }
 RISES = 2  # validations in a row above the best one: one alone may be chance
 CLEARLY = 1.01  # times the best loss: so much is no wobbling on a plateau
-READ_OFTEN = 2  # passes over a text from which on a rising validation loss means that it is learned by heart
+# Passes over a text from which on a rising validation loss means that it is learned by heart
+READ_OFTEN = 2
 
 
 def clock(seconds: float) -> str:
@@ -50,7 +51,8 @@ class Pace:
     """The seconds that are left, from those of the steps and validations so far.
 
     Args:
-        work: batches before a step, as `LanguageModel.batches`; a schedule of batch sizes makes later steps longer.
+        work: batches before a step, as `LanguageModel.batches`; a schedule of batch sizes makes
+            later steps longer.
         max_steps: of the run.
         every: steps from one validation to the next.
     """

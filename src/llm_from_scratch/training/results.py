@@ -17,7 +17,8 @@ from llm_from_scratch.terminal import argument, console, shell
 
 SWEPT = ".hydra/overrides.yaml"  # Hydra's, in each run of a sweep: the words that it was given
 LEARNED = 0.1  # nats a token: one batch that is learned by heart comes below
-WIDE = 100.0  # the largest loss over the smallest one, beyond which a linear axis hides the smaller ones
+# The largest loss over the smallest one, beyond which a linear axis hides the smaller ones
+WIDE = 100.0
 
 
 def best_row(run: Path) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def draw_curves(run: Path) -> None:
         label="training (one batch)",
     )
     losses = [row["loss"] for row in train]
-    reach = max(1, len(losses) // 30)  # a mean over both sides, so that the curve neither lags nor leads
+    # A mean over both sides, so that the curve neither lags nor leads
+    reach = max(1, len(losses) // 30)
     smooth = [statistics.fmean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
     loss.plot([row["step"] for row in train], smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
     loss.plot(
@@ -69,7 +71,8 @@ def draw_curves(run: Path) -> None:
     )
     everything = [row["loss"] for row in train + val if row["loss"] > 0]
     if max(everything) > WIDE * min(everything):
-        loss.set_yscale("log")  # one batch learned by heart: on a linear axis its curve would be a line at 0
+        # One batch learned by heart: on a linear axis its curve would be a line at 0
+        loss.set_yscale("log")
     loss.autoscale_view()  # else the transforms below are those of empty axes
     # The words stay within the axes, whichever corner the best point is near.
     right, up = loss.transAxes.inverted().transform(loss.transData.transform((best["step"], best["loss"])))
@@ -162,7 +165,8 @@ def print_sweep(roots: Sequence[Path]) -> int:
     """Prints one table of all runs of a sweep, the best first, on standard error.
 
     Args:
-        roots: the folders that hold the runs: several where a sweep varies the corpus, after which they are named.
+        roots: the folders that hold the runs: several where a sweep varies the corpus, after which
+            they are named.
 
     Returns:
         How many runs failed. They stand below the others, with their reasons.

@@ -1,7 +1,8 @@
 """`trainer=fsdp`: weights, gradients and moments sharded over processes, whole checkpoints.
 
-Fully sharded data parallelism (Rajbhandari et al. 2020, Zhao et al. 2023) through torch's `fully_shard`, which keeps the names and shapes
-of the weights. So a checkpoint of eight processes goes on with one, and the other way round.
+Fully sharded data parallelism (Rajbhandari et al. 2020, Zhao et al. 2023) through torch's
+`fully_shard`, which keeps the names and shapes of the weights. So a checkpoint of eight processes
+goes on with one, and the other way round.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for `fully_shard`; it saves and loads through the Trainer's CheckpointIO."""
+    """Lightning's strategy for `fully_shard`; it saves and loads through the Trainer's
+    CheckpointIO.
+    """
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
@@ -71,7 +74,9 @@ class Sharded(ModelParallelStrategy):
         return checkpoint
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, numbered as in a single process; empty on all processes but the first."""
+        """The whole state, numbered as in a single process; empty on all processes but the
+        first.
+        """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         assert self.model is not None

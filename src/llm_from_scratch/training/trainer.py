@@ -39,7 +39,8 @@ def separate_processes() -> Iterator[None]:
     try:
         yield
     finally:
-        started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before  # by this process, and by no launcher
+        # By this process, and by no launcher
+        started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before
         if started and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if started:
@@ -100,10 +101,13 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
         "precision": precision(settings),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
-        "min_epochs": 0,  # else Lightning ignores a stop before the first epoch's end, and an endless sampler has no epochs
+        # Else Lightning ignores a stop before the first epoch's end, and an endless sampler has no
+        # epochs
+        "min_epochs": 0,
         "check_val_every_n_epoch": None,
         "val_check_interval": settings.val_check_interval,
-        "log_every_n_steps": settings.log_every_n_steps,  # of what a module or a callback of the user's logs
+        # Of what a module or a callback of the user's logs
+        "log_every_n_steps": settings.log_every_n_steps,
         "num_sanity_val_steps": 0,
         "gradient_clip_val": settings.gradient_clip_val,
         "enable_checkpointing": False,
@@ -128,7 +132,8 @@ def _strategy(name: str) -> str | Strategy:
     """Lightning's name, or what it stands for here."""
     if name == "fsdp":
         return Sharded()
-    if name == "ddp":  # the tables of positions, which are buffers, are the same everywhere: nobody need send them
+    # The tables of positions, which are buffers, are the same everywhere: nobody need send them
+    if name == "ddp":
         known = inspect.signature(DistributedDataParallel.__init__).parameters
         # Its name before torch 2.13.
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -175,7 +180,8 @@ def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None
     Args:
         trainer: whose intervals are set.
         config: the whole configuration.
-        state: the checkpoint that the run goes on from. A size that was chosen for its run stays, where there is room.
+        state: the checkpoint that the run goes on from. A size that was chosen for its run stays,
+            where there is room.
     """
     layout = recorded_layout(state) if state else {}
     recorded = layout.get("micro_batch_size") if layout.get("micro_batch_chosen") else None
