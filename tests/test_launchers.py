@@ -4,6 +4,9 @@ that it announces.
 
 import importlib.util
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.front.run_name import RUN_NAME, run_name
+from llm_from_scratch.signals import LIGHTNING_CHILD
 
 QUICK = (
     *(word for word in SMALL if "max_new_tokens" not in word),
@@ -99,3 +103,34 @@ def test_runs_that_differ_in_what_names_their_folder_stay_in_one_sweep(train: Pr
     done = train("-m", *QUICK, "task=one,other")
     assert done.returncode == 0, done.stderr
     check_sweep(tmp_path, done.stdout, done.stderr)
+
+
+def other_ranks(parent: int) -> list[int]:
+    """The processes of a DDP run that another one has started, where /proc tells of them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number = int(path.read_text().rpartition(")")[2].split()[1])
+            command = path.with_name("cmdline").read_text()
+        except OSError:  # it has ended meanwhile
+            continue
+        if number == parent and LIGHTNING_CHILD in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_the_second_process_ends_when_the_first_is_killed_before_they_meet(tmp_path: Path) -> None:
+    words = [sys.executable, str(REPO / "train.py"), *ALONE, "trainer=ddp_cpu", "run_dir=run"]
+    environment = os.environ | {"PYTHONPATH": str(REPO / "src")}
+    first = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (started := other_ranks(first.pid)):
+        assert first.poll() is None
+        time.sleep(0.01)
+    time.sleep(1)  # the second one imports torch
+    first.kill()
+    first.wait()
+    deadline = time.monotonic() + 120
+    while left := [process for process in started if Path(f"/proc/{process}/stat").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

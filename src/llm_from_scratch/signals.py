@@ -31,6 +31,9 @@ NAMES = (
 )  # Ctrl-C, an end that is asked for, a closed terminal, SLURM's warning
 # Lightning adds this to the arguments of the other processes of a DDP run.
 LIGHTNING_CHILD = "hydra.job.name=train_ddp_process_"
+# The number of the process that starts those of a DDP run, for them.
+PARENT = "LLM_FROM_SCRATCH_PARENT"
+LAST_WORDS = 5.0  # seconds that a process of a DDP run has to end by itself after the first one
 READER_LEFT = 128 + 13  # the status of a program whose standard output has no reader: 128 + SIGPIPE
 # Seconds within which a second signal is the first one again, sent to the group and to the process
 TWIN = 0.2
@@ -149,6 +152,24 @@ def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = No
         return status if status >= 0 else 128 - status
     finally:
         _restore(before)
+
+
+def end_with_parent() -> None:
+    """Ends this process of a DDP run soon after the one that started it, however that one ended.
+
+    A rank that is killed while another one still starts would leave it waiting for half an hour.
+    """
+    import threading
+
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        time.sleep(LAST_WORDS)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _numbers() -> list[int]:

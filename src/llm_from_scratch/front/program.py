@@ -78,7 +78,9 @@ def command(
             share_cores()
             # Lightning starts the other processes with this process's arguments, which are checked
             # already.
-            if not any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
+            if any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
+                signals.end_with_parent()
+            else:
                 # In place of that of another command, which started this one
                 os.environ[RUN_NAME] = new_name()
                 try:

@@ -19,6 +19,7 @@ from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
+from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import recorded_layout
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.sampler import batch_size_at
@@ -36,9 +37,13 @@ log = logging.getLogger(__name__)
 def separate_processes() -> Iterator[None]:
     """Removes the process group and the variables that Lightning leaves behind a run."""
     before = dict(os.environ)
+    if "LOCAL_RANK" not in before:
+        os.environ[signals.PARENT] = str(os.getpid())
     try:
         yield
     finally:
+        if "LOCAL_RANK" not in before:
+            del os.environ[signals.PARENT]
         # By this process, and by no launcher
         started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before
         if started and torch.distributed.is_available() and torch.distributed.is_initialized():
