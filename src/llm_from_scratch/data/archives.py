@@ -1,13 +1,13 @@
 """The members of a tar archive, read as a stream.
 
-Nothing is written, so no name in an archive can lead anywhere.
+Nothing is extracted to disk, so no member's name can overwrite a file.
 
-An archive that is cut off or damaged is refused as far as the format has checks: a plain tar has
-none for the contents of its members.
+A truncated or damaged archive is refused as far as the format has checks: a plain tar has none for
+the contents of its members.
 
-Python's tarfile reads an archive that is cut off between two members as complete, follows sparse
-maps and chains of headers without a limit, and keeps every member in memory: of it, only the parser
-of one header block is used.
+Of Python's `tarfile` only the parser of one header block is used: the module accepts an archive
+that is cut off between two members, follows sparse maps and chains of headers without a limit, and
+keeps a record of every member in memory.
 """
 
 import io
@@ -20,7 +20,7 @@ from llm_from_scratch.data.streams import CHUNK, damaged, part_of
 from llm_from_scratch.errors import UserError
 
 MAX_EXTENSION = 2**20  # bytes of a long name or pax header before a tar's member
-MAX_NAME = 4096  # characters: Linux's own limit
+MAX_NAME = 4096  # characters; Linux's PATH_MAX
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
 EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -29,7 +29,7 @@ EXTENSIONS = (
     tarfile.SOLARIS_XHDTYPE,
     tarfile.XGLTYPE,
 )
-# TarInfo.isreg() has sparse files too
+# `TarInfo.isreg()` is true of sparse files, too
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 REFUSED = {
     tarfile.SYMTYPE: "a symbolic link",
@@ -43,15 +43,16 @@ PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
-    """The header of a member; None is the block of zeros that ends an archive.
+    """Parses one header block; returns None for the block of zeros that ends an archive.
 
-    TarError: neither.
+    Raises:
+        TarError: when the block is neither.
     """
     return tarfile.TarInfo.frombuf(block, "utf-8", "replace") if block.strip(b"\0") else None
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether the first bytes of a file are a tar's first header."""
+    """Returns whether a file's first bytes are a tar's header, or the zeros of an empty tar."""
     try:
         _header(head[:BLOCK])
     except tarfile.TarError:
@@ -60,8 +61,14 @@ def is_tar(head: bytes) -> bool:
 
 
 def members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Name and content of each regular file; content that is not read is passed over."""
-    path: str | None = None  # what an extension said of the next member
+    """Yields (name, chunks of content) of each regular file; skips content that is not consumed.
+
+    Raises:
+        UserError: when the archive is truncated or damaged, has bytes behind its end, uses an
+            extension that is not supported, or has a member that is a link, a device, a pipe or a
+            sparse file, or whose name is unsafe.
+    """
+    path: str | None = None  # the next member's name, from an extension header
     size: int | None = None
     while True:
         block = file.read(BLOCK)
@@ -116,9 +123,12 @@ def _pass_over(chunks: Iterator[bytes]) -> None:
 
 
 def _pax(data: bytes, archive: str) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE` of a pax header.
+    """Parses the records `LENGTH KEY=VALUE` of a pax header.
 
-    The length counts all of a record, its end of line too.
+    LENGTH counts the bytes of the whole record, its line feed included.
+
+    Raises:
+        UserError: when a record is malformed.
     """
     records, start = {}, 0
     while start < len(data):
@@ -132,9 +142,11 @@ def _pax(data: bytes, archive: str) -> dict[str, str]:
 
 
 def _safe(name: str, archive: str) -> str:
-    """The name of a member as a path below the archive, `./` left out.
+    """Returns a member's name as a relative path without `.` parts; "" for the archive's root.
 
-    UserError: it leads elsewhere, or is no name.
+    Raises:
+        UserError: when the path is absolute, has a `..`, a backslash, a drive letter or a control
+            character, or exceeds MAX_NAME.
     """
     what = f"{archive}: the member {ascii(name)[:200]}"
     parts = [part for part in name.split("/") if part not in ("", ".")]

@@ -1,7 +1,7 @@
-"""Raw bytes -> clean text.
+"""Text cleaning: raw bytes -> clean text.
 
-Pure functions: a cleaner takes a text and returns it with a count of what it removed or replaced,
-so nothing is silent.
+Every cleaner is a pure function: text -> (clean text, count of what it removed or replaced). The
+counts are reported, so no change is silent.
 """
 
 import codecs
@@ -12,39 +12,41 @@ from collections import Counter
 
 from llm_from_scratch.errors import UserError
 
-# raised whenever the same bytes give another text: what was prepared before is then prepared anew
+# Increased when a change of this module gives other text for the same bytes: every corpus is then
+# prepared anew.
 CLEANING_VERSION = 1
 
-# Project Gutenberg's boilerplate as it was written from 1991 to today: the line after which the
-# book stands, …
+# Project Gutenberg's boilerplate, in all wordings from 1991 to today: the last line of a header …
 BOOK_BEGINS = r"""
     ^[ \t\ufeff]* \*+ [ ]? (?:START|BEGINNING)[ ]OF[ ] (?:THE[ ]|THIS[ ])? (?:COPYRIGHTED[ ])? PROJECT[ ]GUTENBERG\b
         (?: (?:[^\n]+\n){0,3}? [^\n]*\*{3}[ \t]*$ | [^\n]* )  # a long title goes on for some lines, up to its ***
   | ^[ \t\ufeff]* \** END[ *]*THE[ ]SMALL[ ]PRINT! [^\n]*
 """
-# … the line before which it stood, …
+# … the first line of a footer, …
 BOOK_ENDED = r"""
     ^[ \t\ufeff]* \*+ [ ]? END[ ]OF[ ] (?:THE[ ]|THIS[ ])? (?:COPYRIGHTED[ ])? PROJECT[ ]GUTENBERG\b
   | ^[ \t\ufeff]* \*+ [ ]? START:[ ]FULL[ ]LICENSE
 """
-# … and the licence of the 1990s, which stood before the book and, in its last years, after it.
+# … and the first line of the licence of the 1990s, which stands before the book or, in its last
+# years, after it.
 SMALL_PRINT = r"^[ \t\ufeff]* \*+ [ ]? START[ *]*THE[ ]SMALL[ ]PRINT!"
 MARKER = re.compile(
     f"(?P<begins>{BOOK_BEGINS}) | (?P<ended>{BOOK_ENDED}) | (?P<small_print>{SMALL_PRINT})", re.I | re.M | re.X
 )
-# combining marks; no language has more on a character (Stream-Safe Text Format, Unicode Annex 15)
+# combining marks on one character: the limit of the Stream-Safe Text Format (Unicode Annex 15),
+# which the text of no language exceeds
 MARKS_IN_A_ROW = 30
-LONGEST_HEADER = 20_000  # characters: more than that before a marker is text
+LONGEST_HEADER = 20_000  # characters; a longer stretch before a header's last line is text
 
-# Without asterisks it is boilerplate in the last paragraph alone: elsewhere somebody writes about
-# Project Gutenberg.
+# "End of Project Gutenberg's …" without asterisks is boilerplate only as the last paragraph:
+# elsewhere it may be a text about Project Gutenberg.
 LAST_PARAGRAPH = re.compile(
     r"""(?:\A|\n[ \t]*\n) [ \t*]* (?:THE[ ])? (?:END[ ]OF|ENDE|FIN) [ ] (?:(?:THE|THIS|DIESES|DE|DU)[ ])?
         PROJE[CK]T[ ]GUTENBERG\b [^\n]* (?:\n[ \t]*\S[^\n]*){0,3}\Z""",
     re.I | re.X,
 )
-# Who made the file, in the paragraphs right after the header; a note in brackets can be several
-# paragraphs.
+# The credits of a file's producers, in the paragraphs right after the header; a transcriber's note
+# in brackets can span several paragraphs.
 CREDITS = re.compile(
     r"""\s* (?:
         \[[ ]*transcriber['’]?s?['’]?[ ]notes?\b [^\]]{0,3000} \] [ \t]*(?=\n|\Z)
@@ -63,17 +65,21 @@ CREDITS = re.compile(
 
 
 def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
-    """The clean text of the document `name`, and the count of each cleaner's changes.
+    """Cleans a document; returns its clean text and the count of each cleaner's changes.
 
-    Cleaned a second time, the text stays as it is.
+    Cleaning is idempotent. The counts have one key per cleaner, in the order in which they run:
+    byte_order_mark counts bytes, the others characters.
 
-    The report has one key a cleaner, in the order they run: byte_order_mark counts bytes, the
-    others characters.
-    UserError naming the document and the byte offset: it is not UTF-8, or no text.
+    Args:
+        raw: the document's bytes.
+        name: the document's name, for messages.
+
+    Raises:
+        UserError: when the bytes are no UTF-8 text (see `decode`).
     """
     text, report = decode(raw, name), dict.fromkeys(CLEANERS, 0)
     before = None
-    while text != before:  # what one removes can uncover work for another
+    while text != before:  # one cleaner's removal can expose text that another one changes
         before = text
         for key, cleaner in CLEANERS.items():
             text, count = cleaner(text)
@@ -82,12 +88,14 @@ def clean(raw: bytes, name: str) -> tuple[str, dict[str, int]]:
 
 
 def decode(raw: bytes, name: str) -> str:
-    """UTF-8, strictly.
+    """Decodes UTF-8 strictly.
 
-    UserError naming the document `name` and the offset of the byte that cannot be read.
+    Raises:
+        UserError: when the bytes are not UTF-8, begin with a UTF-16 or UTF-32 byte order mark, or
+            hold a NUL; names the document and the byte's 0-based offset.
     """
     for encoding, mark in (
-        ("UTF-32", codecs.BOM_UTF32_LE),  # before UTF-16, whose mark it begins with
+        ("UTF-32", codecs.BOM_UTF32_LE),  # tested before UTF-16, whose mark is a prefix of it
         ("UTF-32", codecs.BOM_UTF32_BE),
         ("UTF-16", codecs.BOM_UTF16_LE),
         ("UTF-16", codecs.BOM_UTF16_BE),
@@ -110,23 +118,21 @@ def decode(raw: bytes, name: str) -> str:
 
 
 def remove_byte_order_mark(text: str) -> tuple[str, int]:
-    """Without U+FEFF at the start; counts its bytes in UTF-8."""
+    """Removes every U+FEFF at the start; counts their bytes in UTF-8, 3 each."""
     cleaned = text.lstrip("\ufeff")
     return cleaned, 3 * (len(text) - len(cleaned))
 
 
 def normalize_line_ends(text: str) -> tuple[str, int]:
-    """CRLF and lone CR -> LF; counts the carriage returns."""
+    """Replaces CRLF and lone CR by LF; counts the carriage returns."""
     return text.replace("\r\n", "\n").replace("\r", "\n"), text.count("\r")
 
 
 def remove_gutenberg(text: str) -> tuple[str, int]:
-    """Without Project Gutenberg's headers and footers.
+    """Removes Project Gutenberg's headers and footers; counts the removed characters.
 
-    Either may be missing, and several books may follow one another.
-
-    Counts characters. Where there is no such boilerplate the text stays as it is; else blank lines
-    around it go too.
+    Either may be missing, and a text may hold several books. Blank lines around a book are removed,
+    too. A text without boilerplate is returned unchanged.
     """
     if not may_have_boilerplate(text):
         return text, 0
@@ -146,22 +152,22 @@ def remove_gutenberg(text: str) -> tuple[str, int]:
     books = [_without_last_paragraph(book) for book in books]
     if books == [text]:
         return text, 0
-    # An expression such as \s+\Z would try each place of a long run of blanks.
+    # `rstrip`, not the expression \s+\Z, which takes quadratic time on a long run of blanks.
     cleaned = "\n\n".join(re.sub(r"\A(?:[ \t]*\n)+", "", book.rstrip()) for book in books if book.strip())
     cleaned += "\n" if cleaned else ""
     return cleaned, len(text) - len(cleaned)
 
 
 def may_have_boilerplate(text: str) -> bool:
-    """Whether one of the words stands in it that all boilerplate has."""
-    capitals = text.upper()  # twenty times as fast as asking the expression
+    """Returns whether a text holds "Gutenberg" or "small print!", as all boilerplate does."""
+    capitals = text.upper()  # twenty times as fast as searching for MARKER
     return "GUTENBERG" in capitals or "SMALL PRINT!" in capitals
 
 
 def _without_last_paragraph(book: str) -> str:
     kept = end = len(book)
     while True:
-        while end and book[end - 1] in " \t\n\x1a":  # DOS ended its files with the latter
+        while end and book[end - 1] in " \t\n\x1a":  # DOS ended text files with \x1a
             end -= 1
         last = LAST_PARAGRAPH.search(book, max(0, end - 1000), end)
         if last is None:
@@ -170,9 +176,10 @@ def _without_last_paragraph(book: str) -> str:
 
 
 def normalize_unicode(text: str) -> tuple[str, int]:
-    """Normal form C (Unicode Standard Annex 15).
+    """Normalizes to NFC (Unicode Standard Annex 15).
 
-    Counts the characters that the text no longer holds: e + accent -> é is 2.
+    Counts the characters that the text no longer holds: 2 for e + accent -> é. A changed text
+    counts at least 1.
     """
     if text.isascii():
         return text, 0
@@ -182,14 +189,14 @@ def normalize_unicode(text: str) -> tuple[str, int]:
     cleaned = unicodedata.normalize("NFC", ordered)
     if cleaned == text:
         return text, 0
-    # accents that only change places are one
+    # accents that only change places count 1
     return cleaned, max(1, (Counter(text) - Counter(cleaned)).total())
 
 
 def clean_typed(text: str) -> str:
-    """A prompt or a stop string, cleaned as a corpus is: no byte order mark, LF, normal form C.
+    """Cleans a prompt or a stop string as a corpus is cleaned: no byte order mark, LF, NFC.
 
-    A book's boilerplate stays: whoever types it means it.
+    Project Gutenberg's boilerplate stays: a user who types it wants it.
     """
     for cleaner in (remove_byte_order_mark, normalize_line_ends, normalize_unicode):
         text, _ = cleaner(text)
@@ -197,13 +204,12 @@ def clean_typed(text: str) -> str:
 
 
 def order_marks(text: str) -> str:
-    """A canonically equivalent text; long runs of combining marks are in canonical order.
+    """Sorts runs of more than MARKS_IN_A_ROW combining marks into canonical order.
 
-    `unicodedata` orders the marks of a character by insertion, which takes quadratic time; it is
-    linear for marks that are in order. The order is by combining class, and marks of one class keep
-    theirs: a stable sort.
+    The result is canonically equivalent. `unicodedata` orders the marks of a character by insertion
+    sort: quadratic time, but linear for marks in order. The sort is stable, by combining class.
     """
-    # a longer run holds one of these characters
+    # a run of more than MARKS_IN_A_ROW marks holds one of every MARKS_IN_A_ROW-th characters
     if not any(map(_is_mark, set(text[::MARKS_IN_A_ROW]))):
         return text
     marks = filter(_is_mark, set(text))
@@ -219,7 +225,7 @@ def order_marks(text: str) -> str:
 
 @functools.lru_cache(maxsize=2**14)
 def _is_mark(character: str) -> bool:
-    """Whether the character belongs to the one before it, or begins with such a part."""
+    """Returns whether a character's canonical decomposition begins with a combining mark."""
     return unicodedata.combining(unicodedata.normalize("NFD", character)[0]) > 0
 
 

@@ -1,6 +1,6 @@
-"""A corpus: the text and the settings that make one preparation.
+"""A corpus: the files and the settings of one preparation.
 
-Its folder is named after all that its bytes depend on.
+The folder of the prepared text is named after a hash of everything that its bytes depend on.
 """
 
 import codecs
@@ -28,20 +28,21 @@ from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-# beside the prepared folders: of the files of a large corpus, computed once
+# a file beside the prepared folders that caches the checksums of a large corpus's files
 CHECKSUMS = "checksums.json"
-# bytes of files: the cleaned text of more is not written beside its tokens
+# total bytes of a corpus's files: a larger corpus keeps no clean text beside its tokens, unless a
+# setting or a small number of documents needs it
 KEEP_TEXT_BELOW = 100_000_000
-# From so many documents on, whole ones go to the validation split; of fewer, the last part of each
-# does.
+# A corpus of at least so many documents has whole documents in its validation split; a smaller one
+# has the last part of each document there.
 MANY_DOCUMENTS = 20
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The files of one text and how they are prepared.
+    """Files of one text, with the settings and tasks of their preparation.
 
-    `metadata` names the folder and begins its manifest.
+    `metadata` determines the name of the prepared `folder` and is the beginning of its manifest.
     """
 
     folder: Path
@@ -51,28 +52,29 @@ class Corpus:
     max_docs: int | None
     tasks: list[Task]
     tokenizer_config: TokenizerConfig
-    tokenizer: Tokenizer | None  # to be used instead of learning one
-    expected: int | None = None  # documents, where all of a published corpus is read
+    tokenizer: Tokenizer | None  # None: it is learned from the text
+    # the published number of documents; None unless a whole published corpus is read
+    expected: int | None = None
 
     @property
     def keep_text(self) -> bool:
-        """Whether the clean text lies beside the tokens, as of every small corpus."""
+        """Returns whether the clean text is kept beside the tokens, as in every small corpus."""
         return bool(self.metadata.get("keep_text", True))
 
     @property
     def removes(self) -> bool:
-        """Whether the settings ask for some documents to be removed."""
+        """Returns whether a setting may remove documents, such as max_docs, quality or dedup."""
         read = replace(self.selection, column="", val_fraction=0, encoding="utf-8", separator=None)
         return self.max_docs is not None or replace(read, on_error=None) != Selection("", 0) or read.on_error == "skip"
 
     @cached_property
     def splits_whole_documents(self) -> bool:
-        """Whether each document is in one split; each of few documents is cut in two."""
+        """Returns whether each document lies in one split; otherwise each is cut in two."""
         return not self.keep_text or self.source.has(MANY_DOCUMENTS)
 
     @property
     def building(self) -> Path:
-        """The folder in which it is built; it stays when a preparation is killed."""
+        """Returns the folder of the unfinished preparation; it survives a killed process."""
         return building_folder(self.folder)
 
 
@@ -83,12 +85,18 @@ def plan_corpus(
     fetch: bool = True,
     write: bool = True,
 ) -> Corpus:
-    """The corpus that the settings name.
+    """Returns the corpus that the settings name.
 
-    Nothing is downloaded without `fetch`, and nothing is written without `write`.
+    Args:
+        data: the settings of the corpus.
+        tokenizer_config: the settings of the tokenizer.
+        tokenizer: the tokenizer to use; None: it is read from GPT-2's files or learned.
+        fetch: whether missing files may be downloaded.
+        write: whether the corpus's folder and its cache of checksums may be written.
 
     Raises:
-        UserError: the corpus is not there, is another one, or cannot be prepared so.
+        UserError: when a file is missing, unreadable or not the expected one, or when a setting
+            does not fit the corpus.
     """
     data_dir = Path(data.dir)
     tokenizer = tokenizer or _tokenizer_of_files(tokenizer_config, data_dir, fetch)
@@ -109,10 +117,10 @@ def plan_corpus(
         "tokenizer": tokenizer.fingerprint if tokenizer else [tokenizer_config.kind, tokenizer_config.vocab_size],
         "stream": data.stream,
     }
-    # nothing else has columns, and what was prepared from plain texts keeps its name
+    # Plain texts have no columns: the names of their folders do not depend on data.column.
     if not source.plain:
         metadata["column"] = data.column
-    # So does what was prepared before there was a choice.
+    # A setting at its default is left out: folders from before the setting existed keep their name.
     metadata |= {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(selection).items()
@@ -133,19 +141,20 @@ def plan_corpus(
 
 
 def prepared_folder(data: DataConfig, metadata: dict[str, Any]) -> Path:
-    """The place of a prepared text, named after all that its bytes depend on."""
+    """Returns the path of a prepared text, whose name ends with a hash of `metadata`."""
     return Path(data.dir) / data.name / f"prepared-{hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:12]}"
 
 
 def building_folder(folder: Path) -> Path:
-    """The folder in which a text is built, beside its place."""
+    """Returns the path of the unfinished preparation, beside the finished `folder`."""
     return folder.with_name(f".building-{folder.name}")
 
 
 def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
-    """One checksum of the checksums of all files.
+    """Returns one sha256 over the names and checksums of all files.
 
-    Small and large corpora have different ones since version 0.1.
+    Small and large corpora are hashed differently, as in version 0.1: the names of prepared folders
+    depend on it.
     """
     if not keep_text:
         return hashlib.sha256(json.dumps(list(checksums.items())).encode()).hexdigest()
@@ -156,7 +165,7 @@ def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
 
 
 def selection_of(data: DataConfig) -> Selection:
-    """The documents that the settings ask for, and how they are read."""
+    """Returns the settings by which documents are read, kept and split."""
     return Selection(
         column=data.column,
         val_fraction=data.val_fraction,
@@ -173,7 +182,7 @@ def selection_of(data: DataConfig) -> Selection:
 
 
 def source_of(data: DataConfig, fetch: bool) -> Source:
-    """The files of the corpus that the settings name.
+    """Returns the files of the corpus that the settings name; downloads them only with `fetch`.
 
     Raises:
         UserError: as `open_source`.
@@ -198,7 +207,11 @@ def source_of(data: DataConfig, fetch: bool) -> Source:
 
 
 def _tokenizer_of_files(config: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
-    """A tokenizer that is not learned but comes from files."""
+    """Returns GPT-2's tokenizer for `kind="gpt2"`; None for a kind that is learned from text.
+
+    Raises:
+        UserError: when `path` or `vocab_size` does not fit the kind, or GPT-2's files are missing.
+    """
     if config.kind != "gpt2":
         if config.path is not None:
             raise UserError(
@@ -213,21 +226,24 @@ def _tokenizer_of_files(config: TokenizerConfig, data_dir: Path, fetch: bool) ->
 
 
 def keeps_text(data: DataConfig, source: Source) -> bool:
-    """Whether the cleaned text lies beside the tokens."""
+    """Returns whether the clean text is to be kept beside the tokens.
+
+    Raises:
+        UserError: when data.keep_text=false and data.stream=text contradict each other.
+    """
     if data.stream == "text" or data.keep_text:
         if data.keep_text is False:
             raise UserError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
         return True
     if data.keep_text is None and sum(path.stat().st_size for _, path in source.paths) < KEEP_TEXT_BELOW:
         return True
-    return not source.has(MANY_DOCUMENTS)  # each of so few is cut in two
+    return not source.has(MANY_DOCUMENTS)  # of so few, each document is cut in two
 
 
 def _groups(source: Source, checksums: dict[str, str], size: int | None) -> list[list[File]]:
-    """The files of each task.
+    """Groups the files, in their order, into tasks of at most `size` bytes.
 
-    A file of `size` bytes or more is a task; smaller ones share a task up to that size. Without a
-    size there is one task.
+    A file of `size` bytes or more is a task of its own. `size=None` makes one task of all files.
     """
     groups: list[list[File]] = []
     room = 0
@@ -244,11 +260,14 @@ def _groups(source: Source, checksums: dict[str, str], size: int | None) -> list
 def _checksums(
     source: Source, cache: Path | None, on_error: str | None, write: bool
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The sha256 of every file that can be read, by its name; (name, why) of the others.
+    """Returns {name: sha256} of the readable files, and (name, reason) of the others.
 
-    Without a `cache`, "SIZE TIME" stands for the bytes of a file above 1 GB. With one, a checksum
-    is computed once for a file's place, size and time: a large corpus is not read at every start.
-    UserError: files that cannot be read, unless they are to be skipped.
+    With a `cache` file, a checksum is computed once per path, size and modification time: a large
+    corpus is not read at every start. `cache=None` computes all of them, and gives "SIZE TIME"
+    instead of the sha256 for a file above 1 GB.
+
+    Raises:
+        UserError: when a file is unreadable and `on_error` is not "skip", or all are.
     """
     known: dict[str, Any] = {}
     if cache:
@@ -288,15 +307,15 @@ def _checksums(
 
 # ----------------------------------------------------------------------------------------- mixtures
 def is_mixture(data: DataConfig) -> bool:
-    """Whether the settings name several corpora with weights."""
+    """Returns whether the settings describe a mixture of corpora with weights."""
     return data.mix is not None or bool(data.corpora)
 
 
 def mixed_corpora(data: DataConfig) -> dict[str, DataConfig]:
-    """The settings of each corpus of a mixture whose weight is above 0, in the order of `data.mix`.
+    """Returns the settings of each corpus with a weight other than 0, in the order of `data.mix`.
 
     Raises:
-        UserError: none is named, or one has no settings or wrong ones.
+        UserError: when no corpus is left, or when one has no settings or invalid ones.
     """
     chosen = {}
     for name, weight in (data.mix or {}).items():
@@ -317,16 +336,16 @@ def mixed_corpora(data: DataConfig) -> dict[str, DataConfig]:
 
 
 def check_text(data: DataConfig, given: Iterable[str]) -> None:
-    """Refuses a missing text, and settings that would change nothing about it.
+    """Checks that the user's text exists and that each given setting has an effect on it.
 
-    It is called before anything is written.
+    It runs before anything is written. A named corpus is skipped: it may have to be downloaded.
 
     Args:
         data: the settings.
-        given: the names of those that the user wrote.
+        given: the names of the settings that the user wrote.
 
     Raises:
-        UserError: in one line. A named corpus is looked for later: it may have to be downloaded.
+        UserError: when the text is missing, or when a given setting would have no effect.
     """
     for settings in mixed_corpora(data).values() if is_mixture(data) else (data,):
         if settings.download is not None or (settings.file is not None and settings.path is None):
@@ -348,9 +367,9 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
 
 
 def estimated_tokens(corpus: Corpus, tasks: list[Task], kind: str, vocab_size: int) -> int:
-    """The tokens that the tasks will give, estimated from the sizes of their files.
+    """Estimates the number of tokens of the tasks from the sizes of their files.
 
-    The estimate is rather too low: text is 3 times as long as compressed.
+    The estimate is rather too low: compressed text is assumed to expand 1.5 to 3 times.
     """
     expands = {".parquet": 1.5, ".tar": 3.0, ".xz": 3.0, ".gz": 2.5, ".bz2": 3.0, ".zst": 2.5}
     text = sum(
@@ -358,7 +377,7 @@ def estimated_tokens(corpus: Corpus, tasks: list[Task], kind: str, vocab_size: i
         for task in tasks
         for name, path, _ in task.files
     )
-    # a piece of BPE has 2 to 5 bytes
+    # a BPE token has 2 to 5 bytes on average
     a_byte = 0.9 if kind == "char" else 0.35 if vocab_size < 4096 else 0.2
     kept = 0.5 if corpus.selection.quality or corpus.selection.dedup != "none" else 1.0
     return int(text * a_byte * kept * corpus.selection.fraction)

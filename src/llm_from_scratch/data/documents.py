@@ -17,21 +17,21 @@ from llm_from_scratch.data.streams import ChangedFileError, verify_file
 from llm_from_scratch.errors import UserError, first_line
 
 SPLITS = ("train", "val")
-# examples of each reason to remove a document, in a task; characters of each
+# examples of removed documents, for each task and reason; characters of an example
 EXAMPLES, EXAMPLE = 2, 200
-NAMED = 10  # names of what is not read, in a task
-# reasons to remove a document that nobody has asked for
+NAMED = 10  # names of unread documents, members and columns, for each task and reason
+# reasons to remove a document that come from no setting
 NOT_READ = ("no_text", "unreadable", "empty")
 
-File = tuple[str, str, str]  # its stable name, its place, its sha256 (or "SIZE TIME", or "")
+File = tuple[str, str, str]  # stable name, path, sha256 (or "SIZE TIME", or "": not checked)
 NamedText = tuple[str, str | LongText]  # a document's name and its clean text
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The settings by which documents are read, kept and split.
+    """Settings by which documents are read, kept and split.
 
-    The shards depend on them and on the bytes of the files alone.
+    A task's documents are a function of these, of its limit and of its files' names and bytes.
     """
 
     column: str = "text"
@@ -42,25 +42,25 @@ class Selection:
     quality: tuple[str, ...] = ()
     dedup: str = "none"  # none | exact | near
     language: str | None = None  # one of quality.SHORT_WORDS
-    # stop | skip, of a document that is no text; None: stop where the text is kept
+    # stop | skip at a document that is no text; None: stop in a corpus that keeps its text
     on_error: str | None = None
     encoding: str = "utf-8"
     separator: str | None = None
 
     @property
     def form(self) -> Format:
-        """How files are read."""
+        """Returns the format in which files are read."""
         return Format(self.column, self.encoding, self.separator)
 
     @property
     def reads_pieces(self) -> bool:
-        """Whether no setting looks at a document as a whole."""
+        """Returns whether documents can be read in pieces: no setting needs a whole one."""
         return self.separator is None and self.language is None and not self.quality and self.dedup != "near"
 
     def metadata(self) -> dict[str, Any]:
-        """The settings for a task's key.
+        """Returns the settings that are hashed into a task's key.
 
-        Younger ones are in it only where they are set, so that older keys stay.
+        Settings of later versions are left out at their defaults, so that older keys stay valid.
         """
         younger = ("on_error", "encoding", "separator")
         return {
@@ -70,29 +70,29 @@ class Selection:
 
 @dataclass
 class Tally:
-    """Counts of the documents that were read.
+    """Counts of the documents that were read, changed and removed.
 
-    `examples` has (name, beginning) of removed ones, for each reason.
+    `examples` has, for each reason, (name, beginning of the text) of removed documents.
     """
 
     read: int = 0
     cleaned: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    # members and columns that are not read, by the reason
+    # reason -> number of archive members and table columns that are not read
     skipped: dict[str, int] = field(default_factory=dict)
-    named: dict[str, list[str]] = field(default_factory=dict)  # the first of them
-    separators: int = 0  # documents that hold the end-of-text as a word
+    named: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first NAMED of them
+    separators: int = 0  # documents whose text contains the end-of-text token's name
 
     def remove(self, reason: str, name: str, text: str | LongText) -> None:
-        """Counts one document that is removed."""
+        """Counts a removed document and keeps the first ones of each reason as examples."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < (NAMED if reason in NOT_READ else EXAMPLES):
             examples.append((name, beginning_of(text, EXAMPLE)))
 
     def skip(self, name: str, why: str) -> None:
-        """Counts one member of an archive, or one column of all tables, that is not read."""
+        """Counts an archive member or table column not read; a column in `named` only once."""
         names = self.named.setdefault(why, [])
         if why == COLUMN and name in names:
             return
@@ -102,11 +102,11 @@ class Tally:
 
 
 class _Faults:
-    """The policy for documents and files that are no text.
+    """Policy for documents that are no text and for unreadable files.
 
-    stop: they are gathered, and end the work in one message; skip: they are counted. None: a
-    document is counted, and a file that is damaged ends the work, for nobody knows how much it
-    held.
+    `on_error` is stop: faults are gathered and raised in one UserError; skip: they are counted as
+    removed. None: such a document is counted, but an unreadable file raises its error, since the
+    number of documents lost with it is unknown. A file that was changed always raises.
     """
 
     def __init__(self, on_error: str | None, at_once: bool, tally: Tally) -> None:
@@ -136,7 +136,7 @@ class _Faults:
             self.report()
 
     def report(self) -> None:
-        """Raises UserError where there were faults and they are to stop the work."""
+        """Raises UserError for all gathered faults, if there are any."""
         if self.count == 1:
             raise UserError(f"{self.messages[0]} (data.on_error=skip leaves it out)")
         if self.count:
@@ -149,7 +149,7 @@ class _Faults:
 
 @dataclass(frozen=True)
 class _DocumentReader:
-    """From one file to its clean documents, each counted in `tally`."""
+    """Reader of the clean documents of files, each document counted in `tally`."""
 
     selection: Selection
     tally: Tally
@@ -157,7 +157,7 @@ class _DocumentReader:
     on_progress: OnProgress
 
     def contents(self, file: File) -> Iterator[tuple[str, bytes | LongText]]:
-        """Name and content of every document of a file; a long text is clean already."""
+        """Yields (name, content) of a file's documents: raw bytes, or a LongText, clean already."""
         name, place, checksum = file
         path = Path(place)
         if is_plain(name) and self.selection.reads_pieces and path.is_file() and path.stat().st_size >= LONG:
@@ -181,7 +181,7 @@ class _DocumentReader:
             self.faults.document(name, f"{name}: {problem}")
 
     def draws(self, name: str) -> bool:
-        """Counts a document, and tells whether `data.fraction` draws it."""
+        """Counts a document as read; returns whether `data.fraction` selects it."""
         self.tally.read += 1
         fraction = self.selection.fraction
         if fraction == 1 or hash_in_unit_interval(name, f"subset {self.selection.subset_seed}") < fraction:
@@ -190,7 +190,7 @@ class _DocumentReader:
         return False
 
     def clean_text(self, name: str, content: bytes | LongText) -> str | LongText | None:
-        """The clean text of a document that is kept; None where it is removed, which is counted."""
+        """Returns a document's clean text; None where it is removed, which is counted."""
         if not self.draws(name):
             return None
         text: str | LongText
@@ -209,7 +209,7 @@ class _DocumentReader:
         return text
 
     def reason_to_remove(self, text: str | LongText) -> str | None:
-        """The first setting that a clean text does not meet; None where it meets them all."""
+        """Returns the first filter that a clean text fails; None where it passes all."""
         selection = self.selection
         if not text:
             return "empty"
@@ -231,16 +231,21 @@ def documents(
     strict: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> Iterator[NamedText]:
-    """Name and clean text of the documents that are kept, at most `limit`.
+    """Yields (name, clean text) of the documents that are kept, duplicates included.
 
-    Duplicates are not removed here.
-
-    Selection.on_error says what becomes of a document that is no text. Where it is None, it is an
-    error with `strict`, as befits a book; of millions, it is removed and counted.
+    Args:
+        files: the files, in order.
+        selection: the settings. `on_error=None` means stop with `strict`; without it, a document
+            that is no text is removed and counted, and an unreadable file is an error.
+        tally: receives the counts.
+        limit: the greatest number of documents to yield; None: all.
+        strict: whether a document that is no text is an error by default, as in a small corpus;
+            all such documents are then in one message.
+        on_progress: called with the number of further bytes read.
 
     Raises:
-        UserError: documents that are to stop the work, all of a small corpus in one message; a file
-            that was changed meanwhile.
+        UserError: when unreadable documents or files are errors, or when a file was changed after
+            its checksum was computed.
     """
     faults = _Faults(selection.on_error or ("stop" if strict else None), not strict, tally)
     reader = _DocumentReader(selection, tally, faults, on_progress)
@@ -263,7 +268,10 @@ def documents(
 
 
 def unique(texts: Iterator[NamedText], repeated: np.ndarray, reason: str, tally: Tally) -> Iterator[NamedText]:
-    """Without the documents whose numbers `repeated` (rising) holds."""
+    """Yields the documents whose 0-based numbers are not in `repeated` (ascending).
+
+    The others are counted in `tally` as removed for `reason`.
+    """
     place = 0
     for number, (name, text) in enumerate(texts):
         if place < len(repeated) and repeated[place] == number:
@@ -275,39 +283,39 @@ def unique(texts: Iterator[NamedText], repeated: np.ndarray, reason: str, tally:
 
 # ------------------------------------------------------------------------------------------- splits
 def hash_in_unit_interval(identity: str, salt: str = "") -> float:
-    """A hash of the document's name in [0, 1), independent of all other documents."""
+    """Returns a hash of a document's name in [0, 1), independent of all other documents."""
     name = f"{salt}\n{identity}" if salt else identity
-    # a file's name may be any bytes
+    # surrogateescape: a file's name may be any bytes
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def is_validation(document: str, val_fraction: float) -> bool:
-    """Whether a whole document validates.
+    """Returns whether a whole document belongs to the validation split.
 
-    A hash of its name decides, so that a document never changes sides when others come.
+    A hash of its name decides, so a document stays in its split when others are added.
     """
     return hash_in_unit_interval(document) < val_fraction
 
 
 def split_document(text: str, val_fraction: float) -> tuple[str, str]:
-    """The beginning of a document for training, its end for validation.
+    """Cuts a document into its beginning for training and its end for validation.
 
-    The latter has `val_fraction` of the characters.
+    The end has `val_fraction` of the characters.
     """
     cut = training_characters(len(text), val_fraction)
     return text[:cut], text[cut:]
 
 
 def training_characters(count: int, val_fraction: float) -> int:
-    """How many of a document's characters train, where the document is cut in two."""
+    """Returns the number of characters for training of a document that is cut in two."""
     return int(count * (1 - val_fraction))
 
 
 def split_pieces(name: str, text: str | LongText, val_fraction: float, whole: bool) -> Iterator[tuple[str, str]]:
-    """(split, piece) of a document in pieces that fit into memory.
+    """Yields (split, piece) of a document in pieces that fit into memory.
 
-    With `whole` a document is in one split, else its last part validates.
+    With `whole` the document lies in one split; without it, its last part is for validation.
     """
     if whole:
         left = 0 if is_validation(name, val_fraction) else len(text)

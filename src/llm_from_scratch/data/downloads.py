@@ -1,4 +1,4 @@
-"""Downloads of published corpora: whole or not at all, resumed, and checked."""
+"""Downloads of published corpora: complete or not at all, resumable, and verified."""
 
 import http.client
 import logging
@@ -30,24 +30,28 @@ from llm_from_scratch.files import sha256 as sha256_of
 from llm_from_scratch.terminal import console, one_line
 
 log = logging.getLogger(__name__)
-TIMEOUT = 10.0  # seconds without an answer or a byte
+TIMEOUT = 10.0  # seconds without a response or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
 @dataclass(frozen=True)
 class Download:
-    """One way in which a corpus is published.
+    """One published form of a corpus: its files and the mirrors that serve them.
 
-    `files` lie below data/, `part{00..20}.tar` stands for many, and each of the folders `mirrors`
-    has them.
+    `files` is a path below the data folder; a range as in `part{00..20}.tar` stands for many files.
+    `mirrors` are base URLs, tried in turn.
     """
 
     files: str
     mirrors: Sequence[str]
-    sha256: str | None = None  # of a single file
+    sha256: str | None = None  # of a download's only file; None: not checked
 
     def names(self) -> list[str]:
-        """The files, their range of numbers written out. UserError: one would lie elsewhere."""
+        """Returns the paths of the files, with the range of numbers expanded.
+
+        Raises:
+            UserError: when a path leads out of the data folder, or the range is empty.
+        """
         span = re.search(r"\{(\d+)\.\.(\d+)\}", self.files)
         names = [self.files]
         if span:
@@ -67,12 +71,21 @@ def corpus_file(
     roots: Sequence[Path],
     fetch: bool,
 ) -> Path:
-    """The file of a named corpus.
+    """Returns the path of a named corpus's file, which is downloaded where it is missing.
 
-    It is taken from the first of the folders `roots` that has it, else downloaded into the first.
+    The first of the folders `roots` that has the file is used; a download goes into `roots[0]`.
+
+    Args:
+        name: the corpus, for messages.
+        file: the file's path below a root.
+        url: its address; None: it cannot be downloaded.
+        sha256: its checksum; None: not checked.
+        must_contain: a text that it must contain; None: not checked.
+        roots: the folders to search, in order.
+        fetch: whether it may be downloaded.
 
     Raises:
-        UserError: it is another file than it should be, or cannot be brought.
+        UserError: when the file fails a check, or is missing and cannot be downloaded.
     """
     target = roots[0] / file
     for candidate in (root / file for root in roots):
@@ -84,8 +97,8 @@ def corpus_file(
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
     if not fetch:
         raise _not_fetched(name, target)
-    # The checksum of a Gutenberg file changes with each release; what stays are the lines around
-    # the book.
+    # The checksum of a Project Gutenberg file changes with each release, the marker lines around
+    # the book stay.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
     with _progress() as progress:
         _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
@@ -102,7 +115,14 @@ def _not_fetched(name: str, target: Path) -> UserError:
 def bring_all(
     name: str, download: Download, roots: Sequence[Path], connections: int, fetch: bool
 ) -> list[tuple[str, Path]]:
-    """The files of a download: those at hand where they lie, the others several at a time."""
+    """Returns (name, path) of a download's files, sorted; downloads the missing ones in parallel.
+
+    A file is taken from the first of the folders `roots` that has it, else downloaded into the
+    first over one of `connections` connections, if `fetch` allows it.
+
+    Raises:
+        UserError: when a file is missing and cannot be downloaded, or fails its check.
+    """
     files = {file: next((root / file for root in roots if (root / file).is_file()), None) for file in download.names()}
     data_dir = roots[0]
     missing = [file for file, path in files.items() if path is None]
@@ -123,7 +143,7 @@ def bring_all(
         try:
             for done in as_completed([pool.submit(bring, file) for file in missing]):
                 done.result()
-        except BaseException:  # Ctrl-C, too: nobody waits for gigabytes
+        except BaseException:  # Ctrl-C, too: it must not wait for gigabytes
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -142,16 +162,19 @@ def _bring(
     sha256: str | None,
     *must_contain: str | None,
 ) -> None:
-    """Downloads `target` from the first of `urls` that gives it whole.
+    """Downloads `target` from the first of `urls` that serves it completely and correctly.
 
-    It is published by rename.
+    The file gets its name by a rename once it is verified. `stop` aborts the download.
+
+    Raises:
+        UserError: when no URL serves it, or the folder cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target):
             for i, url in enumerate(urls):
-                if target.is_file():  # another process may have brought it meanwhile
+                if target.is_file():  # another process may have downloaded it meanwhile
                     return
                 try:
                     complaint = f"{url} sent something else than data={name} ({part})"
@@ -161,7 +184,7 @@ def _bring(
                     except ValueError:
                         if not resumed:
                             raise
-                        part.unlink()  # a server that is wrong about ranges is asked for the whole
+                        part.unlink()  # the server may have served a wrong range: ask for the whole
                         _download(url, part, progress, stop)
                         _check(part, complaint, sha256, *must_contain)
                     part.replace(target)
@@ -179,13 +202,13 @@ def _bring(
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Keeps other processes from bringing the same file.
+    """Locks a file against concurrent downloads by other processes.
 
-    A download that fails leaves no lock, and no part without a byte.
+    A failed download removes the lock file, and the partial file where it is empty.
     """
     lock = FileLock(f"{target}.lock")
     lock.acquire()
-    # another process has failed, and has deleted the file of this lock
+    # the lock's file is gone: its former holder failed and deleted it, so the lock is taken anew
     while not Path(lock.lock_file).exists():
         lock.release()
         lock.acquire()
@@ -213,7 +236,7 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
         if found != sha256:
             raise UserError(f"{complaint}: its sha256 is {found}, not {sha256}: remove it, or read it with data=text")
     if not any(must_contain):
-        return  # a corpus can be larger than the memory
+        return  # without reading the file, which may be larger than the memory
     raw = read_file(path)
     for text in must_contain:
         if text is not None and text.encode() not in raw:
@@ -223,15 +246,18 @@ def _check(path: Path, complaint: str, sha256: str | None, *must_contain: str | 
 def _progress() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     out = console(stderr=True)
-    # Elsewhere it would write an empty line, and a refused download is one line.
+    # Off a terminal a progress bar would print an empty line beside the one-line error.
     disable = not out.is_terminal
     return Progress(TextColumn("{task.description}", markup=False), *columns, console=out, disable=disable)
 
 
 def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -> bool:
-    """Brings `url` into `part`; tells whether it went on with an earlier attempt.
+    """Downloads `url` into `part`; returns whether it resumed an earlier attempt.
 
-    It tries again as long as each attempt brings more.
+    A failed attempt is retried as long as it has added bytes to `part`.
+
+    Raises:
+        NETWORK_ERRORS: when an attempt adds none, or `stop` is set.
     """
     task, resumed = progress.add_task(one_line(part.stem), total=None), False
     while True:
@@ -246,9 +272,8 @@ def _download(url: str, part: Path, progress: Progress, stop: threading.Event) -
 
 
 def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threading.Event) -> bool:
-    """One request; whether it went on with what was held."""
-    # The server's name for this version of the file lies beside the part, so that two releases are
-    # never joined.
+    """Sends one request for `url`; returns whether it resumed the bytes already in `part`."""
+    # The file's ETag lies beside the part, so that the bytes of two releases are never joined.
     version = part.with_name(f"{part.name}.etag")
     held = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"User-Agent": "llm-from-scratch"}
@@ -260,18 +285,18 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threadi
         elif not (response.headers["Content-Range"] or "").startswith(f"bytes {held}-"):
             if not held:
                 raise ConnectionError(f"asked for the whole, got {response.headers['Content-Range']}")
-            version.unlink()  # so that the whole is asked for
+            version.unlink()  # without the ETag the next request asks for the whole file
             return _fetch(url, part, progress, task, stop)
         with part.open("ab" if held else "wb") as out:
             tag = response.headers["ETag"] or response.headers["Last-Modified"] or "W/"
-            if tag.startswith("W/"):  # a weak name, or none, does not vouch for the bytes
+            if tag.startswith("W/"):  # a weak or missing ETag does not identify the bytes
                 version.unlink(missing_ok=True)
             else:
                 version.write_text(tag, encoding="utf-8")
             length = response.headers["Content-Length"]
             total = held + int(length) if length else None
             progress.update(task, total=total, completed=held)
-            # unlike read, it hands over what came before a stall
+            # unlike `read`, `read1` returns the bytes that came before a stall
             while chunk := response.read1(2**16):
                 out.write(chunk)
                 progress.update(task, advance=len(chunk))

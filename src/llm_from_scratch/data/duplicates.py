@@ -1,16 +1,15 @@
-"""Duplicates among documents: a signature for each, then one decision over all.
+"""Deduplication: a signature of each document, then one decision over all signatures.
 
-Any worker makes the signatures; the decision follows the corpus's order.
+Of several duplicates the first in the corpus's order is kept. The result does not depend on the
+number of workers that make the signatures, or on their order.
 
-Of documents that are alike, the first in that order stays. Neither the signatures nor the decision
-know how many workers there were or which was first.
+exact: the signature is the first 128 bits of the text's sha256.
 
-exact: the first 128 bits of the text's sha256.
-
-near: 128 minima of hashed runs of five words (MinHash: Broder 1997). Two documents are compared
-where one of 16 bands of 8 minima is the same (Leskovec, Rajaraman and Ullman, "Mining of Massive
-Datasets", chapter 3: at a similarity of 0.8 that happens to 95 % of the pairs), each with the first
-document of that band; the later one goes where THRESHOLD of the minima agree.
+near: the signature is a MinHash (Broder 1997) of 128 minima over shingles of five words. Documents
+that share one of 16 bands of 8 minima are candidates (locality-sensitive hashing: Leskovec,
+Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3: 95 % of the pairs with a similarity
+of 0.8 are). Each candidate is compared with the first document of its band, and removed where at
+least the share THRESHOLD of the minima is equal.
 """
 
 import hashlib
@@ -22,25 +21,26 @@ from llm_from_scratch.errors import missing_extra
 
 BANDS, ROWS = 16, 8
 MINIMA = BANDS * ROWS
-THRESHOLD = 0.8  # the share of equal minima, which estimates the share of common runs of words
+THRESHOLD = 0.8  # share of equal minima, an estimate of the shingles' Jaccard similarity
 SHINGLE = 5  # words
 SEED = 1
-PART = 2**22  # documents whose hashes are sorted at a time
+PART = 2**22  # documents whose hashes are sorted at a time, on average
 MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 for i in range(ROWS)], np.uint64) | np.uint64(1)
 
 
 def signer(kind: str) -> Callable[..., np.ndarray]:
-    """text -> signature.
+    """Returns the function text -> signature of a kind, exact or near.
 
-    (2,) uint64 for exact, also of an iterator of the text's pieces; (MINIMA,) uint32 for near.
+    exact: a text or an iterable of its pieces -> (2,) uint64. near: a text -> (MINIMA,) uint32.
 
-    UserError: near needs a library that is absent.
+    Raises:
+        UserError: when near's library, rensa, is not installed.
     """
     return _digest if kind == "exact" else _minima()
 
 
 def width(kind: str) -> tuple[int, str]:
-    """Numbers in a signature, and their dtype."""
+    """Returns the number of integers in a signature of a kind, and their dtype."""
     return (2, "<u8") if kind == "exact" else (MINIMA, "<u4")
 
 
@@ -68,12 +68,16 @@ def _minima() -> Callable[[str], np.ndarray]:
 
 
 def repeated(kind: str, files: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The numbers of the documents that are duplicates, for each file, rising, int64.
+    """Finds the documents that duplicate an earlier one, in this or an earlier file.
 
-    `files` holds each file's signatures, (documents, width).
+    Memory: 24 bytes for each of PART documents for exact, 24 bytes per document for near.
 
-    Memory: 24 bytes for each of PART documents for exact, 24 bytes a document for near; the
-    signatures can be memory maps.
+    Args:
+        kind: exact or near.
+        files: the signatures of each file, (documents, width); they can be memory maps.
+
+    Returns:
+        For each file, the 0-based numbers of its duplicates within it, ascending, int64.
     """
     ends = np.cumsum([0, *map(len, files)])
     found = _repeated_exactly(files, ends) if kind == "exact" else _repeated_nearly(files, ends)

@@ -1,4 +1,4 @@
-"""The files below a folder, or those that a glob finds, and the reasons why others are not read."""
+"""File search below a folder or by a glob, with the reasons why other files are not read."""
 
 import contextlib
 import errno
@@ -13,11 +13,14 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import BUILDING
 
 FOLDER = "a folder: /**/* behind its name reads the files below it"
-NAMED = 10  # files in a message, then their count
+NAMED = 10  # files named in a message; the others are counted
 
 
 def listed(named: Sequence[tuple[str, str]], count: int | None = None) -> str:
-    """The first few of (name, why) in one line, grouped by reason, and a count of the others."""
+    """Formats the first NAMED pairs of (name, reason) as one line, grouped by reason.
+
+    The line ends with the number of the others. `count` is the total; None: `len(named)`.
+    """
     reasons: dict[str, list[str]] = {}
     for name, why in named[:NAMED]:
         reasons.setdefault(why, []).append(ascii(name)[1:-1] if not name.isprintable() else name)
@@ -27,9 +30,9 @@ def listed(named: Sequence[tuple[str, str]], count: int | None = None) -> str:
 
 
 def fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that a glob begins with, and the rest of it.
+    """Splits a glob into the folder before its first wildcard and its remaining parts.
 
-    A name that exists is a name, whatever signs it holds.
+    A part with `*`, `?` or `[` that exists under that very name is no wildcard.
     """
     folder = Path(path.anchor)
     parts = path.relative_to(folder).parts
@@ -41,9 +44,10 @@ def fixed_part(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 class Tree:
-    """The folders below `root`, linked ones among them, each once.
+    """Folder tree below `root`, which follows links and visits each folder once.
 
-    `skipped` and `faults` name the files and folders that are not read.
+    All names are paths relative to `root`. `skipped` maps those that are not read to the reason;
+    `faults` has (name, reason) of those that could not be read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,12 +57,10 @@ class Tree:
         self.listed: dict[str, tuple[list[str], list[str], list[str]]] = {}
 
     def matching(self, folder: str, pattern: tuple[str, ...], *, enters: bool = False) -> list[str]:
-        """The files below a folder whose names match a glob.
+        """Returns the files below a folder that match a glob.
 
-        It has a part for each level; ** is any number of levels.
-
-        A folder that the last part matches is skipped, unless the search `enters` each folder
-        anyway.
+        `pattern` has one part per level; `**` matches any number of levels. A folder that matches
+        the last part is recorded in `skipped`, unless the search `enters` all folders anyway.
         """
         head, rest = pattern[0], pattern[1:]
         if head == "**":
@@ -69,7 +71,7 @@ class Tree:
         all_folders = {*folders, *links}
         entries = folders + links + ([] if rest else files)
         matched = [name for name in entries if fnmatch.fnmatchcase(*_folded(name, head))]
-        if head in entries and head not in matched:  # `part [1]` is a name where there is one
+        if head in entries and head not in matched:  # an existing file `part [1]` matches its own name
             matched = [head]
         found = []
         for name in matched:
@@ -85,7 +87,7 @@ class Tree:
         return found
 
     def regular(self, names: Sequence[str]) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
-        """(name, place) of the regular files, in order, and (name, why) of all others."""
+        """Returns (name, path) of the regular files, sorted, and (name, reason) of the skipped."""
         skipped = list(self.skipped.items())
         named = []
         for name in sorted(set(names)):
@@ -97,9 +99,9 @@ class Tree:
         return [one for one in named if one[0] not in failed], skipped
 
     def no_file(self, name: str) -> str | None:
-        """The reason why a name is no file to read; None where it is one.
+        """Returns the reason why a name is no regular file; None where it is one.
 
-        It is None, too, where that cannot be found out, which is a fault.
+        It returns None, too, where `stat` fails, and records that in `faults`.
         """
         try:
             mode = (self.root / name).stat().st_mode
@@ -111,20 +113,20 @@ class Tree:
         return None if stat.S_ISREG(mode) else "no regular file"
 
     def refuse_faults(self, setting: str, on_error: str | None) -> None:
-        """Raises UserError for what cannot be read, unless it is to be skipped."""
+        """Raises UserError where there are `faults`, unless `on_error` is "skip"."""
         if self.faults and on_error != "skip":
             raise UserError(
                 f"{setting}: cannot read {listed(self.faults)}: make it readable, or leave it out with data.on_error=skip"
             )
 
     def files(self, folder: str) -> list[str]:
-        """Everything in one folder that is no folder, without hidden names."""
+        """Returns everything directly in a folder but its folders and hidden names."""
         return self.matching(folder, ("*",), enters=True)
 
     def folders(self, folder: str = "") -> list[str]:
-        """The folder and those below it, without hidden ones.
+        """Returns a folder and all folders below it, without hidden ones, each once.
 
-        Of several names of one folder, the one that is no link counts.
+        A folder that links reach, too, is listed by the name that is no link.
         """
         found: list[str] = []
         waiting: list[str] = [folder]
@@ -137,7 +139,7 @@ class Tree:
             except OSError as error:
                 self._fault(name, error)
                 continue
-            # Windows' older file systems have no inodes.
+            # `st_ino` is 0 on Windows' older file systems.
             identity = (place.st_dev, place.st_ino) if place.st_ino else (self.root / name).resolve()
             if identity in seen:
                 continue
@@ -153,7 +155,7 @@ class Tree:
         return found
 
     def entries(self, folder: str) -> tuple[list[str], list[str], list[str]]:
-        """The names in a folder, sorted: folders, links to folders, everything else."""
+        """Returns three sorted lists of names in a folder: folders, links to folders, the rest."""
         if folder not in self.listed:
             folders: list[str] = []
             links: list[str] = []
@@ -161,7 +163,7 @@ class Tree:
             try:
                 with os.scandir(self.root / folder) as scan:
                     for entry in scan:
-                        # a preparation that is under way is no input
+                        # an unfinished preparation of this program is no input
                         if entry.name.startswith(BUILDING):
                             continue
                         is_folder = False
@@ -183,5 +185,5 @@ class Tree:
 
 
 def _folded(name: str, pattern: str) -> tuple[str, str]:
-    """As the file systems of this machine compare names."""
+    """Returns both in lower case on Windows, where names ignore case; elsewhere unchanged."""
     return os.path.normcase(name), os.path.normcase(pattern)

@@ -1,4 +1,4 @@
-"""The kinds of file that a corpus can consist of, known by their names."""
+"""The kinds of file that a corpus can consist of, recognized by their names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,35 +9,35 @@ TEXT_SUFFIXES = {".txt", ".text", ".md", ".markdown", ".rst"}
 COMPRESSED_SUFFIXES = {".gz", ".xz", ".bz2", ".zst"}
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
 OTHER_SUFFIXES = {".jsonl", ".parquet", ".tar", *COMPRESSED_SUFFIXES, *SHORT_SUFFIXES}
-# Tables that are read where data.path names them; in a folder or an archive such a file can be
-# anything, notes or metadata.
+# Tables that are read only where data.path, as a file or a glob, names them: in a folder or an
+# archive such a file can be metadata.
 NAMED_SUFFIXES = {".csv", ".tsv", ".json", ".ndjson"}
 KINDS = {"ndjson": "jsonl"} | {kind: kind for kind in ("jsonl", "json", "csv", "tsv", "parquet", "tar")}
 
-# Bytes of a document that is not a file of its own. The longest novels have 10 MB; and a line of
-# JSON can take 30 times its length in memory.
+# Limit in bytes of a document in a table, an archive or a compressed file. The longest novels have
+# 10 MB, and a line of JSON can take 30 times its length in memory.
 MAX_DOCUMENT = 16 * 2**20
 # Reasons not to read a file, a member or a column.
 COLUMN, HIDDEN = "a column beside data.column", "hidden"
 OTHER_NAME = "no name of a text, a table or an archive"
 
-OnProgress = Callable[[int], object]  # is called with the bytes of the input as they are read
-OnFault = Callable[[str, str], object]  # (document, problem): a document that is no text
-OnSkip = Callable[[str, str], object]  # (file or member, why): it is not read
+OnProgress = Callable[[int], object]  # called with the number of further input bytes read
+OnFault = Callable[[str, str], object]  # called with (document, problem) where it is no text
+OnSkip = Callable[[str, str], object]  # called with (file, member or column not read, reason)
 
 
 def no_progress(count: int) -> None:
-    """Nobody watches the progress."""
+    """Does nothing: the default of `on_progress`."""
 
 
 def refuse(name: str, problem: str) -> None:
-    """The first document that is no text ends the reading."""
+    """Raises UserError at the first document that is no text: the default of `on_fault`."""
     raise UserError(f"{name}: {problem}")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text as it was found: `name` is the same on every machine, `raw` its bytes."""
+    """Uncleaned document: `raw` is its bytes; `name` is the same on every machine."""
 
     name: str
     raw: bytes
@@ -45,24 +45,30 @@ class Document:
 
 @dataclass(frozen=True)
 class Format:
-    """How the files of a corpus are to be read."""
+    """Settings by which the files of a corpus are read."""
 
-    column: str = "text"  # the text of a row; a.b is b within a, where no column is called a.b
-    encoding: str = "utf-8"  # of texts and of the tables that are texts
-    separator: str | None = None  # stands between the documents of one text file
+    column: str = "text"  # with a row's text; a.b is field b of column a, unless a column is "a.b"
+    encoding: str = "utf-8"  # of texts and of tables in a text format
+    separator: str | None = None  # between the documents of one text file; None: one document
 
 
 PLAIN_FORMAT = Format()
 
 
 def is_plain(name: str) -> bool:
-    """Whether a file of that name is one document as it stands."""
+    """Returns whether a file name means an uncompressed text, no table and no archive."""
     compression, kind = kind_of(name)
     return compression is None and kind == "text"
 
 
 def kind_of(name: str) -> tuple[str | None, str]:
-    """How a file of that name is compressed, and its kind: text, or one of KINDS."""
+    """Returns (compression, kind) by a file's name: ("gz", "jsonl") for rows.jsonl.gz.
+
+    `compression` is None for an uncompressed file; the kind is "text" or a value of KINDS.
+
+    Raises:
+        UserError: when the name has two suffixes of compression.
+    """
     left = name.lower()
     for short, long in SHORT_SUFFIXES.items():
         if left.endswith(short):

@@ -1,4 +1,4 @@
-"""A look at a prepared text: its size, lengths of documents, frequent tokens, chunks."""
+"""Statistics of a prepared text: size, lengths of documents, frequent tokens, sample chunks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +12,18 @@ from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import Sampler
 from llm_from_scratch.tokenizer import Tokenizer
 
-COUNTED = 10**8  # tokens that the frequencies are counted over, from the beginning of every shard
+COUNTED = 10**8  # tokens whose frequencies are counted, from the beginnings of all shards
 SHARES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -> dict[str, Any]:
-    """Everything in JSON's types.
+    """Returns the statistics of a prepared text, in JSON's types.
 
     Args:
-        prepared: the text.
-        sampler: of a training on it.
-        chunks: of step 0 to show.
-        pieces: the most frequent ones to show.
+        prepared: the prepared text.
+        sampler: the sampler of a training run on it.
+        chunks: the number of chunks of optimizer step 0 to include, at most the batch size.
+        pieces: the number of most frequent tokens to include.
     """
     tokenizer = prepared.tokenizer
     splits = {}
@@ -35,7 +35,7 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
             shards = prepared.shards(split)
             row["lengths"] = lengths(np.concatenate([np.diff(s.document_ends, prepend=np.uint64(0)) for s in shards]))
         splits[split] = row
-    # data.stream=text has no shards to train on
+    # with data.stream=text the training split has no token shards
     counted = "train" if splits["train"]["tokens"] else "val"
     counts = frequencies([shard.tokens for shard in prepared.shards(counted)], tokenizer.vocab_size)
     order = np.argsort(-counts, kind="stable")[:pieces]
@@ -68,22 +68,19 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
 
 
 def piece(token: int, tokenizer: Tokenizer) -> str:
-    """The text of a token.
-
-    It is "<eot>" for the end of a text; a byte that is no character is U+FFFD.
-    """
+    """Returns a token's text: "<eot>" for end-of-text, U+FFFD for bytes that are no UTF-8."""
     return "<eot>" if token == tokenizer.eot_id else tokenizer.decode_bytes([token]).decode("utf-8", errors="replace")
 
 
 def lengths(tokens: np.ndarray) -> dict[str, Any]:
-    """Mean, quantiles and a histogram of the lengths of documents, (N,) in tokens.
+    """Returns mean, quantiles and histogram of the documents' lengths, (N,) in tokens.
 
-    The end-of-text token is counted; the histogram is by powers of two.
+    A length includes the end-of-text token; the histogram's bins are powers of two.
     """
     ordered = np.sort(tokens.astype(np.int64))
     powers = np.bincount(
         np.frexp(np.maximum(ordered, 1))[1] - 1
-    )  # 2^k <= length < 2^(k+1); frexp's mantissa is below 1
+    )  # bin k: 2^k <= length < 2^(k+1); frexp's mantissa is in [0.5, 1)
     return {
         "mean": float(ordered.mean()),
         "min": int(ordered[0]),
@@ -96,21 +93,21 @@ def lengths(tokens: np.ndarray) -> dict[str, Any]:
 
 
 def frequencies(shards: list[np.ndarray], vocab_size: int, limit: int = COUNTED) -> np.ndarray:
-    """Counts of each id, (V,) int64, in the beginning of each shard.
+    """Returns the count of each token id in the shards, (V,) int64.
 
-    All of it is counted where it has no more than `limit` tokens.
+    Of more than `limit` tokens in total, the same share of each shard is counted, from its start.
     """
     part = min(1.0, limit / max(1, sum(map(len, shards))))
     counts = np.zeros(vocab_size, dtype=np.int64)
     for shard in shards:
         end = int(len(shard) * part)
-        for start in range(0, end, 2**24):  # bincount makes 8 bytes of each id
+        for start in range(0, end, 2**24):  # bincount converts ids to int64
             counts += np.bincount(shard[start : min(start + 2**24, end)], minlength=vocab_size)
     return counts
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """The same as tables."""
+    """Prints the result of `inspect` as tables."""
     kind = result["tokenizer"]
     console.print(
         f"{result['folder']}: {result['bytes_on_disk']:,} bytes on disk, {kind['kind']}, {kind['vocab_size']:,} pieces",

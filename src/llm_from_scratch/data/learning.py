@@ -1,9 +1,7 @@
-"""The text that a tokenizer learns from.
+"""Training text of a tokenizer: all of a small corpus, a sample of a large one or of a mixture.
 
-Of a small corpus it is all text, of a large one and of a mixture a sample.
-
-It is learned from the training split alone. Of the validation split no more is asked than whether
-it has a character that the tokenizer lacks.
+Tokens are learned from the training split alone. A character tokenizer also reads the validation
+split, only to find out whether it has a character without a token.
 """
 
 import math
@@ -18,15 +16,19 @@ from llm_from_scratch.data.documents import SPLITS, Tally, split_pieces
 from llm_from_scratch.data.tasks import Task, documents_in_pieces
 from llm_from_scratch.tokenizer import SAMPLE_BYTES, Tokenizer, train_tokenizer
 
-SAMPLE_TASKS = 1000  # that the tokenizer learns from at most, spread evenly
+SAMPLE_TASKS = 1000  # the most tasks that the tokenizer learns from, evenly spaced
 
 
 def learn(
     building: Path, config: TokenizerConfig, tokenizer: Tokenizer | None, texts: Mapping[str, Iterable[str]]
 ) -> Tokenizer:
-    """Learns the tokenizer from the training text, unless there is one, and saves it.
+    """Learns a tokenizer and saves it as building/tokenizer; returns it.
 
-    `building` is the folder in which the text is built.
+    Args:
+        building: the folder of the unfinished preparation.
+        config: the settings of the tokenizer.
+        tokenizer: a tokenizer to save as it is; None: one is learned.
+        texts: the text of each split, read only to learn.
     """
     tokenizer = tokenizer or train_tokenizer(config.kind, texts["train"], config.vocab_size, texts["val"])
     part = building / "tokenizer.tmp"
@@ -37,9 +39,9 @@ def learn(
 
 
 def text_of_splits(folder: Path, kind: str) -> dict[str, Iterator[str]]:
-    """The text that a small corpus keeps, by split, in pieces.
+    """Returns the text that a small corpus keeps, by split, in pieces.
 
-    Of characters, each once in a piece is enough.
+    For a character tokenizer, a piece is reduced to its distinct characters.
     """
 
     def pieces(split: str) -> Iterator[str]:
@@ -51,11 +53,11 @@ def text_of_splits(folder: Path, kind: str) -> dict[str, Iterator[str]]:
 
 
 def text_of_tasks(tasks: Sequence[Task], kind: str) -> dict[str, Iterator[str]]:
-    """The beginning of every task of a large corpus, by split.
+    """Returns a sample of a large corpus, by split, in pieces.
 
-    Each task gives its part of SAMPLE_BYTES.
-
-    Of characters it is all documents: one that is left out could not be read.
+    For training it has the beginning of up to SAMPLE_TASKS tasks, an equal part of SAMPLE_BYTES
+    from each. For a character tokenizer it has all documents: a character that is left out would
+    have no token. For validation it has all documents, too.
     """
     spread = tasks[:: -(-len(tasks) // SAMPLE_TASKS) or 1]
     train = _sample(tasks, "train") if kind == "char" else _sample(spread, "train", SAMPLE_BYTES)
@@ -63,10 +65,10 @@ def text_of_tasks(tasks: Sequence[Task], kind: str) -> dict[str, Iterator[str]]:
 
 
 def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -> dict[str, Iterator[str]]:
-    """The text of a mixture, by split.
+    """Returns a sample of a mixture, by split, in pieces.
 
-    Each corpus gives its weight's share of SAMPLE_BYTES; for a tokenizer of characters, all its
-    text.
+    For training, each corpus gives its weight's share of SAMPLE_BYTES; for a character tokenizer,
+    all its text. For validation, each corpus gives all its text.
     """
 
     def texts(split: str, limit: int | None) -> Iterator[str]:
@@ -81,16 +83,15 @@ def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -
 def _sample(
     tasks: Sequence[Task], split: str, limit: float | None = None, *, whole: bool = True, exact: bool = False
 ) -> Iterator[str]:
-    """The text of a split, in pieces, from the beginning of every task.
-
-    Each task gives its part of `limit` bytes.
+    """Yields the text of a split in pieces, from the beginning of every task.
 
     Args:
-        tasks: of the corpus.
+        tasks: the tasks of the corpus.
         split: train or val.
-        limit: bytes of all tasks together; None is all there is.
-        whole: whether each document is in one split.
-        exact: stop at that byte, and leave duplicates in; else the last document is given whole.
+        limit: bytes of UTF-8 from all tasks together, in equal parts; None: all text.
+        whole: whether each document lies in one split; otherwise each is cut in two.
+        exact: whether to cut the text at the limit and to keep duplicates; otherwise the last
+            document is complete and duplicates are removed.
     """
     for task in tasks:
         left = math.inf if limit is None else int(limit / len(tasks))
@@ -103,7 +104,7 @@ def _sample(
                     beginning = raw[: int(left)].decode(errors="ignore")
                     yield beginning
                     left -= len(beginning.encode())
-                    break  # a character may have been too long for the bytes that are left
+                    break  # `left` may stay above 0: fewer bytes than the next character has
                 yield piece
                 left -= len(raw)
             if left <= 0:

@@ -1,9 +1,7 @@
-"""Documents that are longer than the memory should be, in pieces.
+"""Long documents, processed in pieces to bound the memory.
 
-They are read, cleaned, learned from and encoded piece by piece.
-
-The bytes that come out are those of the same text as a whole: each piece ends where no cleaner and
-no tokenizer looks across.
+They are read, cleaned, learned from and encoded piece by piece. The result is the same as for the
+whole text: each piece ends at a place that neither a cleaner's change nor a token can span.
 """
 
 import codecs
@@ -31,16 +29,18 @@ from llm_from_scratch.files import open_regular
 from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer
 from llm_from_scratch.tokenizer.bpe import last_chunk_end
 
-LONG = 16 * 2**20  # bytes of a text file from which on it is read in pieces
-# bytes of a file, or characters: a multiple of the blocks that a tokenizer learns from
+LONG = 16 * 2**20  # bytes; a text file of at least this size is read in pieces
+# bytes read at a time, and characters of a piece: a multiple of the blocks that a tokenizer learns
+# from
 PIECE = 2**20
-OVERLAP = 32  # characters; a sign of boilerplate is shorter
+OVERLAP = 32  # characters; longer than any string that is searched for across two pieces
 
 
 class LongText:
-    """The clean text of a long file: `len()` characters, `size` bytes of UTF-8.
+    """Clean text of a long file, on disk: `len()` characters, `size` bytes of UTF-8.
 
-    It is cleaned anew each time it is read.
+    Construction reads the file once, for its checksum and counts; `pieces` reads and cleans it
+    again.
     """
 
     def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8") -> None:
@@ -63,8 +63,8 @@ class LongText:
             self.holds_end_of_text |= END_OF_TEXT in before + text
             before = text[-OVERLAP:]
             normal, count = normalize_unicode(text)
-            # a character that one piece loses and another gains is none that the text no longer
-            # holds
+            # summed over all pieces, as for the whole text: a character that one piece loses and
+            # another gains does not count
             if count:
                 changed = True
                 marks.update(text)
@@ -80,11 +80,11 @@ class LongText:
         return self._length
 
     def beginning(self, count: int) -> str:
-        """The first characters, fewer than a piece."""
+        """Returns the first `count` characters, at most those of the first piece read."""
         return self._beginning[:count]
 
     def pieces(self) -> Iterator[str]:
-        """The clean text in pieces of PIECE characters, the last one shorter."""
+        """Yields the clean text in pieces of PIECE characters; the last may be shorter."""
         yield from _regular(self._clean_pieces())
 
     def _clean_pieces(self) -> Iterator[str]:
@@ -97,9 +97,9 @@ class LongText:
             yield normalize_unicode(normalize_line_ends(text)[0])[0]
 
     def _pieces_of_utf8(self, digest: Any = None, on_progress: OnProgress = no_progress) -> Iterator[bytes]:
-        """The text in UTF-8, cut in front of characters that compose with none before them.
+        """Yields the uncleaned text in UTF-8, cut where neither NFC nor CRLF spans the cut.
 
-        `digest` gets the file's bytes.
+        A `digest` is updated with the file's bytes; None: no checksum is computed.
         """
         rest: list[bytes] = []
         for chunk in self._utf8_chunks(digest, on_progress):
@@ -114,11 +114,11 @@ class LongText:
             yield last
 
     def _utf8_chunks(self, digest: Any, on_progress: OnProgress) -> Iterator[bytes]:
-        """The bytes of the file in UTF-8.
+        """Yields the file's content, re-encoded as UTF-8, in chunks.
 
         Raises:
-            _NeedsWholeError: its bytes are not in its encoding, or they are UTF-8 and the encoding
-                is another.
+            _NeedsWholeError: when a byte is invalid in `encoding`, or when the file is UTF-8, not
+                ASCII alone, and `encoding` is another.
         """
         decode = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)().decode
         utf8 = codecs.getincrementaldecoder("utf-8")().decode if self.encoding not in ("utf-8", "utf-8-sig") else None
@@ -142,9 +142,9 @@ class LongText:
 
 
 def _begins_piece(byte: int) -> bool:
-    """Whether a byte of UTF-8 begins a character that composes with none before it.
+    """Returns whether a byte of UTF-8 begins a character that NFC never joins to the one before.
 
-    Such are ASCII, and U+4000 to U+9FFF.
+    It is true of ASCII and of U+4000 to U+9FFF.
     """
     return byte < 128 or 0xE4 <= byte <= 0xE9
 
@@ -157,7 +157,7 @@ def _encoded(decode: Callable[..., str], chunk: bytes, final: bool = False) -> b
 
 
 def _ends(decode: Callable[..., str]) -> bool:
-    """Whether the bytes that an incremental decoder has seen end with a whole character."""
+    """Returns whether the bytes given to an incremental decoder end with a complete character."""
     try:
         decode(b"", True)
     except UnicodeDecodeError:
@@ -166,17 +166,20 @@ def _ends(decode: Callable[..., str]) -> bool:
 
 
 class _NeedsWholeError(Exception):
-    """Boilerplate, and a fault of the encoding, are found by looking at a whole text."""
+    """Signal that a file may hold boilerplate or invalid bytes, and must be read as a whole."""
 
 
 def open_long(
     path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8"
 ) -> LongText | None:
-    """The text of a long file; None where it must be read as a whole.
+    """Returns the clean text of a long file; None where it must be read as a whole.
 
-    That is so for boilerplate, and for a fault, which is named by its place.
+    That is so where it may hold Project Gutenberg's boilerplate, and where its encoding is faulty:
+    the whole reading then reports the place.
 
-    UserError: it was changed meanwhile. OSError: it cannot be read.
+    Raises:
+        UserError: when the file was changed after its `checksum` was computed.
+        OSError: when the file cannot be read.
     """
     heard = 0
 
@@ -190,12 +193,12 @@ def open_long(
     except ChangedFileError:
         raise
     except (_NeedsWholeError, UserError):
-        on_progress(-heard)  # it is read again
+        on_progress(-heard)  # takes the progress back: the file is read again
         return None
 
 
 def pieces_of(text: str | LongText) -> Iterator[str]:
-    """A text in pieces that fit into memory; of a text in memory, itself."""
+    """Yields a text in pieces that fit into memory; a `str` is one piece."""
     if isinstance(text, str):
         yield text
     else:
@@ -203,27 +206,27 @@ def pieces_of(text: str | LongText) -> Iterator[str]:
 
 
 def size_of(text: str | LongText) -> int:
-    """The bytes of a text in UTF-8."""
+    """Returns the size of a text in bytes of UTF-8."""
     return len(text.encode()) if isinstance(text, str) else text.size
 
 
 def beginning_of(text: str | LongText, count: int) -> str:
-    """The first characters of a text, fewer than a piece."""
+    """Returns the first `count` characters of a text; of a LongText, at most its first piece."""
     return text[:count] if isinstance(text, str) else text.beginning(count)
 
 
 def holds_end_of_text(text: str | LongText) -> bool:
-    """Whether the name of the end-of-text stands in a text as a word."""
+    """Returns whether a text contains the name of the end-of-text token, END_OF_TEXT."""
     return END_OF_TEXT in text if isinstance(text, str) else text.holds_end_of_text
 
 
 def in_memory(text: str | LongText) -> str:
-    """The text in memory."""
+    """Returns a text as a `str`, whatever its length."""
     return text if isinstance(text, str) else "".join(text.pieces())
 
 
 def read_pieces(file: BinaryIO, size: int) -> Iterator[str]:
-    """The next `size` bytes of UTF-8 in pieces of PIECE characters, the last one shorter."""
+    """Yields the next `size` bytes of UTF-8 in pieces of PIECE characters, the last one shorter."""
 
     def decoded() -> Iterator[str]:
         decoder, left = codecs.getincrementaldecoder("utf-8")(), size
@@ -237,7 +240,7 @@ def read_pieces(file: BinaryIO, size: int) -> Iterator[str]:
 
 
 def _regular(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text in pieces of PIECE characters, the last one shorter."""
+    """Yields the same text in pieces of PIECE characters; the last may be shorter."""
     rest = ""
     for piece in pieces:
         rest += piece
@@ -249,12 +252,12 @@ def _regular(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The ids of a text, an array for each of its pieces: together those of the whole text.
+    """Yields arrays of token ids; joined, they are the encoding of the whole text.
 
-    Characters can be cut anywhere, SentencePiece's text where its tokenizer cuts it anyway, and
-    GPT-2's where no token of any vocabulary reaches across: at a line end or a space between two
-    words, or in front of a sign behind a Chinese one. A text without such a place is encoded as a
-    whole, in memory.
+    The text is cut anew for the tokenizer. Character tokenizers allow any cut, SentencePiece those
+    that our BPE tokenizer makes anyway. For GPT-2's the text is cut where no token can span: at a
+    line end or a space between two words, or between a Chinese character and a comma or full stop.
+    A text without such a place is encoded as a whole, in memory.
     """
     if tokenizer.kind == "char":
         yield from map(tokenizer.encode_array, pieces)
@@ -267,20 +270,20 @@ def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.nd
         if cut := last_cut(text):
             yield tokenizer.encode_array("".join([*waiting, text[:cut]]))
             waiting, text = [], text[cut:]
-        # Two characters may be a place to cut with what follows; SentencePiece's cuts are counted
-        # from the last one.
+        # The last two characters, with what follows, may form a place to cut. For SentencePiece all
+        # of the text is needed again: its cuts are counted from the last one.
         kept = 0 if tokenizer.kind == "bpe" else max(0, len(text) - 2)
         waiting.append(text[:kept])
         tail = text[kept:]
     yield tokenizer.encode_array("".join([*waiting, tail]))
 
 
-# Behind a line end between two words, in front of the space between two words, in front of a sign
-# behind a Chinese character.
+# The end of a match is the last place to cut: after a line end between two words, before the space
+# between two words, or before a punctuation mark that follows a Chinese character.
 _CUT = re.compile(r"(?s:.*)(?:\S(?:\n(?=\S)|(?= \S))|[\u4e00-\u9fa5](?=[\u3001\u3002\uff0c]))")
 
 
 def _last_cut(text: str) -> int:
-    """The last place at which a text can be cut for GPT-2's tokenizer; 0 where there is none."""
+    """Returns the last index where a text can be cut for GPT-2's tokenizer; 0 where none is."""
     found = _CUT.match(text)
     return found.end() if found else 0
