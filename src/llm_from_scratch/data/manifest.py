@@ -1,4 +1,4 @@
-"""The last step of a preparation: the counts in manifest.json and report.md, and the rename."""
+"""The last step of a preparation: writes manifest.json and report.md, then renames the folder."""
 
 import json
 import logging
@@ -21,9 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def finish(corpus: Corpus, tokenizer: Tokenizer, records: Mapping[str, dict[str, Any]]) -> None:
-    """The last step: the manifest and the report, then the rename that makes a preparation whole.
+    """Writes the manifest and the report, then publishes the corpus by renaming its build folder.
 
-    `records` has the shards and the tally of every task, by the task's number in five digits.
+    `records` maps a task's number, in five digits, to its record: the counts of its shards and the
+    tally of its documents.
+
+    Raises:
+        UserError: when a split has no documents.
     """
     tallies = [Tally(**record["tally"]) for record in records.values()]
     splits = _summed_splits(corpus, records)
@@ -43,7 +47,7 @@ def finish(corpus: Corpus, tokenizer: Tokenizer, records: Mapping[str, dict[str,
         "fingerprint": tokenizer.fingerprint,
         "cleaned": cleaned,
     }
-    # The order of the keys is that of version 0.1: the same text gives the same file.
+    # Keys are in the order of version 0.1, so that the same text gives the same manifest.
     if corpus.keep_text:
         manifest |= {"splits": splits} | ({"removed": removed} if corpus.removes else {})
     else:
@@ -67,14 +71,14 @@ def finish(corpus: Corpus, tokenizer: Tokenizer, records: Mapping[str, dict[str,
 
 
 def _summed_splits(corpus: Corpus, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Counts and shards of both splits, over all tasks."""
+    """Returns the counts of both splits, summed over all tasks, and their shards' checksums."""
     splits: dict[str, Any] = {}
     for split in SPLITS:
         parts = {f"{split}_{stem}": record["shards"][split] for stem, record in records.items()}
         sums = {
             key: sum(part[key] for part in parts.values())
             for key in ("documents", "text_bytes", "tokens")
-            # a split that is read as text has no tokens
+            # the training split has no tokens with data.stream=text
             if all(key in part for part in parts.values())
         }
         splits[split] = sums | {"shards": {n: part["index_sha256"] for n, part in parts.items() if "tokens" in part}}
@@ -84,16 +88,16 @@ def _summed_splits(corpus: Corpus, records: Mapping[str, dict[str, Any]]) -> dic
 
 
 def _count_unknown(corpus: Corpus, splits: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Counts the characters that a tokenizer has not learned, and warns of them.
+    """Counts the characters outside a character tokenizer's vocabulary, and warns of them.
 
-    They are written as bytes.
+    They are encoded as UTF-8 bytes. `splits` gets the counts.
     """
     if not (isinstance(tokenizer, CharTokenizer) and tokenizer.byte_fallback):
         return
     for split, counts in splits.items():
         shards = [open_shard(corpus.building / name, verify=False).tokens for name in counts["shards"]]
         count = sum(
-            # a part at a time: memory does not grow with it
+            # in slices, so that memory does not grow with the shard
             tokenizer.unknown_characters(ids[start : start + 2**24])
             for ids in shards
             for start in range(0, len(ids), 2**24)
@@ -107,10 +111,10 @@ def _count_unknown(corpus: Corpus, splits: dict[str, Any], tokenizer: Tokenizer)
 
 
 def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest where a text is built, and moves the text to its name.
+    """Writes manifest.json in the build folder of `folder`, then renames that to `folder`.
 
-    The checksums of the text stand beside the manifest's own, which is the text's fingerprint and
-    stays that of version 0.1.
+    `manifest["sha256"]`, the prepared text's fingerprint, leaves out the checksums of the text
+    files: it stays that of version 0.1.
     """
     building = building_folder(folder)
     manifest["sha256"] = manifest_sha256(manifest)
@@ -119,9 +123,9 @@ def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def empty_split(corpus: Corpus, split: str, removed: Mapping[str, int]) -> UserError:
-    """The error for a split without documents.
+    """Returns the error for a split without documents.
 
-    `removed` counts the documents that were removed, by reason.
+    `removed` maps each reason to the number of documents that were removed for it.
     """
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in removed.items())
     aside = f" (documents left out: {reasons})" if reasons else ""
@@ -132,7 +136,10 @@ def empty_split(corpus: Corpus, split: str, removed: Mapping[str, int]) -> UserE
 
 
 def mixed_manifest(parts: Mapping[str, Prepared], weights: Mapping[str, float]) -> dict[str, Any]:
-    """The counts of a mixture's manifest, summed over its corpora, and the place of each."""
+    """Returns the manifest entries of a mixture.
+
+    They are the counts, summed over its corpora, and each corpus's folder, checksum and weight.
+    """
     splits: dict[str, Any] = {}
     for split in SPLITS:
         of_parts = [part.manifest["splits"][split] for part in parts.values()]

@@ -1,4 +1,4 @@
-"""Source -> clean -> split -> tokenizer -> shards, once, before the first training on a text.
+"""Preparation, once, before the first training: source -> clean -> split -> tokenizer -> shards.
 
 data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split and the tokenizer: any change prepares anew
     manifest.json                  counts, the cleaning's report, checksums; written last
@@ -7,22 +7,22 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
     train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
 
-A small corpus is one task that keeps its text, as above. A large one (KEEP_TEXT_BELOW, or
-data.keep_text=false) is many tasks, whose text is nowhere written. It has the manifest, the
-tokenizer, and for each task of `tasks.py`:
+A small corpus is one task, whose cleaned text is kept, as above. A large one (KEEP_TEXT_BELOW bytes
+or more, or data.keep_text=false) is many tasks, whose cleaned text is not written. Its folder holds
+the manifest, the tokenizer, and for each task of `tasks.py`:
 
     train_00000.bin/.idx  val_00000.bin/.idx  task_00000.json     ids and index of both splits, and the record of the task
     report.md report.png           counts and examples of the documents that were kept and removed; also of a small corpus
                                    from which some are removed
 
-A mixture (data=mix) is several corpora, each in its own folder, with a tokenizer that all share:
+A mixture (data=mix) is several corpora, each in its own folder, with one tokenizer for all:
 
     data/mix/prepared-…/           manifest.json names the corpora's folders and weights; tokenizer/
 
-Each is built in .building-prepared-…/. Of a large corpus everything that is finished stays there
-when the preparation is killed:
+Each is built in .building-prepared-…/. When the preparation of a large corpus is killed, its
+finished files stay there for the next start:
 
-    plan.json  repeated_….bin      how many documents of each task, and which of them are duplicates
+    plan.json  repeated_….bin      documents to take from each task; the numbers of its duplicates
     tokenizer/                     learned from the beginning of every task
     train_…  val_…  task_….json    shards, and the records of the tasks that are done
 
@@ -110,20 +110,21 @@ def prepare(
     """Prepares a corpus, or opens it where the same text was prepared with the same settings.
 
     Args:
-        data: the text, what is kept of it, and how it is split.
-        tokenizer_config: what is learned from its training split.
-        tokenizer: to be used instead of learning one, for a model that has it already.
-        wait: wait for another process that is preparing the same (the other ranks of one run)
-            rather than stop.
-        settings: the engine and its workers. The bytes do not depend on them.
-        fetch: whether what is not at hand may be downloaded; False for the settings of a run
-            folder, which may be a stranger's.
-        write: whether a text may be prepared in data.dir; False where a run folder alone names it.
-            Then it must be there.
+        data: the text, the documents that are kept of it, and how they are split.
+        tokenizer_config: the kind and size of the tokenizer to learn from the training split.
+        tokenizer: a tokenizer to use as it is, for a model that has one; None learns or loads one,
+            as `tokenizer_config` says.
+        wait: whether to wait for another process that prepares the same text (other ranks of one
+            run); if not, UserError is raised.
+        settings: the engine and its workers, which do not change the bytes; None for the defaults.
+        fetch: whether missing files may be downloaded; False for the config of a run folder, which
+            may be a stranger's.
+        write: whether a text may be prepared in data.dir; False where only a run folder names
+            data.dir. The text must then be prepared already.
 
     Raises:
-        UserError: in one line, for a text that is missing, broken or too short, a disk that is full
-            or will be, a worker that was killed, and while another process prepares the same.
+        UserError: when the text is missing, damaged or too short, the disk is full or too small, a
+            worker is killed, another process prepares the same text, or `settings.task` is set.
     """
     settings = settings or PrepareConfig()
     if settings.task is not None:
@@ -138,19 +139,17 @@ def prepare(
 
 
 def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: PrepareConfig) -> Prepared | None:
-    """Makes the shards of one task of an array, `settings.task`.
+    """Makes the shards of one task, number `settings.task` of a job array.
 
-    The process that finds all tasks done makes the last step.
-
-    What all tasks need, the first one makes while the others wait: the plan, the duplicates and the
-    tokenizer.
+    The first process makes what all tasks need: the plan, the duplicates and the tokenizer. The
+    others wait for it. The process that finds all tasks done publishes the corpus.
 
     Returns:
-        The prepared text, or None while other tasks are missing.
+        The prepared text, or None while other tasks are unfinished.
 
     Raises:
-        UserError: as `prepare`; there is no such task.
-
+        UserError: as `prepare`; when there is no such task, or the corpus is a mixture or keeps its
+            text.
     """
     assert settings.task is not None
     if is_mixture(data):
@@ -165,14 +164,14 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
     if corpus.folder.exists():
         return open_prepared(corpus.folder)
     try:
-        # the other tasks do no more than look in here
+        # times out while the whole corpus is prepared; tasks hold this lock for a moment only
         with FileLock(f"{corpus.folder}.lock", timeout=5):
             pass
         locks_of(corpus.building).mkdir(parents=True, exist_ok=True)
         with FileLock(locks_of(corpus.building) / "common.lock"):
             tasks, tokenizer = shared_inputs(corpus, settings)
         task = next((task for task in tasks if task.number == settings.task), None)
-        if task is not None:  # else data.max_docs ends before it
+        if task is not None:  # None: data.max_docs is reached before it
             _check_space(corpus, [task], tokenizer)
             list(run_tasks(make_shards, [task], engine="local", workers=1, size=task.bytes(), what="shards"))
         if not all(task.path("task", "json").exists() for task in tasks):
@@ -183,21 +182,21 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
 
 
 def source_fingerprint(prepared: Prepared) -> str:
-    """The fingerprint of the files that a text was prepared from."""
+    """Returns the fingerprint of the source files that a text was prepared from."""
     parts = prepared.manifest.get("parts", {prepared.manifest["name"]: prepared.manifest})
     return _fingerprint({name: metadata["source"] for name, metadata in parts.items()})
 
 
 def source_now(data: DataConfig) -> str:
-    """The fingerprint of the files that the settings name now.
+    """Returns the fingerprint of the source files that the config names now.
 
     Nothing is downloaded or written.
 
     Raises:
-        UserError: they are not there, or cannot be read.
+        UserError: when a file is missing or cannot be read.
     """
     chosen = mixed_corpora(data) if is_mixture(data) else {data.name: data}
-    config = TokenizerConfig()  # the fingerprint of files does not depend on it
+    config = TokenizerConfig()  # the fingerprint of the files does not depend on it
     corpora = {name: plan_corpus(one, config, None, fetch=False, write=False) for name, one in chosen.items()}
     return _fingerprint({name: corpus.metadata["source"] for name, corpus in corpora.items()})
 
@@ -208,7 +207,7 @@ def _fingerprint(sources: dict[str, str]) -> str:
 
 # --------------------------------------------------------------------------------------- one corpus
 def _build(corpus: Corpus, settings: PrepareConfig) -> None:
-    """Makes everything that an earlier preparation did not finish, then publishes it."""
+    """Builds and publishes a corpus; a large one goes on from what an earlier build finished."""
     if corpus.keep_text:
         _build_with_text(corpus)
         return
@@ -218,11 +217,11 @@ def _build(corpus: Corpus, settings: PrepareConfig) -> None:
 
 
 def _build_with_text(corpus: Corpus) -> None:
-    """Makes a small corpus anew: its one task, in this process.
+    """Builds and publishes a small corpus from the start: one task, in this process.
 
-    The tokenizer is learned from the text that is kept.
+    The tokenizer is learned from the cleaned text, which is kept.
     """
-    shutil.rmtree(corpus.building, ignore_errors=True)  # the lock says that nobody works on it
+    shutil.rmtree(corpus.building, ignore_errors=True)  # safe: this process holds the lock
     try:
         (task,) = _plan(corpus, PrepareConfig(workers=1))
         tally = write_text(task, corpus.splits_whole_documents)
@@ -234,7 +233,7 @@ def _build_with_text(corpus: Corpus) -> None:
         tokenized = SPLITS[1:] if corpus.metadata["stream"] == "text" else SPLITS
         shards = make_shards_of_text(task, corpus.splits_whole_documents, tokenized, corpus.source.name)
         finish(corpus, tokenizer, {task.stem: {"shards": shards, "tally": asdict(tally)}})
-    except ValueError:  # a text that cannot be prepared: what came before the fault is of no use
+    except ValueError:  # the text cannot be prepared: the files built so far are of no use
         shutil.rmtree(corpus.building)
         raise
     finally:
@@ -242,14 +241,17 @@ def _build_with_text(corpus: Corpus) -> None:
 
 
 def _refuse_if_tasks_run(corpus: Corpus) -> None:
-    """Raises Timeout while a task of an array is at work."""
+    """Raises Timeout while another process makes a task of this corpus."""
     for path in locks_of(corpus.building).glob("*.lock"):
         with FileLock(path, timeout=2):
             pass
 
 
 def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], Tokenizer]:
-    """The inputs that all tasks of a large corpus share: plan, duplicates, tokenizer."""
+    """Returns the tasks and the tokenizer of a large corpus.
+
+    The first call makes what all tasks share: their plan, the duplicates and the tokenizer.
+    """
     tasks = _plan(corpus, settings)
     if not (corpus.building / "tokenizer").exists():
         log.info("%s: learning the tokenizer", corpus.source.name)
@@ -259,7 +261,11 @@ def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], 
 
 
 def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
-    """The tasks; their numbers of documents and their duplicates are written in the folder."""
+    """Returns the tasks to make.
+
+    The first call writes their document limits (plan.json) and their duplicates to the build
+    folder.
+    """
     building, plan = corpus.building, corpus.building / "plan.json"
     building.mkdir(exist_ok=True)
     if not plan.exists():
@@ -272,15 +278,15 @@ def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
 
 
 def _limited(corpus: Corpus, limits: Mapping[int, int]) -> list[Task]:
-    """The tasks that give a document at least, each with its limit."""
+    """Returns the tasks with their document limits, without those whose limit is 0."""
     tasks = [replace(task, limit=limits.get(task.number)) for task in corpus.tasks]
     return [task for task in tasks if task.limit != 0]
 
 
 def _limits(corpus: Corpus) -> dict[int, int]:
-    """The number of documents that each task gives, for data.max_docs.
+    """Returns the number of documents to take from each task, by its number, for data.max_docs.
 
-    Without that setting it is {}: each gives all its documents.
+    Duplicates are included. Without that setting it is {}: no task has a limit.
     """
     if corpus.max_docs is None:
         return {}
@@ -298,11 +304,11 @@ def _limits(corpus: Corpus) -> dict[int, int]:
 
 
 def _find_repeated(tasks: list[Task], settings: PrepareConfig) -> None:
-    """Writes which documents are duplicates of earlier ones, as `Job.repeated` reads it."""
+    """Writes the numbers of each task's duplicate documents, for `Task.repeated` to read."""
     if not tasks or tasks[0].selection.dedup == "none":
         return
     dedup = tasks[0].selection.dedup
-    duplicates.signer(dedup)  # the library, before any work
+    duplicates.signer(dedup)  # raises here, before any work, where its library is missing
     clear(tasks[0].folder, "*.tmp")
     for _ in _run(scan, tasks, settings, "duplicates"):
         pass
@@ -321,7 +327,7 @@ def _run(function: Callable[..., Any], tasks: Sequence[Task], settings: PrepareC
 def _records(
     corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer, settings: PrepareConfig
 ) -> dict[str, dict[str, Any]]:
-    """The record of every task, by its number; the tasks that are not done yet are made."""
+    """Returns every task's record, by its number in five digits; makes unfinished tasks first."""
     keys = {task.key(tokenizer.fingerprint): task for task in tasks}
     records = {key: verified_record(task, key) for key, task in keys.items()}
     missing = [keys[key] for key, record in records.items() if record is None]
@@ -334,7 +340,7 @@ def _records(
 
 
 def _check_space(corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer) -> None:
-    """UserError where the shards will not fit, by an estimate that is rather too low."""
+    """Raises UserError where the token shards will not fit on the disk, by a low estimate."""
     if corpus.max_docs is not None:
         return
     size = 2 if tokenizer.vocab_size <= 65_536 else 4
@@ -357,7 +363,10 @@ def _prepare_mixture(
     fetch: bool,
     write: bool,
 ) -> Prepared:
-    """Learns the tokenizer that all corpora share, then prepares each with it."""
+    """Prepares or opens a mixture: learns one tokenizer, then prepares each corpus with it.
+
+    The parameters are those of `prepare`.
+    """
     chosen = mixed_corpora(data)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
     corpora = {name: plan_corpus(one, tokenizer_config, tokenizer, fetch, write) for name, one in chosen.items()}
@@ -390,11 +399,12 @@ def _prepare_mixture(
 
 # ----------------------------------------------------------------- one process, and what it refuses
 def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wait: bool, write: bool) -> Prepared:
-    """Opens a prepared text, or builds it.
+    """Opens the prepared text in `folder`; where it is missing, calls `build` first.
 
-    One process builds it, while the others wait or are refused.
+    One process builds; the others wait, or raise UserError without `wait`. Without `write` a
+    missing text is a UserError.
     """
-    # whole, since it got its name last: runs that start together do not refuse each other
+    # no lock is needed: the folder gets its name when it is complete
     if folder.exists():
         return open_prepared(folder)
     if not write:
@@ -406,7 +416,8 @@ def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wa
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
-    # a file with the size and time of before can have other bytes: they are read again
+    # A file of the same size and time can have other bytes: without the cached checksums the next
+    # start reads all files again.
     except ChangedFileError:
         folder.with_name(CHECKSUMS).unlink(missing_ok=True)
         raise
@@ -414,10 +425,10 @@ def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wa
 
 @contextmanager
 def _leaves_no_folders(corpus: Path) -> Iterator[None]:
-    """Takes the folders that were made for a corpus away again where its text is refused.
+    """Removes the new, empty folders of a corpus where the body raises UserError.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: when the folders cannot be written.
     """
     made = [folder for folder in (corpus, *corpus.parents) if not folder.exists()]
     try:
@@ -437,10 +448,10 @@ def _leaves_no_folders(corpus: Path) -> Iterator[None]:
 
 @contextmanager
 def _only_one(folder: Path, wait: bool) -> Iterator[None]:
-    """Keeps other processes from preparing `folder`.
+    """Holds the lock of `folder`, so that no other process prepares it.
 
     Raises:
-        Timeout: another one does, and `wait` is false.
+        Timeout: when another process holds the lock and `wait` is false.
     """
     lock = FileLock(f"{folder}.lock")
     try:
@@ -451,13 +462,13 @@ def _only_one(folder: Path, wait: bool) -> Iterator[None]:
         if is_first_rank():
             log.info("%s is being prepared by another process: this one waits for it", folder)
         lock.acquire()
-        # the other one may have deleted the file of this lock, because it was refused
+        # the other process may have raised UserError and deleted this lock's file: lock a new one
         lock.release()
         lock.acquire()
     try:
         yield
     except UserError:
-        # whoever waits for it comes to the same refusal
+        # a process that waits for this lock will raise the same error
         Path(lock.lock_file).unlink(missing_ok=True)
         raise
     finally:
@@ -476,8 +487,8 @@ def _busy(folder: Path) -> UserError:
 
 
 def is_first_rank() -> bool:
-    """Whether this process prepares, of those that a launcher started together.
+    """Returns whether this process is rank 0 of those that a launcher started together.
 
-    Launchers are Lightning, torchrun and SLURM.
+    Launchers are Lightning, torchrun and SLURM; without one, it is True.
     """
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -1,4 +1,4 @@
-"""A prepared text as it lies on the disk: what `prepare` writes, and everything else reads."""
+"""Prepared texts on disk, as `prepare` writes them: opened, verified and read."""
 
 import hashlib
 import json
@@ -18,25 +18,28 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import read_bounded, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
-FILES = "files"  # of a manifest: the checksums of the cleaned text; version 0.1 wrote none
+FILES = "files"  # the manifest's key of the cleaned text's checksums; version 0.1 has none
 TEXT_FILES = tuple(f"{split}.{kind}" for split in SPLITS for kind in ("txt", "ends"))
-MAX_MANIFEST = 1_000_000_000  # bytes; of a corpus of many shards it has a hundred a shard
+MAX_MANIFEST = 1_000_000_000  # bytes; a manifest takes about 100 bytes a shard
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared text.
+    """A prepared text on disk, with its manifest and its tokenizer.
 
-    `manifest["splits"][split]` holds documents, characters, text_bytes and tokens.
+    `manifest["splits"][split]` holds the counts documents, text_bytes (UTF-8) and tokens.
     """
 
     folder: Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
-    parts: tuple["Prepared", ...] = ()  # of a mixture
+    parts: tuple["Prepared", ...] = ()  # the corpora of a mixture; () for others
 
     def shards(self, split: str) -> list[Shard]:
-        """The token shards of a split, verified; of a large split, the indexes alone."""
+        """Returns the token shards of a split, in order, with verified indexes.
+
+        Their ids are verified too where the split has less than VERIFY_BELOW bytes of ids.
+        """
         facts = self.manifest["splits"][split]
         small = facts.get("tokens", 0) * (2 if self.tokenizer.vocab_size <= 65_536 else 4) < VERIFY_BELOW
         return [
@@ -45,11 +48,14 @@ class Prepared:
         ]
 
     def text_bytes(self, split: str) -> int:
-        """UTF-8 bytes of a split's text."""
+        """Returns the size of a split's text in UTF-8 bytes."""
         return int(self.manifest["splits"][split]["text_bytes"])
 
     def documents(self, split: str) -> Iterator[str]:
-        """The cleaned documents of a split, in order."""
+        """Yields the cleaned documents of a split, in order.
+
+        Where no cleaned text is kept, they are decoded from the tokens.
+        """
         if self.has_text:
             self.verify_text(split)
             yield from read_documents(self.folder / f"{split}.txt")
@@ -61,10 +67,12 @@ class Prepared:
                 start = end
 
     def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
-        """Training batches.
+        """Returns the sampler of training batches.
 
-        `settings` are those of the samplers: block_size, batch_size, batch_schedule, seed, rank,
-        world_size.
+        Args:
+            stream: "text" (tokenized as it is read) or "tokens" (the shards).
+            subword_dropout: probability of leaving out a BPE merge, for "text" alone.
+            settings: block_size, batch_size, batch_schedule, seed, rank, world_size.
         """
         if stream == "text":
             self.verify_text("train")
@@ -74,12 +82,12 @@ class Prepared:
         return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
 
     def verify_text(self, split: str) -> None:
-        """Checks every byte of a split's cleaned text.
+        """Verifies the checksums of a split's cleaned text and of its document ends.
 
-        Of one that version 0.1 prepared, it checks the size and the ends of the documents.
+        A text of version 0.1 has no checksums: its size and its document ends are verified.
 
         Raises:
-            UserError: naming the file that is missing or changed.
+            UserError: when a file is missing or changed; the message names it.
         """
         facts, text = self.manifest["splits"][split], self.folder / f"{split}.txt"
         ends = text.with_suffix(".ends")
@@ -94,15 +102,16 @@ class Prepared:
 
     @property
     def has_text(self) -> bool:
-        """Whether the cleaned text lies beside the tokens."""
+        """Returns whether the cleaned text lies beside the tokens."""
         return bool(self.manifest.get("keep_text", True))
 
 
 @dataclass(frozen=True)
 class Mixture(Prepared):
-    """Several prepared corpora as one text.
+    """Several prepared corpora as one text, each with a weight.
 
-    `manifest["corpora"]` has their weights, `manifest["splits"]` the sums of their counts.
+    `manifest["corpora"]` holds their folders, checksums and weights; `manifest["splits"]` the sums
+    of their counts.
     """
 
     def shards(self, split: str) -> list[Shard]:
@@ -120,9 +129,11 @@ class Mixture(Prepared):
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """A prepared text as it lies on the disk.
+    """Opens the prepared text in `folder`; of a mixture, its corpora too.
 
-    Raises UserError in one line where its manifest or tokenizer does not hold.
+    Raises:
+        UserError: when the manifest or the tokenizer is missing or damaged, or a mixture's corpus
+            is another text than it was.
     """
     path = folder / "manifest.json"
     refuse_links(folder, folder)
@@ -130,7 +141,7 @@ def open_prepared(folder: Path) -> Prepared:
         manifest = json.loads(read_bounded(path, MAX_MANIFEST))
         if manifest["sha256"] != manifest_sha256(manifest):
             raise UserError("checksum")
-        for split in SPLITS:  # whoever made the checksum may have made up the rest
+        for split in SPLITS:  # a crafted manifest can have a valid checksum
             facts = manifest["splits"][split]
             counts = [
                 facts["documents"],
@@ -166,27 +177,28 @@ def open_prepared(folder: Path) -> Prepared:
 
 
 def find_prepared(corpus: Path, sha256: str) -> Prepared | None:
-    """The prepared text of a fingerprint, below `corpus`, data.dir/data.name.
+    """Returns the prepared text whose manifest has the checksum `sha256`; None without one.
 
-    Its source may hold another text by now. None: it is not there.
+    It is looked for below `corpus`, the folder data.dir/data.name. Its source files may have
+    changed since.
 
     Raises:
-        UserError: it is there, and damaged.
+        UserError: when that text is damaged.
     """
     for folder in sorted(corpus.glob("prepared-*")):
         try:
             same = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"] == sha256
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # another text, which this run does not need
+            continue  # not readable: not the text that is looked for
         if same:
             return open_prepared(folder)
     return None
 
 
 def manifest_sha256(manifest: dict[str, Any]) -> str:
-    """The value of `manifest["sha256"]`.
+    """Computes `manifest["sha256"]`, the sha256 of the other entries.
 
-    It is a checksum of all but the checksums of the text, whose tokens it covers.
+    The checksums of the cleaned text are left out: those of the shards cover its tokens.
     """
     covered = {key: manifest[key] for key in sorted(manifest) if key not in ("sha256", FILES)}
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
@@ -197,7 +209,7 @@ def _damaged(path: Path, what: str) -> UserError:
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """The documents of a cleaned text, whose ends lie beside it."""
+    """Yields the documents of a cleaned text; the file of their ends lies beside it."""
     start = 0
     with path.open("rb") as file:
         for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
@@ -206,11 +218,11 @@ def read_documents(path: Path) -> Iterator[str]:
 
 
 def document_start(prepared: Prepared) -> int:
-    """The id that parts documents, for data.doc_mask.
+    """Returns the id that separates documents, for data.doc_mask.
 
     Raises:
-        UserError: where several documents lie one behind the other without it: of few, each is cut
-            in two and has no end.
+        UserError: when documents follow each other without that id: fewer than MANY_DOCUMENTS are
+            each cut in two and have no end.
     """
     several = [shard for shard in prepared.shards("val") if len(shard.document_ends) > 1]
     if any(shard.tokens[shard.document_ends[0] - 1] != prepared.tokenizer.eot_id for shard in several):
@@ -222,11 +234,10 @@ def document_start(prepared: Prepared) -> int:
 
 
 def check_doc_mask(prepared: Prepared) -> None:
-    """Refuses data.doc_mask=true for a text in which it changes nothing.
+    """Raises UserError for data.doc_mask=true with a text in which it changes nothing.
 
-    Raises:
-        UserError: the text is one document. Text that is read as text is a ring, in which the end
-            meets the beginning.
+    Such a text is one document, read as tokens. With data.stream=text the training text is a ring:
+    its beginning follows its end, and the mask separates them.
     """
     splits = prepared.manifest["splits"]
     single = all(splits[split]["documents"] == 1 for split in SPLITS)

@@ -1,17 +1,17 @@
-"""One file -> its documents: texts, tables, compressed files, archives within archives.
+"""Readers of one file's documents: texts, tables, compressed files, archives within archives.
 
     book.txt                                  one document: book.txt
-    rows.jsonl.zst                            one a line: rows.jsonl.zst:1, rows.jsonl.zst:2, …
-    rows.parquet                              one a row: rows.parquet:1, …
-    rows.csv rows.tsv                         one a row below the line of names, named after its first line: rows.csv:2, …
-    rows.json                                 one an item of a list, of objects or of strings: rows.json:1, …
+    rows.jsonl.zst                            one document a line: rows.jsonl.zst:1, …
+    rows.parquet                              one document a row: rows.parquet:1, …
+    rows.csv rows.tsv                         one document a row below the header: rows.csv:2, …
+    rows.json                                 one document an object or string: rows.json:1, …
     urlsf_subset00.tar                        one a text in it, at any depth: OpenWebText's archives hold .xz files,
       urlsf_subset00-1_data.xz                each of which is a compressed tar:
         0000001-abc.txt                       urlsf_subset00.tar/urlsf_subset00-1_data.xz/0000001-abc.txt
 
 An archive is read like a folder: its text files, tables and archives, without hidden files.
-Everything that is not read is told to `on_skip`, every document that is no text to `on_fault`.
-Everything streams (`streams.py`, `archives.py`, `tables.py`).
+`on_skip` is called for each member or column that is not read, `on_fault` for each document that is
+not valid text. Files are read as streams (`streams.py`, `archives.py`, `tables.py`).
 """
 
 import codecs
@@ -63,22 +63,24 @@ def read_documents(
     on_fault: OnFault = refuse,
     on_skip: OnSkip = lambda name, why: None,
 ) -> Iterator[Document]:
-    """The documents of the file at `path`, one in memory at a time, in the file's order.
+    """Yields the documents of the file at `path` in order, one in memory at a time.
 
     Args:
-        path: any regular file; its name says its kind, and one that says nothing is a text.
-        name: what it is called in the documents' names and in messages.
-        form: how it is to be read; a string is the column of a table.
-        on_progress: is called with the number of further bytes of the file that have been passed.
-        checksum: the sha256 that the bytes must have which are read here, or "SIZE TIME" of the
-            file; "" accepts any.
-        on_fault: hears of each row, line or member that is no text; the reading goes on behind it.
-        on_skip: hears of each member and column that is not read.
+        path: a regular file.
+        name: its name in messages and in the documents' names. Its suffixes say the format; a name
+            without a known suffix is that of a text.
+        form: the column, encoding and separator; a string is the column of a table.
+        on_progress: called with the number of bytes of the file read since the last call.
+        checksum: the sha256 that the bytes must have, or the file's "SIZE TIME" (`stamp`); ""
+            accepts any.
+        on_fault: called for each row, line or member that is not valid text; reading then goes on.
+            The default raises UserError.
+        on_skip: called for each member and column that is not read, with the reason.
 
     Raises:
-        UserError: in one line that names the file and the member, line or row: the file cannot be
-            read, is cut off or damaged, would do harm, lacks the column, needs a library that is
-            not installed, or was changed meanwhile.
+        UserError: when the file cannot be read, is cut off, damaged or a decompression bomb, lacks
+            the column, needs a library that is not installed, or has changed. The message names the
+            file and the member, line or row.
     """
     form = Format(form) if isinstance(form, str) else form
     reader = _Reader(form, Budget(on_progress=on_progress), on_fault, on_skip)
@@ -106,10 +108,10 @@ def read_documents(
 
 
 class _Reader(TableReader):
-    """From the bytes of one file, and of what is in it, to documents."""
+    """Reader of the documents in one file's bytes, and in the archives within it."""
 
     def documents(self, chunks: Iterator[bytes], name: str, depth: int) -> Iterator[Document]:
-        """The documents of `name`, which lies within `depth` archives."""
+        """Yields the documents of the file `name`, which is nested in `depth` archives."""
         compression, kind = kind_of(name)
         if compression is not None:
             chunks = expanded(chunks, compression, name, self.budget)
@@ -151,7 +153,10 @@ class _Reader(TableReader):
                 yield from (self.lines if kind == "jsonl" else self.items)(file, name)
 
     def plain_text(self, path: Path, name: str, checksum: str) -> Iterator[Document]:
-        """The document of a text file, or those between separators, one in memory at a time."""
+        """Yields a text file as one document, or as those between separators.
+
+        In UTF-8, those between separators are in memory one at a time.
+        """
         if self.form.separator is not None and self.form.encoding == "utf-8":
             digest = hashlib.sha256()
             yield from self.separated(_parts(from_disk(path, self.budget, digest), self.form.separator.encode()), name)
@@ -161,11 +166,11 @@ class _Reader(TableReader):
         self.budget.on_progress(len(raw))
         compare_checksum(path, checksum, hashlib.sha256(raw).hexdigest())
         documents = self.texts(raw, name)
-        del raw  # it is as long as the text, and this generator lives as long as its document
+        del raw  # this generator would hold the whole text while its document is used
         yield from documents
 
     def texts(self, raw: bytes, name: str) -> Iterator[Document]:
-        """A text as one document, or as those between separators, in UTF-8."""
+        """Yields a text, converted to UTF-8, as one document or as those between separators."""
         if self.form.encoding != "utf-8":
             if codecs.lookup(self.form.encoding).name not in ("utf-8-sig", "utf-8") and _is_utf8(raw):
                 self.on_fault(
@@ -189,7 +194,10 @@ class _Reader(TableReader):
             yield from self.separated(iter(raw.split(self.form.separator.encode())), name)
 
     def separated(self, parts: Iterator[bytes], name: str) -> Iterator[Document]:
-        """A document for each part of a text; the last separator ends a document."""
+        """Yields a document for each part of a text.
+
+        A blank part after the last separator is left out.
+        """
         part = next(parts)
         for number in itertools.count(1):
             following = next(parts, None)
@@ -202,10 +210,10 @@ class _Reader(TableReader):
 
 
 def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
-    """The bytes between separators, as `bytes.split` gives them, one part in memory at a time."""
+    """Yields the bytes between separators, as `bytes.split` does, one part in memory at a time."""
     waiting = bytearray()
     for chunk in chunks:
-        # what is in front of it has been searched
+        # the bytes before `start` have been searched
         start = max(0, len(waiting) - len(separator) + 1)
         waiting += chunk
         while (found := waiting.find(separator, start)) >= 0:
@@ -216,9 +224,9 @@ def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:
 
 
 def _is_utf8(raw: bytes) -> bool:
-    """Whether bytes are UTF-8 beyond ASCII.
+    """Returns whether bytes are valid UTF-8 with at least one character beyond ASCII.
 
-    Text in another encoding is so by a chance that falls with each letter.
+    Text in another encoding passes by chance, less likely with each letter beyond ASCII.
     """
     if raw.isascii():
         return False

@@ -1,4 +1,4 @@
-"""The report of a preparation: report.md has counts and examples, report.png draws them."""
+"""The report of a preparation: counts and examples in report.md, a bar chart in report.png."""
 
 import json
 import logging
@@ -17,20 +17,24 @@ from llm_from_scratch.pages import as_markdown
 from llm_from_scratch.tokenizer import END_OF_TEXT
 
 log = logging.getLogger(__name__)
-EXAMPLES = 3  # of what was removed for one reason
+EXAMPLES = 3  # most removed documents that the report shows for one reason
 PICTURE = "report.png"
 
 
 def removes_any(corpus: Corpus, tallies: list[Tally]) -> bool:
-    """Whether anything was not read, or was asked to be left out."""
+    """Returns whether anything was removed or not read, or the settings ask for removal.
+
+    Columns that are not read do not count.
+    """
     skipped = any(set(tally.skipped) - {COLUMN} or tally.removed for tally in tallies)
     return corpus.removes or bool(corpus.source.skipped) or skipped
 
 
 def warn(corpus: Corpus, tallies: list[Tally]) -> None:
-    """Warns of documents and members that were left out though nobody asked for it.
+    """Logs warnings of documents and archive members that were left out unasked.
 
-    It names the first few, then counts.
+    Each names the first few and gives their count. Columns that are not read are logged as
+    information.
     """
     name = corpus.source.name
     meanings = {
@@ -57,11 +61,11 @@ def warn(corpus: Corpus, tallies: list[Tally]) -> None:
 
 
 def write_report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> None:
-    """Writes both files where the corpus is built.
+    """Writes report.md and report.png to the build folder.
 
-    The same corpus gives the same bytes, whoever prepared it.
+    The same corpus gives the same bytes, whichever process prepares it.
     """
-    # A file's name can hold bytes that are no UTF-8.
+    # A file's name can hold bytes that are not UTF-8.
     content = report(corpus, tallies, splits).encode("utf-8", "backslashreplace")
     (corpus.building / "report.md").write_bytes(content)
     kept = {split: splits[split]["documents"] for split in SPLITS}
@@ -71,7 +75,7 @@ def write_report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -
 def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
     """Draws a bar for each split and for each reason to remove a document.
 
-    The counts stand beside them, for many are small.
+    The counts stand beside the bars, for many bars are short.
     """
     from matplotlib.figure import Figure
 
@@ -88,7 +92,7 @@ def _draw(path: Path, kept: dict[str, int], removed: dict[str, int]) -> None:
 
 
 def report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> str:
-    """The report in Markdown: counts, and the first examples of each reason to remove one."""
+    """Returns the report in Markdown: counts, and the first examples of each reason for removal."""
     removed = summed(tally.removed for tally in tallies)
     lines = [f"# What was prepared of {as_markdown(corpus.source.name)}", ""]
     of = "" if corpus.expected is None else f" of {corpus.expected:,} published"
@@ -134,14 +138,14 @@ def report(corpus: Corpus, tallies: list[Tally], splits: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """A stranger's text as code in Markdown: its links and images stay signs."""
+    """Returns untrusted text as code in Markdown, so that its links and images are not rendered."""
     quoted = json.dumps(text, ensure_ascii=False)
     ticks = "`" * (1 + max(map(len, re.findall("`+", quoted)), default=0))
     return f"{ticks} {quoted} {ticks}"
 
 
 def _not_read(corpus: Corpus, tallies: list[Tally]) -> list[str]:
-    """The files, members and columns that were not read, in Markdown; [] without any."""
+    """Returns the Markdown lines on files, members and columns not read; [] where all were read."""
     reasons = {why: [name for name, one in corpus.source.skipped if one == why] for _, why in corpus.source.skipped}
     counts = {why: len(names) for why, names in reasons.items()}
     for why, count in summed(tally.skipped for tally in tallies).items():
@@ -158,7 +162,7 @@ def _not_read(corpus: Corpus, tallies: list[Tally]) -> list[str]:
 
 
 def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The counts of all, by their keys."""
+    """Returns the sum of several dictionaries of counts, key by key."""
     total: dict[str, int] = {}
     for one in counts:
         for key, count in one.items():

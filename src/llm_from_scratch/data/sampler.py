@@ -1,10 +1,10 @@
-"""Samplers: the chunks of token shards that an optimizer step trains on.
+"""Samplers of training batches and validation windows from prepared texts.
 
-Training reads chunks at random places, a function of (seed, step) alone: no state to save, and the
-same data after a resume and for any number of devices. Validation reads every token exactly once,
-in windows of fixed shape.
+Training reads chunks at random positions, a function of (seed, step) alone: no state to save, and
+the same data after a resume and for any number of devices. Validation reads every token exactly
+once, in windows of fixed shape.
 
-Letters: B sequences of one optimizer step over all devices, T tokens of one sequence
+Symbols: B sequences of one optimizer step over all devices, T tokens of one sequence
 (`model.block_size`).
 """
 
@@ -24,16 +24,17 @@ from llm_from_scratch.errors import UserError
 if TYPE_CHECKING:
     from llm_from_scratch.tokenizer import Tokenizer
 
-IGNORE = -1  # a target that no loss counts
-Schedule = Sequence[Sequence[int]]  # of batches: pairs of a step and a size
+IGNORE = -1  # a target that the loss leaves out
+Schedule = Sequence[Sequence[int]]  # pairs [step, batch size], as `batch_size_at` reads them
 
 logger = logging.getLogger(__name__)
 
 
 def batch_size_at(step: int, batch_size: int, schedule: Schedule | None) -> int:
-    """Sequences of optimizer step `step`, from 0.
+    """Returns the number of sequences of optimizer step `step`, 0-based.
 
-    A schedule of [N, size] has `size` up to step N, and `batch_size` behind its last one.
+    A schedule entry [N, size] sets `size` for the steps before N; after the last entry it is
+    `batch_size`.
 
     Early gradients agree with each other: small batches then learn as much from fewer tokens
     (McCandlish et al. 2018).
@@ -42,7 +43,7 @@ def batch_size_at(step: int, batch_size: int, schedule: Schedule | None) -> int:
 
 
 def sequences_before(step: int, batch_size: int, schedule: Schedule | None) -> int:
-    """Sequences of all optimizer steps before `step`."""
+    """Returns the total number of sequences of all optimizer steps before `step`."""
     total, start = 0, 0
     for end, size in sorted(schedule or [], key=tuple):
         total, start = total + size * max(0, min(end, step) - start), min(end, step)
@@ -50,9 +51,9 @@ def sequences_before(step: int, batch_size: int, schedule: Schedule | None) -> i
 
 
 def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A chunk (T,) from a random place and its targets (T,), one token later.
+    """Returns a chunk (T,) from a random position and its targets (T,), one token later.
 
-    It is the sampler's plain twin.
+    It is the plain twin of `RandomChunkSampler`.
     """
     start = rng.integers(len(tokens) - block_size)
     chunk = tokens[start : start + block_size + 1].astype(np.int64)
@@ -60,10 +61,10 @@ def get_random_chunk(tokens: np.ndarray, block_size: int, rng: np.random.Generat
 
 
 class RandomBatches:
-    """The interface of the samplers: batches as a function of (seed, step, rank, micro-batch).
+    """Interface of the samplers: batches as a function of (seed, step, rank, micro-batch).
 
-    A subclass says how many places a chunk can begin at (`n_places`) and reads the chunks there
-    (`_read`).
+    A subclass sets the number of places at which a chunk can begin (`n_places`) and implements
+    `_read`, which reads the chunks.
     """
 
     def __init__(
@@ -83,36 +84,44 @@ class RandomBatches:
             self.rows(step, 0, 1)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, int64, each (B // world_size // n_micro, T).
+        """Returns this rank's inputs and targets of one micro-batch of a step.
 
-        They are this rank's micro-batch of a step.
+        Both are int64, (B // world_size // n_micro, T). Concatenated in the order of (rank, micro),
+        they are the same B sequences for every `world_size` and `n_micro`.
 
-        Put together in the order of (rank, micro), they are the same B sequences however these are
-        divided. Raises UserError where B cannot be divided so.
+        Raises:
+            UserError: when B is not a multiple of world_size * n_micro.
         """
         chunks = self._read(step, self.rows(step, micro, n_micro))
         return chunks[:, :-1].astype(np.int64), chunks[:, 1:].astype(np.int64)
 
     def places(self, step: int) -> np.ndarray:
-        """The places at which the B sequences of a step begin, (B,) int64.
+        """Returns the places at which the B sequences of a step begin, (B,) int64 < `n_places`.
 
-        They are counted in tokens (bytes of a text) from the corpus's start.
+        A place in a text is a byte position. In token shards only tokens that can begin a chunk are
+        counted.
         """
-        # Philox (Salmon et al. 2011) turns (seed, step) into numbers without running through the
-        # steps before. Its raw numbers, unlike Generator.integers, are promised to be the same in
+        # Philox (Salmon et al. 2011) turns (seed, step) into numbers without drawing those of
+        # earlier steps. Its raw numbers, unlike Generator.integers, are promised to be the same in
         # every version of numpy; the remainder favours low places by less than n_places / 2**64.
         return (self._draw(step, 0) % self.n_places).astype(np.int64)
 
     def _draw(self, step: int, purpose: int) -> np.ndarray:
-        """A number for each of a step's sequences: (B,) uint64."""
+        """Returns a random number for each sequence of a step, (B,) uint64.
+
+        Each `purpose` has an independent stream.
+        """
         return np.random.Philox(key=self.seed, counter=[0, 0, purpose, step]).random_raw(self.size(step))
 
     def size(self, step: int) -> int:
-        """B of a step. A smaller batch is the first sequences of a larger one."""
+        """Returns B of a step. A smaller batch is the first sequences of a larger one."""
         return batch_size_at(step, self.batch_size, self.batch_schedule) if self.batch_schedule else self.batch_size
 
     def rows(self, step: int, micro: int, n_micro: int) -> slice:
-        """Which of a step's B sequences are this rank's in a micro-batch."""
+        """Returns the slice of a step's B sequences that is this rank's in a micro-batch.
+
+        Raises UserError when B cannot be divided so.
+        """
         assert 0 <= micro < n_micro
         batch_size, parts = self.size(step), self.world_size * n_micro
         if batch_size < 1 or batch_size % parts:
@@ -126,7 +135,7 @@ class RandomBatches:
         return slice(first, first + size)
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
-        """The ids (n, T+1) of some sequences of a step."""
+        """Returns the ids of the given sequences (`rows`) of a step, (n, T+1)."""
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
@@ -139,10 +148,10 @@ class RandomBatches:
 class RandomChunkSampler(RandomBatches):
     """Random chunks of token shards.
 
-    Every place with T+1 tokens from there to its shard's end is equally likely.
+    Every position with T+1 tokens left in its shard is equally likely.
 
-    Memory does not grow with the corpus: an array header a shard. Raises UserError where no shard
-    has T+1 tokens.
+    Memory holds one array header a shard, whatever the size of the corpus. Raises UserError when no
+    shard has T+1 tokens.
     """
 
     def __init__(
@@ -162,33 +171,33 @@ class RandomChunkSampler(RandomBatches):
         if len(self.shards) < len(shards):
             short = len(shards) - len(self.shards)
             logger.info("%d of %d shards are shorter than a chunk of %d tokens", short, len(shards), block_size + 1)
-        # of the shards, in places
+        # the place at which each shard begins, and last the number of places
         ends = np.cumsum([0] + [len(shard) - block_size for shard in self.shards])
         self._windows, rows = _windows_of_all(self.shards, block_size + 1)
         self._firsts = self._windows[:, 0]
-        # what is added to a place to find its row
+        # the row of a chunk in `_windows` is its place + `_rows[shard]`
         self._ends, self._rows = ends[1:], rows - ends[:-1]
         super().__init__(int(ends[-1]), block_size, batch_size, seed, rank, world_size, batch_schedule)
 
     @property
     def n_bytes(self) -> int:
-        """The size of the token ids."""
+        """Returns the total size of the token ids in bytes."""
         return sum(shard.nbytes for shard in self.shards)
 
     def starts(self, step: int, micro: int = 0, n_micro: int = 1) -> np.ndarray:
-        """The places at which the chunks of `batch` begin, (B // world_size // n_micro,) int64.
+        """Returns the positions of the chunks of `batch`, (B // world_size // n_micro,) int64.
 
-        They are counted in tokens of `shards`, one behind the other.
+        They are counted in tokens, 0-based, over the concatenated `shards`.
         """
         places = self.places(step)[self.rows(step, micro, n_micro)]
-        # A shard's last T tokens begin no chunk: so many places are left out before each later
+        # A shard's last T tokens begin no chunk and have no place: T is added for each earlier
         # shard.
         return places + self.block_size * np.searchsorted(self._ends, places, side="right")
 
     def _read(self, step: int, rows: slice | np.ndarray) -> np.ndarray:
         places = self.places(step)[rows]
         chunks = places + self._rows[np.searchsorted(self._ends, places, side="right")]
-        # asks for the memory of all of them at once: of a huge corpus none is in a cache
+        # loads the first token of all chunks in one call: in a huge corpus each is a cache miss
         self._firsts.take(chunks)
         return self._windows[chunks]
 
@@ -197,12 +206,12 @@ class RandomChunkSampler(RandomBatches):
 
 
 class MixedSampler(RandomBatches):
-    """Sequences of several corpora, each drawn as its own sampler draws it.
+    """Sequences of several corpora, mixed by weight; each corpus's own sampler reads its sequences.
 
     For each sequence every corpus draws an exponential time (rate = weight) from a stream keyed by
-    its name; the smallest wins. A corpus is chosen in proportion to its weight, as a function of
-    (seed, step), and one that is added takes sequences from the others and changes no other.
-    `places` are counted in the corpus of each sequence.
+    its name; the smallest wins. A corpus is thus chosen in proportion to its weight, as a function
+    of (seed, step). An added corpus takes sequences from the others and leaves the rest unchanged.
+    `places` are those of each sequence's own corpus.
     """
 
     def __init__(
@@ -213,13 +222,13 @@ class MixedSampler(RandomBatches):
         self.samplers, self.weights = samplers, weights
 
     def corpora(self, step: int) -> np.ndarray:
-        """The corpus of each of the B sequences of a step, (B,) int64.
+        """Returns the corpus of each of the B sequences of a step, (B,) int64.
 
-        Corpora are counted in the order of `samplers`.
+        It is a 0-based index in the order of `samplers`.
         """
         waits = []
         for name in self.samplers:
-            # 0 draws the places
+            # stream 0 draws the places
             stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") + 1
             raw = self._draw(step, stream)
             waits.append(-np.log(((raw >> np.uint64(11)) + 0.5) * 2.0**-53) / self.weights[name])
@@ -239,18 +248,21 @@ class MixedSampler(RandomBatches):
 
 
 class RandomTextSampler(RandomBatches):
-    """Random chunks of a cleaned UTF-8 text that was never prepared: tokenized as they are read.
+    """Random chunks of a cleaned UTF-8 text, tokenized as they are read.
 
-    `document_ends` are the byte positions after each document, joined without separators. The
-    end-of-text piece stands after each document and the first follows the last, so that a chunk
-    fits wherever it starts. A place is a byte, moved to the next character. A cut makes pieces that
-    the whole text does not have: the last piece read is always dropped, the first unless a document
-    starts with it. (On Oz with a BPE of 1,024, 85 % of the chunks are then what the whole text
-    would give; in the rest a piece or two of the first word differ.) Ids depend on (text,
-    tokenizer, T, place) alone; with a `subword_dropout`, the probability with which
-    `BPETokenizer.sample` leaves out a merge, also on the seed, the step and the sequence's number
-    in it. Raises UserError for a text with fewer than T+1 tokens and for one that does not end
-    where its documents do.
+    `document_ends` are the byte positions after each document, joined without separators. An
+    end-of-text token follows each document and the first document follows the last, so that a chunk
+    fits wherever it starts. A place is a byte position, moved on to the next character.
+
+    A cut can make tokens that the whole text does not have: the last token read is always dropped,
+    the first unless a document starts with it. (On Oz with a BPE of 1,024 tokens, 85 % of the
+    chunks then equal those of the whole text; in the rest one or two tokens of the first word
+    differ.)
+
+    Ids depend on (text, tokenizer, T, place) alone; with a `subword_dropout`, the probability with
+    which `BPETokenizer.sample` leaves out a merge, also on the seed, the step and the sequence's
+    index in the step. Raises UserError when the text has fewer than T+1 tokens, or does not end
+    where its last document does.
     """
 
     def __init__(
@@ -274,13 +286,13 @@ class RandomTextSampler(RandomBatches):
             raise UserError(f"{path} has {size} bytes and its documents end at {covered}: prepare the data again")
         self._text = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
 
-        wanted = block_size + 3  # with the two that a cut may spoil
+        wanted = block_size + 3  # two more: the cuts can spoil the first and the last token
         n_bytes = min(4 * wanted, size)
         while len(ids := self._encode(0, n_bytes)) < wanted and n_bytes < size:
             n_bytes = min(2 * n_bytes, size)
         if len(ids) <= block_size:
             raise _too_short(str(path), len(ids), block_size)
-        # enough for most chunks, to judge by the first
+        # bytes that most chunks need, estimated from the first
         self._n_bytes = int(1.1 * n_bytes * wanted / len(ids)) + 1
         super().__init__(size, block_size, batch_size, seed, rank, world_size, batch_schedule)
 
@@ -297,9 +309,9 @@ class RandomTextSampler(RandomBatches):
         return ids[first : first + self.block_size + 1]
 
     def _encode(self, start: int, n_bytes: int, seed: int | None = None) -> list[int]:
-        """Ids of about `n_bytes` bytes from `start` on, each document encoded by itself.
+        """Returns the ids of about `n_bytes` bytes from `start` on, documents encoded separately.
 
-        With a seed they are sampled as the dropout wants it.
+        With a `seed` and a subword dropout they are sampled; None means encoding without dropout.
         """
         ids: list[int] = []
         document = self._document(start)
@@ -322,13 +334,13 @@ class RandomTextSampler(RandomBatches):
 
     def _document(self, place: int) -> int:
         ends = self._document_ends
-        # In another dtype than the ends' own, numpy would convert a copy of them all.
+        # With another dtype than that of the ends, numpy would convert a copy of all ends.
         return int(np.searchsorted(ends, ends.dtype.type(place), side="right"))
 
     def _boundary(self, place: int) -> int:
-        """The first place from here on at which a character starts.
+        """Returns the first position from `place` on at which a character starts.
 
-        UTF-8 continues one with bytes 10xxxxxx.
+        UTF-8's continuation bytes are 10xxxxxx.
         """
         while place < len(self._text) and self._text[place] & 0xC0 == 0x80:
             place += 1
@@ -347,12 +359,12 @@ class ValidationWindows:
     """A split read in order, every token predicted exactly once, always in windows of T tokens.
 
     The shards are one stream. Window i predicts the tokens iS … iS+T-1, each from the token before
-    it, the very first from `eot_id`. The stride S is T less the `overlap` (a part of T, 0 <=
+    it, the very first from `eot_id`. The stride S is T less the `overlap` (a fraction of T, 0 <=
     overlap < 1), which serves as context: targets that an earlier window has scored are IGNORE.
-    Behind the last token inputs are `eot_id` and targets IGNORE.
+    After the last token, inputs are `eot_id` and targets IGNORE.
 
-    `tokens` is the number of targets that count, `len()` the number of windows. Raises UserError
-    for a split shorter than T tokens.
+    `tokens` is the number of scored targets, `len()` the number of windows. Raises UserError when
+    the split is shorter than T tokens or `overlap` is out of range.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], *, block_size: int, eot_id: int, overlap: float = 0.0) -> None:
@@ -373,12 +385,10 @@ class ValidationWindows:
         return 1 + -(-(self.tokens - self.block_size) // self.stride)
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Inputs and targets, int64 (batch_size, T).
+        """Yields inputs and targets, int64 (batch_size, T).
 
-        Batches go from number `rank` on, every `world_size`-th.
-
-        Every rank gets the same number of batches, all of one shape: what no window fills is
-        IGNORE.
+        They are every `world_size`-th batch, from number `rank` on. Every rank gets the same number
+        of batches of the same shape; positions without a token to predict have the target IGNORE.
         """
         rounds = -(-len(self) // (batch_size * world_size))
         for number in range(rank, rounds * world_size, world_size):
@@ -388,7 +398,7 @@ class ValidationWindows:
         T, S = self.block_size, self.stride
         window, column = first + np.arange(batch_size)[:, None], np.arange(T)
         predicted = window * S + column  # (batch_size, T) positions in the stream
-        # the position of the first input; -1 is the end-of-text piece before the text
+        # the position of the first input; -1 is the end-of-text token before the text
         begin = first * S - 1
         stream = np.full((batch_size - 1) * S + T + 1, self.eot_id, dtype=np.int64)
         tokens = self._slice(max(begin, 0), begin + len(stream))
@@ -400,7 +410,7 @@ class ValidationWindows:
         return x, y
 
     def _slice(self, begin: int, end: int) -> np.ndarray:
-        """The stream's tokens begin … end-1, fewer where it ends before."""
+        """Returns the tokens begin … end-1 of the stream, fewer where the stream ends before."""
         parts = [np.empty(0, dtype=np.int64)]
         shard = int(np.searchsorted(self._ends, begin, side="right"))
         while begin < end and shard < len(self.shards):
@@ -415,14 +425,14 @@ Sampler = RandomChunkSampler | RandomTextSampler | MixedSampler
 
 
 def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One view of (rows, size) that slides over all shards without copies.
+    """Returns a view (rows, size) that slides over all shards without copies, and their first rows.
 
     The second value is the row at which each shard begins, (shards,) int64.
 
-    All shards are mapped into one address space, so a single array reaches from the first to the
-    last of them, over memory in between that is nobody's: only rows within a shard may be read. A
-    chunk so costs the same from many shards as from one; reading from each shard in turn took five
-    times as long from forty.
+    All shards are mapped into one address space, so one strided array spans them all and the memory
+    between them, which is not theirs: only rows within a shard may be read. A chunk then costs the
+    same from many shards as from one; reading from each shard in turn took five times as long with
+    forty.
     """
     assert len({(shard.dtype, shard.strides) for shard in shards}) == 1, "shards of one corpus are alike"
     (stride,) = shards[0].strides
@@ -431,16 +441,15 @@ def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray
     begins, rest = np.divmod(addresses - addresses[first], stride)
     assert not rest.any(), "ids lie where their own size says"
     rows = max(int(begin) + len(shard) for begin, shard in zip(begins, shards, strict=True)) - size + 1
-    # Not from the memmap object itself, whose kind each index would make again.
+    # A plain array: each index into a np.memmap would make a new memmap object.
     return as_strided(np.asarray(shards[first]), (rows, size), (stride, stride), writeable=False), begins
 
 
 class _Arrays(tuple[np.ndarray, ...]):
-    """Arrays that are mapped again where they are unpickled.
+    """Arrays that are memory-mapped again when they are unpickled.
 
-    A pickled memmap is a copy of its contents.
-
-    Only a whole memmap knows its place in the file; a part of one is copied.
+    A pickled memmap is a copy of its contents. Only a whole memmap knows its place in the file; a
+    slice of one is copied.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:

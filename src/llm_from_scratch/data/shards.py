@@ -2,12 +2,12 @@
 
 A shard is two files. `NAME.bin` holds the ids of its documents one after the other, raw
 little-endian uint16 (uint32 where the vocabulary has more than 65,536 ids) with no header, so that
-`numpy.memmap("NAME.bin", dtype="<u2")` reads it. `NAME.idx` says what these ids are: one line of
-JSON (the fields of `ShardInfo`, magic and version), then the document ends as raw little-endian
-uint64: the position after each document's last id, its end-of-text piece included.
+`numpy.memmap("NAME.bin", dtype="<u2")` reads it. `NAME.idx` describes the ids: one line of JSON
+(the fields of `ShardInfo`, magic and version), then the document ends as raw little-endian uint64:
+the position after each document's last id, its end-of-text token included.
 
-Both are written beside their final place and published by rename, never edited there: cutting a
-file that somebody has mapped kills the reader.
+Both are written under temporary names, published by rename and never edited in place: truncating a
+file kills a process that has it mapped.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ MAX_HEADER = 4096  # bytes; a header is about 500, and a hostile one must not fi
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
-    """The fields of a shard's index, and (for a manifest) the checksum of the index itself."""
+    """The fields of a shard's index, and (for a manifest) the sha256 of the index itself."""
 
     path: Path  # the .bin file
     dtype: str  # "<u2" or "<u4"
@@ -52,7 +52,7 @@ _HEADER = {field.name: field.type for field in fields(ShardInfo) if field.name n
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A mapped shard, read-only.
+    """A memory-mapped shard, read-only.
 
     `tokens` (tokens,) have the file's dtype; `document_ends` (documents,) are uint64.
     """
@@ -73,20 +73,23 @@ def write_shard(
     vocab_size: int,
     tokenizer: str,
 ) -> ShardInfo:
-    """Writes `path`.bin and `path`.idx.
+    """Writes the shard `path`.bin and `path`.idx.
 
-    A document is (ids with their end-of-text token, UTF-8 bytes of the text).
+    A document is (ids with their end-of-text token, UTF-8 bytes of the text). The ids of a long
+    document can be an iterator of arrays.
 
-    A long document can come as an iterator of arrays. Holds one document or array in memory at a
-    time, and 8 bytes for each document so far. Raises UserError for an id outside the vocabulary;
-    whatever is raised, nothing is published.
+    Memory holds one document or array, and 8 bytes for each document so far. On any error nothing
+    is published.
+
+    Raises:
+        UserError: when an id is outside the vocabulary.
     """
     bin_path, index_path = _paths(path)
     bin_part, index_part = (p.with_name(p.name + ".tmp") for p in (bin_path, index_path))
     dtype = _dtype(vocab_size)
     digest, ends, tokens, text_bytes = hashlib.sha256(), array("Q"), 0, 0
     try:
-        # What a killed worker left must give way rather than be written through.
+        # Deletes what a killed worker left, rather than write into it.
         bin_part.unlink(missing_ok=True)
         index_part.unlink(missing_ok=True)
         with bin_part.open("xb") as file:
@@ -116,7 +119,7 @@ def write_shard(
         with index_part.open("xb") as file:
             file.write(header + end_bytes)
             _flush(file)
-        # a kill between the two renames must not leave an old index on new ids
+        # a kill between the two renames must not leave an old index beside new ids
         index_path.unlink(missing_ok=True)
         bin_part.replace(bin_path)
         index_part.replace(index_path)
@@ -143,13 +146,20 @@ def open_shard(
     verify: bool | None = None,
     index_sha256: str | None = None,
 ) -> Shard:
-    """Map the shard at `path` (with or without .bin) and check it.
+    """Maps the shard at `path` (with or without .bin) and verifies it.
 
-    The index is always checked whole, and against `index_sha256` (from a manifest) where given:
-    without that, a flipped bit in one of its counts can go unseen. The checksum of the .bin is
-    compared when `verify` says so, by default when the file is below 256 MiB. Raises UserError in
-    one line that names the file for a missing, cut, damaged or hostile one, and for a shard made
-    with another tokenizer than the fingerprint given.
+    The index is always verified whole.
+
+    Args:
+        path: the shard's files, without a suffix or with .bin.
+        tokenizer: the fingerprint of the shard's tokenizer; None accepts any.
+        verify: whether to verify the sha256 of the .bin; None does so below 256 MiB.
+        index_sha256: the sha256 of the index, from a manifest; without it (None) a flipped bit in a
+            count of the index can go unseen.
+
+    Raises:
+        UserError: when a file is missing, cut off, damaged or crafted, or the tokenizer is another
+            one. The message names the file.
     """
     bin_path, index_path = _paths(path)
     for file_path in (index_path, bin_path):
@@ -184,14 +194,14 @@ def open_shard(
                 raise _damaged(bin_path, "does not have the checksum it was written with")
     tokens = _map(bin_path, info.dtype, info.tokens)
     if bin_path.stat().st_size >= VERIFY_BELOW and hasattr(mmap, "MADV_RANDOM"):
-        # Chunks come from random places: reading ahead of each would fill the page cache with what
-        # nobody asks for.
+        # Chunks are read at random positions: read-ahead would fill the page cache with bytes that
+        # are not used.
         tokens._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
     return Shard(info, tokens, ends)
 
 
 def _parse(header: bytes, path: Path) -> dict[str, Any]:
-    """The checked fields of an index's first line, without magic and version."""
+    """Returns the verified fields of an index's first line, without magic and version."""
     try:
         found = json.loads(header) if header.endswith(b"\n") else None
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""The files of a corpus: the user's own, a named corpus's, Python's library.
+"""The files of a corpus: the user's own, a named corpus's, or Python's library.
 
 A source is a fixed list of named files: a named corpus (below data/, in a folder that checkouts
 share, or downloaded), Python's own standard library, or the user's file, folder or glob.
-`readers.py` says which documents a file holds.
+`readers.py` defines the documents of a file.
 """
 
 import contextlib
@@ -32,45 +32,46 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
-# Where corpora lie that all checkouts of a user share, unless LLM_CORPORA names another folder; and
+# The folder of corpora that all checkouts of a user share, unless LLM_CORPORA names another; and
 # one beside the checkout.
 CORPORA = "~/.cache/llm-from-scratch/corpora"
 NEIGHBOUR = Path("../shared/corpora")
-# Tests, demonstrations and generated tables of numbers are no prose of programmers; the rest is not
-# Python's own.
+# Folders of the library that are not read: tests, demonstrations and generated tables, which are no
+# typical code, and packages that are not Python's own.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a corpus, in a fixed order, each with its stable name and its place."""
+    """The files of a corpus in a fixed order, each with a stable name and its path."""
 
     name: str
     paths: list[tuple[str, Path]]
     form: Format = PLAIN_FORMAT
-    # (file or folder, why it is not read)
+    # (file or folder, reason why it is not read)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:
-        """Whether each file is one document as it stands, neither table nor archive."""
+        """Returns whether every file is plain text: not compressed, no table and no archive."""
         return all(is_plain(name) for name, _ in self.paths)
 
     def documents(self) -> Iterator[Document]:
-        """The documents, one in memory at a time.
+        """Yields the documents, one in memory at a time.
 
-        UserError: a file cannot be read (`readers.read_documents`).
+        Raises:
+            UserError: when a file cannot be read (`readers.read_documents`).
         """
         for name, path in self.paths:
             yield from read_documents(path, name, self.form)
 
     def has(self, count: int) -> bool:
-        """Whether there are at least `count` documents.
+        """Returns whether there are at least `count` documents.
 
-        Archives and tables are read as far as it takes.
+        Archives and tables are read only as far as needed.
 
-        Those that are no text count, for they are found out later; a file that cannot be read has
-        none.
+        Documents that are not valid text count, for they are found out later; a file that cannot be
+        read counts up to its fault.
         """
         if self.plain and (len(self.paths) >= count or self.form.separator is None):
             return len(self.paths) >= count
@@ -89,7 +90,7 @@ class Source:
         return found >= count
 
     def warn_of_skipped(self) -> None:
-        """Says on standard error which files are not read, once in a process."""
+        """Logs a warning that names the files not read, once in a process."""
         if self.skipped:
             _warn_once(f"{self.name}: files or folders not read, {len(self.skipped):,} in all: {listed(self.skipped)}")
 
@@ -117,23 +118,30 @@ def open_source(
     data_dir: Path,
     fetch: bool = True,
 ) -> Source:
-    """The files of the corpus `name`.
+    """Finds the files of the corpus `name`, or downloads them.
 
-    They are `path` where one is given, else Python's library for "stdlib", else the named corpus's
-    `file`.
+    The first of these is read: `path`; Python's library where `name` is "stdlib"; `download`;
+    `layouts`; `file`.
 
-    A corpus that is published as many files, in several ways, has `layouts`: globs below the
-    folders named next. The first one that finds files there is read as it lies; where none does,
-    `published` says what to put there. With `download`, one of `downloads`, exactly its files are
-    read: where they lie, and those that are missing are brought by so many `connections`.
+    Args:
+        name: the corpus, as data.name.
+        path: the user's own file, folder or glob.
+        file: the one file of a named corpus. It is looked for in `roots(data_dir)`, then
+            downloaded.
+        url: the address that `file` is downloaded from, into `data_dir`.
+        sha256: the checksum that `file` must have; None accepts any.
+        must_contain: a text that `file` must contain.
+        form: how the files are read.
+        on_error: "skip" leaves out what cannot be read in a folder, else it is an error.
+        layouts: globs below the roots; the first that finds files is read as it lies.
+        published: the files that the error for a missing corpus tells the user to put there.
+        download: a key of `downloads`; exactly its files are read, and missing ones downloaded.
+        connections: parallel connections of a download.
+        fetch: whether files may be downloaded; False for a run folder's address, which may be a
+            stranger's.
 
-    That file is looked for below `data_dir`, then in the folder that the environment variable
-    LLM_CORPORA names, or else in ~/.cache/llm-from-scratch/corpora and ../shared/corpora, and then
-    downloaded from `url` into `data_dir`. Wherever it lies, it must have that `sha256` and contain
-    the text `must_contain`. `form` is how the files are read. What cannot be read of the user's own
-    folder is an error, or skipped with on_error=skip. Without `fetch` nothing is downloaded: an
-    address that stands in a run folder may be a stranger's.
-    UserError: nothing to read, the wrong file, or no network.
+    Raises:
+        UserError: when there is nothing to read, a file is another one, or a download fails.
     """
     if path is not None:
         found, skipped = _own_files(path, on_error)
@@ -163,17 +171,16 @@ def open_source(
 
 
 def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
-    """The files of `data.path`: a file, a folder's texts, tables and archives, or a glob's.
-
-    They are named relative to the folder that holds them.
+    """Finds the files of `data.path`: a file, a folder's texts, tables and archives, or a glob's.
 
     Returns:
-        The files, and (name, why) of what is not read.
+        (name, path) of each file, named relative to the folder that holds them, and (name, reason)
+        of each that is not read.
     """
     try:
         given = user_path(path)
         if not given.exists():
-            given = user_path(path.replace("\\", "/"))  # a glob of Windows
+            given = user_path(path.replace("\\", "/"))  # a glob with Windows's separators
         is_folder, exists = given.is_dir(), given.exists()
         fixed, pattern = (given, ()) if exists else fixed_part(given)
         missing = not exists and not (pattern and fixed.is_dir())
@@ -185,7 +192,7 @@ def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]],
         _refuse_empty(path, [given])
         return [(given.name, given)], []
     if missing:
-        # a run is often evaluated from another folder
+        # names the working folder: a run is often evaluated from another one
         where = "" if given.is_absolute() else f" in {Path.cwd()}"
         raise UserError(f"data.path={path}: there is no such file or folder{where}")
     tree = Tree(fixed)
@@ -218,7 +225,7 @@ def _refuse_empty(path: str, files: Sequence[Path]) -> None:
 def _standard_library() -> list[tuple[str, Path]]:
     root = Path(sysconfig.get_path("stdlib"))
     named = sorted((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
-    # _sysconfigdata… says how this one machine built Python.
+    # _sysconfigdata… differs between machines: it describes how Python was built.
     named = [
         (name, file)
         for name, file in named
@@ -230,6 +237,6 @@ def _standard_library() -> list[tuple[str, Path]]:
 
 
 def roots(data_dir: Path) -> list[Path]:
-    """The folders in which a named corpus may lie, in the order of the search."""
+    """Returns the folders in which a named corpus may lie, in the order of the search."""
     named = os.environ.get("LLM_CORPORA")
     return [data_dir, user_path(named)] if named else [data_dir, user_path(CORPORA), NEIGHBOUR]

@@ -1,8 +1,8 @@
-"""The bytes of a file as a stream: read, held against a checksum, expanded within bounds.
+"""Streams of a file's bytes: read, verified against a checksum, decompressed within limits.
 
-A stranger's file could do harm to this machine; what comes out of it is bounded by the numbers
-below. A compressed file that is cut off or damaged is refused as far as its format has checks:
-gzip, xz and bzip2 have them, zstd where its writer put them in.
+An untrusted file could exhaust this machine; the limits below bound what it decompresses to. A
+compressed file that is cut off or damaged is refused as far as its format has checks: gzip, xz and
+bzip2 have them, zstd where its writer put them in.
 """
 
 import bz2
@@ -21,18 +21,18 @@ from llm_from_scratch.files import open_regular, sha256
 
 CHUNK = 2**16  # bytes
 SHA256_DIGITS = 64
-# Everything that comes out of a file, at all depths together, may be so many times as long as what
-# was read of it …
-# English text: 3 to 6; a tar of short texts: up to 20; zeros: 1,000 (gzip) to 30,000 (zstd)
+# The decompressed bytes of a file, summed over all depths of nesting, may be MAX_RATIO times the
+# bytes read from it, plus ALLOWANCE. Usual ratios: English text 3 to 6, a tar of short texts up to
+# 20, zeros 1,000 (gzip) to 30,000 (zstd).
 MAX_RATIO = 100
-ALLOWANCE = 64 * 2**20  # … beyond so many bytes
-# bytes that a decompressor looks back: xz -9 has 2**26, zstd --ultra --long=27 has this
+ALLOWANCE = 64 * 2**20  # bytes
+# largest window of a decompressor in bytes: xz -9 has 2**26, zstd --ultra --long=27 has this
 MAX_WINDOW = 2**27
 
 
 @dataclass
 class Budget:
-    """The bytes of one file so far: `read` from the disk, `expanded` by decompression."""
+    """Byte counts of one file so far: `read` from the disk, `expanded` by decompression."""
 
     read: int = 0
     expanded: int = 0
@@ -47,23 +47,26 @@ class Budget:
 
 
 class ChangedFileError(UserError):
-    """A file was changed after its checksum was computed.
+    """The error for a file that was changed after its checksum was computed.
 
-    Its documents would be prepared under the wrong name.
+    Its documents would be stored under the fingerprint of other bytes.
     """
 
 
 def verify_file(path: Path, checksum: str) -> None:
-    """Raises UserError where a file was changed after its checksum was computed.
+    """Raises ChangedFileError where a file was changed after its checksum was computed.
 
-    The checksum is as `read_documents` takes it.
+    `checksum` is a sha256 or "SIZE TIME" (`stamp`); "" accepts any file.
     """
     if checksum:
         compare_checksum(path, checksum, sha256(path) if len(checksum) == SHA256_DIGITS else "")
 
 
 def compare_checksum(path: Path, checksum: str, found: str) -> None:
-    """Raises ChangedFileError where bytes have another sha256, `found`, than they should."""
+    """Raises ChangedFileError where `found`, the sha256 of the bytes read, is not `checksum`.
+
+    A `checksum` "SIZE TIME" is compared with the file's `stamp`; "" accepts any.
+    """
     if len(checksum) != SHA256_DIGITS:
         found = stamp(path)
     if checksum not in ("", found):
@@ -71,20 +74,20 @@ def compare_checksum(path: Path, checksum: str, found: str) -> None:
 
 
 def stamp(path: Path) -> str:
-    """The size and time of a file, for one that is too large to be read for a checksum."""
+    """Returns "SIZE TIME" of a file (bytes, ns), for one that is too large to be read."""
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def read_file(path: Path) -> bytes:
-    """All bytes of a regular file. UserError: it cannot be read."""
+    """Returns all bytes of a regular file; raises UserError where it cannot be read."""
     with opened(path) as file:
         return file.read()
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """A regular file, open to read. UserError: it cannot be read."""
+    """Opens a regular file to read; raises UserError where it cannot be read."""
     try:
         with open_regular(path) as file:
             yield file
@@ -114,12 +117,12 @@ class _Stream(io.RawIOBase):
 
 
 def as_file(chunks: Iterator[bytes]) -> io.BufferedReader:
-    """Chunks of bytes as a file that can be read once, from start to end."""
+    """Returns chunks of bytes as a buffered file that can be read once, from start to end."""
     return io.BufferedReader(_Stream(chunks), CHUNK)
 
 
 def from_disk(path: Path, budget: Budget, digest: Any) -> Iterator[bytes]:
-    """The bytes of a file in chunks, each counted in the budget and added to the digest."""
+    """Yields the bytes of a file in chunks; adds each to the budget and to the digest."""
     with opened(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
@@ -129,7 +132,7 @@ def from_disk(path: Path, budget: Budget, digest: Any) -> Iterator[bytes]:
 
 
 def part_of(file: io.BufferedReader, size: int, name: str) -> Iterator[bytes]:
-    """The next `size` bytes."""
+    """Yields the next `size` bytes of a file in chunks; raises UserError where it ends before."""
     while size:
         chunk = file.read(min(size, CHUNK))
         if not chunk:
@@ -171,7 +174,7 @@ class _Gzip:
 
 
 class _Zstd:
-    # bytes of input at a time: 4 of them give 128 KiB at most, so that 32 MiB come out at most
+    # bytes of input at a time: 4 bytes expand to 128 KiB at most, so a step to 32 MiB at most
     STEP = 2**10
 
     def __init__(self) -> None:
@@ -208,13 +211,13 @@ DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 
 def missing_library(name: str, library: str) -> UserError:
-    """The error for a file that needs a library which is not installed."""
+    """Returns the error for a file that needs a library which is not installed."""
     return missing_extra(f"{name}: reading it needs {library}", "openwebtext")
 
 
 @contextmanager
 def damaged(name: str) -> Iterator[None]:
-    """Turns a library's errors about a damaged file into one line for the user."""
+    """Turns any error of a library about the file `name` into a one-line UserError."""
     try:
         yield
     except Exception as error:
@@ -222,11 +225,11 @@ def damaged(name: str) -> Iterator[None]:
 
 
 def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budget) -> Iterator[bytes]:
-    """The content of one or more compressed streams, one behind the other.
+    """Yields the decompressed bytes of one or more concatenated compressed streams.
 
-    Each must be whole, with nothing in between.
-
-    Python's own LZMAFile and BZ2File pass over what stands behind a stream.
+    Each must be whole, with nothing in between but gzip's and xz's zero padding. Python's own
+    LZMAFile and BZ2File ignore other bytes after a stream. Raises UserError for streams cut off,
+    damaged or beyond the budget.
     """
     decoder: _Decoder | None = None
     ended = False
@@ -234,7 +237,7 @@ def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budge
         while data:
             if decoder is None:
                 if ended and compression in ("gz", "xz"):
-                    data = data.lstrip(b"\0")  # padding, which these two allow
+                    data = data.lstrip(b"\0")  # zero padding, which gzip and xz allow
                     if not data:
                         break
                 try:

@@ -1,9 +1,9 @@
-"""Tables of texts -> their documents, one a row.
+"""Readers of tables of texts, whose rows are documents.
 
-rows.jsonl                                one a line: rows.jsonl:1, rows.jsonl:2, …
-rows.parquet                              one a row: rows.parquet:1, …
-rows.csv rows.tsv                         one a row below the line of names, named after its first line: rows.csv:2, …
-rows.json                                 one an item of a list, of objects or of strings: rows.json:1, …
+rows.jsonl                                one document a line: rows.jsonl:1, rows.jsonl:2, …
+rows.parquet                              one document a row: rows.parquet:1, …
+rows.csv rows.tsv                         one document a row below the header: rows.csv:2, …
+rows.json                                 one document an object or string: rows.json:1, …
 
 """
 
@@ -23,17 +23,17 @@ from llm_from_scratch.data.formats import COLUMN, MAX_DOCUMENT, Document, Format
 from llm_from_scratch.data.streams import CHUNK, Budget, damaged, missing_library
 from llm_from_scratch.errors import UserError, message_of
 
-DELIMITERS = {"csv": ",;\t", "tsv": "\t"}  # the first by which the first line names the column
-ROWS = 16  # of a parquet file, in memory at a time
-HEADER_LINES = 100  # of the row that names the columns of a table in CSV
-# rows of a table of JSON objects, from the first, before the column is known to be wrong
+DELIMITERS = {"csv": ",;\t", "tsv": "\t"}  # the first that finds the column in the header is used
+ROWS = 16  # rows of a Parquet file in memory at a time
+HEADER_LINES = 100  # most lines of a CSV header, whose quoted names can span lines
+# JSON objects without a text, from the first, after which the column is taken to be wrong
 WITHOUT_TEXT = 1000
-MAX_COLUMNS = 100  # names of columns of a table of JSON objects that are remembered
+MAX_COLUMNS = 100  # column names of JSON objects that are remembered
 
 
 @dataclass(frozen=True)
 class TableReader:
-    """From the bytes of a table to its documents."""
+    """Reader of a table's documents from its bytes."""
 
     form: Format
     budget: Budget
@@ -41,11 +41,11 @@ class TableReader:
     on_skip: OnSkip
 
     def lines(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
-        """One document a line of JSON; empty lines count, and are passed over."""
+        """Yields one document for each line of JSON; empty lines are numbered, and skipped."""
         yield from self.objects(self._parsed_lines(file, name), name)
 
     def _parsed_lines(self, file: io.BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
-        """The place and the value of each line that is an object of JSON; others are faults."""
+        """Yields (name:line, value) of each line that is a JSON object; reports other lines."""
         for number in itertools.count(1):
             line, where = file.readline(MAX_DOCUMENT + 1), f"{name}:{number}"
             if not line:
@@ -73,9 +73,9 @@ class TableReader:
                 self.on_fault(where, f'no object: a line such as {{"{self.form.column}": "…"}} is expected')
 
     def items(self, file: io.BufferedReader, name: str) -> Iterator[Document]:
-        """One document an item of a JSON list.
+        """Yields one document for each item of a JSON list.
 
-        A file that begins with an object has one object a line.
+        A file that begins with an object is read as one object a line.
         """
         head = file.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
         if head.startswith(b"{"):
@@ -85,14 +85,14 @@ class TableReader:
         yield from self.objects(rows, name)
 
     def _list_items(self, file: io.BufferedReader, name: str) -> Iterator[Any]:
-        """The items of a JSON list, one in memory at a time."""
+        """Yields the items of a JSON list, one in memory at a time."""
         decode = codecs.getincrementaldecoder("utf-8")().decode
         parse = json.JSONDecoder().raw_decode
         space = re.compile(r"[ \t\r\n]*")
         buffer, start, ended = "", 0, False
 
         def more() -> None:
-            """Reads as much again as is waiting, so that a long item is not tried too often."""
+            """Reads as much again as is unparsed, so that a long item is not parsed too often."""
             nonlocal buffer, start, ended
             chunk = file.read(max(CHUNK, len(buffer) - start))
             ended = not chunk
@@ -102,7 +102,7 @@ class TableReader:
                 raise UserError(f"{name}: {self._bad_byte(error)}") from None
 
         def sign() -> str:
-            """The next character that is no white space; "" at the end."""
+            """Returns the next character that is not white space, unread; "" at the end."""
             nonlocal start
             while True:
                 start = space.match(buffer, start).end()  # type: ignore[union-attr]
@@ -124,7 +124,7 @@ class TableReader:
                 while True:
                     try:
                         item, end = parse(buffer, start)
-                        if end < len(buffer) or ended:  # a number may go on
+                        if end < len(buffer) or ended:  # at the buffer's end, a number may go on
                             break
                     except (ValueError, RecursionError) as error:
                         if ended or isinstance(error, RecursionError):
@@ -144,10 +144,11 @@ class TableReader:
             raise UserError(f"{name}: there is text behind the list: {expected}")
 
     def objects(self, rows: Iterator[tuple[str, Any]], name: str) -> Iterator[Document]:
-        """One document a row of a table of JSON objects, or the row itself where it is none.
+        """Yields one document for each row, a JSON object or a text.
 
-        UserError: no row has a text under the column, which is a fault of the setting and not of
-        each row.
+        Raises:
+            UserError: when none of the first WITHOUT_TEXT objects has a value in the column: then
+                the setting is wrong, rather than each row.
         """
         ignored: set[str] = set()
         waiting: list[tuple[str, Any, list[str]]] | None = []  # rows before the first text
@@ -175,7 +176,10 @@ class TableReader:
         self._ignore(name, ignored)
 
     def records(self, file: io.BufferedReader, name: str, delimiters: str) -> Iterator[Document]:
-        """One document a row of a table in CSV or TSV, whose first row names the columns."""
+        """Yields one document for each row of a CSV or TSV table below its header.
+
+        A row that spans several lines is named after the first of them.
+        """
         csv.field_size_limit(MAX_DOCUMENT)
         line_number = 0
 
@@ -187,7 +191,7 @@ class TableReader:
                     raise UserError(f"{name}:{line_number}: a line above {MAX_DOCUMENT:,} bytes: split it")
                 if line_number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                # `clean` names a byte that is not UTF-8
+                # keeps bytes that are not UTF-8: `clean` reports them
                 yield line.decode("utf-8", "surrogateescape")
 
         source = lines()
@@ -219,12 +223,12 @@ class TableReader:
                     self.on_fault(where, self._bad_byte(None))
                 else:
                     yield Document(where, row[place].encode("utf-8", "surrogateescape"))
-            elif row:  # an empty line is none
+            elif row:  # an empty line is no row
                 self.on_fault(where, f"{len(row)} fields for {len(columns)} columns: quote those that hold {sign!r}")
         self._ignore(name, set(columns) - {self.form.column})
 
     def row(self, text: Any, where: str, columns: list[str]) -> Iterator[Document]:
-        """The document of one row, where its text is one."""
+        """Yields the document of one row; reports a fault where its value is not a text."""
         document = _row(text, where, self.form.column, columns)
         if isinstance(document, str):
             self.on_fault(where, document)
@@ -232,7 +236,10 @@ class TableReader:
             yield document
 
     def _bad_byte(self, error: UnicodeDecodeError | None) -> str:
-        """The fault of bytes that are not in the encoding, and what to do."""
+        """Returns the fault message for bytes that are not in the encoding, with advice.
+
+        `error` is None where the byte's position is unknown.
+        """
         if self.form.encoding != "utf-8" or error is None:
             return f"a byte that is not {self.form.encoding}: correct data.encoding or the file"
         return (
@@ -250,7 +257,10 @@ class TableReader:
 
 
 def _value(row: dict[str, Any], column: str) -> Any:
-    """The value of a key; `a.b` is b within a where no key is called a.b."""
+    """Returns the value of a column in a row, or None without one.
+
+    The column `a.b` is b within a where no key is called a.b.
+    """
     if column in row:
         return row[column]
     head, dot, rest = column.partition(".")
@@ -263,9 +273,9 @@ def _line(error: BaseException) -> str:
 
 
 def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | str:
-    """The document, or what is wrong with it."""
+    """Returns the document of a row, or the message of its fault."""
     if isinstance(text, bytes):
-        raw = text  # of a table whose texts are stored as UTF-8
+        raw = text  # from a table that stores text as UTF-8 bytes
     elif not isinstance(text, str):
         found = "nothing" if text is None else type(text).__name__
         of = f", of {ascii(columns)[:200]}" if columns else ""
@@ -281,9 +291,9 @@ def _row(text: Any, where: str, column: str, columns: list[str]) -> Document | s
 
 
 def as_utf8(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """The same text in UTF-8.
+    """Yields the same text in UTF-8.
 
-    Bytes that cannot be decoded become a byte that is not UTF-8, so that their row is named.
+    Bytes that cannot be decoded become a byte that is not UTF-8, so that the fault names their row.
     """
     if encoding == "utf-8":
         yield from chunks
@@ -300,11 +310,11 @@ codecs.register_error(NO_TEXT, lambda error: (NO_BYTE, error.end))  # type: igno
 
 
 def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, list[str]]:
-    """The delimiter and the names of the columns.
+    """Returns the delimiter and the column names of a CSV header.
 
-    It is the first delimiter by which one column is `column`, else the first of all.
+    The delimiter is the first that yields a column called `column`, else the first of `delimiters`.
 
-    A name in quotes may have several lines.
+    A name in quotes may span several lines.
     """
     header: list[str] = []
     columns: dict[str, list[str]] = {}
@@ -312,7 +322,7 @@ def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, l
         header.append(line)
         columns = {}
         for sign in delimiters:
-            with suppress(csv.Error):  # a quote is open still
+            with suppress(csv.Error):  # a quote is still open
                 columns[sign] = next(csv.reader(header, delimiter=sign, strict=True), [])
         named = next((sign for sign, names in columns.items() if column in names), None)
         if named is not None:
@@ -323,9 +333,9 @@ def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, l
 
 
 def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: TableReader) -> Iterator[Document]:
-    """One document a row.
+    """Yields one document for each row of a Parquet file, read from disk page by page.
 
-    The file is read from disk page by page; its metadata say beforehand what will come out.
+    Its metadata give the decompressed size, which is checked against the budget beforehand.
     """
     try:
         from pyarrow import compute, large_binary, parquet, types
@@ -368,8 +378,8 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
             if types.is_dictionary(values.type):
                 values = values.dictionary_decode()
             if types.is_string(values.type) or types.is_large_string(values.type):
-                # As bytes: `clean` names those that are no UTF-8, where pyarrow would give up all
-                # rows.
+                # As bytes: `clean` reports those that are not UTF-8, where pyarrow would fail for
+                # all rows.
                 values = values.cast(large_binary())
             texts = values.to_pylist()
         budget.on_progress(budget.read * len(texts) // max(1, file.metadata.num_rows))

@@ -1,14 +1,14 @@
-"""A task, a part of a corpus -> its token shards: a pure function.
+"""Tasks: the parts of a corpus, each made into its token shards by a pure function.
 
-Any process on any machine that sees the files can make it.
+Any process on any machine that sees the files can make a task.
 
-A task is one input file, or several small ones. What it makes depends on their bytes and names, on
-the settings and on the tokenizer alone, never on who makes it or when. It is published in this
-order, each by rename: the ids and index of both splits, then the record that vouches for them; a
-task without a sound record is made again from its start.
+A task is one input file, or several small ones. Its output depends on their bytes and names, on the
+settings and on the tokenizer alone, not on the process or the time. It is published in this order,
+each file by rename: the ids and index of both splits, then the record with their checksums; a task
+without a verified record is made again from its start.
 
 A small corpus is one task that keeps its text: its documents are written first, the tokenizer is
-learned from them, and the shards are made of the text that lies there.
+learned from them, and the shards are made from the written text.
 """
 
 import functools
@@ -42,58 +42,58 @@ from llm_from_scratch.data.shards import open_shard, write_shard
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
-LOCK_SECONDS = 10.0  # a worker outlives the process that started it by less
+LOCK_SECONDS = 10.0  # more than a worker runs on after its parent has ended
 
-# of a document; of a long one, an array for each of its pieces
+# the ids of a document; of a long one, an array for each of its pieces
 Ids = np.ndarray | Iterator[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Task:
-    """The files of one part of a corpus, and how its documents are read.
+    """One part of a corpus: its files, and the settings by which their documents are read.
 
-    `folder` is the one in which the corpus is built.
+    `folder` is the build folder of the corpus.
     """
 
     number: int
     files: tuple[File, ...]
     selection: Selection
     folder: Path
-    # a document that is no text ends the work, where data.on_error does not say
+    # whether a document that is not valid text is an error where data.on_error is None
     strict: bool = False
-    limit: int | None = None  # of documents
+    limit: int | None = None  # most documents to take; None: all
 
     @property
     def stem(self) -> str:
-        """Its number, as names of files have it."""
+        """Returns the task's number in five digits, as in names of files."""
         return f"{self.number:05}"
 
     def bytes(self) -> int:
-        """The size of its files."""
+        """Returns the total size of the task's files in bytes."""
         return sum(Path(path).stat().st_size for _, path, _ in self.files)
 
     def path(self, kind: str, suffix: str) -> Path:
-        """A file of this task: KIND_NUMBER.SUFFIX."""
+        """Returns the path of a file of this task, KIND_NUMBER.SUFFIX."""
         return self.folder / f"{kind}_{self.stem}.{suffix}"
 
     def repeated(self) -> np.ndarray:
-        """The numbers of the task's documents that are duplicates of earlier ones."""
+        """Returns the 0-based, rising numbers of the task's documents that are duplicates."""
         path = self.path("repeated", "bin")
         return np.fromfile(path, "<i8") if path.exists() else np.empty(0, np.int64)
 
     def documents(self, tally: Tally, on_progress: OnProgress = no_progress) -> Iterator[NamedText]:
-        """The documents that are kept, before duplicates are removed."""
+        """Yields the names and clean texts of the documents to keep, duplicates included."""
         return documents(
             self.files, self.selection, tally, limit=self.limit, strict=self.strict, on_progress=on_progress
         )
 
     def unique_documents(self, tally: Tally, on_progress: OnProgress = no_progress) -> Iterator[NamedText]:
-        """The documents that are kept."""
+        """Yields the names and clean texts of the documents to keep, without duplicates."""
         reason = f"{self.selection.dedup}_duplicate"
         return unique(self.documents(tally, on_progress), self.repeated(), reason, tally)
 
     def key(self, tokenizer: str) -> str:
-        """A checksum of all that the task's shards are a function of."""
+        """Returns the sha256 of everything that determines the task's shards."""
         files = [(name, checksum) for name, _, checksum in self.files]
         repeated = hashlib.sha256(self.repeated().tobytes()).hexdigest()
         inputs = [files, self.limit, self.selection.metadata(), tokenizer, repeated]
@@ -102,9 +102,9 @@ class Task:
 
 # --------------------------------------------------------------------------------------- duplicates
 def scan(task: Task, on_progress: OnProgress = no_progress) -> None:
-    """Writes the signatures of a task's documents, scan_NUMBER.bin.
+    """Writes the signatures of a task's documents to scan_NUMBER.bin, unless it exists.
 
-    It is the first pass of a task; duplicates are found among the signatures.
+    Duplicates are found among the signatures of all tasks.
     """
     path = task.path("scan", "bin")
     with _locked(task):
@@ -123,7 +123,7 @@ def scan(task: Task, on_progress: OnProgress = no_progress) -> None:
 
 
 def scanned(task: Task) -> np.ndarray:
-    """The signatures that `scan` wrote: (documents, width), mapped."""
+    """Returns the signatures that `scan` wrote: (documents, width), memory-mapped."""
     path = task.path("scan", "bin")
     columns, dtype = width(task.selection.dedup)
     rows = path.stat().st_size // (columns * np.dtype(dtype).itemsize)
@@ -132,12 +132,13 @@ def scanned(task: Task) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------- shards
 def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, Any]:
-    """Makes the shards of both splits, train_NUMBER and val_NUMBER, and their record.
+    """Makes the shards of both splits, train_NUMBER and val_NUMBER, and returns the task's record.
 
-    The tokenizer lies in the folder.
+    A finished task's record is returned as it is. The tokenizer is read from the task's folder.
 
     Raises:
-        UserError: as `documents`; an id outside the vocabulary; no room on the disk.
+        UserError: as `documents`; when an id is outside the vocabulary, or another process makes
+            the task.
     """
     tokenizer = _tokenizer(task.folder / "tokenizer")
     key = task.key(tokenizer.fingerprint)
@@ -146,7 +147,7 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
             return record
         task.path("task", "json").unlink(missing_ok=True)
         tally = Tally()
-        # the few that validate wait here: one shard is written after the other
+        # holds the validation documents while the training shard is written
         spool = task.path("val", "tmp")
         try:
             with spool.open("wb+") as waiting:
@@ -178,7 +179,7 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
 
 
 def write_text(task: Task, whole: bool) -> Tally:
-    """Writes the clean text of both splits and the ends of their documents.
+    """Writes the clean text of both splits and the ends of their documents; returns the tally.
 
     The files are train.txt, val.txt, train.ends and val.ends.
 
@@ -201,11 +202,12 @@ def write_text(task: Task, whole: bool) -> Tally:
 
 
 def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: str) -> dict[str, Any]:
-    """Makes the shards of the text that `write_text` wrote, of some `splits`.
+    """Makes the shards of `splits` from the text that `write_text` wrote.
 
-    It returns what a record says of both splits.
+    Without `whole`, documents are cut in two: their parts get no end-of-text token.
 
-    A document that the split has cut in two has no end to be learned.
+    Returns:
+        The entry "shards" of a record, for both splits; without tokens for one not in `splits`.
     """
     tokenizer = _tokenizer(task.folder / "tokenizer")
     shards = {}
@@ -224,7 +226,7 @@ def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: 
 
 
 def _write_shard(task: Task, split: str, ids: Iterator[tuple[Ids, int]], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Writes the shard of one split; what a record says of it."""
+    """Writes the shard of one split; returns its counts and the sha256 of its index."""
     info = write_shard(
         task.folder / f"{split}_{task.stem}", ids, vocab_size=tokenizer.vocab_size, tokenizer=tokenizer.fingerprint
     )
@@ -232,7 +234,7 @@ def _write_shard(task: Task, split: str, ids: Iterator[tuple[Ids, int]], tokeniz
 
 
 def documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
-    """The bytes and the pieces of each document of a clean text, whose ends lie beside it."""
+    """Yields each document of a clean text as its size in bytes and its pieces; reads its .ends."""
     start = 0
     with path.open("rb") as file:
         for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
@@ -241,9 +243,9 @@ def documents_in_pieces(path: Path) -> Iterator[tuple[int, Iterator[str]]]:
 
 
 def verified_record(task: Task, key: str) -> dict[str, Any] | None:
-    """The record of a task that is done, every byte of its shards verified.
+    """Returns the record of a finished task, every byte of its shards verified.
 
-    None: it is not done, or it was another task.
+    None: the task is unfinished, its shards are damaged, or its key is not `key`.
     """
     try:
         record = json.loads(task.path("task", "json").read_text(encoding="utf-8"))
@@ -258,7 +260,7 @@ def verified_record(task: Task, key: str) -> dict[str, Any] | None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there whole or not at all, also after a loss of power."""
+    """Writes a file atomically: after a crash or a loss of power it is complete or as before."""
     part = path.with_name(f"{path.name}.tmp")
     try:
         with part.open("wb") as file:
@@ -276,7 +278,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _ids(text: str | LongText | Iterator[str], tokenizer: Tokenizer, where: str) -> Ids:
-    """The ids of a document and its end."""
+    """Returns the ids of a document, followed by the end-of-text id."""
     if isinstance(text, str):
         try:
             return np.append(tokenizer.encode_array(text), tokenizer.eot_id)
@@ -286,9 +288,9 @@ def _ids(text: str | LongText | Iterator[str], tokenizer: Tokenizer, where: str)
 
 
 def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, where: str) -> Iterator[np.ndarray]:
-    """The ids of a document, an array for each of its pieces.
+    """Yields the ids of a document, an array for each of its pieces.
 
-    The last one is the end-of-text where it `ends`.
+    With `ends`, a last array holds the end-of-text id.
     """
     try:
         yield from encode_pieces(pieces, tokenizer)
@@ -301,10 +303,10 @@ def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, wher
 # -------------------------------------------------------------------------------------------- locks
 @contextmanager
 def _locked(task: Task) -> Iterator[None]:
-    """Keeps other processes from making the same task.
+    """Holds the lock of a task, so that no other process makes it.
 
     Raises:
-        UserError: another one does.
+        UserError: when another process holds it.
     """
     locks = locks_of(task.folder)
     locks.mkdir(exist_ok=True)
@@ -322,12 +324,12 @@ def _locked(task: Task) -> Iterator[None]:
 
 
 def locks_of(folder: Path) -> Path:
-    """Beside a folder that is being built: one lock a task."""
+    """Returns the folder of the tasks' locks, beside the build folder `folder`."""
     return folder.with_name(f"{folder.name}.locks")
 
 
 def clear(folder: Path, *patterns: str) -> None:
-    """Removes the files of a folder that match."""
+    """Removes the files of a folder that match one of the glob patterns."""
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()

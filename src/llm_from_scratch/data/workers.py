@@ -1,10 +1,10 @@
-"""The processes that make the tasks of a preparation: this one, a pool, a Ray cluster.
+"""Engines that run the tasks of a preparation: this process, a process pool, a Ray cluster.
 
-The function is the same in each.
+Each runs the same function.
 
-A worker that dies (killed for memory, most often) is an error here, never a wait without end:
-multiprocessing.Pool would hang, ProcessPoolExecutor says so. A worker whose parent dies ends
-itself, so that nothing goes on writing behind its back.
+A worker that dies (killed for memory, most often) raises an error here: ProcessPoolExecutor notices
+it, where multiprocessing.Pool would hang. A worker whose parent dies ends itself, so that it does
+not go on writing.
 """
 
 import ctypes
@@ -37,8 +37,8 @@ from llm_from_scratch.terminal import console
 
 log = logging.getLogger(__name__)
 Function = Callable[..., Any]
-POLL = 0.5  # seconds between two looks at the progress
-LINES = 30.0  # seconds between two lines of it where there is no terminal
+POLL = 0.5  # seconds between two updates of the progress
+LINES = 30.0  # seconds between two log lines of the progress where there is no terminal
 
 
 class _Counter(Protocol):
@@ -50,20 +50,21 @@ class _Counter(Protocol):
 def run_tasks(
     function: Function, tasks: Sequence[Any], *, engine: str, workers: int, size: int, what: str
 ) -> Iterator[Any]:
-    """Yields function(task, on_progress) of every task, as they finish.
+    """Yields function(task, on_progress) of every task, in the order in which they finish.
 
     Progress is shown on standard error.
 
     Args:
-        function: importable by its name in another process.
+        function: importable by its name in another process; Ray calls it without on_progress.
+        tasks: the first argument of each call.
         engine: local or ray.
-        workers: processes of the local engine; with one, this process does it all.
-        size: bytes of input of all tasks.
-        what: how the progress calls it.
+        workers: processes of the local engine; with one, this process runs all tasks.
+        size: total bytes of the tasks' input.
+        what: the label of the progress display.
 
     Raises:
-        UserError: in one line, for a worker that was killed, a disk that is full, a missing
-            library; what a task raises.
+        UserError: when a worker is killed, the disk is full or a library is missing. A task's own
+            error is raised here.
     """
     if not tasks:
         return
@@ -92,14 +93,15 @@ def _full_disk() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------- processes
-# In a worker: what all of them have read; an executor's initializer has no other place
+# In a worker: the bytes that all workers have read. It is global because an executor's initializer
+# can pass values to tasks in no other way.
 _counter: _Counter | None = None
 
 
 def _begin_worker(counter: _Counter) -> None:
     global _counter
     _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -108,10 +110,10 @@ def _begin_worker(counter: _Counter) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    # The thread waits while a task is in code that holds the interpreter (a document's NFC): there
-    # the kernel must act.
+    # The thread cannot run while C code of a task holds the GIL (NFC of a long document): there the
+    # kernel ends the worker.
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
+        with suppress(OSError, AttributeError):  # a C library without prctl
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if not parent.is_alive():
         os._exit(1)
@@ -119,7 +121,7 @@ def _begin_worker(counter: _Counter) -> None:
 
 @contextmanager
 def _signals_are_the_parents() -> Iterator[None]:
-    """Keeps Ctrl-C and a closed terminal from processes that are started within it.
+    """Blocks SIGINT and SIGHUP (Ctrl-C, a closed terminal) in processes started in its body.
 
     Their start-up is included.
     """
@@ -130,7 +132,7 @@ def _signals_are_the_parents() -> Iterator[None]:
     try:
         yield
     finally:
-        # what has come meanwhile is delivered here
+        # delivers the signals that have come meanwhile
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -145,7 +147,7 @@ def _in_worker(function: Function, task: Any) -> Any:
 
 
 def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, what: str) -> Iterator[Any]:
-    # a fork would copy the locks of threads that torch and others run
+    # spawn, for a fork would copy the locks that threads of torch and others hold
     context = multiprocessing.get_context("spawn")
     counter: Any = context.Value("q", 0)
     before = set(multiprocessing.active_children())
@@ -167,7 +169,7 @@ def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, wha
     finally:
         ours = set(multiprocessing.active_children()) - before
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in ours:  # after an error nobody waits for what the others are doing
+        for process in ours:  # after an error the other tasks' results are not needed
             process.terminate()
         for process in ours:
             process.join()
@@ -175,9 +177,9 @@ def _pool(function: Function, tasks: Sequence[Any], workers: int, size: int, wha
 
 # ---------------------------------------------------------------------------------------------- ray
 def _ray(function: Function, tasks: Sequence[Any]) -> Iterator[Any]:
-    """On the cluster that RAY_ADDRESS names, else on this machine.
+    """Yields the results of the tasks from the cluster that RAY_ADDRESS names, else this machine.
 
-    A task whose machine dies is tried again by Ray itself.
+    Ray itself retries a task whose machine dies.
     """
     try:
         import ray
@@ -200,9 +202,9 @@ def _ray(function: Function, tasks: Sequence[Any]) -> Iterator[Any]:
 
 # ----------------------------------------------------------------------------------------- progress
 class _Shown:
-    """Bytes read of all there are, their rate and the expected end.
+    """Progress display: bytes read of the total, their rate and the time left.
 
-    They are a bar in a terminal, a line now and then elsewhere.
+    It is a bar in a terminal, and a log line every LINES seconds elsewhere.
     """
 
     def __init__(self, size: int, what: str) -> None:
