@@ -1,4 +1,4 @@
-"""How good a run is, measured from its run folder. Each module may import those above it.
+"""Evaluation of runs from their run folders. Each module may import those above it.
 
 Scoring:
     intervals      intervals of ratios and means by bootstrap, Wilson's of a share
@@ -6,12 +6,12 @@ Scoring:
     pairs          minimal pairs: bias.csv, grammar.jsonl, CrowS-Pairs and BLiMP files
     results        the typed results, and their JSON
     texts          the text that is scored, its units, figures from nats and bytes
-    likelihood     a run over a whole text: figures, loss by place, worst and best passages
+    likelihood     a run over a whole text: figures, loss by position, worst and best passages
 
-Models to beat, on the same bytes:
+Baselines, on the same bytes:
     ngram          uniform, unigram, Kneser-Ney over any ids
-    compression    zlib, bz2, lzma, PPM behind the training part
-    baselines      their rows, and the article's own figures
+    compression    zlib, bz2, lzma, PPM, primed with the training part
+    baselines      rows of both, and the article's own figures
     references     models of transformers: a baseline, BERTScore, entailment
 
 Generated text:

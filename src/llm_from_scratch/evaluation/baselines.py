@@ -1,4 +1,4 @@
-"""Baselines on the same bytes: counting, compressing, and the figures that the article gives."""
+"""Baselines on the same bytes: n-gram models, compressors, and the project article's figures."""
 
 import numpy as np
 
@@ -8,7 +8,8 @@ from llm_from_scratch.evaluation.results import ArticleFigures, Baseline
 from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
 ORDERS = range(7)
-PPM_CHARACTERS = 1_000_000  # plain Python: about a second for 100,000 characters
+# PPM reads at most so many of each text: it is plain Python, about a second for 100,000 characters.
+PPM_CHARACTERS = 1_000_000
 ARTICLE_NOTE = "the article's own, not comparable"
 ARTICLE = (
     ArticleFigures(
@@ -26,9 +27,11 @@ ARTICLE = (
 def counting(
     text: Text, train: np.ndarray, test: np.ndarray, lengths: np.ndarray, vocab_size: int, of: str
 ) -> list[Baseline]:
-    """Uniform, unigram and modified Kneser-Ney of orders 2 to 6 over ids.
+    """Scores uniform, unigram and modified Kneser-Ney models of orders 2 to 6, trained on `train`.
 
-    lengths: the bytes of each test id.
+    Args:
+        train: (N,) training ids. test: ids of `text`. lengths: bytes of each test id.
+        of: the name of the symbols, “characters” or “tokens”.
     """
     rows = []
     for order in ORDERS:
@@ -41,13 +44,13 @@ def counting(
 
 
 def characters(text: Text, train: str) -> list[Baseline]:
-    """The counting baselines over characters; the vocabulary is what the two texts hold."""
+    """Scores the n-gram baselines over the V distinct characters of `train` and the text."""
     before, after, V = character_ids(train, text.joined)
     return counting(text, before, after, character_bytes(text.joined), V, "characters")
 
 
 def compressors(text: Text, train: str) -> list[Baseline]:
-    """zlib, bz2, lzma and PPM of order 5 behind the training part, learning as they read."""
+    """Scores zlib, bz2, lzma and PPM 5, primed with `train` and adapting as they read."""
     rows = []
     for kind in (*COMPRESSORS, "ppm"):
         before, after, note = train, text.joined, "learns on as it reads"

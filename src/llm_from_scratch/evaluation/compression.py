@@ -1,8 +1,7 @@
-"""Baselines that compress: general compressors and a PPM, primed with the training part of a text.
+"""Compression baselines: general compressors and PPM, primed with the training part of a text.
 
-Unit: bits per byte of UTF-8, as everywhere in this folder; lower is better. All of them go on
-learning through the test part, as a compressor does, which the n-gram baselines and the models do
-not.
+Unit: bits per byte of UTF-8, as everywhere in this folder; lower is better. The compressors keep
+adapting while they read the test part; the n-gram baselines and the models do not.
 """
 
 import bz2
@@ -22,14 +21,19 @@ Contexts = list[dict[bytes, dict[int, int]]]  # of each order: context -> next b
 
 
 def compressor_bits(train: str, test: str, kind: str, order: int = 5) -> float:
-    """Bits per byte of `test` behind `train`.
+    """Returns the bits per byte of `test`, compressed by `kind` after it has read `train`.
 
-    kind: zlib, bz2, lzma, or ppm, which alone takes an order.
+    zlib, bz2 and lzma: 8 (|C(train + test)| - |C(train)|) / |test|, sizes in bytes. The difference
+    cancels the headers and the cost of the training part. Each sees a limited part of it: zlib
+    looks back 32 KiB, and bz2 sorts blocks of 900 kB. The difference is rough where a block ends
+    between the two texts.
 
-    zlib, bz2, lzma: 8 (|C(train + test)| - |C(train)|) / |test|, the difference of two compressed
-    sizes, so that headers and what the training part costs fall away. What they can see of the
-    training part is their own: zlib looks 32 KiB back, bz2 sorts blocks of 900 kB, and a block that
-    ends between the two makes the difference rough.
+    Args:
+        kind: zlib, bz2, lzma or ppm.
+        order: the longest context of PPM, in bytes; the others ignore it.
+
+    Raises:
+        UserError: when `test` is empty or `kind` is unknown.
     """
     before, after = train.encode(), test.encode()
     if not after:
@@ -43,11 +47,12 @@ def compressor_bits(train: str, test: str, kind: str, order: int = 5) -> float:
 
 
 def ppm_bits(train: bytes, test: bytes, order: int = 5) -> float:
-    """Bits of `test` behind `train` by prediction by partial matching, which learns byte by byte.
+    """Returns the total bits of `test` after `train` under PPM (prediction by partial matching).
 
     Cleary and Witten 1984, with the escape of method D (Howard 1993), full exclusion, and update
-    exclusion (a byte is counted in the order that predicted it and in those above). Order -1 is
-    uniform over the bytes not excluded. An ideal arithmetic coder is assumed: -log2 p, no rounding.
+    exclusion (a byte is counted in the longest context that has seen it, and in longer ones). It
+    learns from every byte of both texts, after coding it. Order -1 is uniform over the bytes not
+    excluded. The bits are those of an ideal arithmetic coder: -log2 p, without rounding.
     """
     contexts: Contexts = [{} for _ in range(order + 1)]
     text, bits = train + test, 0.0
@@ -59,15 +64,16 @@ def ppm_bits(train: bytes, test: bytes, order: int = 5) -> float:
             counts = contexts[n].setdefault(history[len(history) - n :], {})
             counts[byte] = counts.get(byte, 0) + 1
             if counts[byte] > 1:
-                break  # predicted here: the shorter contexts stay as they are
+                break  # update exclusion: this context has seen the byte before
     return bits
 
 
 def ppm_probability(contexts: Contexts, history: bytes, byte: int) -> float:
-    """p of one byte after `history`, by method D.
+    """Returns the probability of `byte` after `history`, with the escapes of method D.
 
-    Behind a context of n bytes in d kinds, a kind counted c times has (2c - 1) / 2n, and the escape
-    to the context one shorter d / 2n. Kinds that a longer context has offered are left out below.
+    In a context seen n times with d distinct bytes, a byte counted c times has probability
+    (2c - 1) / 2n; the escape to the context one byte shorter has d / 2n. Bytes that a longer
+    context has seen are excluded from the shorter ones.
     """
     p, excluded = 1.0, set[int]()
     for n in range(len(history), -1, -1):

@@ -1,8 +1,8 @@
-"""Continuations of held-out passages by a model, measured beside the true ones.
+"""Continuations of held-out passages by a model, measured beside the true continuations.
 
-A passage is cut out of the held-out text: a prompt of about 200 characters that begins behind a
-space, and the true continuation, 400 characters. Definitions and sources of the figures are in
-`overlap`, `style` and `faithfulness`.
+A passage of the held-out text is a prompt of about 200 characters, which begins after a space, and
+the true continuation, the next 400 characters. `overlap`, `style` and `faithfulness` define the
+metrics and name their sources.
 """
 
 import random
@@ -25,25 +25,26 @@ from llm_from_scratch.generation import TextStream, generate_tokens
 from llm_from_scratch.weights import LoadedModel
 
 PROMPT, CONTINUATION = 200, 400  # characters
-LENGTHS = (20, 50, 100, 200)  # characters copied in a row
+LENGTHS = (20, 50, 100, 200)  # of a copied string, in characters, at least
 BACKGROUND = 200_000  # characters of training text that help to tell names from words
 SAMPLING = SamplingConfig(temperature=0.8, top_p=0.95)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of held-out text in two."""
+    """A passage of held-out text: the prompt, and the true continuation that follows it."""
 
     prompt: str
     continuation: str
 
 
 def passages(text: str, count: int, seed: int) -> list[Passage]:
-    """Up to `count` passages that do not overlap, drawn by the seed, in the order of the text.
+    """Draws up to `count` passages that do not overlap, by the seed; returns them in text order.
 
-    UserError: the text is too short for one.
+    Raises:
+        UserError: when the text is too short for one passage (700 characters).
     """
-    slot = PROMPT + CONTINUATION + 100  # room to begin and to cut behind a word
+    slot = PROMPT + CONTINUATION + 100  # room to begin and to cut between words
     starts = range(0, len(text) - slot + 1, slot)
     if not starts:
         raise UserError(f"generated text needs held-out text of at least {slot} characters, here are {len(text)}")
@@ -57,9 +58,9 @@ def passages(text: str, count: int, seed: int) -> list[Passage]:
 
 
 def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
-    """A continuation of the prompt of at most so many characters; an end-of-text ends it earlier.
+    """Returns a sampled continuation of the prompt, of at most `characters` characters.
 
-    Of a prompt longer than the context the end is read.
+    An end-of-text token ends it earlier. A prompt longer than the context keeps its last tokens.
     """
     ids = run.tokenizer.encode(prompt)[-run.model.config.block_size :]
     device = next(run.model.parameters()).device
@@ -74,13 +75,13 @@ def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Texts and models that continuations are held against.
+    """Texts and models that continuations are compared with; None leaves a metric out.
 
     Args:
         train: the training text.
-        against: the name and the text of another author.
+        against: the name and the text of another author, for Burrows's Delta.
         bertscore: the folder of a model. entailment: the folder of a classifier.
-        faithfulness: count names, genders and relations by rules.
+        faithfulness: whether to count names, genders and relations by rules.
     """
 
     train: str
@@ -98,11 +99,11 @@ def generation_metrics(
     *,
     true: bool = False,
 ) -> GenerationMetrics:
-    """All figures of continuations, one a passage.
+    """Returns the metrics of `texts`: continuations of the `chosen` passages, one each.
 
-    A figure that cannot be measured adds a line to `left_out`.
+    A metric that cannot be measured is None, and adds a line with the reason to `left_out`.
 
-    true: they are the true continuations, which are not compared with themselves.
+    true: whether `texts` are the true continuations, which are not compared with themselves.
     """
 
     def attempt(measure: Callable[..., Any], *arguments: Any) -> Any:
@@ -148,7 +149,7 @@ def _against_the_truth(
 
 
 def _copied(found: dict[Any, Any] | None) -> dict[str, Any]:
-    """The figures of `memorisation`, the longest copy apart from the shares."""
+    """Returns the result of `memorisation` as fields of `GenerationMetrics`; {} for None."""
     if not found:
         return {}
     longest = found.pop("longest")
@@ -161,7 +162,7 @@ def _copied(found: dict[Any, Any] | None) -> dict[str, Any]:
 
 
 def _mean_faithfulness(texts: Sequence[str], chosen: Sequence[Passage], background: str) -> dict[str, float]:
-    """How many names and relations of each kind a passage has, on average."""
+    """Returns the mean count a passage of each field of `Faithfulness`."""
     pairs = zip(chosen, texts, strict=True)
     found = [asdict(faithfulness(passage.prompt, text, background)) for passage, text in pairs]
     return {key: fmean(len(row[key]) for row in found) for key in found[0]}

@@ -1,12 +1,12 @@
 """Faithfulness of a continuation to its prompt: names, the gender of their pronouns, relations.
 
-Rules over the surface of English text, no model. Nobody has held them against the judgement of
-readers: their validity is not known, and they are measured on request alone. They know no spelling
-variants and no nicknames, take days, places and capitalised kinds (“Munchkins”) for names and each
-word of “Tin Woodman” for one, follow no pronoun across sentences, and see only relations written as
-“Dorothy’s uncle Henry”, “Henry, Dorothy’s uncle” or “Henry is Dorothy’s uncle”. A new name is no
-fault in itself: stories bring people in. The figures are for comparing models on the same prompts,
-and the true continuation's figures belong beside them. Where nothing can be told, nothing is
+Rules over the surface of English text, without a model. They have not been compared with the
+judgement of readers: their validity is unknown, and they run on request only. They know no
+spelling variants and no nicknames. They take days, places and capitalised kinds (“Munchkins”) for
+names, and each word of “Tin Woodman” for one. They follow no pronoun across sentences, and see only
+relations written as “Dorothy’s uncle Henry”, “Henry, Dorothy’s uncle” or “Henry is Dorothy’s
+uncle”. A new name is no fault in itself: stories introduce people. Compare models on the same
+prompts, beside the figures of the true continuation. A case that the rules cannot decide is not
 counted.
 """
 
@@ -22,10 +22,10 @@ TITLES = {
     "he": frozenset(("Mr", "Sir", "Lord", "King", "Prince", "Uncle", "Father", "Brother")),
     "she": frozenset(("Mrs", "Ms", "Miss", "Lady", "Queen", "Princess", "Aunt", "Mother", "Sister")),
 }
-# In capitals by custom.
+# Capitalised words that are never names.
 NO_NAMES = TITLES["he"] | TITLES["she"] | {"Dr", "Chapter", "Oh", "Ah", "Yes", "No"}
-# Not “him”, which is another than the subject of its sentence (Dorothy met him).
-# “her” counts in front of a word that can be hers.
+# “him” is absent: it refers to another person than the subject of its sentence (Dorothy met him).
+# “her” counts only as a possessive, where the next word is no function word (her dog).
 HE, SHE = frozenset(("he", "his", "himself")), frozenset(("she", "her", "hers", "herself"))
 ROLES = (
     "mother|father|sister|brother|daughter|son|wife|husband|aunt|uncle|cousin|niece|nephew|grandmother|grandfather|"
@@ -36,29 +36,28 @@ RELATIONS = (
     rf"\b(?P<owner>{NAME})['’]s (?P<role>{ROLES}),? (?:was |is |named |called )*(?P<name>{NAME})\b",
     rf"\b(?P<name>{NAME}),? (?:who )?(?:was |is )?(?P<owner>{NAME})['’]s (?P<role>{ROLES})\b",
 )
-ONE_ONLY = frozenset(("mother", "father", "wife", "husband"))  # of which a person has one at a time
+ONE_ONLY = frozenset(("mother", "father", "wife", "husband"))  # a person has one at a time
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Of one prompt and its continuation; names and relations in the order they come."""
+    """Names and relations of one prompt and its continuation, in the order of the text."""
 
-    kept: tuple[str, ...]  # names of the prompt that come again
-    dropped: tuple[str, ...]  # names of the prompt that do not
-    introduced: tuple[str, ...]  # names that the prompt does not have
-    agreeing: tuple[str, ...]  # names whose gender both texts tell, the same
-    contradicted: tuple[str, ...]  # names whose gender both texts tell, another
-    relations_kept: tuple[str, ...]  # “Dorothy's uncle: Henry” of both
-    relations_contradicted: tuple[
-        str, ...
-    ]  # “Dorothy's mother: Em, then Glinda”, “Henry: Dorothy's uncle, then brother”
-    relations_invented: tuple[str, ...]  # between names of the prompt, which does not tell them
+    kept: tuple[str, ...]  # names of both
+    dropped: tuple[str, ...]  # names of the prompt alone
+    introduced: tuple[str, ...]  # names of the continuation alone
+    agreeing: tuple[str, ...]  # names with a gender in both, the same
+    contradicted: tuple[str, ...]  # names with a gender in both, not the same
+    relations_kept: tuple[str, ...]  # “Dorothy's uncle: Henry”, stated in both
+    # “Dorothy's mother: Em, then Glinda”, “Henry: Dorothy's uncle, then brother”
+    relations_contradicted: tuple[str, ...]
+    relations_invented: tuple[str, ...]  # between names of the prompt, stated in the continuation alone
 
 
 def faithfulness(prompt: str, continuation: str, background: str = "") -> Faithfulness:
-    """Names, genders and relations that the continuation keeps, drops, contradicts and adds.
+    """Compares the names, genders and relations of a continuation with those of its prompt.
 
-    background: text, such as the training part, that helps `names`.
+    background: text, such as the training part, from which `names` learns which words are names.
     """
     before = names(prompt, background + "\n\n" + continuation)
     after = names(continuation, background + "\n\n" + prompt)
@@ -90,11 +89,12 @@ def faithfulness(prompt: str, continuation: str, background: str = "") -> Faithf
 
 
 def names(text: str, background: str = "") -> list[str]:
-    """The names of a text: capitalised words that it or `background` has inside a sentence.
+    """Returns the distinct names in `text`, in the order of their first occurrence.
 
-    A capital that begins a sentence tells nothing, nor do those of a heading: such a word is a name
-    only if the two texts together have it inside a sentence too. A word that they have as often in
-    small letters is none.
+    A name is a word that is capitalised inside sentences more often than it is lower-case, counted
+    in `text` and `background` together. A capital at the start of a sentence or of speech, or in a
+    heading (a sentence without a lower-case word), is not counted. Titles (Aunt) and words in all
+    capitals are never names.
     """
     inside, small = Counter[str](), Counter[str]()
     for sentence in sentences(text + "\n\n" + background):
@@ -102,18 +102,18 @@ def names(text: str, background: str = "") -> list[str]:
         if not any(word[0].islower() for word in found):
             continue  # a heading
         small.update(word[0] for word in found if word[0].islower())
-        # Speech behind an opening quote or a colon, and a line of verse, begin with a capital.
+        # Speech after an opening quote or a colon, and a line of verse, begin with a capital.
         inside.update(word[0] for word in found[1:] if sentence[: word.start()].rstrip(" ")[-1] not in '“"‘:—([\n')
     capitals = dict.fromkeys(word for word in WORD.findall(text) if word[0].isupper() and not word.isupper())
     return [name for name in capitals if inside[name] > small[name.lower()] and name not in NO_NAMES]
 
 
 def gender(text: str, of: list[str]) -> dict[str, str]:
-    """“he” or “she” for each name of `of` that the text tells it of.
+    """Returns “he” or “she” for each name of `of` whose gender the text indicates.
 
-    By a title before it (Aunt Em), or by sentences with that one name and pronouns of one gender,
-    the first behind the name. A name of which not more than two thirds of the places say the same
-    is left out. A sentence about two people of whom one is named (Henry said that she slept)
+    Evidence is a title before the name (Aunt Em), or a sentence with no other name and pronouns of
+    one gender, the first of them after the name. A name is left out unless more than two thirds of
+    its evidence agree. A sentence about two people that names one (Henry said that she slept)
     misleads.
     """
     told: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -136,6 +136,9 @@ def gender(text: str, of: list[str]) -> dict[str, str]:
 
 
 def relations(text: str) -> list[tuple[str, str, str]]:
-    """(owner, role, name) of each relation in the text, in order: (“Dorothy”, “uncle”, “Henry”)."""
+    """Returns the distinct relations in the text, in order, as (owner, role, name).
+
+    “Dorothy’s uncle Henry” gives (“Dorothy”, “uncle”, “Henry”).
+    """
     found = [(m.start(), (m["owner"], m["role"], m["name"])) for rule in RELATIONS for m in re.finditer(rule, text)]
     return list(dict.fromkeys(relation for _, relation in sorted(found)))

@@ -1,4 +1,4 @@
-"""The pictures of a report: an `Evaluation` -> PNG files."""
+"""Charts of a report: an `Evaluation` -> PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ KINDS = {
     "ensemble": ("#fdae6b", "runs together"),
 }
 
-HOTTEST = 12.0  # bits of a token that is coloured the strongest
-LINE = 80  # characters of a line of a passage that is drawn
+HOTTEST = 12.0  # bits from which on a token has the strongest colour
+LINE = 80  # characters of a line, where a passage is drawn
 
 
 def heat(bits: float) -> float:
-    """How strongly a token of so many bits is coloured, 0 to 0.8."""
+    """Returns the colour strength of a token with so many bits, linear from 0 to 0.8 at HOTTEST."""
     return 0.8 * min(max(bits / HOTTEST, 0.0), 1.0)
 
 
 def run_names(evaluation: Evaluation) -> list[str]:
-    """Names of the runs: of their folders where these differ, else their paths."""
+    """Returns the runs' names: those of their folders where all differ, else their paths."""
     short = [Path(run.run).name or run.run for run in evaluation.runs]
     return [
         one_line(name) for name in (short if len(set(short)) == len(short) else [run.run for run in evaluation.runs])
@@ -39,7 +39,7 @@ def run_names(evaluation: Evaluation) -> list[str]:
 
 
 def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
-    """Writes the pictures that there are figures for; returns file name -> caption."""
+    """Writes the charts that have figures into `folder`; returns file name -> caption."""
     pictures = {}
     for name, picture, caption in (
         ("bits_per_byte.png", _bits, "Bits per byte on the same bytes, lower is better; lines are 95 % intervals."),
@@ -70,16 +70,16 @@ def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
             for axes in figure.axes:
                 axes.spines[["top", "right"]].set_visible(False)
             drawn = io.BytesIO()
-            # The same figures, the same bytes
+            # Without matplotlib's version, the same figures give the same bytes.
             figure.savefig(drawn, dpi=120, metadata={"Software": None})
-            # A palette is a third of the size, and no eye sees it.
+            # A palette of 128 colours is a third of the size, without a visible loss.
             Image.open(drawn).convert("RGB").quantize(128).save(folder / name, optimize=True)
             pictures[name] = caption
     return pictures
 
 
 def _label(name: str) -> str:
-    """For matplotlib, which reads what stands between two dollars as mathematics."""
+    """Returns a name for matplotlib, its dollars escaped: a pair would enclose mathematics."""
     return one_line(name, 44).replace("$", r"\$")
 
 
@@ -124,7 +124,7 @@ def _positions(evaluation: Evaluation) -> Figure:
     ticks = {}
     for i, (name, run) in enumerate(_runs(evaluation)):
         rows = run.positions
-        # Side by side rather than one upon the other: a few hundredths on the axis of logarithms.
+        # Each run is 4 % further right on the logarithmic axis, so that the bars do not overlap.
         x = [(row.first * row.last) ** 0.5 * 1.04**i for row in rows]
         y = [row.loss for row in rows]
         around = [[row.loss - row.low for row in rows], [row.high - row.loss for row in rows]]
@@ -134,7 +134,7 @@ def _positions(evaluation: Evaluation) -> Figure:
             ticks[(row.first * row.last) ** 0.5] = span
     axes.set_xscale("log", base=2)
     kept: dict[float, str] = {}
-    # The last places of runs with different contexts lie close together.
+    # Labels that would overlap are dropped: the last ranges of runs with different contexts.
     for place in sorted(ticks):
         if not kept or place > 1.35 * max(kept):
             kept[place] = ticks[place]
@@ -148,7 +148,7 @@ def _positions(evaluation: Evaluation) -> Figure:
 
 
 def _passages(evaluation: Evaluation) -> Figure:
-    # A heading, or the characters of a line, each with its heat.
+    # Each entry is a heading, or the characters of a line with their heats.
     lines: list[tuple[str, list[tuple[str, float]]]] = []
     for name, run in _runs(evaluation):
         for end in ("worst", "best"):
@@ -176,7 +176,7 @@ def _passages(evaluation: Evaluation) -> Figure:
 
 
 def _wrapped(pieces: list[tuple[str, float]]) -> list[list[tuple[str, float]]]:
-    """Lines of at most LINE characters, broken at spaces; each character with its token's heat."""
+    """Breaks tokens at spaces into lines of at most LINE characters, each with its token's heat."""
     lines: list[list[tuple[str, float]]] = [[]]
     for piece, bits in pieces:
         for character in piece:
@@ -238,7 +238,7 @@ def _pairs(preferences: Sequence[tuple[str, list[Preference] | None]], label: st
     for number, (i, name, rows) in enumerate(runs):
         places = [kinds.index(row.kind) + (number - (len(runs) - 1) / 2) * 0.6 / len(runs) for row in rows]
         shares = [100 * row.share for row in rows]
-        # Half counts of ties and rounding must not make a length negative.
+        # errorbar refuses negative lengths, which half counts of ties and rounding may give.
         around = [
             [max(share - 100 * row.low, 0.0) for share, row in zip(shares, rows, strict=True)],
             [max(100 * row.high - share, 0.0) for share, row in zip(shares, rows, strict=True)],

@@ -1,10 +1,10 @@
-"""A run as a model of EleutherAI's lm-eval.
+"""Adapter of a run to EleutherAI's lm-eval.
 
 Gao et al. 2021, “A framework for few-shot language model evaluation”.
 
-The harness asks for the likelihood of a continuation behind a context, of a whole text, and for
-greedy text; this file answers from a run folder. It alone imports lm_eval. Shapes: B windows, T
-tokens a window (`model.block_size`), V vocabulary.
+The harness requests the log-likelihood of a continuation after a context or of a whole text, and
+generated text; this module answers with the model of a run folder. It alone imports lm_eval.
+Shapes: B windows, T tokens a window (`model.block_size`), V vocabulary.
 """
 
 import contextlib
@@ -31,18 +31,19 @@ try:
 except ImportError as error:
     raise missing_extra("lm-eval needs", "harness", str(error)) from None
 
-BOOTSTRAP = 1000  # samples of the standard errors that have no formula
-NEW_TOKENS = 256  # of a generated answer, where the task does not say
+BOOTSTRAP = 1000  # bootstrap samples of standard errors that have no formula
+NEW_TOKENS = 256  # of a generated answer at most, where the task sets no limit
 
 
 class HarnessModel(TemplateLM):
-    """The model that lm-eval calls.
+    """A run as the model class that lm-eval calls.
 
-    Texts begin behind an end-of-text; of a context that is too long the end is read.
+    A text without a context is scored after an end-of-text token. A context that is too long keeps
+    its last tokens.
 
-    A likelihood is that of the very string that is asked about, since lm-eval divides it by that
-    string's own bytes: nothing is cleaned. A context to write behind, and the strings that end the
-    answer, are cleaned as the corpus was (`generate`).
+    The log-likelihood is of the exact string of the request, since lm-eval divides it by that
+    string's bytes: it is not cleaned. Prompts to continue, and the stop strings of the answer, are
+    cleaned as the corpus was (`generate`, `SamplingConfig`).
     """
 
     def __init__(self, run: LoadedModel, batch_size: int) -> None:
@@ -50,7 +51,7 @@ class HarnessModel(TemplateLM):
         self.run, self.scorer = run, scorer(run.model, run.tokenizer.eot_id)
         self.block_size = run.model.config.block_size
         self.batch_size = windows_at_once(batch_size, self.block_size, self.scorer.width)
-        self.asked = False  # an error before the first question is the task's
+        self.asked = False  # an error before the first request is the task's
 
     @property
     def eot_token_id(self) -> int:
@@ -60,7 +61,7 @@ class HarnessModel(TemplateLM):
         return self.run.tokenizer.encode(string)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """ln p of each whole text, in windows of T tokens; the last is filled up with context."""
+        """Returns ln p of each whole text, in windows of T tokens; context fills the last one."""
         self.asked = True
         return [sum(value for value, _ in self._rolling(self.tok_encode(request.args[0]))) for request in requests]
 
@@ -71,7 +72,7 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """(ln p, whether it is greedy decoding's) of each continuation behind its context."""
+        """Returns (ln p, whether greedy decoding gives it) of each request's continuation."""
         self.asked = True
         short = [len(after) <= self.block_size for _, _, after in requests]
         fitting = iter(
@@ -89,13 +90,13 @@ class HarnessModel(TemplateLM):
         return self._scores([make_disjoint_window(window) for window in windows])
 
     def _scores(self, asked: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """(ln p, is greedy) of the second ids, at most T, behind the first."""
+        """Returns (ln p, is greedy) of each pair's second ids, at most T, after the first ids."""
         found = [(0.0, True)] * len(asked)
         order = sorted(range(len(asked)), key=lambda i: -sum(map(len, asked[i])))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             windows = [(asked[i][0] + asked[i][1])[-self.block_size - 1 :] for i in rows]
-            # Padding stands behind what counts, where a causal model does not see it.
+            # Padding is on the right, where the causal mask hides it from the scored tokens.
             x = torch.full((len(rows), max(map(len, windows)) - 1), self.eot_token_id)  # (B, T)
             y = torch.full_like(x, IGNORE)
             for row, (i, ids) in enumerate(zip(rows, windows, strict=True)):
@@ -128,18 +129,22 @@ def harness(
     num_fewshot: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """The findings of lm-eval for each task.
+    """Returns lm-eval's results of the tasks.
 
-    "results" (task -> {"metric,filter": value}), "versions", "n-shot" and "n-samples".
+    Their keys are "results" (task -> {"metric,filter": value}), "versions", "n-shot", "n-samples".
 
     Args:
         tasks: names of tasks and groups, which fetch their data from the hub, or YAML files.
-        include: a folder of further tasks. limit: examples of a task, the first ones.
+        include: a folder of further tasks. limit: examples of a task, the first ones; None: all.
+        num_fewshot: solved examples in a prompt; None: as the task says.
+        batch_size: windows at a time at most.
 
-    UserError in one line: no such task, or its data are not at hand.
+    Raises:
+        UserError: when there is no such task, its data cannot be loaded, or the tokenizer does not
+            know a character.
     """
     model = HarnessModel(run, batch_size)
-    with contextlib.redirect_stdout(sys.stderr):  # it prints as it goes
+    with contextlib.redirect_stdout(sys.stderr):  # lm-eval prints to stdout
         manager = TaskManager(include_path=str(include) if include else None)
         unknown = [task for task in tasks if task not in manager.all_tasks and not Path(task).is_file()]
         if unknown or not tasks:
@@ -157,7 +162,7 @@ def harness(
                 log_samples=False,
             )
         except Exception as error:
-            # A UserError: such as a character that the tokenizer does not know.
+            # A UserError: for example for a character that the tokenizer does not know.
             if model.asked or isinstance(error, UserError):
                 raise
             line = first_line(error, 200)

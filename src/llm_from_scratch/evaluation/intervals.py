@@ -1,4 +1,4 @@
-"""Intervals of ratios of sums (bits over bytes), of means, and of shares (pairs won)."""
+"""Confidence intervals: bootstrap for ratios of sums and for means, Wilson's for shares."""
 
 import math
 from statistics import NormalDist
@@ -7,27 +7,28 @@ import numpy as np
 
 from llm_from_scratch.errors import UserError
 
-CHUNK = 4_000_000  # numbers drawn at a time
-MANY = 5_000  # units of a mean
+CHUNK = 4_000_000  # indices drawn at a time
+MANY = 5_000  # blocks of a mean, at most
 
 
 def bootstrap_ratio(
     numerators: np.ndarray, denominators: np.ndarray, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The ratio of two sums and its percentile interval: (ratio, low, high).
+    """Returns the ratio of two sums and its bootstrap percentile interval: (ratio, low, high).
 
-    The units (documents, or blocks of one document) are drawn with replacement, numerator and
-    denominator together, as many as there are, `samples` times; low and high are the quantiles (1 -
-    level) / 2 and (1 + level) / 2 of the ratios (Efron and Tibshirani 1993, chapter 13). It covers
-    which text was scored, not the seed a model was trained from, and blocks must be long enough to
-    be about independent.
+    Each of `samples` resamples draws N units (documents, or blocks of one document) with
+    replacement, numerator and denominator together. low and high are the quantiles (1 - level) / 2
+    and (1 + level) / 2 of their ratios (Efron and Tibshirani 1993, chapter 13). The interval covers
+    the choice of the text, not the seed of the training. Blocks must be long enough to be about
+    independent.
 
     Args:
         numerators: (N,) such as the bits of each unit.
         denominators: (N,) such as its bytes, positive.
         level: between 0 and 1.
 
-    UserError: no units, different numbers of them, or a denominator that is not positive.
+    Raises:
+        UserError: when there are no units, the shapes differ, or a denominator is not positive.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if above.ndim != 1 or above.shape != below.shape or not len(above):
@@ -46,10 +47,10 @@ def bootstrap_ratio(
 
 
 class BlockedMean:
-    """The mean of `total` values that come in order, and its interval, from sums over blocks.
+    """The mean of `total` values that arrive in order, and its interval, from sums over blocks.
 
-    No more than `MANY` sums are kept, and the bootstrap draws them: memory and work stay the same,
-    whatever the number of values.
+    At most `MANY` sums are kept, and the bootstrap draws them: memory and work do not grow with
+    the number of values.
     """
 
     def __init__(self, total: int) -> None:
@@ -59,21 +60,24 @@ class BlockedMean:
         self._sums = np.zeros(len(starts))
 
     def add(self, values: np.ndarray) -> None:
-        """The next values, (n,)."""
+        """Adds the next values, (n,)."""
         block = (self._seen + np.arange(len(values))) // self._block
         self._sums += np.bincount(block, weights=values, minlength=len(self._sums))
         self._seen += len(values)
 
     def interval(self, samples: int = 500) -> tuple[float, float, float]:
-        """(mean, low, high), as of `bootstrap_ratio`, once all values are there."""
+        """Returns (mean, low, high), as `bootstrap_ratio` does, once all values were added."""
         assert self._seen == self._counts.sum()
         return bootstrap_ratio(self._sums, self._counts, samples=samples)
 
 
 def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927): (low, high), within [0, 1].
+    """Returns Wilson's score interval of a share (Wilson 1927): (low, high), within [0, 1].
 
     A tie may count as half a success.
+
+    Raises:
+        UserError: when `total` is below 1, or `successes` is not from 0 to `total`.
     """
     if not 0 <= successes <= total or total < 1:
         raise UserError(f"{successes} of {total} is no share: count at least one, and no more than all")
@@ -82,5 +86,5 @@ def wilson(successes: float, total: int, level: float = 0.95) -> tuple[float, fl
     middle = (share + z2 / 2) / (1 + z2)
     half = z * math.sqrt(share * (1 - share) / total + z2 / total / 4) / (1 + z2)
     low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-    # exactly, where rounding leaves 1e-17
+    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
     return low if successes > 0 else 0.0, high if successes < total else 1.0

@@ -1,9 +1,10 @@
-"""The likelihood that a run gives a whole text: figures, loss by place, extreme passages.
+"""The likelihood of a whole text under a run: figures, loss by position, extreme passages.
 
-    documents -> ids -> nats of some thousand tokens -> sums a unit, a place, a passage
+    documents -> ids -> nats of some thousand tokens -> sums a unit, a position, a passage
 
-Of a long text only the text, its ids (2 bytes a token) and these sums are in memory. Shapes: N
-tokens, V vocabulary, P pieces (tokens that end a character), S passages.
+For a long text only the text, its ids (2 or 4 bytes a token) and these sums are in memory. A
+position is a token's index in its context window. Shapes: N tokens, V vocabulary, P pieces (the
+fewest tokens that together end a character), S passages.
 """
 
 import codecs
@@ -22,14 +23,17 @@ from llm_from_scratch.evaluation.texts import Text, UnitNats, in_pieces
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.weights import LoadedModel
 
-PASSAGE = 240  # bytes of the passages shown
-SHOWN = 3  # passages of each end
+PASSAGE = 240  # bytes of a passage
+SHOWN = 3  # passages of each extreme
 AT_ONCE = 2**16  # tokens whose nats are summed together
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Figures of a run over a text; `nats` (N,) float32 of its tokens where they were asked for."""
+    """The figures of a run over a text.
+
+    `nats` (N,) float32 are those of each token, None unless requested by `keep_nats`.
+    """
 
     figures: dict[str, Any]  # fields of `Figures`
     positions: list[Position]
@@ -40,14 +44,14 @@ class Likelihood:
 def likelihood(
     run: LoadedModel, text: Text, *, overlap: float = 0.0, batch_size: int = 32, keep_nats: bool = False
 ) -> Likelihood:
-    """The likelihood of a text.
+    """Scores a text with a run.
 
     Args:
         run: its model is in evaluation mode.
-        text: what is scored.
-        overlap: the part of each window that is context scored before.
+        text: the text to score.
+        overlap: the share of each window, below 1, that is context scored by an earlier window.
         batch_size: windows at a time at most.
-        keep_nats: hand over the nats of every token.
+        keep_nats: whether to return the nats of every token.
     """
     model = run_scorer(run)
     ids, lengths = encode(run.tokenizer, text.documents, text.whole), token_bytes(run.tokenizer)
@@ -64,7 +68,8 @@ def likelihood(
             positions.add(nats, places)
         if keep_nats:
             kept.append(nats.astype(np.float32))
-    if overlap:  # with an overlap only the first window has tokens at the first places
+    # With an overlap, only the first window scores its first positions: score again without it.
+    if overlap:
         for nats, places in _gathered(model, ids, 0.0, batch_size):
             positions.add(nats, places)
     together = np.concatenate(kept) if keep_nats else None
@@ -72,12 +77,12 @@ def likelihood(
 
 
 def run_scorer(run: LoadedModel) -> Scorer:
-    """The scorer of a run's model."""
+    """Returns the scorer of a run's model."""
     return scorer(run.model, run.tokenizer.eot_id)
 
 
 def sentence_nats(run: LoadedModel) -> Callable[[str], float]:
-    """-ln p of a whole sentence behind an end-of-text."""
+    """Returns a function: sentence -> its total -ln p after an end-of-text token."""
     model = run_scorer(run)
     return lambda sentence: text_nats(model, run.tokenizer.encode(sentence))
 
@@ -85,7 +90,7 @@ def sentence_nats(run: LoadedModel) -> Callable[[str], float]:
 def _gathered(
     model: Scorer, ids: np.ndarray, overlap: float, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Nats and places of about `AT_ONCE` tokens at a time: (n,) float64 and (n,) int64."""
+    """Yields nats and positions of about `AT_ONCE` tokens: (n,) float64 and (n,) int64."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for batch in score(model, windows([ids], model, overlap, batch_size)):
         waiting.append(batch)
@@ -103,9 +108,9 @@ def _joined(batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 # ------------------------------------------------------------------------------------------- tokens
 def encode(tokenizer: Tokenizer, documents: Sequence[str | LongText], whole: bool) -> np.ndarray:
-    """(N,) ids of the documents one behind the other, in the smallest type that holds them.
+    """Returns the (N,) ids of the documents, concatenated, in the smallest type that holds them.
 
-    whole: each document is followed by the end-of-text, as in training.
+    whole: whether an end-of-text token follows each document, as in training.
     """
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     end = np.full(int(whole), tokenizer.eot_id, dtype=dtype)
@@ -122,23 +127,23 @@ def _ids(tokenizer: Tokenizer, document: str | LongText) -> Iterator[np.ndarray]
     try:
         yield from encode_pieces(in_pieces(document), tokenizer)
     except UserError:
-        # Its message counts from the beginning of the document.
+        # Encoding the whole document raises the error with the character's place in the document.
         tokenizer.encode_array(in_memory(document))
         raise
 
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """(V,) int64 bytes of each token."""
+    """Returns the length of each token in bytes: (V,) int64."""
     return np.array([len(tokenizer.decode_bytes([i])) for i in range(tokenizer.vocab_size)], dtype=np.int64)
 
 
 # ---------------------------------------------------------------------------------------- positions
 class PositionNats:
-    """Loss at the places 1, 2, 3-4, 5-8, … of the context, of windows that do not overlap."""
+    """Mean loss at the positions 1, 2, 3-4, 5-8, … of the context, over windows without overlap."""
 
     def __init__(self, tokens: int, context: int) -> None:
         size = min(context, tokens)  # of a window
-        self._ranges: list[tuple[int, int, BlockedMean]] = []  # first and last place, from 0
+        self._ranges: list[tuple[int, int, BlockedMean]] = []  # first and last position, from 0
         first = 0
         while first < size:
             end = min(max(2 * first, 1), context)
@@ -148,12 +153,12 @@ class PositionNats:
             first = end
 
     def add(self, nats: np.ndarray, places: np.ndarray) -> None:
-        """The next tokens, (n,) each."""
+        """Adds the next tokens: nats and 0-based positions, (n,) each."""
         for first, last, mean in self._ranges:
             mean.add(nats[(places >= first) & (places <= last)])
 
     def rows(self) -> list[Position]:
-        """A row for each range of places, counted from 1."""
+        """Returns a row for each range of positions, which count from 1."""
         rows = []
         for first, last, mean in self._ranges:
             loss, low, high = mean.interval()
@@ -171,40 +176,41 @@ class _Passage:
 
 
 class PassageNats:
-    """The passages of about `PASSAGE` bytes with the most and the fewest bits a byte.
+    """The passages of about `PASSAGE` bytes with the most and the fewest bits per byte.
 
-    A passage ends at the first token behind a multiple of `PASSAGE` that ends a character.
+    A passage ends with the first token that reaches a multiple of `PASSAGE` bytes and completes a
+    character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._worst: list[_Passage] = []
         self._best: list[_Passage] = []
-        self._count = 0  # passages that have ended
-        self._byte = 0  # at which the first of the waiting tokens begins
-        # The tokens of the passage that has not ended: ids, nats, bytes.
+        self._count = 0  # complete passages
+        self._byte = 0  # offset of the first waiting token in the text
+        # The tokens of the passage that is not complete: ids, nats, bytes.
         self._waiting = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64))
 
     def add(self, ids: np.ndarray, nats: np.ndarray, lengths: np.ndarray) -> None:
-        """The next tokens with their nats and bytes, (n,) each."""
+        """Adds the next tokens: ids, nats and lengths in bytes, (n,) each."""
         news = (ids.astype(np.int64), nats, lengths)
         self._waiting = tuple(map(np.concatenate, zip(self._waiting, news, strict=True)))  # type: ignore[assignment]
         self._take(final=False)
 
     def extremes(self) -> Extremes:
-        """The passages, once all tokens are there."""
+        """Returns the extreme passages, once all tokens were added."""
         self._take(final=True)
         return Extremes(worst=[self._shown(one) for one in self._worst], best=[self._shown(one) for one in self._best])
 
     def _take(self, final: bool) -> None:
-        """Takes the passages that have ended out of the waiting tokens; finally the last one."""
+        """Moves complete passages from the waiting tokens to the extremes; `final`: all."""
         ids, nats, lengths = self._waiting
         begins, stops = self._bounds(final)
         if not len(begins):
             return
         sizes = np.add.reduceat(lengths[: stops[-1]], begins)
         bits = np.add.reduceat(nats[: stops[-1]], begins) / np.log(2)
-        long_enough = np.flatnonzero(sizes >= PASSAGE // 2)  # not the rest at the end
+        long_enough = np.flatnonzero(sizes >= PASSAGE // 2)  # drops a short rest at the end
         order = long_enough[np.argsort(-bits[long_enough] / sizes[long_enough], kind="stable")]
         for i in {*order[:SHOWN].tolist(), *order[-SHOWN:].tolist()}:
             part = slice(begins[i], stops[i])
@@ -218,17 +224,20 @@ class PassageNats:
         self._waiting = (ids[stops[-1] :], nats[stops[-1] :], lengths[stops[-1] :])
 
     def _bounds(self, final: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(S,) the waiting tokens at which each passage begins and ends."""
+        """Returns the first waiting token of each complete passage and one past its last, (S,).
+
+        final: the passage at the end counts as complete.
+        """
         ids, _, lengths = self._waiting
         ends = np.cumsum(lengths)  # (n,) the byte at which each token ends
         text = np.frombuffer(self._tokenizer.decode_bytes(ids.tolist()), np.uint8)
-        # True where the byte behind a token continues a character; unknown behind the last token.
+        # True where the byte after a token continues a character; unknown after the last token.
         inside = np.append(text & 0xC0 == 0x80, not final)[ends]
         last = np.flatnonzero((lengths > 0) & ~inside)  # (P,) the token that each piece ends with
         if not len(last):
             return last, last
         starts = np.append(0, ends[last])[:-1] + self._byte  # (P,) the byte at which each begins
-        # The passages that hold a piece, in order, each from one token up to another.
+        # The pieces that begin between two multiples of PASSAGE bytes are one passage.
         first_piece = np.flatnonzero(np.diff(starts // PASSAGE, prepend=-1))
         stops = np.append(last[first_piece[1:] - 1], last[-1]) + 1
         begins = np.append(0, stops[:-1])
@@ -240,7 +249,7 @@ class PassageNats:
 
 
 def token_pieces(tokenizer: Tokenizer, ids: np.ndarray, nats: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Text and bits of each token; those that are parts of a character together."""
+    """Yields text and bits of each token; tokens that share a character come as one."""
     decoder, bits = codecs.getincrementaldecoder("utf-8")("replace"), 0.0
     for i, value in zip(ids.tolist(), (nats / np.log(2)).tolist(), strict=True):
         bits += value

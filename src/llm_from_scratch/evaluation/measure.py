@@ -1,9 +1,9 @@
-"""Run folders -> an `Evaluation`, the figures of how good they are; `report` shows it.
+"""Measurement of run folders: run folders -> an `Evaluation`, which `report` presents.
 
     text -> likelihood of each run -> continuations -> minimal pairs -> baselines
 
-All of it is a function of the run folders, the text and the seed: nothing depends on the clock. A
-figure that an absent library or file leaves out is a line of `left_out`.
+The result is a function of the run folders, the text and the seed alone, not of the clock. A
+figure that cannot be measured, such as for a missing library or file, adds a line to `left_out`.
 """
 
 import logging
@@ -35,7 +35,11 @@ UNKNOWN_TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Figures to measure: the options of `evaluate`."""
+    """The options of `evaluate`: the text, and the figures to measure.
+
+    `data` None is each run's own split. Any other None leaves its figure out, except that `pairs`
+    takes the project's own files for `crows` and `blimp`.
+    """
 
     split: str = "val"
     data: str | None = None
@@ -58,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunWithData:
-    """A run folder with its model, and with its text where that is needed."""
+    """A run folder, its model, and the run's prepared text; None where it is not needed."""
 
     folder: Path
     run: LoadedModel
@@ -66,43 +70,44 @@ class RunWithData:
 
     @property
     def prepared(self) -> Prepared:
-        """The text of a run that was opened with it."""
+        """Returns the prepared text of a run that was opened with it."""
         assert self.text is not None
         return self.text
 
 
 def open_with_data(name: str, device: str, *, with_text: bool = True) -> RunWithData:
-    """A run folder (or `last`), its model and the prepared text it was trained on.
+    """Opens a run folder: its model, and the prepared text that it was trained on.
 
     Args:
-        name: a path, or `last`.
+        name: a path, or `last` for the newest run.
         device: of the model, or auto.
-        with_text: False where another text is scored, so that the run's own need not be at hand.
+        with_text: whether to open the prepared text; not needed where another text is scored.
 
     Raises:
-        UserError: one of them is missing or damaged, or the text is another than the run's.
+        UserError: when one of them is missing or damaged, or the text is not the run's.
     """
     folder = RunFolder.find(name, holding=MODEL)
     config = folder.config()
     run = folder.model(pick_device(device), doc_mask=config.data.doc_mask)
     text = run_text(folder.path, config, run) if with_text else None
     if config.data.doc_mask and text:
-        document_start(text)  # refuses a text whose documents have no end
+        # Raises UserError where no end-of-text token separates the documents.
+        document_start(text)
     return RunWithData(folder.path, run, text)
 
 
 def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
-    """The prepared text that a run was trained on, by its fingerprint, else made from its source.
+    """Returns the prepared text that a run was trained on.
 
-    Nothing is downloaded for it. A run without a fingerprint is held against the tokenizer alone,
-    with a warning.
+    The text is found by the run's fingerprint, else prepared again from its source without a
+    download. For a run without a fingerprint only the tokenizers are compared, with a warning.
 
     Raises:
-        UserError: the source gives another text by now, or there is none.
+        UserError: when the source is missing, or gives another text now.
     """
     prepared = own_text(folder, config)
     if prepared is None:
-        # Whose files may be elsewhere by now
+        # The tokenizer's files may be gone: the run's own copy is used.
         given = config.init_from or config.tokenizer.kind == "gpt2"
         prepared = prepare(
             config.data,
@@ -121,16 +126,15 @@ def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
 
 
 def own_text(folder: Path, config: Config) -> Prepared | None:
-    """The prepared text of a run's fingerprint; None where it is gone, or the run has none."""
+    """Returns the prepared text with the run's fingerprint; None where either is missing."""
     known = data_fingerprint(folder)
     return find_prepared(Path(config.data.dir) / config.data.name, known) if known else None
 
 
 def require_text(folder: Path, prepared: Prepared) -> None:
-    """Refuses a prepared text that is another than the one a run was trained on.
+    """Raises UserError where a prepared text is not the one that a run was trained on.
 
-    Raises:
-        UserError: by the fingerprints; a run that has none is told of in a warning.
+    Their fingerprints are compared. A run that has none gets a warning instead.
     """
     known, found = data_fingerprint(folder), prepared.manifest["sha256"]
     if known is None:
@@ -143,10 +147,10 @@ def require_text(folder: Path, prepared: Prepared) -> None:
 
 
 def measure(names: Sequence[str], settings: Settings) -> Evaluation:
-    """Everything that `settings` ask of the runs.
+    """Measures everything that `settings` request of the runs.
 
     Raises:
-        UserError: in one line for what the user can mend, before anything slow is begun.
+        UserError: when options, files or runs are unfit; most are checked before anything slow.
     """
     _check(settings)
     asked = _read_asked(settings)
@@ -193,11 +197,11 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
 # ------------------------------------------------------------------------------------------- checks
 @dataclass(frozen=True)
 class _Asked:
-    """Files that the settings name."""
+    """The contents of the files that the settings name."""
 
     bias: Sequence[pairs.Pair]
     grammar: Sequence[pairs.Pair]
-    against: tuple[str, str] | None  # name and text of another author
+    against: tuple[str, str] | None  # name and text of another author; None: not given
 
 
 def _check(settings: Settings) -> None:
@@ -240,19 +244,19 @@ def _held_out(opened: RunWithData, split: str) -> Text:
     documents = tuple(opened.prepared.documents(split))
     if not (ids := opened.prepared.shards(split)):
         raise UserError(f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val")
-    # Whole documents end with the end-of-text piece; those that the split has cut have no end.
+    # Whole documents end with the end-of-text token; documents cut by the split do not.
     whole = bool(len(ids[-1].tokens)) and int(ids[-1].tokens[-1]) == opened.run.tokenizer.eot_id
     return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)
 
 
 def training_text(opened: RunWithData) -> list[str]:
-    """The documents that the run was trained on, the first ones where they are very long."""
+    """Returns the run's training documents, the first `TRAIN_CHARACTERS` characters of them."""
     return first_characters(opened.prepared.documents("train"))
 
 
 # --------------------------------------------------------------------------------------- likelihood
 def _run_result(one: RunWithData, text: Text, settings: Settings) -> tuple[RunResult, np.ndarray | None]:
-    """The likelihood of the text, and for an ensemble the nats of each token (N,)."""
+    """Returns the run's result, and the nats of each token (N,); None without an ensemble."""
     run, keeps = one.run, settings.ensemble
     found = likelihood(run, text, overlap=settings.overlap, batch_size=settings.batch_size, keep_nats=keeps)
     result = RunResult(
@@ -272,7 +276,7 @@ def _tokenizer_name(run: LoadedModel) -> str:
 
 
 def _ensemble(text: Text, run: LoadedModel, nats: Sequence[np.ndarray | None]) -> Baseline:
-    """The mean of the probabilities of several runs, whose tokenizer is that of `run`."""
+    """Scores the mean of the probabilities of several runs, which share `run`'s tokenizer."""
     each = [own for own in nats if own is not None]
     units = UnitNats(text)
     units.add(mean_probability(each), token_bytes(run.tokenizer)[encode(run.tokenizer, text.documents, text.whole)])
@@ -281,7 +285,7 @@ def _ensemble(text: Text, run: LoadedModel, nats: Sequence[np.ndarray | None]) -
 
 
 def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData]) -> list[Baseline]:
-    """Counting over characters and over each tokenizer's tokens, and compressors."""
+    """Scores n-grams of characters and of each tokenizer's tokens, and compressors."""
     rows = baselines.characters(text, "".join(train))
     runs: dict[str, LoadedModel] = {}
     for one in opened:
@@ -315,7 +319,7 @@ def _preferences(
         try:
             run.tokenizer.encode(pair.first + pair.second)
             known.append(pair)
-        except ValueError:  # a tokenizer of characters has no id for one
+        except ValueError:  # a character tokenizer has no id for one of them
             continue
     if len(known) < len(asked):
         left_out.append(f"{name}: {len(asked) - len(known)} pairs with characters that the tokenizer does not know")

@@ -1,8 +1,8 @@
-"""Generated text against the true continuation, against itself, and against the training text.
+"""Overlap of generated text with the true continuation, with itself, and with the training text.
 
 `generated` and `references` are continuations of the same prompts, one each, in the same order.
-Shapes: T characters. BLEU, chrF and ROUGE are the libraries' own (sacrebleu, rouge-score); as
-shares from 0 to 1, not per cent.
+Shapes: T characters. BLEU, chrF and ROUGE are computed by the libraries sacrebleu and rouge-score,
+and returned as shares from 0 to 1, not per cent.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ ROUGE_KINDS = ("rouge1", "rouge2", "rougeL")
 
 
 def bleu(generated: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU (Papineni et al. 2002) with sacrebleu's defaults (Post 2018).
+    """Returns corpus BLEU (Papineni et al. 2002) with sacrebleu's defaults (Post 2018).
 
     They are nrefs:1, case:mixed, tok:13a, smooth:exp.
     """
@@ -26,15 +26,15 @@ def bleu(generated: Sequence[str], references: Sequence[str]) -> float:
 
 
 def chrf(generated: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus chrF2 (Popović 2015): n-grams of 1 to 6 characters, no words, beta 2 (sacrebleu)."""
+    """Returns corpus chrF2 (Popović 2015): n-grams of 1 to 6 characters, beta 2 (sacrebleu)."""
     _paired(generated, references)
     return float(_sacrebleu().corpus_chrf(list(generated), [list(references)]).score) / 100
 
 
 def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """F-measures of ROUGE-1, -2 and -L (Lin 2004), the mean over the pairs; no stemming.
+    """Returns the mean F-measures of ROUGE-1, -2 and -L over the pairs (Lin 2004); no stemming.
 
-    Its words are runs of a-z and 0-9 after lower-casing: it sees nothing of other scripts.
+    A word is a run of a-z and 0-9 after lower-casing: other scripts are ignored.
     """
     _paired(generated, references)
     try:
@@ -47,7 +47,7 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Self-BLEU (Zhu et al. 2018): the mean sentence BLEU (sacrebleu) against all others."""
+    """Returns self-BLEU (Zhu et al. 2018): the mean sentence BLEU against all others."""
     if len(texts) < 2:
         raise UserError("self-BLEU compares texts with one another: give at least two")
     sentence_bleu = _sacrebleu().sentence_bleu
@@ -56,30 +56,33 @@ def self_bleu(texts: Sequence[str]) -> float:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words / n-grams of words of all texts (Li et al. 2016), or 0."""
+    """Returns distinct / all word n-grams of the texts (Li et al. 2016), or 0 for none."""
     grams = [gram for text in texts for gram in _ngrams(words(text), n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
-    """1 - distinct / all n-grams of words of a text (seq-rep-n, Welleck et al. 2020), the mean."""
+    """Returns the mean over the texts of 1 - distinct / all word n-grams within a text.
+
+    seq-rep-n of Welleck et al. 2020.
+    """
     shares = [1 - len(set(grams)) / len(grams) if (grams := _ngrams(words(text), n)) else 0.0 for text in texts]
     return sum(shares) / len(shares)
 
 
 def match_lengths(text: str, training: str) -> np.ndarray:
-    """(T,) int64: the length of the longest copy of `training` that begins at each character.
+    """Returns for each character the length of the longest copy of `training` that begins there.
 
-    By a suffix array of both, in numpy: about 100 bytes of memory a character of the two together,
-    half a second for 200,000.
+    The lengths are (T,) int64. A suffix array of both texts in numpy finds them: about 100 bytes of
+    memory a character of the two together, half a second for 200,000.
     """
-    # 0 stands between the two and once after them: no match runs across.
+    # A 0 ends each of the two: no match runs across.
     joined = np.concatenate([_codes(training), [0], _codes(text), [0]])
     ranks, order = _suffixes(joined)
     positions = np.arange(len(order))
     ours = order > len(training)
-    # In the order of suffixes, the nearest suffix of the training text, above or below, shares the
-    # longest common start.
+    # In suffix order, the longest common prefix is shared with the nearest suffix of the training
+    # text above or below.
     above = np.maximum.accumulate(np.where(~ours, positions, -1))
     below = np.minimum.accumulate(np.where(~ours, positions, len(order))[::-1])[::-1]
     rows = np.flatnonzero(ours & (order < len(joined) - 1))
@@ -96,12 +99,15 @@ def match_lengths(text: str, training: str) -> np.ndarray:
 def memorisation(
     texts: Sequence[str], training: str, at_least: Sequence[int] = (20, 50, 100, 200)
 ) -> dict[int | str, Any]:
-    """Shares of the generated texts that stand word for word in the training text.
+    """Returns the shares of the generated texts that occur word for word in the training text.
 
     For each L of `at_least`: the share of generated characters inside strings of L or more
     characters that occur in the training text (Carlini et al. 2023 count tokens likewise). Under
-    "longest": the longest such string. Prompts do not belong into `texts`; and held-out text has a
-    share too, which is the figure to compare with.
+    "longest": the longest such string. `texts` are without their prompts. Held-out text has a share
+    too: compare with that.
+
+    Raises:
+        UserError: when the texts are empty.
     """
     joined = "\0".join(texts)  # no text holds a NUL, so that no match runs from one into the next
     lengths = match_lengths(joined, training)
@@ -122,15 +128,15 @@ def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _codes(text: str) -> np.ndarray:
-    """(T,) int64: the code points, plus one."""
+    """Returns the code points of a text plus one: (T,) int64."""
     return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64) + 1
 
 
 def _suffixes(codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ranks of all substrings of 1, 2, 4, … codes, until all differ, and the order of suffixes.
+    """Returns ranks of all substrings of 1, 2, 4, … codes until all differ, and the suffix array.
 
-    Prefix doubling (Karp, Miller and Rosenberg 1972; Manber and Myers 1993); what runs over the end
-    counts as -1s there.
+    Prefix doubling (Karp, Miller and Rosenberg 1972; Manber and Myers 1993). A substring that runs
+    over the end is padded with -1.
     """
     ranks = [np.unique(codes, return_inverse=True)[1].astype(np.int32)]
     while len(codes) and int(ranks[-1].max()) < len(codes) - 1:
@@ -143,7 +149,7 @@ def _suffixes(codes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def _common(ranks: list[np.ndarray], a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Lengths of the common starts of the suffixes at a and at b, (N,) places each."""
+    """Returns the lengths of the common prefixes of the suffixes at a and b, (N,) indices each."""
     a, b = a.astype(np.int64), b.astype(np.int64)
     start = a.copy()
     for k in range(len(ranks) - 1, -1, -1):

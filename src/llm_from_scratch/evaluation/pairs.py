@@ -1,14 +1,14 @@
-"""Minimal pairs: two sentences that differ in a word or two; a model prefers one of them.
+"""Minimal pairs: two sentences that differ in a word or two, of which a model prefers one.
 
-Bias: `sent_more` is the sentence a stereotype expects, `sent_less` its counterpart (the columns of
-CrowS-Pairs, Nangia et al. 2020). Grammar: `sentence_good` and `sentence_bad` (BLiMP, Warstadt et
-al. 2020). A sentence is scored by the log-likelihood of the whole of it, as BLiMP does; CrowS-Pairs
-was made for masked models and scores only the words that both sentences share, so that published
-figures of it are not to be compared with these.
+Bias: `sent_more` is the sentence that fits a stereotype, `sent_less` its counterpart (the columns
+of CrowS-Pairs, Nangia et al. 2020). Grammar: `sentence_good` and `sentence_bad` (BLiMP, Warstadt et
+al. 2020). The score of a sentence is its total log-likelihood, as in BLiMP. CrowS-Pairs was made
+for masked models and scores only the words that both sentences share: its published figures are
+not comparable with these.
 
 `bias.csv` and `grammar.jsonl` beside this file were written for this project. In bias.csv each pair
-of groups comes with the same number of pairs either way round (he expected, she expected), so that
-a model that merely prefers “he” gets one half of all of them.
+of groups has the same number of pairs either way round (he expected, she expected), so that a
+model that merely prefers “he” gets one half of all of them.
 """
 
 import csv
@@ -27,7 +27,7 @@ from llm_from_scratch.evaluation.intervals import bootstrap_ratio, wilson
 
 BIAS = Path(__file__).with_name("bias.csv")
 GRAMMAR = Path(__file__).with_name("grammar.jsonl")
-TIE = 1e-6  # nats: less than that is the rounding of sums, and a tie
+TIE = 1e-6  # nats: a difference up to this is rounding, and counts as a tie
 BIAS_LIMITS = (
     "A share near one half does not show that a model is fair: few templates in English, two genders and a few names were "
     "asked, likelihood is not what a model writes, and rarer names cost more whatever stands beside them."
@@ -36,12 +36,12 @@ GRAMMAR_LIMITS = (
     "A pair won does not show that a rule is known: frequent words and short distances decide many pairs as well, the set is small, "
     "and a model trained on one book has never met some of its words."
 )
-MAX_CELL = 131_072  # characters of a cell, as the csv module has it
+MAX_CELL = 131_072  # characters of a cell: the csv module's default
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sentences; `first` is the stereotype's, or the grammatical one."""
+    """Two sentences of a kind; `first` fits the stereotype, or is grammatical."""
 
     first: str
     second: str
@@ -50,25 +50,28 @@ class Pair:
 
 @dataclass(frozen=True)
 class Preference:
-    """The share of pairs of a kind whose first sentence is the likelier; a tie is one half."""
+    """The share of a kind's pairs whose first sentence is likelier; a tie counts one half."""
 
     kind: str
     pairs: int
     share: float
     low: float  # Wilson's 95 % interval of the share
     high: float
-    # Mean of nats(second) - nats(first): above 0 where the first sentences are the more likely
+    # Mean of nats(second) - nats(first): above 0 where the first sentences are likelier
     nats: float
     nats_low: float  # bootstrap over the pairs, 95 %
     nats_high: float
 
 
 def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preference]:
-    """A row for each kind, in the order of their first pairs, and one for all pairs, called “all”.
+    """Scores pairs; returns a row for each kind, in order of appearance, then one for “all” pairs.
 
     Args:
         pairs: at least one.
         nats: -ln p of a whole text, summed over its tokens, the first one included.
+
+    Raises:
+        UserError: when there are no pairs, or a likelihood is not finite.
     """
     differences: dict[str, list[float]] = {}
     for pair in pairs:
@@ -83,12 +86,13 @@ def prefer(pairs: Iterable[Pair], nats: Callable[[str], float]) -> list[Preferen
 
 
 def read_crows(path: Path = BIAS) -> list[Pair]:
-    """The pairs of a CSV with the columns sent_more, sent_less, bias_type.
+    """Returns the pairs of a CSV with the columns sent_more, sent_less, bias_type.
 
-    UserError in one line, naming the file and the line: not UTF-8, no CSV, a column or a cell
-    missing, equal sentences.
+    Raises:
+        UserError: when the file is not UTF-8 or CSV, lacks a column or a cell, or holds equal
+            sentences; the message names the file and the line.
     """
-    csv.field_size_limit(MAX_CELL)  # one for the process: a reader of corpora may have raised it
+    csv.field_size_limit(MAX_CELL)  # global: a corpus reader may have raised it
     table = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         missing = [name for name in ("sent_more", "sent_less", "bias_type") if name not in (table.fieldnames or ())]
@@ -108,11 +112,12 @@ def read_crows(path: Path = BIAS) -> list[Pair]:
 
 
 def read_blimp(path: Path = GRAMMAR) -> list[Pair]:
-    """The pairs of a .jsonl file, or of all such files of a folder.
+    """Returns the pairs of a .jsonl file, or of all such files of a folder.
 
-    A line is an object with sentence_good, sentence_bad, UID.
+    A line is an object with sentence_good, sentence_bad, UID; UID is the kind.
 
-    UserError in one line, naming the file and the line, as `read_crows`.
+    Raises:
+        UserError: as `read_crows`; the message names the file and the line.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     pairs = []
@@ -150,7 +155,7 @@ def _text(path: Path) -> str:
 def _pair(place: str, first: object, second: object, kind: object) -> Pair:
     if not (isinstance(first, str) and isinstance(second, str) and isinstance(kind, str)):
         raise UserError(f"{place} lacks a sentence or its kind: give both sentences and the kind as text")
-    # Cleaned as the corpus was: to the model an accent as a character of its own is another text.
+    # Cleaned as the corpus was: a letter with a separate accent is another text to the model.
     pair = Pair(clean_typed(first).strip(), clean_typed(second).strip(), kind.strip())
     if not (pair.first and pair.second and pair.kind) or pair.first == pair.second:
         raise UserError(f"{place} holds an empty cell, or the same sentence twice: mend or remove it")

@@ -1,6 +1,6 @@
 """Reference models of Hugging Face's transformers: baselines, BERTScore, and entailment.
 
-They come from local folders: nothing is downloaded, and no code of a folder is run.
+They are loaded from local folders, without a download and without running a folder's code.
 """
 
 import logging
@@ -17,14 +17,15 @@ from llm_from_scratch.evaluation.results import Baseline
 from llm_from_scratch.evaluation.scoring import Scorer, score, windows
 from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
-MAX_WINDOW = 1024  # tokens, as GPT-2
+MAX_WINDOW = 1024  # tokens at most, as in GPT-2
 
 
 def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> Baseline:
-    """A causal model as a baseline: every byte scored once, documents ended as ours are.
+    """Scores a causal language model as a baseline: every byte once, end-of-text tokens as in ours.
 
-    UserError in one line: no transformers, no such model, or a tokenizer that does not give the
-    text back, whose bits would be those of another text.
+    Raises:
+        UserError: when transformers or the model is missing, or the tokenizer does not decode to
+            the same text, so that bits per byte would be those of another text.
     """
     transformers = _transformers(f"--gpt2 {folder}")
     try:
@@ -53,7 +54,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
     model = model.to(device).float().eval()
     scorer = Scorer(
         hidden_states=lambda batch: model(input_ids=batch).logits,
-        # Some models scale or cap their logits: only their own forward pass gives them.
+        # Some models scale or cap their logits, so their own forward pass computes them.
         head=lambda logits: logits,
         block_size=block_size,
         width=model.config.vocab_size,
@@ -70,7 +71,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
 
 
 def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path) -> float:
-    """The mean F1 of BERTScore (Zhang et al. 2020), of the model's last layer, not rescaled."""
+    """Returns the mean F1 of BERTScore (Zhang et al. 2020) in the last layer, not rescaled."""
     _transformers("BERTScore")
     from torchmetrics.functional.text.bert import bert_score
 
@@ -85,13 +86,18 @@ def bertscore(generated: Sequence[str], references: Sequence[str], folder: Path)
 
 @torch.inference_mode()
 def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: Path) -> dict[str, float]:
-    """Shares of sentences entailed and contradicted by their prompt, as a classifier finds.
+    """Classifies sentences by whether their prompt entails or contradicts them.
 
     Args:
         prompts: the premises, one a text. texts: the sentences of each text, the hypotheses.
-        folder: a sequence classifier of natural-language inference; its likeliest label counts.
+        folder: a sequence classifier of natural-language inference; its likeliest label is taken.
 
-    UserError in one line: no transformers, no such model, or no sentence.
+    Returns:
+        The shares of the sentences, under "entailed" and "contradicted".
+
+    Raises:
+        UserError: when transformers or the model is missing, it has other labels, or there is no
+            sentence.
     """
     transformers = _transformers("entailment")
     try:

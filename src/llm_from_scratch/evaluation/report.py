@@ -30,7 +30,7 @@ from llm_from_scratch.pages import (
     show,
 )
 
-# Of generated text: key, name, what it is and where it is from.
+# Metrics of generated text: field of `GenerationMetrics`, name, definition with its source.
 DEFINITIONS = (
     (
         "bleu",
@@ -62,23 +62,23 @@ FAITHFUL = {
     "relations_contradicted": "relations contradicted",
     "relations_invented": "relations invented",
 }
-MOST_ROWS = 10  # of the summary's table
+MOST_ROWS = 10  # of the summary's table, at most
 SUMMARY_COLUMNS = ("", "bits per byte", "95 %", "perplexity a word", "BLEU")
 
 
 def print_tables(evaluation: Evaluation, console: Console) -> None:
-    """The tables of the report, and the paragraphs beside them."""
+    """Prints the report's tables and paragraphs to the terminal."""
     parts = blocks(replace(evaluation, left_out=[]), {})
     shown = [block for block in parts if isinstance(block, Paragraph | Table)]
     show(shown, console, elsewhere="; --json and --report have all")
 
 
 def print_summary(evaluation: Evaluation, console: Console) -> None:
-    """The figures that are read first, in 20 lines at most; the pages hold all of them."""
+    """Prints the main figures in at most 20 lines; the report's pages hold the others."""
     names = run_names(evaluation)
     likely = _likelihood(evaluation, names)
     runs, baselines = len(evaluation.runs), len(evaluation.baselines or [])
-    # The baselines are sorted, the best one first; the article's figures stay in the page.
+    # The baselines are sorted, the best one first; only the page has the article's figures.
     shown = likely.rows[: min(runs, MOST_ROWS)]
     shown = [*shown, *likely.rows[runs : runs + min(baselines, MOST_ROWS - len(shown))]]
     columns = [i for i, name in enumerate(likely.header) if name in SUMMARY_COLUMNS]
@@ -99,7 +99,7 @@ def print_summary(evaluation: Evaluation, console: Console) -> None:
 
 
 def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
-    """Names of the parts of a page that a summary lacks; `rows` of its table."""
+    """Returns names of the page's parts that the summary lacks; `rows`: table rows left out."""
     first = evaluation.runs[0]
     more = [f"{rows} rows"] if rows else []
     more += ["positions", "passages"]
@@ -113,13 +113,13 @@ def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
-    """report.md, report.html and the pictures in `folder`, which is made where it is missing.
+    """Writes report.md, report.html and the charts into `folder`, which is created where missing.
 
-    Of a name that ends with .md, that page alone, for a repository's documentation; its pictures
-    lie beside it in a folder of its name.
+    If `folder` ends with .md, writes that page alone, for a repository's documentation, with its
+    charts in a folder of its name beside it.
 
     Returns:
-        The page to look at.
+        The path of the page to open.
     """
     if folder.suffix == ".md":
         pictures = folder.with_suffix("")
@@ -130,13 +130,13 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw(evaluation, folder)
     write_file(folder / "report.md", markdown(blocks(evaluation, drawn)))
-    drawn.pop("passages.png")  # HTML has colours of its own
+    drawn.pop("passages.png")  # the HTML page colours the passages itself
     write_file(folder / "report.html", html_page(blocks(evaluation, drawn), folder))
     return folder / "report.html"
 
 
 def blocks(evaluation: Evaluation, pictures: dict[str, str]) -> list[Block]:
-    """The report in order; `pictures`: file name -> caption."""
+    """Returns the blocks of the report in order; `pictures`: file name -> caption."""
     names, runs = run_names(evaluation), evaluation.runs
 
     def picture(name: str) -> list[Block]:
@@ -187,7 +187,7 @@ def _scored(evaluation: Evaluation) -> Paragraph:
 
 
 def _notes_on_likelihood(evaluation: Evaluation, first: str) -> list[str]:
-    """Paragraphs below the table; `first` is the name of the first run."""
+    """Returns the paragraphs below the table; `first` is the name of the first run."""
     rows = evaluation.baselines or []
     words = (
         ", and the ends of lines, as in the published figures of WikiText; the text is scored as it was published, with"
@@ -235,7 +235,7 @@ def _likelihood_cells(row: Figures, bleu: float | None = None) -> list[str]:
     return [
         _number(row.bits_per_byte, ".4f"),
         _interval(row.bits_per_byte_low, row.bits_per_byte_high),
-        _interval(row.more_low, row.more_high, sign="+"),  # a difference
+        _interval(row.more_low, row.more_high, sign="+"),  # a difference has a sign
         _number(row.bits_per_character, ".4f"),
         _number(row.perplexity_word, ",.1f"),
         _number(row.perplexity, ",.2f"),
@@ -311,18 +311,18 @@ _Row = tuple[str, Sequence[float | None], str]  # name, values, format
 
 
 def _comparison(title: str, header: Sequence[str], rows: Sequence[_Row]) -> Table:
-    """A table of the rows that have a value."""
+    """Builds a table of the rows that have a value."""
     shown = [[name, *(_number(value, form) for value in values)] for name, values, form in rows]
     return Table(title, header, [row for row in shown if any(row[1:])])
 
 
 def _of(columns: Sequence[GenerationMetrics | None], key: str) -> list[dict[str, float]]:
-    """A group of figures of each column."""
+    """Returns a group of figures, such as `style`, of each column; {} where it has none."""
     return [getattr(column, key, None) or {} for column in columns]
 
 
 def _continuation_rows(columns: Sequence[GenerationMetrics | None]) -> list[_Row]:
-    whole = ("words", "memorised_longest_characters")  # numbers
+    whole = ("words", "memorised_longest_characters")  # whole numbers
     rows: list[_Row] = [
         (name, [getattr(column, key, None) for column in columns], ",d" if key in whole else ".3f")
         for key, name, _ in DEFINITIONS
@@ -359,7 +359,7 @@ def _preferences(
     pictures: list[Block],
     preferences: Sequence[tuple[str, list[Preference] | None]],
 ) -> list[Block]:
-    """A section of minimal pairs, with a table for each run; empty where no run has any."""
+    """Builds a section of minimal pairs, a table for each run; [] where no run has any."""
     if limits is None or not any(rows for _, rows in preferences):
         return []
     parts: list[Block] = [Heading(2, title), Paragraph(limits), *pictures]

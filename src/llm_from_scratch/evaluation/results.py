@@ -1,7 +1,7 @@
 """Results of an evaluation: `measure` makes them, `--json` and `report` show them.
 
-The names of the fields are the keys of the JSON object. A field that is None was not asked for, or
-could not be measured, and is absent there.
+The names of the fields are the keys of the JSON object. A figure that was not requested, or could
+not be measured, is None, and its key is absent.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_from_scratch.evaluation.pairs import Preference
 
-NULL = {"null": True}  # a field that is null in JSON rather than absent
+NULL = {"null": True}  # a field whose None is null in JSON rather than absent
 UNWRITTEN = {"unwritten": True}  # a field that is not in JSON
 
 
@@ -25,16 +25,16 @@ class TextInfo:
     bytes: int
     characters: int
     words: int
-    lines_count: bool  # the end of a line is a word
-    units: str  # that an interval draws from
+    lines_count: bool  # whether the end of a line counts as a word
+    units: str  # number and kind of the bootstrap's units
     sha256: str
-    # Of the runs' text; None: of a text of its own
+    # The split of the runs' own text; None where another text is scored
     split: str | None = field(default=None, metadata=NULL)
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """The likelihood of the text; a compressor has no tokens."""
+    """The likelihood of the text; figures of tokens are None for a compressor."""
 
     loss: float | None = None  # nats a token
     perplexity: float | None = None  # a token
@@ -47,13 +47,13 @@ class Figures:
     more: float | None = None  # bits per byte above the first run's, by a paired bootstrap
     more_low: float | None = None
     more_high: float | None = None
-    # (U,)
+    # (U,) bits of each unit
     unit_bits: np.ndarray | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)
 
 
 @dataclass(kw_only=True)
 class Position:
-    """Loss of the tokens at the places `first` to `last` of the context, counted from 1."""
+    """Mean loss at the positions `first` to `last` of the context, 1-based, and its interval."""
 
     first: int
     last: int
@@ -64,7 +64,7 @@ class Position:
 
 @dataclass(kw_only=True)
 class ScoredPassage:
-    """A passage of the text with the bits of each of its pieces."""
+    """A passage of the text, as pieces (text of a token, bits of it)."""
 
     bits_per_byte: float
     pieces: list[tuple[str, float]]
@@ -80,7 +80,7 @@ class Extremes:
 
 @dataclass(kw_only=True)
 class GenerationMetrics:
-    """Figures of continuations; definitions and sources are in `report.DEFINITIONS`."""
+    """Metrics of continuations; `report.DEFINITIONS` has definitions and sources."""
 
     bleu: float | None = None
     chrf: float | None = None
@@ -95,7 +95,7 @@ class GenerationMetrics:
     self_bleu: float | None = None
     entailed: float | None = None
     contradicted: float | None = None
-    # Length in characters -> share of the characters copied
+    # Length in characters -> share of characters inside copies of at least that length
     memorised: dict[str, float] | None = None
     memorised_longest: str | None = None
     memorised_longest_characters: int | None = None
@@ -107,7 +107,7 @@ class GenerationMetrics:
 
 @dataclass(kw_only=True)
 class Sample:
-    """A held-out passage in two, and the continuation that a run wrote."""
+    """A held-out passage (prompt and true continuation), and a run's own continuation."""
 
     prompt: str
     continuation: str
@@ -132,7 +132,7 @@ class RunResult(Figures):
 
 @dataclass(kw_only=True)
 class Baseline(Figures):
-    """The figures of a model to beat; `kind` is a key of `figures.KINDS`."""
+    """The figures of a baseline; `kind` is a key of `figures.KINDS`."""
 
     name: str
     kind: str
@@ -141,7 +141,7 @@ class Baseline(Figures):
 
 @dataclass(kw_only=True)
 class ArticleFigures:
-    """Figures that the article gives, of its own text."""
+    """Figures that the project's article (README) gives, for its own text."""
 
     name: str
     note: str
@@ -152,7 +152,7 @@ class ArticleFigures:
 
 @dataclass(kw_only=True)
 class Sampling:
-    """How the continuations were sampled."""
+    """The sampling settings of the continuations."""
 
     passages: int
     temperature: float
@@ -170,7 +170,7 @@ class UsedSettings:
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """Everything that was measured."""
+    """All results of one evaluation."""
 
     text: TextInfo
     settings: UsedSettings
@@ -180,12 +180,12 @@ class Evaluation:
     truth: GenerationMetrics | None = None  # of the true continuations
     bias_limits: str | None = None
     grammar_limits: str | None = None
-    left_out: list[str]  # figures that were asked for and not measured, with the reason
+    left_out: list[str]  # one line for each figure not measured, with the reason
     command: str | None = None
 
 
 def as_json(value: Any) -> Any:
-    """Results as objects, lists, texts and numbers of JSON."""
+    """Converts results to the objects, lists, strings and numbers of JSON."""
     if is_dataclass(value):
         names = [one for one in fields(value) if not one.metadata.get("unwritten")]
         pairs = ((one, getattr(value, one.name)) for one in names)

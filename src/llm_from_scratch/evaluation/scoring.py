@@ -2,7 +2,8 @@
 
     ids -> windows -> hidden states -> logits, a chunk of tokens at a time -> nats
 
-The logits of a batch are never held together: at GPT-2's vocabulary they would be 200 MB a window.
+The logits of a batch are never in memory together: at GPT-2's vocabulary they would take 200 MB a
+window.
 
 Shapes: B windows, T tokens a window, N tokens of a text, C channels, V vocabulary.
 """
@@ -21,15 +22,15 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT
 
-CPU_LOGITS, GPU_LOGITS = 2**24, 2**28  # numbers of a chunk's logits: 64 MB, 1 GiB
-ACTIVATIONS = 2**25  # numbers of the widest activation of a batch: 128 MB
+CPU_LOGITS, GPU_LOGITS = 2**24, 2**28  # logits of a chunk, at most: 64 MiB, 1 GiB
+ACTIVATIONS = 2**25  # numbers of a batch's widest activation, at most: 128 MiB
 
 Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # inputs and targets, (B, T) int64 each
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A language model in two halves: its logits are made a chunk of tokens at a time."""
+    """A language model in two halves, so that its logits are computed in chunks of tokens."""
 
     hidden_states: Callable[[Tensor], Tensor]  # ids (B, T) -> (B, T, C)
     head: Callable[[Tensor], Tensor]  # (n, C) -> logits (n, V)
@@ -41,7 +42,7 @@ class Scorer:
 
 
 def scorer(model: GPT, eot_id: int) -> Scorer:
-    """The scorer of a GPT, which is in evaluation mode."""
+    """Returns the scorer of a GPT that is in evaluation mode."""
     config = model.config
     width = max(config.inner_size * (2 if config.activation == "swiglu" else 1), 3 * config.n_embd)
     device = next(model.parameters()).device
@@ -50,24 +51,24 @@ def scorer(model: GPT, eot_id: int) -> Scorer:
 
 # ------------------------------------------------------------------------------------------ windows
 def windows_at_once(batch_size: int, block_size: int, width: int) -> int:
-    """At most `batch_size` windows, whose widest activation fits into `ACTIVATIONS`.
+    """Returns the number of windows in a batch: `batch_size`, or fewer to fit `ACTIVATIONS`.
 
-    width: numbers a token of that activation.
+    width: numbers a token of the widest activation.
     """
     return max(1, min(batch_size, ACTIVATIONS // (block_size * width)))
 
 
 def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_size: int) -> Windows:
-    """The windows of a text, which count each of its tokens once.
+    """Returns the windows of a text, in batches that score each of its tokens once.
 
     Args:
-        shards: the ids of the text, (n,) each, one behind the other.
+        shards: the ids of the text, (n,) each, in order.
         model: its context is the length of a window; a shorter text is one window.
-        overlap: the part of a window, from 0 to below 1, that is context scored before.
+        overlap: the share of a window, from 0 to below 1, that is context scored before.
         batch_size: windows at a time at most; the figures do not depend on it.
 
     Raises:
-        UserError: there are no tokens.
+        UserError: when there are no tokens.
     """
     size = min(model.block_size, sum(map(len, shards)))
     if not size:
@@ -81,7 +82,7 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
 # --------------------------------------------------------------------------------------------- nats
 @torch.inference_mode()
 def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
-    """-ln p of each target: ids, targets (B, T) -> (B, T) float32, 0 where one is IGNORE."""
+    """Returns -ln p of each target: ids, targets (B, T) -> (B, T) float32, 0 at IGNORE."""
     nats = torch.zeros(targets.numel(), device=targets.device)
     for rows, logits, wanted in _logits(model, ids, targets):
         nats[rows] = F.cross_entropy(logits, wanted, reduction="none")
@@ -90,7 +91,7 @@ def token_nats(model: Scorer, ids: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def token_nats_and_greedy(model: Scorer, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`token_nats`, and whether each target is the likeliest token, (B, T), true for IGNORE."""
+    """Returns `token_nats`, and whether each target is the likeliest, (B, T), True at IGNORE."""
     nats = torch.zeros(targets.numel(), device=targets.device)
     greedy = torch.ones(targets.numel(), dtype=torch.bool, device=targets.device)
     for rows, logits, wanted in _logits(model, ids, targets):
@@ -100,7 +101,7 @@ def token_nats_and_greedy(model: Scorer, ids: Tensor, targets: Tensor) -> tuple[
 
 
 def _logits(model: Scorer, ids: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Chunks of the tokens that count.
+    """Computes the logits at the targets that are not IGNORE, a chunk of them at a time.
 
     Yields:
         Their rows (n,) in the flattened batch, float32 logits (n, V), and targets (n,).
@@ -114,10 +115,10 @@ def _logits(model: Scorer, ids: Tensor, targets: Tensor) -> Iterator[tuple[Tenso
 
 
 def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Nats of the tokens that count, in the order of the text, and their places in windows.
+    """Scores the targets that are not IGNORE, in the order of the text.
 
     Yields:
-        (n,) float32 and (n,) int64; the first place of a window is 0.
+        Nats (n,) float32 and positions in the window (n,) int64, 0-based.
     """
     for x, y in batches:
         counted = y != IGNORE
@@ -126,34 +127,34 @@ def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def text_nats(model: Scorer, ids: Sequence[int]) -> float:
-    """-ln p of a whole text behind an end-of-text, in windows that do not overlap."""
+    """Returns the total -ln p of a text after an end-of-text, in windows without overlap."""
     batches = windows([np.array(ids, dtype=np.int64)], model, overlap=0.0, batch_size=1)
     return float(sum(nats.sum(dtype=np.float64) for nats, _ in score(model, batches)))
 
 
 def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
-    """-ln of the mean probability of each token: (N,) of -ln p from each model -> (N,).
+    """Returns -ln of the mean probability of each token: (N,) of -ln p from each model -> (N,).
 
-    An ensemble (Hansen and Salamon 1990): it is a distribution as well, and no worse than the
-    models are on the whole.
+    An ensemble (Hansen and Salamon 1990): the mean is a distribution, too, and its nats are at most
+    the mean of the models' nats.
     """
     return np.log(len(nats)) - np.logaddexp.reduce(-np.stack(nats).astype(np.float64))
 
 
 # ------------------------------------------------------------------------------------------ figures
 def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
-    """Loss (nats a token), bits per byte, and perplexity a token, as in a validation row."""
+    """Returns loss (nats a token), bits per byte and perplexity a token, from the total nats."""
     loss = nats / tokens
     return {"loss": loss, "bits_per_byte": nats / math.log(2) / text_bytes, "perplexity": math.exp(min(loss, 700.0))}
 
 
 def likelihood(model: Scorer, batches: Windows, text_bytes: int) -> dict[str, float]:
-    """Loss (nats a token), bits per byte, perplexity, tokens and bytes of a whole split.
+    """Returns loss (nats a token), bits per byte, perplexity, tokens and bytes of a whole split.
 
     Args:
-        model: what is scored.
-        batches: windows that count every token of the split once.
-        text_bytes: UTF-8 bytes of the text that the tokens stand for.
+        model: the model to score with.
+        batches: windows that score every token of the split once.
+        text_bytes: UTF-8 bytes of the text that the tokens encode.
     """
     total, tokens = 0.0, 0
     for nats, _ in score(model, batches):

@@ -1,9 +1,9 @@
 """Style of a text: lengths, function words, punctuation, vocabulary, Burrows's Delta.
 
-Words are runs of letters with inner apostrophes or hyphens (“farmer’s”, “forty-two”), lower-cased,
-curly apostrophes straightened; sentences end at . ! or ?, closing quotes included, before white
-space and no small letter (“Oh!” said she), or at a blank line. English in the list of function
-words, any script elsewhere.
+A word is a run of letters with inner apostrophes or hyphens (“farmer’s”, “forty-two”), lower-cased,
+its apostrophes straightened. A sentence ends at . ! or ? with its closing quotes, before white
+space that no small letter follows (“Oh!” said she), or at a blank line. The list of function words
+is English; the other figures take any script.
 """
 
 import re
@@ -40,23 +40,24 @@ FUNCTION_WORDS = tuple(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, in order."""
+    """Returns the words of a text, in order, lower-cased."""
     return [word.replace("’", "'").lower() for word in WORD.findall(text)]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text that hold a word, in order; an abbreviation (“Mr.”) ends one, too."""
+    """Returns a text's sentences that hold a word, in order; “Mr.” ends a sentence, too."""
     return [part.strip() for part in SENTENCE_END.split(text) if part and WORD.search(part)]
 
 
 def style(text: str, mattr_window: int = 100) -> dict[str, float]:
-    """The figures of one text.
+    """Returns the style figures of one text.
 
     word_length (characters), sentence_length (words), type_token_ratio (distinct words / words:
-    falls with the length), mattr (`mattr`: does not), function_words (share of the words), and
-    `punctuation` a thousand words, one key a mark.
+    falls with the text's length), mattr (`mattr`: does not), function_words (share of the words),
+    and the `punctuation_rates`.
 
-    UserError: a text without words.
+    Raises:
+        UserError: when the text has no words.
     """
     tokens = words(text)
     if not tokens:
@@ -72,28 +73,28 @@ def style(text: str, mattr_window: int = 100) -> dict[str, float]:
 
 
 def function_word_rates(tokens: list[str]) -> dict[str, float]:
-    """Occurrences of each of `FUNCTION_WORDS` a thousand words."""
+    """Returns the occurrences of each of `FUNCTION_WORDS` a thousand words."""
     counts = Counter(tokens)
     return {word: 1000 * counts[word] / len(tokens) for word in FUNCTION_WORDS}
 
 
 def punctuation_rates(text: str) -> dict[str, float]:
-    """Occurrences of each kind of `PUNCTUATION` a thousand words."""
+    """Returns the occurrences of each kind of `PUNCTUATION` a thousand words."""
     counts, total = Counter(text), len(WORD.findall(text))
     return {name: 1000 * sum(counts[mark] for mark in marks) / total for name, marks in PUNCTUATION.items()}
 
 
 def mattr(tokens: list[str], window: int = 100) -> float:
-    """The moving-average type-token ratio (Covington and McFall 2010).
+    """Returns the moving-average type-token ratio (Covington and McFall 2010).
 
-    It is distinct words / words, the mean over every window of `window` words in a row; of a
-    shorter text its plain ratio.
+    It is the mean of distinct words / words over every window of `window` words in a row; for a
+    shorter text, the plain ratio.
     """
     T, W = len(tokens), min(window, len(tokens))
     last: dict[str, int] = {}
     distinct = 0.0
     for i, word in enumerate(tokens):
-        # Of the windows with i, it is new in those that begin behind its last occurrence.
+        # Of the windows that hold i, the word is new in those that begin after its last occurrence.
         starts = range(max(i - W + 1, last.get(word, -1) + 1, 0), min(i, T - W) + 1)
         distinct += len(starts)
         last[word] = i
@@ -101,18 +102,19 @@ def mattr(tokens: list[str], window: int = 100) -> float:
 
 
 def burrows_delta(text: str, corpora: Mapping[str, str], features: int = 150, block: int = 1000) -> dict[str, float]:
-    """Burrows's Delta of a text to each of the corpora: lower is nearer.
+    """Returns Burrows's Delta of a text to each of the corpora: lower is nearer.
 
     Burrows 2002, “Delta: a measure of stylistic difference”.
 
     The features are the words most frequent in the corpora, each corpus weighing the same. Each
-    corpus is cut into blocks of `block` words (a shorter rest is left out; a corpus without a whole
-    block is one), and the mean and the population standard deviation of a feature's relative
-    frequency over all these blocks make its z-score. Delta is the mean over the features of
-    |z(text) - z(corpus)|, in standard deviations; a feature that never varies is left out. Below
-    about 1,000 words of text it is mostly noise.
+    corpus is cut into blocks of `block` words (a shorter rest is dropped; a corpus shorter than a
+    block is one block). The mean and the population standard deviation of a feature's relative
+    frequency over all blocks define its z-score. Delta is the mean over the features of
+    |z(text) - z(corpus)|, in standard deviations; features that never vary are dropped. Below about
+    1,000 words of text it is mostly noise.
 
-    UserError: fewer than two corpora, or one of the texts holds no words.
+    Raises:
+        UserError: when there are fewer than two corpora, a text has no words, or no feature varies.
     """
     tokens = {name: words(corpus) for name, corpus in corpora.items()}
     own = words(text)

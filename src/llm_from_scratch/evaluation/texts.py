@@ -1,7 +1,7 @@
-"""The text that is scored, and the units of it that an interval draws from.
+"""The text that is scored, and its units, which the bootstrap of an interval draws.
 
-Everything is counted in UTF-8 bytes of this text, so that models, n-grams and compressors are
-compared on the same bytes.
+All sizes are UTF-8 bytes of this text, so that models, n-grams and compressors are compared on the
+same bytes.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.saved_config import read_config
 
 BLOCK = 500  # bytes of a block, about 90 words, where there are few documents
-WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # the test part as published
-TRAIN_CHARACTERS = 5_000_000  # of the training part, for baselines and memorisation
+WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # names of the test part as published
+TRAIN_CHARACTERS = 5_000_000  # of the training part at most, for baselines and memorisation
 
 
 @dataclass(frozen=True)
 class Text:
-    """The documents to be scored, in U units: documents, or blocks where these are few."""
+    """The documents to score, in U units: documents, or blocks of bytes where documents are few."""
 
     name: str
     documents: tuple[str | LongText, ...]
-    whole: bool  # each document is followed by the end-of-text piece, which is scored as well
-    lines: bool = False  # the end of a line is a word, as in WikiText's perplexities a word
+    whole: bool  # an end-of-text token follows each document, and is scored as well
+    lines: bool = False  # the end of a line counts as a word, as in WikiText's perplexities
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
 
     def __post_init__(self) -> None:
@@ -46,33 +46,33 @@ class Text:
             raise UserError(f"{self.name}: the text to score is empty; name another with --data")
         ends = np.cumsum(sizes)
         if len(sizes) < MANY_DOCUMENTS:
-            # The last has the rest
+            # The last block includes the rest.
             ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])
         object.__setattr__(self, "ends", ends)
 
     @cached_property
     def joined(self) -> str:
-        """The documents, one behind the other."""
+        """Returns the documents, concatenated."""
         return "".join(map(in_memory, self.documents))
 
     @property
     def characters(self) -> int:
-        """The number of characters."""
+        """Returns the number of characters."""
         return sum(map(len, self.documents))
 
     @cached_property
     def words(self) -> int:
-        """The number of runs without white space, and of ends of lines where these count."""
+        """Counts the runs without white space, and with `lines` the ends of lines as well."""
         lines = sum(piece.count("\n") for piece in self.pieces()) if self.lines else 0
         return count_words(self.pieces()) + lines
 
     def pieces(self) -> Iterator[str]:
-        """The text in pieces of at most `PIECE` characters, each of one document."""
+        """Yields the text in pieces of at most `PIECE` characters, each of one document."""
         for document in self.documents:
             yield from in_pieces(document)
 
     def info(self, split: str | None = None) -> TextInfo:
-        """Counts that a reader can check, and the checksum of the bytes."""
+        """Returns counts that a reader can check, and the SHA-256 of the bytes."""
         checksum = hashlib.sha256()
         for piece in self.pieces():
             checksum.update(piece.encode())
@@ -89,20 +89,19 @@ class Text:
         )
 
     def by_document(self) -> bool:
-        """Whether the units are documents."""
+        """Returns whether the units are documents."""
         return len(self.documents) >= MANY_DOCUMENTS
 
     @property
     def sizes(self) -> np.ndarray:
-        """(U,) bytes of each unit."""
+        """Returns the bytes of each unit: (U,)."""
         return np.diff(self.ends, prepend=0)
 
     def compare(self, rows: Sequence[Figures]) -> None:
-        """Says in each row but the first how many bits per byte it needs more than the first.
+        """Sets in each row but the first how many more bits per byte it needs than the first.
 
-        The interval is of a paired bootstrap: of the differences unit by unit. A hard passage is
-        hard for both, so that the interval is narrower than the intervals of the two suggest (Koehn
-        2004).
+        The interval is by a paired bootstrap over the differences unit by unit (Koehn 2004). A hard
+        passage is hard for both rows: this interval is narrower than the rows' own suggest.
         """
         first = rows[0].unit_bits
         for row in rows[1:]:
@@ -111,7 +110,7 @@ class Text:
 
 
 class UnitNats:
-    """The nats of each unit of a text, summed up as its tokens are scored, in order."""
+    """The total nats of each unit of a text, added up as its tokens are scored, in order."""
 
     def __init__(self, text: Text) -> None:
         self.text, self.tokens = text, 0
@@ -119,18 +118,18 @@ class UnitNats:
         self._bytes = 0  # of the tokens so far
 
     def add(self, nats: np.ndarray, lengths: np.ndarray) -> None:
-        """The nats and the bytes of the next tokens, (n,) each."""
+        """Adds the next tokens: nats and lengths in bytes, (n,) each."""
         self.add_at(nats, token_starts(lengths, self._bytes))
         self._bytes += int(lengths.sum())
 
     def add_at(self, nats: np.ndarray, starts: np.ndarray) -> None:
-        """The nats of the next tokens and the byte at which each begins, (n,) each."""
+        """Adds the next tokens: nats and the byte at which each begins, (n,) each."""
         unit = np.searchsorted(self.text.ends, starts, side="right")
         self._nats += np.bincount(unit, weights=nats, minlength=len(self._nats))
         self.tokens += len(nats)
 
     def figures(self) -> dict[str, Any]:
-        """The fields of `Figures`: loss, perplexities, bits per byte with their interval.
+        """Returns the fields of `Figures`: loss, perplexities, bits per byte with their interval.
 
         Perplexity a word is exp(nats / words).
         """
@@ -151,9 +150,10 @@ class UnitNats:
 
 
 def token_starts(lengths: np.ndarray, before: int = 0) -> np.ndarray:
-    """(N,) the byte at which each token begins.
+    """Returns the byte at which each token begins: (N,).
 
-    An end-of-text, which has no bytes, counts to the byte before it: to the document that it ends.
+    An end-of-text token, which has no bytes, belongs to the byte before it: to the document that it
+    ends.
 
     Args:
         lengths: (N,) bytes of each token. before: bytes in front of the first.
@@ -163,13 +163,13 @@ def token_starts(lengths: np.ndarray, before: int = 0) -> np.ndarray:
 
 
 def character_bytes(text: str) -> np.ndarray:
-    """(T,) int64 bytes in UTF-8 of each character."""
+    """Returns the UTF-8 bytes of each character: (T,) int64."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     return 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
 
 
 def in_pieces(text: str | LongText) -> Iterator[str]:
-    """A text in pieces of `PIECE` characters, the last one shorter."""
+    """Yields a text in pieces of `PIECE` characters, the last one shorter."""
     if isinstance(text, LongText):
         yield from text.pieces()
         return
@@ -178,7 +178,7 @@ def in_pieces(text: str | LongText) -> Iterator[str]:
 
 
 def count_words(pieces: Iterable[str]) -> int:
-    """The number of runs without white space in a text that comes in pieces, none of them empty."""
+    """Counts the runs without white space in a text that comes in nonempty pieces."""
     count, inside = 0, False
     for piece in pieces:
         count += len(piece.split()) - (inside and not piece[0].isspace())
@@ -187,12 +187,12 @@ def count_words(pieces: Iterable[str]) -> int:
 
 
 def _size(text: str | LongText) -> int:
-    """The bytes of a text in UTF-8."""
+    """Returns the UTF-8 bytes of a text."""
     return text.size if isinstance(text, LongText) else sum(len(piece.encode()) for piece in in_pieces(text))
 
 
 def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) -> list[str]:
-    """The first documents of up to `limit` characters together, the last of them cut."""
+    """Returns the first documents, `limit` characters together, the last of them cut."""
     taken: list[str] = []
     for document in documents:
         if limit <= 0:
@@ -203,12 +203,17 @@ def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) ->
 
 
 def other_text(data: str, option: str = "--data") -> Text:
-    """The whole text of `--data` or another option, cleaned as for training.
+    """Returns the whole text of `--data` or another option, cleaned as for training.
 
-    data: a file, a folder, a glob, or the name of one of configs/data.
+    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables)
+    gives its test part, with words counted as there.
 
-    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables) is
-    its test part, words counted as there. UserError in one line where there is none.
+    Args:
+        data: a file, a folder, a glob, or the name of one of configs/data.
+        option: the option's name, for messages.
+
+    Raises:
+        UserError: when there is no such text.
     """
     if wikitext := _wikitext(user_path(data)):
         return wikitext
@@ -228,7 +233,7 @@ def other_text(data: str, option: str = "--data") -> Text:
 
 
 def _clean_documents(source: Source) -> Iterator[str | LongText]:
-    """The documents; one of a long text file stays on the disk."""
+    """Yields the cleaned documents; long text files stay on the disk, as `LongText`."""
     for name, path in source.paths:
         if is_plain(name) and path.is_file() and path.stat().st_size >= LONG:
             text = open_long(path, name, sha256(path), on_progress=lambda count: None)
@@ -240,9 +245,9 @@ def _clean_documents(source: Source) -> Iterator[str | LongText]:
 
 
 def _wikitext(path: Path) -> Text | None:
-    """The test part of WikiText in a folder, or the part in a file named as published.
+    """Returns WikiText's test part in a folder, or a file named as a published part; else None.
 
-    It is one stream, as is usual.
+    The part is one document, as is usual.
     """
     files = [path / name for name in WIKITEXT] if path.is_dir() else [path]
     found = next((file for file in files if file.is_file() and file.name.startswith("wiki.")), None)
@@ -250,7 +255,7 @@ def _wikitext(path: Path) -> Text | None:
     if found:
         text = found.read_bytes()
     elif tables:
-        # A row is a line; the hub's tables have made the lines that hold a space alone empty.
+        # A row is a line; a line that holds only a space is an empty row in the hub's tables.
         rows = Source(path.name, [(table.name, table) for table in tables]).documents()
         text = b"".join(row.raw or b" \n" for row in rows)
     else:
