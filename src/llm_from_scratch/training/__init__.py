@@ -1,30 +1,30 @@
 """Training with Lightning. Each module may import those above it.
 
 Small parts:
-    internals    Lightning's private names, each looked up by a test
-    objects      the user's own classes, by the `_target_` of a setting
+    internals    Lightning's private names, each checked by a test
+    objects      the user's own classes, named by `_target_` in a setting
     loggers      TensorBoard, csv and wandb, each point once after a resume
     states       states to resume, as Lightning saves and loads them
-    memory       bytes of weights, gradients, moments, activations; micro-batches by them
-    compilation  torch.compile, where it pays
-    averaging    the average of the weights
+    memory       bytes of weights, gradients, moments, activations; the micro-batch size that fits
+    compilation  torch.compile, where it saves time
+    averaging    the exponential moving average of the weights
     sharded      trainer=fsdp, and its checkpoints
 
 A step:
-    muon         Muon for matrices, AdamW for the rest
+    muon         Muon for matrices, AdamW for all other parameters
     optimizers   the optimizer and its groups; the learning rate as a function of the step
-    data         batches as Lightning's loop reads them
+    data         batches for Lightning's training loop
     module       one step of training and of validation
 
 Beside the steps:
     metrics      metrics.jsonl, timing.jsonl and the curves
-    progress     the lines of a run, the bar, the time that is left, a rising validation loss
+    progress     log lines, progress bar, time left, the warning of a rising validation loss
     callbacks    samples, early stopping, checkpoints, signals
 
 A run:
-    claim        a run folder has one owner, and is written when nothing can be refused any more
+    claim        the lock on a run folder, which is changed only once training begins
     trainer      the Lightning Trainer from the settings
-    checks       devices, callbacks and loggers that are refused before a run starts
-    results      the table, the picture and the next commands
-    fit          all of this, from the text to the model
+    checks       devices, callbacks and loggers, checked before a run starts
+    results      the table of results, the curves and the next commands
+    fit          one training run, from the text to the model
 """

@@ -1,4 +1,4 @@
-"""An average of the weights over the steps, less noisy than the last ones.
+"""Polyak averaging: a moving average of the weights, less noisy than the last weights.
 
 Source: Polyak & Juditsky 1992.
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class WeightAverage(Callback):
-    """The exponential moving average of `optim.ema_decay`, beside the weights that are trained.
+    """An exponential moving average of the weights with the decay `optim.ema_decay`.
 
-    The first steps count for no more than their part: it is the weighted mean of the weights after
-    steps 1 … t with the weights decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments
+    It is free of a bias towards the first weights: it is the weighted mean of the weights after
+    steps 1 … t, with the weights decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments
     in the same way).
     """
 
@@ -26,11 +26,11 @@ class WeightAverage(Callback):
         self.tensors: list[Tensor] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The average itself, and the steps it is of."""
+        """Returns the averaged tensors and the number of steps that they average."""
         return {"steps": self.steps, "tensors": self.tensors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the average."""
+        """Restores the averaged tensors and the number of steps."""
         self.steps, self.tensors = int(state_dict["steps"]), list(state_dict["tensors"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -45,19 +45,19 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Updates the average after an optimizer step."""
+        """Updates the average where this micro-batch ended an optimizer step."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.update()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Adds the weights after one more step to the average."""
+        """Adds the weights after one more optimizer step to the average."""
         self.steps += 1
         torch._foreach_lerp_(self.tensors, self.weights, (1 - self.decay) / (1 - self.decay**self.steps))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Swaps the average into the model, and the weights back at the end of the block."""
+        """Swaps the average into the model, and the weights back at the end of the `with` block."""
         self._exchange()
         try:
             yield

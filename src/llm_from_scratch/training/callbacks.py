@@ -1,4 +1,4 @@
-"""Callbacks beside the steps: samples, early stopping, checkpoints, signals."""
+"""Callbacks that act between optimizer steps: samples, early stopping, checkpoints, signals."""
 
 import json
 import logging
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """Text that the model writes at every validation, in samples.md and TensorBoard.
+    """Text that the model generates at every validation, in samples.md, TensorBoard and wandb.
 
-    `sample.show` also shows it as it comes, beside the progress.
+    With `sample.show` it is also printed on standard error.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Samples(Callback):
         )
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Removes the samples behind the step that a resumed run goes on from."""
+        """Starts samples.md; a resumed run keeps the samples up to its checkpoint."""
         if trainer.is_global_zero:
             old = _sections(self.path) if self.path.exists() and trainer.global_step else []
             kept = [f"\n## Step {step}\n{text}" for step, text in old if step <= trainer.global_step]
             write_file(self.path, "".join(["# Samples\n", *kept]))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Writes one sample."""
+        """Appends one sample to samples.md and logs it."""
         model = whole_model(pl_module.model)
         if not trainer.is_global_zero:
             return
-        # Blocks compiled for training would be compiled again for every length.
+        # torch.compile would compile the training blocks again for every length of the text.
         with pl_module.averaged(), torch.compiler.set_stance("force_eager"):
             pieces = [new[0] for new in generate(model, self.tokenizer, self.prompt, self.sampling)]
         text = self.prompt + "".join(pieces)
@@ -79,7 +79,7 @@ class Samples(Callback):
 
 
 def _sections(path: Path) -> list[tuple[int, str]]:
-    """The steps of samples.md with their texts; sections that cannot be read cost one warning."""
+    """Returns the (step, text) pairs of samples.md; logs one warning for unreadable parts."""
     with open_regular(path) as file:
         content = file.read()
     text = content.decode(errors="replace")
@@ -96,7 +96,7 @@ def _sections(path: Path) -> list[tuple[int, str]]:
 
 
 class EarlyStopping(Callback):
-    """Ends a run whose validation loss no longer falls.
+    """Early stopping: ends a run whose validation loss no longer falls.
 
     Under the schedule `plateau` the learning rate falls first, down to its smallest value.
     """
@@ -107,29 +107,35 @@ class EarlyStopping(Callback):
 
     @property
     def state_key(self) -> str:
-        """The name in checkpoints; version 0.1 chose it."""
+        """Returns the key of this callback's state in checkpoints, "Patience" since version 0.1."""
         return "Patience"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss, the validations since then, and the number of lowered rates."""
+        """Returns the best loss, the validations since then, and how often the rate was lowered."""
         return {"best": self.best, "waited": self.waited, "lowered": self.lowered}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the state that `state_dict` returned."""
         self.best, self.waited, self.lowered = (state_dict[name] for name in ("best", "waited", "lowered"))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Stops a resumed run that had stopped, unless `optim.patience` is larger now."""
+        """Restores a lowered learning rate, and stops a resumed run that early stopping had ended.
+
+        Such a run goes on where `optim.patience` is larger now.
+        """
         pl_module.lr_scale = self.optim.plateau_factor**self.lowered
         trainer.should_stop = self.is_over
 
     @property
     def is_over(self) -> bool:
-        """Whether `optim.patience` validations came without a lower loss."""
+        """Returns whether `optim.patience` validations brought no lower loss; None: never."""
         return self.waited >= (self.optim.patience or math.inf)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Counts validations without a lower loss; every process comes to the same count."""
+        """Counts validations without a lower loss; then lowers the learning rate or stops the run.
+
+        Every rank comes to the same count.
+        """
         loss = pl_module.val_row["loss"]
         self.waited = 0 if loss < self.best else self.waited + 1
         self.best = min(self.best, loss)
@@ -139,7 +145,7 @@ class EarlyStopping(Callback):
         if self.optim.schedule == "plateau" and factor ** (self.lowered + 1) >= self.optim.min_lr_ratio:
             self.waited, self.lowered = 0, self.lowered + 1
             pl_module.lr_scale = factor**self.lowered
-            pl_module.follow_settings()  # the schedule comes to it after the next step
+            pl_module.follow_settings()  # the scheduler would set it only after the next step
             what = f"the learning rate falls to {factor**self.lowered:g} of its peak"
         else:
             trainer.should_stop, what = True, "training stops"
@@ -148,11 +154,10 @@ class EarlyStopping(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves at every validation: `model/` where it is the best so far, then the state to resume.
+    """Checkpoints at every validation: `model/` at each new best loss, then the state to resume.
 
-    The last two states are kept.
-
-    The validation comes first, so that a kill in its middle repeats it rather than loses it.
+    The last KEPT states are kept. The validation comes before its checkpoint, so a run that is
+    killed during a validation repeats it.
     """
 
     KEPT = 2
@@ -172,18 +177,19 @@ class Checkpoints(Callback):
         self.best, self.saved, self.stopped = float("inf"), 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss, the settings of the user's callbacks, and whether one stopped the run."""
+        """Returns the best loss, the user's callback settings, and whether one stopped the run."""
         return {"best": self.best, "stopped": self.stopped, "users": self.settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best loss; the loss of `model/` counts instead where it is higher.
+        """Restores the best loss, or takes the loss of `model/` where that is higher.
 
-        A run that a callback has stopped stays so for as long as the callbacks are the same.
+        A damaged `model/` has an infinite loss: the next validation writes it again. A run that a
+        callback stopped stays stopped while the settings of the user's callbacks are the same.
         """
         self.best = float(state_dict["best"])
         self.stopped = state_dict.get("stopped", False) and state_dict["users"] == self.settings
         if math.isinf(self.best):
-            return  # no validation yet: nothing is missing
+            return  # no validation yet, so no model/ is expected
         try:
             held = float(model_metadata(self.run_dir)["loss"])
         except UserError as error:
@@ -200,7 +206,7 @@ class Checkpoints(Callback):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Drops the state of a callback whose settings changed: it holds the old ones."""
+        """Drops the saved state of each user's callback whose settings have changed."""
         states = checkpoint["callbacks"]
         before = states.get(self.state_key, {}).get("users", {})
         for name, callback in self.users.items():
@@ -208,7 +214,13 @@ class Checkpoints(Callback):
                 log.info("callbacks.%s has other settings than before: it begins anew", name)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Refuses a state that no checkpoint can hold, before the first step."""
+        """Checks that a checkpoint can hold the state of each user's callback.
+
+        Stops a resumed run that such a callback had stopped.
+
+        Raises:
+            UserError: when a state holds a value of an unsupported type.
+        """
         for name, callback in self.users.items():
             plain_state(callback.state_dict(), f"callbacks.{name}")
         if self.stopped:
@@ -222,7 +234,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Asks for a validation at the last step, also between two intervals."""
+        """Ends training after the last step; Lightning then validates, also within an interval."""
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
@@ -232,7 +244,7 @@ class Checkpoints(Callback):
             remove_leftovers(self.run_dir)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Saves the model and the state; every rank calls, the first one writes."""
+        """Saves the model where its loss is the best, then the state; rank 0 writes."""
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
@@ -249,10 +261,10 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Hands the state of this step to the writer, which then removes the oldest states."""
+        """Syncs the logs, then queues this step's state; the writer thread prunes old states."""
         folder = self.run_dir / "checkpoints" / f"step_{trainer.global_step:08d}"
         if trainer.is_global_zero:
-            # What was logged up to here must be as durable as the state: it does not come again.
+            # A resumed run does not log these points again: they must be as durable as the state.
             flush(trainer.loggers)
             rows = self.run_dir / "metrics.jsonl"
             for path in (line_checksums(rows), rows, self.run_dir / "samples.md"):
@@ -266,34 +278,34 @@ class Checkpoints(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Waits until the states from before a failure are on the disk."""
+        """Waits until the states queued before an exception are on the disk."""
         self.background.wait()
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Waits for the disk, and removes old states that a kill behind the last save left."""
+        """Waits for the disk, and removes old states that a kill after the last save left."""
         self.background.wait()
         if trainer.is_global_zero:
             prune_states(self.run_dir, self.KEPT)
 
 
 class Signals(Callback):
-    """Ends a run after a signal: the step is finished and saved, the status is 128 + its number.
+    """Signal handling: a run finishes its step, saves, and exits with 128 + the signal's number.
 
-    It is the first callback: when the state is saved, none has begun the next step.
+    It is the first callback: when the state is saved, no other has begun the next step.
     """
 
     def __init__(self, saver: Checkpoints, close_bar: Callable[[], None]) -> None:
         self.saver, self.close_bar, self.announced = saver, close_bar, False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Holds signals back until the step has ended."""
+        """Holds signals back until the running step has ended."""
         self.saver.saved = trainer.global_step
         signals.hold()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Reports the signal, which a handler must not do."""
+        """Logs that a signal came; the signal handler itself must not write."""
         if signals.received() and not self.announced and trainer.is_global_zero:
             self.announced = True
             end_echo()
@@ -302,13 +314,16 @@ class Signals(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and ends the run between two optimizer steps."""
+        """Saves and exits between two optimizer steps, after a signal.
+
+        Several ranks do so only before a step that is a multiple of 10.
+        """
         if batch_idx % trainer.accumulate_grad_batches:
             return
         received = signals.received() or 0
         if trainer.world_size > 1:
             if trainer.global_step % 10:
-                return  # the ranks must agree, and asking costs a message
+                return  # the ranks must agree, which takes one message between them
             number = torch.tensor(received, device=pl_module.device)
             received = int(trainer.strategy.reduce(number, reduce_op="max").item())
         if not received:
@@ -316,8 +331,7 @@ class Signals(Callback):
         if self.saver.saved != trainer.global_step:
             self.saver.save(trainer)
         self.saver.background.wait()
-        # Lightning kills the first process soon after another has ended: the first must save
-        # before.
+        # Lightning kills rank 0 soon after another rank has ended: rank 0 must have saved before.
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.close_bar()
@@ -327,7 +341,7 @@ class Signals(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Reports the step to resume from, after a second Ctrl-C within a step."""
+        """Logs the step to resume from, where a second Ctrl-C interrupted a step."""
         if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
             try:
                 self.saver.background.wait()
@@ -342,5 +356,5 @@ class Signals(Callback):
         return shell(*program("train"), f"resume={argument(self.saver.run_dir)}")
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Restores the handlers of signals."""
+        """Restores the signal handlers from before training."""
         signals.release()

@@ -27,10 +27,11 @@ from llm_from_scratch.training.trainer import precision, quiet, trainer_argument
 
 
 def require_device(config: TrainerConfig) -> None:
-    """Refuses an accelerator that this machine lacks.
+    """Checks that this machine has the accelerator and the devices of the settings.
 
     Raises:
-        UserError: in one line that names what there is.
+        UserError: when it lacks them, when several nodes have no launcher, or for `devices=auto` on
+            a CPU.
     """
     gpus = torch.cuda.device_count()
     there = [f"a CPU with {os.cpu_count()} cores (trainer=cpu)"]
@@ -55,17 +56,17 @@ def require_device(config: TrainerConfig) -> None:
         raise UserError("trainer.devices=auto: say how many processes the CPU is to be shared by")
 
 
-# Errors of a callback that does not fit a run, or lacks a library.
+# Errors that a callback raises where it does not fit a run or lacks a library.
 MISFITS = (MisconfigurationException, ModuleNotFoundError)
-# Values that a validation logs for callbacks (`LanguageModel.on_validation_epoch_end`).
+# Values that a validation logs for callbacks to monitor (`LanguageModel.on_validation_epoch_end`).
 MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
 
 
 def check_trainer(config: Config) -> None:
-    """Refuses settings that the Trainer, its loggers or its callbacks refuse later, or ignore.
+    """Checks the settings of the Trainer, its loggers, callbacks and optimizer before a run starts.
 
     Raises:
-        UserError: in one line.
+        UserError: when Lightning would refuse a setting later, or ignore it.
     """
     known = set(inspect.signature(lightning.Trainer.__init__).parameters) - {"self"}
     for name in config.trainer.extra:
@@ -78,7 +79,7 @@ def check_trainer(config: Config) -> None:
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
     for name in ("benchmark", "detect_anomaly"):
         value = config.trainer.extra.get(name)
-        # Lightning finds that out in the middle of the start
+        # Lightning itself would raise only after the run has begun to start.
         if not isinstance(value, bool | None):
             raise UserError(f"trainer.extra.{name}={value}: must be true or false")
     least = config.trainer.extra.get("min_steps")
@@ -105,7 +106,11 @@ def check_trainer(config: Config) -> None:
 
 
 def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
-    """Refuses a callback that repeats what a run does itself, or that watches an unlogged value."""
+    """Checks one callback of the user's.
+
+    Raises:
+        UserError: when it repeats a part of the run, or monitors a value that is never logged.
+    """
     for own, instead in (
         (Checkpoint, "a run keeps its checkpoints itself: leave it out"),
         (ProgressBar, "a run shows its progress itself (trainer.progress): leave it out"),
@@ -116,6 +121,6 @@ def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
     if issubclass(kind, LearningRateMonitor | DeviceStatsMonitor) and not config.logger:
         raise UserError(f"callbacks.{name}: writes to loggers, and logger=none: leave one of them out")
     monitor = config.callbacks[name].get("monitor")
-    # Another callback of the user's may log what this one watches.
+    # With several callbacks, another of them may log the monitored value.
     if kind is EarlyStopping and monitor not in MONITORED and len(config.callbacks) == 1:
         raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(MONITORED)}")

@@ -1,4 +1,4 @@
-"""The run folder of a training: one owner, and no change before the first step is certain."""
+"""The claim on a run folder: one process owns it, and it changes only once training begins."""
 
 import os
 import shutil
@@ -20,32 +20,33 @@ from llm_from_scratch.terminal import quote
 
 
 class Claim:
-    """A lock on a run folder, which holds one run; `config.yaml` is written first.
+    """A lock on a run folder, held within a `with` block; one folder holds one run.
 
-    Until `start`, a new run that fails leaves its folder as it was found, and a resumed one its
-    `config.yaml`: a command that is refused changes nothing. Within `with`, the folder is locked.
+    A new run writes `config.yaml` on entry. A run that fails before `start` undoes its changes: a
+    new one removes the files and folders that it made, and a resumed one keeps its old
+    `config.yaml`.
 
     Args:
-        config: of the run; `run_dir` names the folder.
-        owner: whether this is the first of the processes of a run; the others leave the folder to
-            it.
+        config: the settings of the run; `run_dir` names the folder.
+        owner: whether this is rank 0; on the other ranks a claim does nothing.
     """
 
-    LOGS = ("tensorboard", "csv")  # made by loggers before a run has started
+    LOGS = ("tensorboard", "csv")  # folders that loggers make before `start`
 
     def __init__(self, config: Config, owner: bool) -> None:
         self.config, self.owner, self.started = config, owner, False
         self.run_dir = Path(config.run_dir)
         self.lock = FileLock(self.run_dir / ".lock", timeout=0)
-        self.made: list[Path] = []  # by this process, in the order in which they go again
-        # Of the lock's file: open, so that no other file gets its number
+        self.made: list[Path] = []  # by this process, in the order of their removal
+        # Descriptor of the lock file; while it is open, no other file gets the same inode number.
         self.handle: int | None = None
 
     def __enter__(self) -> "Claim":
-        """Locks the folder.
+        """Locks the folder; for a new run creates it and writes `config.yaml`.
 
         Raises:
-            UserError: when another process trains there, or an earlier run did.
+            UserError: when another process trains there, an earlier run is there, or the folder
+                cannot be written.
         """
         if not self.owner:
             return self
@@ -59,7 +60,7 @@ class Claim:
             self.handle = os.open(run_dir / ".lock", os.O_RDONLY)
             if not self.config.resume:
                 if (run_dir / "config.yaml").exists():
-                    self.made = []  # another process was faster
+                    self.made = []  # another process claimed the folder first
                     raise UserError(
                         f"run_dir={run_dir} holds a run already: choose another folder, or go on with"
                         f" {quote(f'resume={run_dir}')}"
@@ -78,7 +79,7 @@ class Claim:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Releases the folder, and removes what a refused start made."""
+        """Releases the lock; removes what the claim made where `start` was never called."""
         if self.owner:
             self._leave()
 
@@ -105,7 +106,11 @@ class Claim:
             return False
 
     def start(self) -> None:
-        """Makes the folder a run: a resumed one writes its new settings and is complete no more."""
+        """Marks the folder as a run in progress, once.
+
+        A resumed run writes its new settings. The marks of an earlier end (curves.png, the recorded
+        failure) are removed.
+        """
         if self.owner and not self.started:
             self.started = True
             if self.config.resume:
@@ -115,22 +120,26 @@ class Claim:
                 (self.run_dir / name).unlink(missing_ok=True)
 
     def verify(self) -> None:
-        """Checks that the folder is still this run's.
+        """Checks that the folder still belongs to this run.
 
-        Raises MachineError: it was deleted, also where another run has made it anew.
+        Raises:
+            MachineError: when the folder was deleted, or replaced by another run's.
         """
         if self.owner and not self._is_own():
             raise MachineError(f"{self.run_dir} was deleted or replaced while this run wrote there: it stops")
 
 
 class Ownership(Callback):
-    """Starts the run folder with the first step, and checks it before each write."""
+    """The callback that starts the claim at the first step, and verifies it before each write."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Makes the folder a run: the checkpoint is loaded, and nothing can be refused any more."""
+        """Starts the claim, and records the environment.
+
+        The checkpoint is loaded by now, so every check has passed.
+        """
         self.claim.verify()
         self.claim.start()
         if self.claim.owner:
@@ -139,9 +148,9 @@ class Ownership(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Checks the folder before a row is written."""
+        """Verifies the claim before a metrics row is written."""
         self.claim.verify()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Checks the folder before a validation writes its row, its sample and its checkpoint."""
+        """Verifies the claim before a validation writes its row, its sample and its checkpoint."""
         self.claim.verify()

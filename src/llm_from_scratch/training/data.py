@@ -1,4 +1,4 @@
-"""Batches as Lightning's loop reads them: samplers as plain iterables."""
+"""Batches for Lightning's training loop: the samplers as iterables of tensors."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,16 +13,16 @@ from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, Validatio
 from llm_from_scratch.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
-SHARE_OF_GPU = 0.25  # of a GPU's free memory, which a corpus that is kept there may take
+SHARE_OF_GPU = 0.25  # the largest part of a GPU's free memory that a corpus may occupy
 
 
 class TextDataModule(lightning.LightningDataModule):
     """Training batches as a function of (seed, step), and the validation split in fixed windows.
 
     Args:
-        prepared: the text.
-        config: of the run.
-        micro_batch_size: sequences that one rank takes at a time.
+        prepared: the tokenized text.
+        config: the settings of the run.
+        micro_batch_size: sequences of one rank in a micro-batch.
 
     Raises:
         UserError: when the validation split is shorter than one block.
@@ -45,27 +45,30 @@ class TextDataModule(lightning.LightningDataModule):
             )
 
     def micro_batches(self, step: int) -> int:
-        """Micro-batches of one rank in an optimizer step."""
+        """Returns the number of micro-batches of one rank in optimizer step `step` (0-based)."""
         assert self.trainer is not None
         sequences = batch_size_at(step, self.settings.batch_size, self.batch_schedule)
         return sequences // self.trainer.world_size // self.micro_batch_size
 
     def state_dict(self) -> dict[str, Any]:
-        """The next step, which is the whole position in the data."""
+        """Returns the next step (0-based), which is the whole position in the data."""
         assert self.trainer is not None
         return {"step": self.trainer.global_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the next step."""
+        """Restores the step of the next training batch."""
         self.first_step = int(state_dict["step"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves the two tensors of a batch; Lightning's way would search it for tensors."""
+        """Moves the two tensors of a batch; Lightning would first search it for tensors."""
         x, y = batch
         return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
 
     def train_dataloader(self) -> "TrainingBatches":
-        """Endless: the Trainer stops at max_steps."""
+        """Returns this rank's training batches, without end: the Trainer stops at max_steps.
+
+        A CUDA GPU keeps a small corpus in its memory.
+        """
         assert self.trainer is not None
         shared = {
             "block_size": self.block_size,
@@ -83,7 +86,7 @@ class TextDataModule(lightning.LightningDataModule):
         return TrainingBatches(self.sampler, self.micro_batch_size, self.first_step, self.settings.overfit, chunks)
 
     def val_dataloader(self) -> "ValidationBatches":
-        """Every token of the validation split once, over all ranks."""
+        """Returns this rank's validation windows; all ranks together read every token once."""
         assert self.trainer is not None
         windows = ValidationWindows(
             [shard.tokens for shard in self.prepared.shards("val")],
@@ -94,28 +97,28 @@ class TextDataModule(lightning.LightningDataModule):
 
 
 class DeviceChunks:
-    """The sampler's batches, gathered on the device that holds the whole corpus.
+    """The sampler's batches, gathered on the device from its copy of the whole corpus.
 
-    A step sends B numbers to the device and waits for nothing.
+    A step sends only the start positions (B,) to the device, without waiting.
     """
 
     def __init__(self, sampler: RandomChunkSampler, device: torch.device) -> None:
         self.sampler, self.device = sampler, device
-        # torch gathers signed numbers on every device; `batch` makes them unsigned again.
+        # torch indexes signed integers on every device; `batch` makes the ids unsigned again.
         size = max(shard.itemsize for shard in sampler.shards)
         self.mask = 2 ** (8 * size) - 1
         dtype = torch.int16 if size == 2 else torch.int32
         self.tokens = torch.empty(sum(map(len, sampler.shards)), dtype=dtype, device=device)
         slots = self.tokens.split([len(shard) for shard in sampler.shards])
         for shard, slot in zip(sampler.shards, slots, strict=True):
-            # A corpus may be larger than the machine's memory
+            # In parts, as a corpus may be larger than the host's memory
             for start in range(0, len(shard), 2**24):
                 ids = torch.from_numpy(shard[start : start + 2**24].astype(f"<i{size}"))
                 slot[start : start + 2**24] = ids.to(device)
         self.column = torch.arange(sampler.block_size + 1, device=device)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> Batch:
-        """The micro-batch that the sampler gives, x and y (B, T)."""
+        """Returns the micro-batch that the sampler's `batch` gives: x and y, (B, T) int64 each."""
         starts = torch.from_numpy(self.sampler.starts(step, micro, n_micro))
         if self.device.type == "cuda":
             starts = starts.pin_memory().to(self.device, non_blocking=True)
@@ -124,7 +127,10 @@ class DeviceChunks:
 
 
 class TrainingBatches:
-    """The micro-batches of one rank, from `first_step` on."""
+    """The micro-batches of one rank from step `first_step` (0-based) on, without end.
+
+    With `overfit` all are of step 0. Where `chunks` is None, they are read on the host.
+    """
 
     def __init__(
         self,
@@ -154,7 +160,7 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """The validation windows of one rank."""
+    """The validation windows of one rank: x and y, (B, T) each."""
 
     def __init__(self, windows: ValidationWindows, batch_size: int, rank: int, world_size: int) -> None:
         self.windows, self.batch_size, self.rank, self.world_size = windows, batch_size, rank, world_size

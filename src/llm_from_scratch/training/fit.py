@@ -1,4 +1,4 @@
-"""One training, from its text to its model: text -> tokens -> model -> run folder."""
+"""One training run from text to model: prepared text, model, training loop, results."""
 
 import logging
 from collections.abc import Callable
@@ -45,17 +45,17 @@ def train(
     write: bool,
     announce: Callable[[str], None],
 ) -> float:
-    """From a text to a trained model, in a run folder that is this process's own.
+    """Trains a model on a text, in a run folder that this process has claimed.
 
     Args:
         config: the settings.
-        claim: the run folder.
-        prepared: its text, where that needs no preparation.
-        fetch: whether a missing text may be downloaded; an address that a run folder alone names is
-            not asked.
-        write: whether a missing text may be prepared; a folder that a run folder alone names is not
-            written to.
-        announce: the first process calls it with the run folder when everything is written.
+        claim: the claim on the run folder.
+        prepared: the prepared text; None: it is opened or prepared here.
+        fetch: whether a missing text may be downloaded; False where only a run folder names its
+            address.
+        write: whether a missing text may be prepared; False where only a run folder names the
+            folder for it.
+        announce: rank 0 calls it with the run folder when everything is written.
 
     Returns:
         The best validation loss, in nats a token.
@@ -93,7 +93,7 @@ def train(
 
     # The results.
     claim.verify()
-    claim.start()  # where a kill had left these words alone to do, no step came first
+    claim.start()  # a run that was killed after its last step makes no step that would call it
     if trainer.is_global_zero:
         show_results(config, trainer, model, prompt)
         announce(config.run_dir)
@@ -101,10 +101,10 @@ def train(
 
 
 def state_to_resume(config: Config) -> Path | None:
-    """The newest checkpoint of a resumed run; None where the run starts at step 0.
+    """Returns the newest intact checkpoint of a resumed run; None where the run starts at step 0.
 
     Raises:
-        UserError: the run has made all its steps.
+        UserError: when the run has made all its steps.
     """
     if not config.resume:
         return None
@@ -113,7 +113,7 @@ def state_to_resume(config: Config) -> Path | None:
     if state is None:
         log.warning("%s has no checkpoint yet: it starts again at step 0", config.resume)
     step = step_of(state)
-    # A run of all its steps without its picture was killed before its last words.
+    # A run with all its steps and no curves.png was killed before its results were written.
     complete = step == config.trainer.max_steps and (run_dir / "curves.png").exists()
     if complete or step > config.trainer.max_steps:
         raise UserError(f"{config.resume} has made its {step} steps: to go on, add trainer.max_steps={2 * step}")
@@ -121,19 +121,26 @@ def state_to_resume(config: Config) -> Path | None:
 
 
 def step_of(state: Path | None) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
+    """Returns the optimizer steps done before a checkpoint, from its name; 0 for None."""
     return int(state.name.split("_")[1]) if state else 0
 
 
 def load_origin(config: Config) -> LoadedModel | None:
-    """The model of the run that `init_from` names; None without one, and for a file of torch's."""
+    """Returns the model of the run that `init_from` names.
+
+    None where it is not set, or names a .pt, .pth or .ckpt file.
+    """
     if not config.init_from or Path(config.init_from).suffix in PICKLES:
         return None
     return load_model(Path(config.init_from))
 
 
 def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel | None) -> Tokenizer | None:
-    """The tokenizer that belongs to the weights; None where the settings decide."""
+    """Returns the tokenizer that the initial weights were trained with.
+
+    None where the settings choose it. Without a checkpoint `state` is None; without a run in
+    `init_from`, `origin` is None.
+    """
     if origin:
         return origin.tokenizer
     from_a_run = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
@@ -143,8 +150,12 @@ def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel
 
 
 def build_model(config: Config, prepared: Prepared) -> GPT:
-    """The network of the settings, with random weights, for the vocabulary of a text."""
-    if config.data.doc_mask and not config.resume:  # a run of before goes on as it began
+    """Returns a randomly initialized GPT for the vocabulary of a prepared text.
+
+    Raises:
+        UserError: when `data.doc_mask` does not fit the text.
+    """
+    if config.data.doc_mask and not config.resume:  # a resumed run keeps its setting
         check_doc_mask(prepared)
     return GPT(
         GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)),
@@ -154,7 +165,10 @@ def build_model(config: Config, prepared: Prepared) -> GPT:
 
 
 def start_from(model: GPT, weights: Path, origin: LoadedModel | None) -> None:
-    """Replaces random weights with those of another run, or of a file of torch's."""
+    """Replaces the model's random weights with those of the run or file `weights`.
+
+    `origin` is the loaded model of that run, and None for a file.
+    """
     if origin:
         fill(model, dict(origin.model.named_parameters()), weights)
     else:
@@ -162,19 +176,19 @@ def start_from(model: GPT, weights: Path, origin: LoadedModel | None) -> None:
 
 
 def fingerprints(prepared: Prepared) -> dict[str, str]:
-    """The checksums that a checkpoint records of what its run reads."""
+    """Returns the checksums that a checkpoint records of the tokenizer, the data and its source."""
     return {
         "tokenizer": prepared.tokenizer.fingerprint,
         "data": prepared.manifest["sha256"],
-        "source": source_fingerprint(prepared),  # known before a text is prepared again
+        "source": source_fingerprint(prepared),  # can be compared before a text is prepared again
     }
 
 
 def sample_prompt(config: Config, prepared: Prepared) -> str:
-    """The text that the samples of a run continue.
+    """Returns `sample.prompt`, or where it is null the first words of the validation split.
 
     Raises:
-        UserError: the tokenizer lacks one of its characters.
+        UserError: when the tokenizer lacks a character of `sample.prompt`.
     """
     if config.sample.prompt:
         prepared.tokenizer.encode(config.sample.prompt)
@@ -183,7 +197,11 @@ def sample_prompt(config: Config, prepared: Prepared) -> str:
 
 
 def first_words(text: str, characters: int = 40) -> str:
-    """The beginning of the first whole paragraph, or line: a split may begin within a word."""
+    """Returns the first line of the second paragraph (else of the second line, else of the text).
+
+    The start is skipped, as a split may begin within a word. The line is cut between words to at
+    most `characters` characters.
+    """
     paragraph = text.partition("\n\n")[2].lstrip() or text.partition("\n")[2].lstrip() or text
     line = paragraph.partition("\n")[0]
     return line if len(line) <= characters else line[:characters].rsplit(" ", 1)[0]
@@ -197,15 +215,15 @@ def make_callbacks(
     prompt: str,
     users: dict[str, Callback],
 ) -> list[Callback]:
-    """All callbacks of a run in the order of their calls; checkpoints come last.
+    """Returns all callbacks of a run in the order of their calls; checkpoints come last.
 
     Args:
         config: the settings.
-        claim: the run folder.
-        prepared: the text.
+        claim: the claim on the run folder.
+        prepared: the prepared text.
         background: the thread that writes checkpoints.
-        prompt: of the samples.
-        users: the user's own, by their names.
+        prompt: the prompt of the samples.
+        users: the user's own callbacks, by their names.
     """
     run_dir, optim, text = Path(config.run_dir), config.optim, counted(prepared)
 
@@ -233,10 +251,12 @@ def make_callbacks(
 def run_loop(
     trainer: lightning.Trainer, module: LanguageModel, data: TextDataModule, state: Path | None, claim: Claim
 ) -> None:
-    """Runs Lightning's loop, from a checkpoint or from step 0, to the last step.
+    """Runs Lightning's training loop to the last step.
+
+    It starts from the checkpoint `state`, or at step 0 where that is None.
 
     Raises:
-        UserError: a callback does not fit the run; known before the first step.
+        UserError: when Lightning refuses a callback before the first step.
     """
     try:
         trainer.fit(module, data, ckpt_path=state)
@@ -245,8 +265,9 @@ def run_loop(
 
 
 def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str) -> None:
-    """Logs the best validation, draws the curves, and prints the table; curves mark a
-    complete run.
+    """Logs the best validation, draws curves.png and prints the table of results.
+
+    The file curves.png marks a complete run.
     """
     run_dir, parameters = Path(config.run_dir), model.num_parameters()
     log_hyperparameters(trainer, config, parameters, best_row(run_dir))

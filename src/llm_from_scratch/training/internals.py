@@ -1,4 +1,4 @@
-"""Lightning's private names, in this file alone; a test looks each up in the installed version."""
+"""Lightning's private names, used in this file only; a test finds each in the installed version."""
 
 from typing import Any
 
@@ -6,27 +6,30 @@ import lightning
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-# LightningModule: the hook that runs now, noted fifty times a step.
+# The LightningModule's attribute for the running hook, which Lightning sets fifty times a step.
 CURRENT_HOOK = "_current_fx_name"
 
 
 def log_at_own_steps(trainer: lightning.Trainer) -> None:
-    """Logs values of `self.log` under the number of the ended step; Lightning counts from 0."""
+    """Makes `self.log` log under the number of completed optimizer steps; Lightning counts from 0.
+
+    A `step` that the user logs takes precedence.
+    """
     connector = trainer._logger_connector
     log_metrics = connector.log_metrics
 
     def log_at_step(metrics: Any, step: int | None = None) -> None:
-        own = "step" in metrics  # a user's own number of the step
+        own = "step" in metrics  # a step number logged by the user
         log_metrics(metrics, step=trainer.global_step if step is None and not own else step)
 
     connector.log_metrics = log_at_step  # type: ignore[method-assign]
 
 
 def leave_signals_alone(trainer: lightning.Trainer) -> None:
-    """Switches Lightning's handling of signals off; `callbacks.Signals` handles them.
+    """Switches off Lightning's signal handling; `callbacks.Signals` handles signals.
 
-    Of several processes Lightning asks each at every step whether a signal came, and waits for the
-    answer. Its handlers log and send messages between processes at whatever moment a signal comes.
+    With several processes Lightning asks each one at every step whether a signal came, and waits
+    for the answer. Its handlers log and send messages between processes whenever a signal comes.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
     trainer._signal_connector.register_signal_handlers = _do_nothing  # type: ignore[method-assign]
@@ -37,10 +40,10 @@ def _do_nothing() -> None:
 
 
 def count_micro_batches(trainer: lightning.Trainer, step: int, count: int) -> None:
-    """Sets the counts of micro-batches as if each of the first `step` steps had `count`.
+    """Sets the micro-batch counters as if each of the first `step` steps had `count` micro-batches.
 
-    So whatever it divides them by, an accumulation or an interval, it comes to the same optimizer
-    steps.
+    Lightning divides these counters by the accumulation and by the validation interval; both then
+    end at the same optimizer steps for any `count`.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     interval = int(trainer.val_check_interval) // trainer.accumulate_grad_batches
@@ -50,17 +53,20 @@ def count_micro_batches(trainer: lightning.Trainer, step: int, count: int) -> No
 
 
 def count_optimizer_steps(trainer: lightning.Trainer, step: int) -> None:
-    """Sets the counters of optimizer steps, as after `step` of them."""
+    """Sets Lightning's counters to `step` completed optimizer steps."""
     loop = trainer.fit_loop.epoch_loop
     loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
     loop._batches_that_stepped = step
 
 
 def share_among_all(strategy: ModelParallelStrategy) -> None:
-    """Shares one set of weights among all processes; called before the environment is set up."""
+    """Shards one set of weights over all processes of all nodes.
+
+    Called before the strategy sets up its environment.
+    """
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
 
 
 def is_open(logger: WandbLogger) -> bool:
-    """Whether the logger has started its run in wandb; asking for `experiment` would start it."""
+    """Returns whether the logger has started its wandb run; reading `experiment` would start it."""
     return logger._experiment is not None

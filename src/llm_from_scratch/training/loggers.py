@@ -1,6 +1,7 @@
-"""Loggers whose points come once and in order, for any kills of a run and clocks of machines.
+"""Loggers that hold each point once and in order, also after kills, resumes and clock changes.
 
-Before a checkpoint all points go to the disk; a resumed run drops the points behind its checkpoint.
+All points are on the disk before a checkpoint is saved. A resumed run first removes the points
+after its checkpoint.
 """
 
 import csv
@@ -36,15 +37,21 @@ from llm_from_scratch.training.internals import is_open
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
-# Sorts before the file of any process, whose names begin with the time
+# The file of merged events, which sorts before those of any process (named by their start time)
 HISTORY = f"{EVENTS}0000000000.history"
 
 
 def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_from: int | None) -> Logger:
-    """One of the loggers of `config.LOGGERS`.
+    """Builds one of the loggers of `config.LOGGERS`.
+
+    Args:
+        name: tensorboard, csv or wandb.
+        settings: the logger's settings.
+        run_dir: the run folder.
+        resumed_from: the step of the checkpoint that a run resumes from; None for a new run.
 
     Raises:
-        UserError: it does not take its settings, or is not installed.
+        UserError: when the logger does not take a setting, or is not installed.
     """
     check_settings(name, settings)
     if name == "tensorboard":
@@ -55,10 +62,11 @@ def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_f
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuses settings that one of the loggers of `config.LOGGERS` does not take.
+    """Checks the settings of one of the loggers of `config.LOGGERS`.
 
     Raises:
-        UserError: in one line.
+        UserError: when the logger does not take a setting or its value; when wandb is not
+            installed.
     """
     known = {"tensorboard": ("flush_secs", "max_queue"), "csv": ("every_n_rows",)}.get(name)
     if known is None:
@@ -76,37 +84,43 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def flush(loggers: Sequence[Logger]) -> None:
-    """Writes all points up to a checkpoint to the disk: they do not come again."""
+    """Writes all points logged up to a checkpoint to the disk.
+
+    A run that resumes from the checkpoint does not log them again.
+    """
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             logger.save()
-        else:  # its `save` would write hparams.yaml, which the end of a run fills
+        else:  # its `save` would write hparams.yaml, which is filled at the end of a run
             logger.experiment.flush()
             for path in Path(logger.log_dir).glob(f"{EVENTS}*"):
                 sync(path)
 
 
 def rewind(loggers: Sequence[Logger], step: int) -> None:
-    """Drops the points behind the checkpoint of this step: they come again."""
+    """Removes the points after the checkpoint of `step` from the tensorboard and csv logs.
+
+    A run that resumes from the checkpoint logs them again.
+    """
     for logger in loggers:
         if isinstance(logger, TensorBoard | Csv):
             logger.rewind(step)
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard's curves and texts, in `tensorboard/` of the run folder.
+    """The TensorBoard log of a run, in `tensorboard/` of the run folder.
 
-    TensorBoard reads the files of a folder in the order of their names, which begin with the time.
-    So the files of earlier processes become one, which has every point once and whose name comes
-    before all others.
+    TensorBoard reads the event files of a folder in the order of their names, which begin with a
+    timestamp. So `rewind` merges the files of earlier processes into one, which holds each point
+    once and whose name sorts first.
     """
 
-    # One chart of both losses, on the page "Custom Scalars"; elsewhere each name has its own.
+    # One chart of both losses on the page "Custom Scalars"; on other pages each name has a chart.
     LAYOUT: ClassVar = {"loss": {"training and validation (nats a token)": ["Multiline", ["train/loss", "val/loss"]]}}
 
     def __init__(self, run_dir: Path, resumed_from: int | None, **settings: int) -> None:
-        # A running TensorBoard has read the points behind the checkpoint: the start event drops
-        # them.
+        # A running TensorBoard has already read the points after the checkpoint: an event with
+        # `purge_step` makes it drop them.
         purge = None if resumed_from is None else resumed_from + 1
         options: dict[str, Any] = {"purge_step": purge, **settings}
         super().__init__(run_dir, name="", version="tensorboard", **options)
@@ -114,22 +128,22 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds a point to each curve; Lightning's `epoch` is none, as the sampler has no epochs."""
+        """Adds a point to each curve, except Lightning's `epoch`: the sampler has no epochs."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     @rank_zero_only
     def log_layout(self) -> None:
-        """Puts curves that belong together into one chart."""
+        """Defines the chart that shows training and validation loss together."""
         self.experiment.add_custom_scalars(self.LAYOUT)
 
     @rank_zero_only
     def log_row(self, columns: Mapping[str, Any], step: int) -> None:
-        """Writes this run's row of the table of runs.
+        """Writes this run's row of the hyper-parameter table (HPARAMS).
 
         Args:
             columns: numbers and texts by their names.
-            step: behind the last one, so that a resumed run, which drops what comes behind its
-                checkpoint, has one row.
+            step: a step after the last one. A resumed run drops what is after its checkpoint, so
+                the table keeps one row.
         """
         self.hparams = dict(columns)
         writer = self.experiment._get_file_writer()
@@ -138,20 +152,24 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_sample(self, text: str, step: int) -> None:
-        """A text in lines that fit the page."""
+        """Logs a generated text, as Markdown with line breaks."""
         self.experiment.add_text("sample", paragraphs(text), step)
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning's, which writes hparams.yaml once: not before the run's end fills it."""
+        """Calls Lightning's `save`, but only once `log_row` has set the hyper-parameters.
+
+        Lightning writes hparams.yaml only at its first call.
+        """
         if self.hparams:
             super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Keeps the file open after training for the table of runs.
+        """Flushes the event file after training; any other status than "success" also closes it.
 
-        A second file would come first where a clock was set back.
+        It stays open for the row that `log_row` adds: a second file would sort before the first
+        where the clock was set back.
         """
         if status == "success":
             self.experiment.flush()
@@ -160,26 +178,26 @@ class TensorBoard(TensorBoardLogger):
             super().finalize(status)
 
     def rewind(self, step: int) -> None:
-        """Makes one file of those of earlier processes, with the points up to `step`."""
+        """Merges the event files of earlier processes into one file of the points up to `step`."""
         _remove_leftovers(Path(self.log_dir))
         if not self.earlier:
             return
         points: dict[tuple[int, tuple[str, ...]], Event] = {}
         for event in (event for path in self.earlier for event in _events(path)):
             tags = tuple(value.tag for value in event.summary.value)
-            # The table of runs is written when a run ends, and then again.
+            # The row of the hyper-parameter table is written again when the run ends.
             if tags and event.step <= step and not tags[0].startswith("_hparams_"):
                 points.setdefault((event.step, tags), event)
         content = io.BytesIO()
         writer = RecordWriter(content)
         last = time.time()
         events = sorted(points.values(), key=lambda event: event.step)
-        for event in reversed(events):  # whatever the clocks said, a later step is not earlier
+        for event in reversed(events):  # times rise with the steps, also where a clock was set back
             event.wall_time = last = min(event.wall_time, last)
         for event in (Event(wall_time=last, file_version="brain.Event:2"), *events):
             writer.write(event.SerializeToString())
         history = Path(self.log_dir) / HISTORY
-        # TensorBoard reads each file with tfevents in its name, half ones, too
+        # TensorBoard would read an incomplete file, too, where its name contains tfevents
         whole = history.with_name("history")
         write_file(whole, content.getvalue())
         whole.replace(history)
@@ -190,21 +208,25 @@ class TensorBoard(TensorBoardLogger):
 
 
 def paragraphs(text: str) -> str:
-    """Text as Markdown that a page breaks at its width.
+    """Returns text as Markdown that the browser wraps at the page's width.
 
-    TensorBoard shows the line ends of a paragraph, so Markdown's own break would double them.
+    TensorBoard keeps the line ends within a paragraph; Markdown's own line breaks would double
+    them.
     """
     return "\n".join(as_markdown(line) if line.strip() else "&nbsp;" for line in text.splitlines())
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes the files that a kill has left half written."""
+    """Removes the temporary files of writes that a kill interrupted."""
     for path in folder.glob(f"{BUILDING}*"):
         path.unlink(missing_ok=True)
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """The events of a file up to a cut; a damaged event is skipped with a warning."""
+    """Yields the events of an event file, up to a record that a kill cut off.
+
+    A record with a wrong checksum is skipped with a warning; a damaged header ends the reading.
+    """
     content, place = path.read_bytes(), 0
     while place + 12 <= len(content):
         header = content[place : place + 8]
@@ -224,26 +246,26 @@ def _events(path: Path) -> Iterator[Event]:
 
 
 class Csv(Logger):
-    """Writes `csv/version_0/metrics.csv`: a row a call of `log_metrics`, a column a name.
+    """A CSV log, `csv/version_0/metrics.csv`: a row per call of `log_metrics`, a column per name.
 
-    Lightning's own logger deletes its file when a run is resumed, and loses its last rows in a
-    kill.
+    Lightning's own CSV logger deletes its file when a run is resumed, and loses its last rows when
+    the process is killed.
     """
 
     def __init__(self, run_dir: Path, every_n_rows: int = 100) -> None:
         super().__init__()
         self.path, self.every_n_rows = run_dir / "csv" / "version_0" / "metrics.csv", every_n_rows
-        self.rows: list[dict[str, Any]] = []  # not yet written
-        self.columns: list[str] | None = None  # of the file
+        self.rows: list[dict[str, Any]] = []  # waiting to be written
+        self.columns: list[str] | None = None  # of the file; None before it is read
 
     @property
     def name(self) -> str:
-        """Required of a logger by Lightning."""
+        """Returns the logger's name, always "csv": Lightning's `Logger` requires the property."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """Required of a logger by Lightning."""
+        """Returns "version_0", as in the path of the file: Lightning requires the property."""
         return "version_0"
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -251,8 +273,8 @@ class Csv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Notes one row."""
-        # The sampler has none
+        """Adds one row; writes the waiting rows once they are `every_n_rows`."""
+        # The sampler has no epochs
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         self.rows.append(values | {"step": step})
         if len(self.rows) >= self.every_n_rows:
@@ -260,7 +282,10 @@ class Csv(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the new rows durably: appended, or with the whole file where a column is new."""
+        """Writes the waiting rows durably: it appends them.
+
+        Where a column is new, it writes the whole file.
+        """
         if not self.rows:
             return
         if self.columns is None:
@@ -276,11 +301,11 @@ class Csv(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes what is left."""
+        """Writes the waiting rows."""
         self.save()
 
     def rewind(self, step: int) -> None:
-        """Keeps the rows up to `step`."""
+        """Keeps the rows up to `step`, and removes all others from the file."""
         _remove_leftovers(self.path.parent)
         if self.path.exists():
             kept = [row for row in self._read() if re.fullmatch(r"\d+", row["step"]) and int(row["step"]) <= step]
@@ -289,7 +314,7 @@ class Csv(Logger):
             self.columns = columns
 
     def _read(self) -> list[dict[str, str]]:
-        """The whole rows of the file: a kill may have cut off the last one."""
+        """Returns the intact rows of the file; a kill may have cut off the last one."""
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -306,7 +331,7 @@ class Csv(Logger):
 
 
 class UserRows(Logger):
-    """Writes values of `self.log` as rows of metrics.jsonl with the split "user"."""
+    """The values that `self.log` logs, written as rows of metrics.jsonl with the split "user"."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
@@ -314,12 +339,12 @@ class UserRows(Logger):
 
     @property
     def name(self) -> str:
-        """Required of a logger by Lightning."""
+        """Returns the logger's name, always "user": Lightning's `Logger` requires the property."""
         return "user"
 
     @property
     def version(self) -> str:
-        """Required of a logger by Lightning."""
+        """Returns the run's version, always "": Lightning's `Logger` requires the property."""
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -327,18 +352,18 @@ class UserRows(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes one row; a value that is NaN or infinite is null."""
+        """Appends one row to metrics.jsonl; NaN and infinite values become null."""
         values = {name: float(value) for name, value in metrics.items() if name not in ("epoch", "step", "split")}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         append_row(self.path, {"step": step, "split": "user"} | finite)
 
 
 class Wandb(WandbLogger):
-    """Lightning's logger, with standard output kept from the process that wandb starts."""
+    """Lightning's wandb logger; the process that wandb starts does not get standard output."""
 
     @property
     def experiment(self) -> Any:
-        """The run in wandb; Lightning asks for it first when it sets up a training."""
+        """Returns the wandb run, and starts it at the first call."""
         if is_open(self):
             return super().experiment
         with quiet_stdout():
@@ -346,7 +371,13 @@ class Wandb(WandbLogger):
 
 
 def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
-    """The logger of one run in wandb, whose id the file wandb_id keeps for a resume."""
+    """Builds the wandb logger of one run.
+
+    The run's id is kept in the file wandb_id, so that a resumed run continues the same wandb run.
+
+    Raises:
+        UserError: when wandb is not installed or does not take a setting.
+    """
     path = run_dir / "wandb_id"
     known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
     name = known if re.fullmatch(r"[0-9a-f]{8}", known) else secrets.token_hex(4)
@@ -365,7 +396,7 @@ def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
 
 @rank_zero_only
 def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
-    """Logs the settings at the start of a run; TensorBoard logs them at its end."""
+    """Logs the settings at the start of a run; TensorBoard gets its chart layout instead."""
     for logger in loggers:
         if isinstance(logger, TensorBoard):
             logger.log_layout()
@@ -375,11 +406,11 @@ def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Redirects standard output to standard error, also for processes started within the block."""
+    """Redirects standard output to standard error, also of processes started within the block."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)
-    except OSError:  # the program was started without one
+    except OSError:  # the program was started without standard output
         yield
         return
     os.dup2(2, 1)
@@ -391,21 +422,22 @@ def quiet_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-# The first columns of TensorBoard's table of runs; settings that are not at their defaults follow.
+# The first columns of TensorBoard's hyper-parameter table; settings that differ from their defaults
+# follow.
 COLUMNS = (
     *("optim.lr", "optim.weight_decay", "data.batch_size", "model.n_layer", "model.n_embd", "model.n_head"),
     *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
 )
 
-# Settings that tell where something lies; `task` and the other columns tell runs apart.
+# Settings that are paths, addresses or checksums, which are left out of the table.
 PLACES = ("run_dir", "data.dir", "data.file", "data.url", "data.sha256", "data.must_contain", "data.published")
 
 
 def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table of runs: the best validation, the model's size, the settings.
+    """Returns a row of the hyper-parameter table: best validation, model size, settings.
 
-    The best validation stands among the settings: as a metric it would be a curve of one point
-    beside the real ones.
+    The best validation is logged as settings: as a metric it would add a curve of one point to the
+    charts.
     """
     settings, defaults = plain_settings(config), dict(leaves(Config()))
     first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}
@@ -415,12 +447,12 @@ def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, 
 
 
 def plain_settings(config: Config) -> dict[str, Any]:
-    """Every setting that is one number or text, by its dotted name."""
+    """Returns every setting that is one number or text, by its dotted name."""
     return {key: value for key, value in leaves(config) if isinstance(value, int | float | str)}
 
 
 def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: int, best: dict[str, Any]) -> None:
-    """The best validation beside the settings, for the loggers' tables of runs."""
+    """Logs the best validation to TensorBoard (with the settings) and wandb; closes all loggers."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
             logger.log_row(columns(config, parameters, best), trainer.global_step + 1)

@@ -1,4 +1,4 @@
-"""The bytes that a training takes, from its shape alone, and the micro-batches that fit.
+"""Estimates of a training's memory from the model's shape, and the micro-batch size that fits.
 
 Letters: T tokens of a sequence, C channels, H query heads, G key/value heads, D head size, I inner
 width, V vocabulary.
@@ -11,24 +11,25 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.machine import gpu_bytes, has_cuda, memory_bytes
 
 VALUE = 4  # bytes of a float32
-# Of the feed-forward's inside, how many times I values wait for the backward pass.
+# Inner activations of the feed-forward kept for the backward pass, in units of I values a token.
 INNER = {"relu": 1, "gelu": 2, "gelu_erf": 2, "relu2": 2, "swiglu": 4}
 
 
 def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
-    """Activations kept for the backward pass, bytes a token, in float32; bfloat16 takes less.
+    """Returns the bytes per token of the activations kept for the backward pass, in float32.
 
-    Source: Korthikanti et al. 2022 count so for GPT-2.
+    bfloat16 takes less. Source: Korthikanti et al. 2022, who count in this way for GPT-2.
 
     Args:
         model: the shape.
-        recompute: `trainer.activation_checkpointing`: the stream before each layer stays, and the
-            inside of one layer.
-        cpu: dropout keeps attention weights there, T for each head.
+        recompute: `trainer.activation_checkpointing`: only the input of each layer is kept, and all
+            activations of one layer.
+        cpu: whether a CPU trains; with dropout it keeps attention weights, 3 T values per token
+            and head.
     """
     C, D, rms = model.n_embd, model.head_dim, model.norm == "rmsnorm"
-    # Inputs of the two norms, of the four products; queries, keys, values; the feed-forward's
-    # inside.
+    # Inputs of the two norms and the four matrix products; queries, keys, values; the inner
+    # activations of the feed-forward.
     layer = 4 * C + 2 * (model.n_head + model.kv_heads) * D + INNER[model.activation] * model.inner_size
     layer += 2 * C * rms  # torch's RMSNorm keeps what it has scaled as well
     turned = (model.qk_norm or model.position == "rotary") + (model.qk_norm and rms)
@@ -36,36 +37,36 @@ def activation_bytes(model: ModelConfig, *, recompute: bool, cpu: bool) -> int:
     if model.dropout:
         layer += 2 * C + 3 * model.n_head * model.block_size * cpu
     layers = model.n_layer * C + layer if recompute else model.n_layer * layer
-    # The final norm, and the loss, which makes its gradient on the way
+    # The final norm, and the loss, which computes its gradient in the forward pass
     return VALUE * (layers + 3 * C)
 
 
 def logits_bytes(vocab_size: int, *, cpu: bool) -> int:
-    """Bytes of logits, probabilities and errors of the chunk that `GPT.loss` computes at a time."""
+    """Returns the bytes of logits, probabilities and logit gradients of a chunk of `GPT.loss`."""
     return 3 * VALUE * vocab_size * max(256, 2 ** (18 if cpu else 28) // vocab_size)
 
 
 def state_bytes(parameters: int, optim: OptimConfig, matrices: int) -> dict[str, int]:
-    """Bytes of weights, gradients and AdamW's two moments, in float32.
+    """Returns the bytes of weights, gradients and the optimizer's moments, in float32.
 
-    Muon keeps one moment of the `matrices` numbers within blocks.
-
-    An average of the weights is as large as they are, and counted with the optimizer's numbers.
+    AdamW keeps two moments per parameter. Muon keeps one for each of the `matrices` parameters,
+    those of the matrices within blocks. An average of the weights (`optim.ema_decay`) counts as
+    optimizer state.
     """
     moments = 2 * parameters - (optim.name == "muon") * matrices + (optim.ema_decay is not None) * parameters
     return {"weights": VALUE * parameters, "gradients": VALUE * parameters, "optimizer": VALUE * moments}
 
 
 def on_gpu(settings: TrainerConfig) -> bool:
-    """Whether a CUDA GPU will train."""
+    """Returns whether the training runs on a CUDA GPU."""
     return settings.accelerator in ("auto", "gpu") and has_cuda()
 
 
 def device_bytes(settings: TrainerConfig) -> int:
-    """Bytes of the smallest visible GPU, or of this machine, which all its processes share.
+    """Returns the total memory in bytes of the smallest visible GPU, or of this machine.
 
-    The size counts, and never what is free at the moment: the same command must cut its batches
-    alike.
+    On a CPU all processes share that memory. It is total, not free memory, so that the same command
+    always gets the same micro-batches.
     """
     if on_gpu(settings):
         return min(gpu_bytes())
@@ -73,8 +74,10 @@ def device_bytes(settings: TrainerConfig) -> int:
 
 
 def activation_room(settings: TrainerConfig, processes: int) -> int:
-    """Bytes for a process's activations: 80 % of its GPU, or its part of a quarter of the
-    machine.
+    """Returns the bytes that one process may use for activations.
+
+    They are 80 % of its GPU's memory; on a CPU, a quarter of the machine's divided by the
+    processes.
     """
     if on_gpu(settings):
         return int(device_bytes(settings) * 0.8)
@@ -82,15 +85,18 @@ def activation_room(settings: TrainerConfig, processes: int) -> int:
 
 
 def micro_batch_size(config: Config, devices: int, recorded: int | None = None) -> int:
-    """Sequences of a device at a time: `data.micro_batch_size`, else as many as fit into memory.
+    """Returns the sequences of one device in a micro-batch.
+
+    They are `data.micro_batch_size`, or where that is null the most that fit into memory.
 
     Args:
         config: the whole configuration.
-        devices: over all machines.
-        recorded: an earlier choice for the same run, which stays where it is possible here.
+        devices: the number of devices over all machines.
+        recorded: the size that was chosen for the same run before, kept where it fits; None: there
+            is none.
 
     Raises:
-        UserError: where a batch cannot be shared out evenly.
+        UserError: when a batch cannot be divided evenly.
     """
     asked, batches = config.data.micro_batch_size, [("data.batch_size", config.data.batch_size)]
     batches += [("data.batch_schedule", size) for _, size in config.data.batch_schedule or []]

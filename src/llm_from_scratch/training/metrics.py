@@ -1,4 +1,4 @@
-"""metrics.jsonl, timing.jsonl and the loggers' curves: one row a logged step, one a validation."""
+"""metrics.jsonl, timing.jsonl and the loggers' curves: a row per logged step and validation."""
 
 import math
 import time
@@ -14,24 +14,25 @@ from llm_from_scratch.training.module import LanguageModel
 
 
 def stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Whether this micro-batch ended an optimizer step."""
+    """Returns whether this micro-batch (0-based) ended an optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Metrics(Callback):
-    """Writes metrics.jsonl (a function of the seed), timing.jsonl and the loggers' curves.
+    """The callback that writes metrics.jsonl, timing.jsonl and the loggers' curves.
 
-    A training row is the loss of that step's batch, whatever steps were logged before.
+    metrics.jsonl is a function of the seed; timing.jsonl holds the times. The loss of a training
+    row is that of its step's batch alone, whatever the logging interval.
     """
 
     def __init__(self, run_dir: Path, every_n_steps: int, settings: dict[str, Any]) -> None:
         self.settings = settings  # for the loggers
         self.path, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
-        self.every_n_steps, self.tokens = every_n_steps, 0  # of this process, since the last row
+        self.every_n_steps, self.tokens = every_n_steps, 0  # this process's, since the last row
         self.latest: dict[str, Any] = {}  # for the progress callback
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Drops the rows behind the checkpoint of a resumed run: they come again."""
+        """Drops the rows after a resumed run's checkpoint, which the run writes again."""
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= trainer.global_step]
@@ -43,7 +44,10 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes a row every few optimizer steps, when the host waits for the device."""
+        """Writes a row every `every_n_steps` optimizer steps and at the last step.
+
+        Only then does the host wait for the device.
+        """
         step = trainer.global_step
         self.tokens += batch[0].numel()
         if not stepped(trainer, batch_idx) or not (step % self.every_n_steps == 0 or step == trainer.max_steps):
@@ -64,7 +68,7 @@ class Metrics(Callback):
         self.since, self.tokens = time.perf_counter(), 0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Starts the clock of a validation, which is no part of the training time."""
+        """Starts the clock of a validation, whose time is not counted as training time."""
         self.validation_since = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
@@ -91,5 +95,5 @@ class Metrics(Callback):
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN: the loss of a batch that was passed over is null."""
+    """Returns the value, or None where it is NaN or infinite: JSON has no such numbers."""
     return value if math.isfinite(value) else None

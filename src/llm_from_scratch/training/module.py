@@ -1,9 +1,9 @@
 """The LightningModule: one step of training and of validation.
 
-Shapes: B batch, T time, V vocabulary. Batch, dropout and learning rate are functions of
-(seed, step). So a checkpoint needs the weights, the optimizer and the step, and a resumed run
-equals one that never stopped. The cut of a batch into micro-batches and processes changes
-rounding alone; on a GPU it also changes the dropout of the attention weights.
+Shapes: B batch, T time, V vocabulary. The batch, the dropout and the learning rate are functions of
+(seed, step). So a checkpoint needs only the weights, the optimizer state and the step, and a
+resumed run equals one that never stopped. Dividing a batch otherwise into micro-batches and
+processes changes rounding alone; on a GPU it also changes the dropout of the attention weights.
 """
 
 import logging
@@ -30,15 +30,15 @@ from llm_from_scratch.training.optimizers import lr_factor, make_optimizer, row_
 from llm_from_scratch.training.sharded import Sharded, whole
 
 log = logging.getLogger(__name__)
-JUMP = 0.1  # of the learning rate: what a resumed run says
+JUMP = 0.1  # relative change of the learning rate at a resume, above which the run warns
 
 
 class LanguageModel(lightning.LightningModule):
-    """Trains a GPT to predict the next token.
+    """The LightningModule that trains a GPT to predict the next token.
 
     Args:
         model: the network.
-        config: of the run.
+        config: the settings of the run.
         val_bytes: UTF-8 bytes of the whole validation text, for bits per byte.
     """
 
@@ -50,22 +50,22 @@ class LanguageModel(lightning.LightningModule):
         self.max_steps, self.seed, self.val_bytes = config.trainer.max_steps, config.seed, val_bytes
         self.compiles = config.trainer.compile
         self.compiled = False
-        # The callbacks read these every few steps: at every step the device would wait for the
-        # host.
+        # The callbacks read these every few steps: reading them at every step would make the host
+        # wait for the device.
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
         self.grad_norm: Tensor | None = None  # before clipping
         self.lr = 0.0  # of this optimizer step
-        self.lr_scale = 1.0  # what is left of the schedule's learning rate after plateaus
+        self.lr_scale = 1.0  # factor of the schedule's learning rate, lowered at plateaus
         self.average: WeightAverage | None = None
         self.val_row: dict[str, float] = {}  # of the average where there is one
-        self.raw_row: dict[str, float] = {}  # then of the weights themselves
-        # Batches passed over for NaN or infinite values, and the step of the last one.
+        self.raw_row: dict[str, float] = {}  # of the weights themselves where there is an average
+        # Number of batches with NaN or infinite values, and the step (1-based) of the last one.
         self.skipped = torch.zeros(2, dtype=torch.int64)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets Lightning's note of the current hook directly, fifty times a step.
+        """Sets the attribute for Lightning's running hook directly, fifty times a step.
 
-        torch would search its parameters and buffers for the name each time.
+        torch's own method would search all parameters and buffers for the name each time.
         """
         if name == CURRENT_HOOK:
             self.__dict__[name] = value
@@ -73,15 +73,15 @@ class LanguageModel(lightning.LightningModule):
             super().__setattr__(name, value)
 
     def batches(self, step: int) -> float:
-        """Full batches (of `data.batch_size`) consumed before an optimizer step.
+        """Returns the full batches (of `data.batch_size`) consumed before optimizer step `step`.
 
-        The learning-rate schedule is a function of this.
+        The learning-rate schedule is a function of this number, which need not be whole.
         """
         data = self.config.data
         return sequences_before(step, data.batch_size, data.batch_schedule) / data.batch_size
 
     def configure_model(self) -> None:
-        """Compiles where that pays; under `trainer=fsdp` shards the weights."""
+        """Compiles the model where that pays; under `trainer=fsdp` shards its weights."""
         trainer = self.trainer
         if self.compiles:
             setting, self.compiles = self.compiles, False  # Lightning calls again for each stage
@@ -94,34 +94,34 @@ class LanguageModel(lightning.LightningModule):
             self.loss = self.model.loss  # which now gathers the weights first
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, T) -> logits (B, T, V)."""
+        """Returns the logits: ids (B, T) -> (B, T, V)."""
         return self.model(ids)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss in nats a token of one micro-batch, x and y (B, T)."""
+        """Returns the mean loss (nats a token) of one micro-batch, x and y (B, T) each."""
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.losses = []
         keys = None
         if self.model.config.dropout:
             step, count = self.trainer.global_step, len(batch[0])
-            # The sampler puts a step's sequences together in the order of (rank, micro-batch).
+            # The sampler orders a step's sequences by (rank, micro-batch).
             first = (self.global_rank * self.trainer.accumulate_grad_batches + micro) * count
             keys = row_keys(self.seed, step, first, count, self.device)
-            # Of attention's own kernel on a GPU
+            # For the dropout of the fused attention kernel on a GPU
             seed_step(self.seed, step, micro, self.global_rank)
         loss = self.loss(*batch, keys=keys)
         self.losses.append(loss.detach())
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Sets the micro-batches of the next step, which `data.batch_schedule` may change."""
+        """Sets the micro-batches of the next step, where `data.batch_schedule` is set."""
         trainer = self.trainer
         if trainer.datamodule.batch_schedule and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # type: ignore[attr-defined]
             self._count_micro_batches(trainer.global_step)
 
     def _count_micro_batches(self, step: int) -> None:
-        """Lets Lightning count as if every step had as many micro-batches as step number `step`."""
+        """Sets Lightning's counters as if every step had the micro-batches of step `step`."""
         count_micro_batches(self.trainer, step, self.trainer.datamodule.micro_batches(step))  # type: ignore[attr-defined]
 
     def configure_gradient_clipping(
@@ -130,9 +130,9 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the global norm, keeps it for the logs, and counts NaN and infinite values.
+        """Clips the gradients by their global norm (Pascanu et al. 2013).
 
-        Source: Pascanu et al. 2013.
+        Keeps the norm for the logs, and counts batches with NaN or infinite values.
         """
         self.lr = optimizer.param_groups[0]["lr"]
         limit = math.inf if gradient_clip_val is None else gradient_clip_val
@@ -141,24 +141,25 @@ class LanguageModel(lightning.LightningModule):
         optimizer.found_inf = None  # type: ignore[attr-defined]
         if self.device.type == "cpu" and math.isfinite(total):
             return  # reading a number costs a CPU nothing
-        # The flag stays on the device: the fused optimizer leaves weights and moments as they are
-        # where it is set, and nothing waits for it (a gradient scaler has its own).
+        # The flag stays on the device, so the host does not wait: where it is set, the fused
+        # optimizer leaves weights and moments unchanged (a gradient scaler has its own flag).
         bad = ~torch.isfinite(total)
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.skipped += torch.stack((bad, bad * (self.trainer.global_step + 1 - self.skipped[1])))
-        if self.device.type == "cpu" or self.optim.name == "custom":  # which leaves no update out
+        # A custom optimizer skips no update.
+        if self.device.type == "cpu" or self.optim.name == "custom":
             self.check_numbers()
 
     def check_numbers(self) -> None:
-        """Ends the run after more than `optim.skip_bad_steps` batches with a NaN or infinite value.
+        """Ends the run after more than `optim.skip_bad_steps` batches with NaN or infinite values.
 
-        On a CPU before each optimizer step; elsewhere when the metrics are read, the update having
-        been left out on the device.
+        On a CPU, and for a custom optimizer, it is called before each optimizer step. Otherwise it
+        is called when the metrics are read; the device has then already skipped the update.
 
         Raises:
             FloatingPointError: with the step, the learning rate, the batch's place in the corpus
-                and what to do.
+                and a remedy.
         """
         count, step = self.skipped.tolist()
         if count > self.optim.skip_bad_steps:
@@ -170,7 +171,7 @@ class LanguageModel(lightning.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Gives a resumed run its present settings, and warns where its learning rate jumps."""
+        """Applies the present settings to a resumed run; warns where the learning rate jumps."""
         before = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.follow_settings()
         now, step = self.trainer.optimizers[0].param_groups[0]["lr"], self.trainer.global_step
@@ -194,20 +195,20 @@ class LanguageModel(lightning.LightningModule):
             group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_fit_start(self) -> None:
-        """Moves the counter to the device, and lists the weights once."""
+        """Moves the counter of skipped batches to the device; lists the weights once."""
         self.skipped = self.skipped.to(self.device)
         self.weights = list(self.parameters())
 
     def on_validation_epoch_start(self) -> None:
-        """Sets the sums of a validation to zero, on the device."""
+        """Sets a validation's sums of loss and tokens to zero, on the device."""
         # float64 keeps millions of small terms exact; Apple's GPUs have none.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        # Of the weights, of their average
+        # Summed losses of the trained weights and of their average
         self.nats = torch.zeros(2, dtype=dtype, device=self.device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds the losses of one batch of windows (B, T); padding counts nothing."""
+        """Adds the summed loss of one batch of windows, x and y (B, T); padding is ignored."""
         self.nats[0] += self.loss(*batch, reduction="sum")
         if self.average:
             with self.average.applied():
@@ -215,7 +216,7 @@ class LanguageModel(lightning.LightningModule):
         self.tokens += (batch[1] != IGNORE).sum()
 
     def on_validation_epoch_end(self) -> None:
-        """The loss over the whole split, of all ranks."""
+        """Computes the loss over the whole split and all ranks; callbacks can monitor it."""
         nats, tokens = (
             self.trainer.strategy.reduce(self.nats, reduce_op="sum"),
             self.trainer.strategy.reduce(self.tokens, reduce_op="sum"),
@@ -226,11 +227,12 @@ class LanguageModel(lightning.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in self.val_row.items()}, rank_zero_only=True, logger=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer, and a schedule that moves every optimizer step, not every epoch."""
+        """Returns the optimizer and its learning-rate schedule, which moves every step."""
         # A gradient scaler needs to see the gradients.
         fused = self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
         optimizer = make_optimizer(self.model, self.optim, fused=fused)
-        # Loading a checkpoint overwrites them. A custom optimizer may keep state in its groups.
+        # Loading a checkpoint overwrites these settings. A custom optimizer may keep state in its
+        # groups.
         given = {"lr", "weight_decay", *self.optim.custom} if self.optim.name == "custom" else None
         self.settings = [
             {name: value for name, value in group.items() if name != "params" and (given is None or name in given)}
@@ -246,17 +248,23 @@ class LanguageModel(lightning.LightningModule):
         }
 
     def averaged(self) -> AbstractContextManager[None]:
-        """A context in which the model has the averaged weights, where an average is kept."""
+        """Returns a context in which the model has the averaged weights.
+
+        Without `optim.ema_decay` the context changes nothing.
+        """
         return self.average.applied() if self.average else nullcontext()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drops Lightning's loop counters, which follow from the number of optimizer steps."""
+        """Adds the count of skipped batches and the layout to a checkpoint.
+
+        Drops Lightning's loop counters, which follow from the number of optimizer steps.
+        """
         checkpoint.pop("loops")
         checkpoint["skipped"] = self.skipped.cpu()
         checkpoint["layout"] = self.layout()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets the counters as if the run had never stopped, for the present micro-batches."""
+        """Sets Lightning's counters for the present micro-batches, as in an unbroken run."""
         step = int(checkpoint["global_step"])
         self._count_micro_batches(step)
         count_optimizer_steps(self.trainer, step)
@@ -265,9 +273,9 @@ class LanguageModel(lightning.LightningModule):
             self._tell_changes(checkpoint["layout"])
 
     def layout(self) -> dict[str, Any]:
-        """The cut and the computation of a step, as every checkpoint records them.
+        """Returns how a step is divided and computed, as every checkpoint records it.
 
-        The data and the dropout of a CPU do not depend on it.
+        The data, and dropout on a CPU, do not depend on it.
         """
         trainer = self.trainer
         return {
@@ -281,7 +289,11 @@ class LanguageModel(lightning.LightningModule):
         }
 
     def _tell_changes(self, before: dict[str, Any] | str) -> None:
-        """Reports the changes of layout of a resumed run, and how far its losses can differ."""
+        """Logs the changes of a resumed run's layout, and how far its losses can differ.
+
+        Args:
+            before: the layout in the checkpoint; a string in those of version 0.1.
+        """
         now, dropout = self.layout(), self.model.config.dropout > 0
         if isinstance(before, str):  # version 0.1
             if dropout:

@@ -14,15 +14,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-# Of a quintic that lifts small singular values fast and leaves all of them within 0.7 to 1.2.
+# Coefficients of a quintic that raises small singular values fast and brings all within 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Matrices (n, r, c), r <= c -> nearly U V^T of each singular value decomposition U S V^T.
+    """Orthogonalizes matrices by Newton-Schulz steps: (n, r, c) -> (n, r, c), r <= c.
 
-    Computed in `dtype`: float32 on a CPU, bfloat16 on a CUDA GPU unless it is given.
+    Each matrix with the singular value decomposition U S V^T becomes nearly U V^T.
+
+    Args:
+        x: the matrices.
+        dtype: of the computation; None: bfloat16 on a CUDA GPU, else the dtype of `x`.
     """
     a, b, c = COEFFICIENTS
     x = x.to(dtype or (torch.bfloat16 if x.is_cuda else x.dtype))
@@ -34,12 +38,12 @@ def newton_schulz(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def orthogonal(updates: list[Tensor]) -> list[Tensor]:
-    """Each matrix (r, c) nearly orthogonal, with the root mean square of AdamW's steps, 0.2.
+    """Returns each matrix (r, c) nearly orthogonalized, with AdamW's root mean square of 0.2.
 
     Source: Liu et al. 2025.
 
-    Those of one shape, lying or standing, are one batched product. Of several processes, which all
-    call with the same matrices, each computes its part of them, and all get the whole.
+    Matrices of one shape, transposed or not, are one batched product. With several processes, all
+    call it with the same matrices; each computes a part, and all return the whole.
     """
     groups = defaultdict(list)
     for number, update in enumerate(updates):
@@ -54,7 +58,7 @@ def orthogonal(updates: list[Tensor]) -> list[Tensor]:
 
 
 def _shared_out(stack: Tensor) -> Tensor:
-    """`newton_schulz`, each process doing its part of (n, r, c)."""
+    """Returns `newton_schulz` of (n, r, c); each process computes a part of the n matrices."""
     count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if count == 1:
         return newton_schulz(stack)
@@ -69,22 +73,22 @@ def _shared_out(stack: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Muon for parameter groups of kind `muon`, AdamW for kind `adamw`; both with decoupled decay.
+    """The optimizer Muon for parameter groups of kind `muon`, AdamW for kind `adamw`.
 
-    A group of kind `muon` holds matrices alone, and in `rows` the heights of the parts that each is
-    made of: a layer that computes queries, keys and values in one product has three matrices, and
-    they are made orthogonal one by one.
+    Both have decoupled weight decay. A group of kind `muon` holds only matrices. Its `rows` lists,
+    for each, the heights of the matrices stacked in it, which are orthogonalized one by one: a
+    fused layer for queries, keys and values holds three. Where `rows` is None, each is one matrix.
 
-    Where `found_inf` is set (a tensor of one number, 1 for a bad gradient), weights and moments
-    stay as they are, and no device waits.
+    `found_inf` is a tensor of one number, 1 for a NaN or infinite gradient: then weights and
+    moments stay unchanged, and the host does not wait for the device. None: every step updates.
 
     Args:
-        groups: `params` and `kind` of each, and what differs from the settings below.
-        lr: the learning rate of both: their steps are of one size.
-        weight_decay: for a step, times the learning rate.
-        momentum: of Muon, Nesterov's.
-        betas: of AdamW.
-        fused: AdamW in one kernel.
+        groups: `params` and `kind` of each, and the settings that differ from those below.
+        lr: the learning rate of both kinds, whose steps have the same root mean square.
+        weight_decay: multiplied by the learning rate at each step.
+        momentum: Nesterov momentum of Muon.
+        betas: decay rates of AdamW's two moments.
+        fused: whether AdamW runs as one kernel.
     """
 
     found_inf: Tensor | None = None
@@ -104,7 +108,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter; what `closure` returns."""
+        """Updates every parameter once; returns what `closure` returns, or None without one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -120,7 +124,7 @@ class Muon(Optimizer):
         decay: float | Tensor = 1 - lr * group["weight_decay"]
         if self.found_inf is not None:
             bad = self.found_inf.bool()
-            # A gradient that is the momentum itself leaves the momentum as it is.
+            # A gradient equal to the momentum leaves the momentum unchanged.
             grads = [torch.where(bad, buffer, grad) for buffer, grad in zip(buffers, grads, strict=True)]
             decay = torch.where(bad, 1.0, decay)
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])

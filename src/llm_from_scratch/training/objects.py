@@ -1,4 +1,4 @@
-"""The user's own classes, found by the `_target_` of a setting, made from those beside it."""
+"""The user's own callbacks, loggers and optimizers: classes named by `_target_` in a setting."""
 
 import importlib
 from typing import Any
@@ -19,10 +19,12 @@ HOMES = {
 
 
 def object_class(group: str, name: str, settings: Any) -> type:
-    """The class that a callback, a logger or an optimizer of the user's names.
+    """Returns the class that the `_target_` of a setting names.
+
+    `group` is callbacks, logger or optim; `name` is the key of the setting in it.
 
     Raises:
-        UserError: there is none, or it is of another kind.
+        UserError: when the class cannot be loaded, or is no subclass of the group's base class.
     """
     key, kind = f"{group}.{name}", KINDS[group]
     target = settings.get("_target_") if isinstance(settings, dict) else None
@@ -31,7 +33,7 @@ def object_class(group: str, name: str, settings: Any) -> type:
     module, _, attribute = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's raises when it is read
+    except Exception as error:  # a user's module can raise any error when it is imported
         raise UserError(f"{key}._target_={target}: cannot be loaded: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise UserError(f"{key}._target_={target}: is no {HOMES[group]}")
@@ -39,18 +41,18 @@ def object_class(group: str, name: str, settings: Any) -> type:
 
 
 def make_objects(group: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The user's callbacks or loggers by their names, each made from its settings.
+    """Builds the user's callbacks or loggers from their settings, by their names.
 
     Raises:
-        UserError: one does not take its settings.
+        UserError: when one does not take its settings.
     """
     made = {}
     for name, one in settings.items():
         kind = object_class(group, name, one)
         try:
             made[name] = instantiate(one)
-        except Exception as error:  # hydra wraps what the object raises
+        except Exception as error:  # Hydra wraps the object's own error
             raise UserError(f"{group}.{name}: {first_line(error.__cause__ or error)}") from None
-        if not isinstance(made[name], kind):  # settings of Hydra's own make something else of it
+        if not isinstance(made[name], kind):  # Hydra's `_partial_` makes a function of it
             raise UserError(f"{group}.{name}: comes to no {kind.__name__}: leave out _partial_")
     return made

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: plain functions of the parameters and of the step."""
+"""Optimizers and learning-rate schedules: functions of the parameters and of the step."""
 
 import math
 from typing import Any
@@ -17,15 +17,15 @@ from llm_from_scratch.training.objects import object_class
 
 
 def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
-    """The learning rate of optimizer step `step` (from 0) as a factor of its peak.
+    """Returns the learning rate at optimizer step `step` (0-based) as a factor of its peak.
 
-    A step with a smaller batch counts as its part of a step.
+    `step` and `max_steps` count full batches; a smaller batch counts as a fraction.
 
-    Linear from 1 / warmup_steps to 1 over the warm-up (the first step must move too). Then
-    `cosine`: half a cosine down to `min_lr_ratio` at the last step (Loshchilov & Hutter 2017);
-    `linear`: a straight line there; `wsd`: the peak, and a straight line over the last
-    `decay_fraction` of the steps (Hu et al. 2024); `constant`, and `plateau`, which `EarlyStopping`
-    lowers: the peak.
+    The warm-up is linear from 1 / warmup_steps to 1, so the first step moves too. Then `cosine`:
+    half a cosine down to `min_lr_ratio` at the last step (Loshchilov & Hutter 2017); `linear`: a
+    straight line to the same value; `wsd`: the peak, and a straight line over the last
+    `decay_fraction` of the steps (Hu et al. 2024); `constant`: the peak; `plateau`: the peak, which
+    `EarlyStopping` lowers.
     """
     if step < config.warmup_steps:
         return min(1.0, (step + 1) / config.warmup_steps)
@@ -40,15 +40,18 @@ def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
 
 
 def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer:
-    """The optimizer of `optim.name`, with weight decay on matrices alone.
+    """Builds the optimizer that `optim.name` names, with weight decay on matrices only.
 
-    `fused` computes AdamW's update in one kernel.
+    For `muon`, Muon updates the matrices within blocks; AdamW updates embeddings, head, norms and
+    biases. For `custom`, the user's class gets the parameter groups of AdamW.
 
-    For `muon`, the matrices within blocks are Muon's; embeddings, head, norms and biases are
-    AdamW's. For `custom`, the class of the user's gets the groups of AdamW.
+    Args:
+        model: the model.
+        config: the settings of the optimizer.
+        fused: whether AdamW runs as one kernel.
 
     Raises:
-        UserError: the user's class does not take its arguments.
+        UserError: when the user's class does not take its arguments.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     betas = (config.beta1, config.beta2)
@@ -81,13 +84,16 @@ def _make_custom(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer
     arguments = {name: value for name, value in config.custom.items() if name != "_target_"}
     try:
         optimizer: Optimizer = made(groups, lr=config.lr, **arguments)
-    except Exception as error:  # whatever a class of the user's raises
+    except Exception as error:  # a user's class can raise any error
         raise UserError(f"optim.custom: {first_line(error)}") from None
     return optimizer
 
 
 def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
-    """Heights of the matrices in one weight: queries, keys, values; SwiGLU's gate and value."""
+    """Returns the heights of the matrices that are stacked in one weight.
+
+    A fused weight holds queries, keys and values, or SwiGLU's gate and value.
+    """
     if name.endswith("attention.qkv.weight"):
         size = model.config.head_dim
         return [model.config.n_head * size, model.config.kv_heads * size, model.config.kv_heads * size]
@@ -97,13 +103,14 @@ def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
 
 
 def row_keys(seed: int, step: int, first: int, count: int, device: torch.device) -> Tensor:
-    """Keys of dropout (count,) int64 for the rows from `first` on of a step's whole batch.
+    """Returns a dropout key for each of `count` sequences of a step's batch: (count,) int64.
 
-    A function of (seed, step, row), so that there is no random state to save, and the cut of a
-    batch changes no mask.
+    `first` is the 0-based place of the first one in the whole batch over all ranks. A key is a
+    function of seed, step and place: there is no random state to save, and the micro-batches change
+    no dropout mask.
     """
     start = _mixed(seed, step)
-    # Made on the device: no copy, no wait for it
+    # Made on the device, which needs no copy and no wait
     rows = torch.arange(first, first + count, device=device)
     return splitmix(start if start < 2**63 else start - 2**64, rows)
 
@@ -114,7 +121,7 @@ def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
 
 
 def _mixed(start: int, *parts: int) -> int:
-    """64 bits from several numbers, mixed as by splitmix64."""
+    """Returns a 64-bit hash of several integers, mixed as in splitmix64."""
     for part in parts:
         start = (start + 0x9E3779B97F4A7C15 * (part + 1)) % 2**64
         start = (start ^ (start >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

@@ -1,4 +1,4 @@
-"""The lines of a training: its start, the bar, the time left, a rising validation loss."""
+"""The progress of a run: start line, progress bar, time left, rising validation loss."""
 
 import logging
 import math
@@ -29,14 +29,14 @@ PRECISIONS = {
     "16-true": "float16",
     "64-true": "float64",
 }
-RISES = 2  # validations in a row above the best one: one alone may be chance
-CLEARLY = 1.01  # times the best loss: so much is no wobbling on a plateau
-# Passes over a text from which on a rising validation loss means that it is learned by heart
+RISES = 2  # validations in a row that must be higher: a single one may be chance
+CLEARLY = 1.01  # factor of the best loss: smaller differences are noise on a plateau
+# Epochs from which on a rising validation loss means that the model memorizes the text
 READ_OFTEN = 2
 
 
 def clock(seconds: float) -> str:
-    """80 -> "1 min 20 s"; the smaller unit is left out above ten hours."""
+    """Formats a duration: 80 -> "1 min 20 s". From 10 hours on the smaller unit is left out."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -48,13 +48,13 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """The seconds that are left, from those of the steps and validations so far.
+    """An estimate of the time left, from the durations of the steps and validations so far.
 
     Args:
-        work: batches before a step, as `LanguageModel.batches`; a schedule of batch sizes makes
-            later steps longer.
-        max_steps: of the run.
-        every: steps from one validation to the next.
+        work: full batches before a step, as `LanguageModel.batches`; with a schedule of batch sizes
+            later steps take longer.
+        max_steps: optimizer steps of the run.
+        every: optimizer steps from one validation to the next.
     """
 
     def __init__(self, work: Callable[[int], float], max_steps: int, every: int) -> None:
@@ -63,27 +63,33 @@ class Pace:
         self.validations, self.validating = 0, 0.0
 
     def trained(self, before: int, step: int, seconds: float) -> None:
-        """Takes the steps of one row of the training's curve."""
-        if self.rows == 1:  # the first one also warmed up
+        """Adds the duration of the steps from `before` to `step`, one row of the training curve.
+
+        The first row is dropped once the second comes, as it includes start-up costs.
+        """
+        if self.rows == 1:  # the first row includes start-up costs
             self.done, self.seconds = 0.0, 0.0
         self.rows += 1
         self.done += self.work(step) - self.work(before)
         self.seconds += seconds
 
     def validated(self, seconds: float) -> None:
-        """Takes a validation."""
+        """Adds the duration of one validation."""
         self.validations += 1
         self.validating += seconds
 
     def left(self, step: int) -> float:
-        """Seconds from `step` to the end; the validations that nobody has seen yet are left out."""
+        """Returns the estimated seconds from `step` to the end of the run.
+
+        Validations count only once one has been timed.
+        """
         steps = (self.work(self.max_steps) - self.work(step)) * self.seconds / max(self.done, 1e-9)
         to_come = -(-self.max_steps // self.every) - step // self.every if step < self.max_steps else 0
         return steps + to_come * self.validating / max(self.validations, 1)
 
 
 class ProgressBar(Callback):
-    """A bar with loss and tokens/s in a terminal; elsewhere plain lines, a few a minute."""
+    """A progress bar with loss and tokens/s in a terminal; elsewhere a few log lines a minute."""
 
     def __init__(self, metrics: Metrics, show_bar: bool) -> None:
         self.metrics = metrics
@@ -95,11 +101,11 @@ class ProgressBar(Callback):
         self.printed = time.perf_counter()
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Prints a line above the bar, or logs it where there is no bar."""
         self.console.print(line) if self.bar else log.info("%s", line)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Shows the bar."""
+        """Starts the bar and the estimate of the time left."""
         every = round(trainer.val_check_interval / trainer.accumulate_grad_batches)
         self.pace = Pace(pl_module.batches, trainer.max_steps, every)
         self.step = trainer.global_step
@@ -113,7 +119,7 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Shows the newest row, and the time left from the second row on."""
+        """Shows the newest metrics row, from the second row on with the time left."""
         row = self.metrics.latest
         if not trainer.is_global_zero or not stepped(trainer, batch_idx):
             return
@@ -126,7 +132,7 @@ class ProgressBar(Callback):
         self.pace.trained(self.step, row["step"], row["seconds"])
         self.step = row["step"]
         left = f"{clock(self.pace.left(row['step']))} left"
-        early = self.pace.rows < 2  # the first row also warmed up
+        early = self.pace.rows < 2  # the first row includes start-up costs
         over = row["step"] == trainer.max_steps
         if self.bar:
             self.bar.update(self.task, figures=figures if early or over else f"{figures}  {left}")
@@ -145,7 +151,7 @@ class ProgressBar(Callback):
         self.validation_since = time.perf_counter()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Prints one line for each validation."""
+        """Prints the losses of a validation in one line."""
         self.pace.validated(time.perf_counter() - self.validation_since)
         row = pl_module.val_row
         figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
@@ -158,33 +164,36 @@ class ProgressBar(Callback):
         self.close()
 
     def close(self) -> None:
-        """Ends the bar: the lines that come then stand below it."""
+        """Ends the bar, so that later lines appear below it."""
         if self.bar:
             self.bar.stop()
             _log_above_the_bar()
 
 
 def _log_above_the_bar() -> None:
-    """Sends log lines to the present `sys.stderr`: a bar has its own, which writes above it."""
+    """Sends log lines to the present `sys.stderr`.
+
+    While a bar runs, it replaces that stream by its own, which prints above the bar.
+    """
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
             handler.setStream(sys.stderr)
 
 
 class Opening(Callback):
-    """One line at the start of a training, and the warnings of `plan`.
+    """The callback that logs a line about the run at its start, and the warnings of `plan`.
 
     Args:
-        config: of the run.
-        epochs: passes over the text of the whole run.
-        warnings: lines of `plan`.
+        config: the settings of the run.
+        epochs: epochs over the training text in the whole run.
+        warnings: the lines of `plan`.
     """
 
     def __init__(self, config: Config, epochs: float, warnings: Sequence[str]) -> None:
         self.config, self.epochs, self.warnings = config, epochs, warnings
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Prints the lines at the first step, when nothing can be refused any more."""
+        """Logs the lines once the checkpoint is loaded and every check has passed."""
         if not trainer.is_global_zero:
             return
         shape, first = self.config.model, trainer.global_step
@@ -202,7 +211,7 @@ class Opening(Callback):
 
 
 def _device(trainer: lightning.Trainer, device: torch.device) -> str:
-    """Such as "the CPU, 2 threads, float32"."""
+    """Describes the device and precision, such as "the CPU, 2 threads, float32"."""
     name = {"cuda": "a GPU", "mps": "the Apple GPU"}.get(device.type, "the CPU")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -215,13 +224,15 @@ def _device(trainer: lightning.Trainer, device: torch.device) -> str:
 
 
 class Overfitting(Callback):
-    """Reports a rising validation loss once, with the best weights and what helps.
+    """The callback that reports a rising validation loss, once for each best loss.
+
+    The report names the step of the best weights and the settings that help.
 
     Args:
-        run_dir: whose earlier validations count.
-        config: of the run.
-        epochs: passes over the text before a step.
-        say: shows a line, beside the bar where there is one.
+        run_dir: the run folder, whose earlier validations count.
+        config: the settings of the run.
+        epochs: the epochs over the training text before a step.
+        say: prints a line, above the progress bar where there is one.
     """
 
     def __init__(
@@ -229,16 +240,16 @@ class Overfitting(Callback):
     ) -> None:
         self.run_dir, self.config, self.epochs, self.say = run_dir, config, epochs, say
         self.losses: list[tuple[int, float]] = []  # step, validation loss
-        self.reported = 0  # the step of the best weights when it was said
+        self.reported = 0  # the step of the best weights at the last report; 0: none
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Reads a resumed run's validations; a reported rise is not reported again."""
+        """Reads a resumed run's validations; a rise among them counts as reported."""
         rows = [row for row in read_rows(self.run_dir / "metrics.jsonl") if row["split"] == "val"]
         self.losses = [(row["step"], row["loss"]) for row in rows if row["step"] <= trainer.global_step]
         self.reported = self._best()[0] if self._rises() else 0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Counts the rises."""
+        """Adds the newest loss; reports a rise after READ_OFTEN epochs."""
         step = trainer.global_step
         self.losses = [*(pair for pair in self.losses if pair[0] < step), (step, pl_module.val_row["loss"])]
         best, loss = self._best()
@@ -256,7 +267,11 @@ class Overfitting(Callback):
         return min(self.losses, key=lambda pair: pair[1], default=(0, math.inf))
 
     def _rises(self) -> bool:
-        """Whether the newest losses climb from the best one on, or lie clearly above it."""
+        """Returns whether the validation loss rises.
+
+        It does where each of the last RISES losses exceeds the one before, or all of them exceed
+        CLEARLY times the best.
+        """
         best, newest = self._best()[1], [loss for _, loss in self.losses[-RISES - 1 :]]
         climbs = all(a < b for a, b in pairwise(newest))
         return len(newest) > RISES and (climbs or min(newest[1:]) > CLEARLY * best)

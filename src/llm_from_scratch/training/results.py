@@ -1,4 +1,4 @@
-"""The end of a run: the table of results, the curves, the next commands."""
+"""The end of a run: the table of results, the curves and the commands to run next."""
 
 import statistics
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from llm_from_scratch.places import program
 from llm_from_scratch.run import RunFolder, read_rows
 from llm_from_scratch.terminal import argument, console, shell
 
-SWEPT = ".hydra/overrides.yaml"  # Hydra's, in each run of a sweep: the words that it was given
-LEARNED = 0.1  # nats a token: one batch that is learned by heart comes below
+SWEPT = ".hydra/overrides.yaml"  # Hydra's file with the overrides, in each run of a sweep
+LEARNED = 0.1  # nats a token: the loss of one batch that is memorized falls below it
 # The largest loss over the smallest one, beyond which a linear axis hides the smaller ones
 WIDE = 100.0
 
 
 def best_row(run: Path) -> dict[str, Any]:
-    """The validation row with the lowest loss.
+    """Returns the validation row with the lowest loss.
 
     Raises:
-        UserError: where there is none yet.
+        UserError: when there is no validation yet.
     """
     best = RunFolder(run).best()
     if best is None:
@@ -38,7 +38,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(run: Path) -> None:
-    """curves.png: loss of training and validation, learning rate."""
+    """Writes curves.png: training and validation loss, and the learning rate, by optimizer step."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -57,7 +57,7 @@ def draw_curves(run: Path) -> None:
         label="training (one batch)",
     )
     losses = [row["loss"] for row in train]
-    # A mean over both sides, so that the curve neither lags nor leads
+    # A centered moving average, so that the curve neither lags nor leads
     reach = max(1, len(losses) // 30)
     smooth = [statistics.fmean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
     loss.plot([row["step"] for row in train], smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
@@ -71,10 +71,10 @@ def draw_curves(run: Path) -> None:
     )
     everything = [row["loss"] for row in train + val if row["loss"] > 0]
     if max(everything) > WIDE * min(everything):
-        # One batch learned by heart: on a linear axis its curve would be a line at 0
+        # One memorized batch: on a linear axis its curve would be a line at 0
         loss.set_yscale("log")
     loss.autoscale_view()  # else the transforms below are those of empty axes
-    # The words stay within the axes, whichever corner the best point is near.
+    # Placed so that the label stays within the axes, whichever corner the best point is near.
     right, up = loss.transAxes.inverted().transform(loss.transData.transform((best["step"], best["loss"])))
     loss.annotate(
         f"best: {best['loss']:.3f} nats a token\n{best['bits_per_byte']:.3f} bits per byte",
@@ -101,16 +101,17 @@ def draw_curves(run: Path) -> None:
 
 
 def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False) -> None:
-    """The table at the end of a run, and the commands that come next; on standard error.
+    """Prints the table of results and the commands to run next, on standard error.
 
-    A run of a sweep has neither: one table of all runs comes at the end of the sweep.
+    In a sweep it leaves them out: `print_sweep` prints one table of all runs.
 
     Args:
         run: the run folder.
-        parameters: of the model.
-        prompt: what the model continues in the first of the commands.
+        parameters: the number of the model's parameters.
+        prompt: the prompt in the command that generates text.
         board: whether there are curves for TensorBoard.
-        overfit: the run had one batch to learn by heart; the last words say whether it has.
+        overfit: whether the run trained on one batch (`data.overfit=true`); then a line says
+            whether it was memorized.
     """
     if not (run / SWEPT).exists():
         _print_table(run, parameters, prompt, board)
@@ -142,7 +143,7 @@ def _print_table(run: Path, parameters: int, prompt: str, board: bool) -> None:
 
 
 def learned_by_heart(run: Path) -> str:
-    """Whether the loss of the one batch of data.overfit=true came near zero, and what it means."""
+    """Returns a line that says whether a run of `data.overfit=true` memorized its one batch."""
     losses = [row["loss"] for row in _rows(run) if row["split"] == "train" and row["loss"] is not None]
     if not losses:
         return "One batch was not learned by heart: no training loss was a number."
@@ -156,7 +157,7 @@ def learned_by_heart(run: Path) -> str:
 
 
 def completed(root: Path) -> list[Path]:
-    """The runs of a sweep that came to their end, in the order of their numbers."""
+    """Returns the runs of a sweep that ended without a failure, in the order of their numbers."""
     numbered = [path.parent for path in root.glob("*/curves.png") if path.parent.name.isdigit()]
     return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
 
@@ -165,11 +166,10 @@ def print_sweep(roots: Sequence[Path]) -> int:
     """Prints one table of all runs of a sweep, the best first, on standard error.
 
     Args:
-        roots: the folders that hold the runs: several where a sweep varies the corpus, after which
-            they are named.
+        roots: the folders that hold the runs; a sweep over corpora has one for each corpus.
 
     Returns:
-        How many runs failed. They stand below the others, with their reasons.
+        The number of failed runs. Their reasons are printed below the table.
     """
     runs = {file.parents[1]: set(OmegaConf.load(file)) for root in roots for file in sorted(root.glob(f"*/{SWEPT}"))}
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()

@@ -1,8 +1,8 @@
-"""`trainer=fsdp`: weights, gradients and moments sharded over processes, whole checkpoints.
+"""`trainer=fsdp`: weights, gradients and moments sharded over processes; unsharded checkpoints.
 
 Fully sharded data parallelism (Rajbhandari et al. 2020, Zhao et al. 2023) through torch's
-`fully_shard`, which keeps the names and shapes of the weights. So a checkpoint of eight processes
-goes on with one, and the other way round.
+`fully_shard`, which keeps the names and shapes of the weights. So a run of eight processes can
+resume with one, and the other way round.
 """
 
 from collections.abc import Mapping
@@ -30,22 +30,23 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for `fully_shard`; it saves and loads through the Trainer's
-    CheckpointIO.
+    """Lightning's strategy for `fully_shard`, with unsharded checkpoints.
+
+    They are saved and loaded through the Trainer's CheckpointIO.
     """
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
-        """All processes share one set of weights."""
+        """Sets the environment up for one set of weights sharded over all processes."""
         share_among_all(self)
         super().setup_environment()
 
     def shard(self, model: GPT) -> None:
         """Shards each block, then the rest; a block's weights are whole only while it computes."""
         if isinstance(model, FSDPModule):
-            return  # Lightning asks again for each stage
+            return  # Lightning calls this again for each stage
         mesh = self.device_mesh["data_parallel"]
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
@@ -53,12 +54,12 @@ class Sharded(ModelParallelStrategy):
         register_fsdp_forward_method(model, "loss")
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """The first process holds the whole state, and writes it."""
+        """Writes the checkpoint on rank 0, which holds the whole state."""
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Every process reads and verifies, and keeps its share."""
+        """Reads and verifies the checkpoint on every process, which keeps its own shard."""
         checkpoint = self.checkpoint_io.load_checkpoint(Path(checkpoint_path))
         assert self.model is not None
         set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=WHOLE)
@@ -74,8 +75,9 @@ class Sharded(ModelParallelStrategy):
         return checkpoint
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, numbered as in a single process; empty on all processes but the
-        first.
+        """Returns the unsharded optimizer state on rank 0, and an empty dictionary on all others.
+
+        Parameters are numbered as in a run of one process. Every process must call it.
         """
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
@@ -92,20 +94,23 @@ class Sharded(ModelParallelStrategy):
         }
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        """The names of an optimizer's parameters, in the order in which its state numbers them."""
+        """Returns the names of an optimizer's parameters, in the order of its state's numbers."""
         assert self.model is not None
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; then every process must ask for it."""
+    """Returns a tensor unsharded. Of a sharded tensor every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def whole_model(model: GPT) -> GPT:
-    """The model with whole weights: itself, or a copy that every process must ask for."""
+    """Returns the model with unsharded weights: itself, or a copy where it is sharded.
+
+    Of a sharded model every process must call it.
+    """
     if not isinstance(model, FSDPModule):
         return model
     copy = GPT(model.config).to(model.token_embedding.weight.device)

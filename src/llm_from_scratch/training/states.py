@@ -1,4 +1,4 @@
-"""States to resume as Lightning saves and loads them: verified folders of plain values."""
+"""States to resume for Lightning: verified folders of tensors and plain values."""
 
 import shutil
 from pathlib import Path
@@ -15,11 +15,11 @@ from llm_from_scratch.terminal import quote
 
 
 class StateFolders(CheckpointIO):
-    """Lightning's checkpoints as verified folders of tensors and plain values.
+    """Lightning's CheckpointIO for verified folders of tensors and plain values.
 
     Args:
-        fingerprints: of the data and the tokenizer: a state of others is refused.
-        background: writes while training goes on.
+        fingerprints: checksums of the data and the tokenizer; a checkpoint with others is refused.
+        background: the thread that writes while training continues.
     """
 
     def __init__(self, fingerprints: dict[str, str], background: Background) -> None:
@@ -30,16 +30,20 @@ class StateFolders(CheckpointIO):
         self.background.submit(save_state, plain_state(checkpoint), Path(path), self.fingerprints)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads and verifies a checkpoint; nothing in it can run."""
+        """Reads a checkpoint after verifying every byte; it holds no code that could run.
+
+        Raises:
+            UserError: when it is damaged, or made with other data or another tokenizer.
+        """
         self.background.wait()
         self.compare(Path(path))
         return user_state(load_state(Path(path)))
 
     def compare(self, path: Path) -> None:
-        """Refuses a checkpoint of other data or of another tokenizer.
+        """Verifies a checkpoint, and that its data and tokenizer are those of this run.
 
         Raises:
-            UserError: in one line, with both fingerprints.
+            UserError: when it is damaged or they differ; the message then has both fingerprints.
         """
         for name, fingerprint in verify_state(path).items():
             own = self.fingerprints.get(name, "none")
@@ -51,7 +55,7 @@ class StateFolders(CheckpointIO):
                 )
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Deletes a checkpoint folder."""
+        """Deletes a checkpoint folder, after all queued writes."""
         self.background.wait()
         shutil.rmtree(path)
 
@@ -61,14 +65,14 @@ class StateFolders(CheckpointIO):
 
 
 def plain_state(tree: Any, *path: str) -> Any:
-    """A nested state in tensors and JSON's types; `user_state` restores numpy's values and paths.
+    """Converts a nested state to tensors and JSON types; `user_state` restores arrays and paths.
 
     Args:
         tree: dictionaries, lists and tuples of values.
-        path: the keys above `tree`, for the message.
+        path: the keys that lead to `tree`, for the message.
 
     Raises:
-        UserError: for a value of another type, with the callback that holds it.
+        UserError: when a value has another type; the message names the callback that holds it.
     """
     if isinstance(tree, np.generic):
         return tree.item()
@@ -91,7 +95,7 @@ def plain_state(tree: Any, *path: str) -> Any:
 
 
 def user_state(tree: Any) -> Any:
-    """The inverse of `plain_state`."""
+    """Restores numpy arrays and paths in a state that `plain_state` has converted."""
     if isinstance(tree, dict):
         if set(tree) == {"__path__"}:
             return Path(tree["__path__"])

@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def separate_processes() -> Iterator[None]:
-    """Removes the process group and the variables that Lightning leaves behind a run."""
+    """Ends the process group that Lightning leaves after a run, and removes its environment
+    variables.
+
+    It applies to a `with` block, and only where Lightning, not a launcher, started the processes.
+    """
     before = dict(os.environ)
     if "LOCAL_RANK" not in before:
         os.environ[signals.PARENT] = str(os.getpid())
@@ -44,7 +48,7 @@ def separate_processes() -> Iterator[None]:
     finally:
         if "LOCAL_RANK" not in before:
             del os.environ[signals.PARENT]
-        # By this process, and by no launcher
+        # Lightning in this process set the variables, not a launcher
         started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before
         if started and torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -61,15 +65,15 @@ def build_trainer(
     first_step: int,
     states: StateFolders,
 ) -> lightning.Trainer:
-    """The Trainer of one run.
+    """Builds the Trainer of one run.
 
     Args:
         config: the whole configuration.
-        run_dir: where the loggers write.
+        run_dir: the run folder, where the loggers write.
         callbacks: the project's and the user's.
         loggers: the user's own, by their names.
-        first_step: the step that a resumed run goes on from; its curves go on there too.
-        states: how checkpoints are written and read.
+        first_step: the step that a resumed run continues from, for its curves; 0 for a new run.
+        states: writes and reads the checkpoints.
     """
     quiet()
     _keep_memory()
@@ -96,7 +100,7 @@ def build_trainer(
 
 
 def trainer_arguments(config: Config) -> dict[str, Any]:
-    """The Trainer's arguments, without its loggers and callbacks."""
+    """Returns the Trainer's arguments from the settings, without loggers and callbacks."""
     settings = config.trainer
     return {
         "accelerator": settings.accelerator,
@@ -106,12 +110,12 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
         "precision": precision(settings),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
-        # Else Lightning ignores a stop before the first epoch's end, and an endless sampler has no
-        # epochs
+        # Otherwise Lightning ignores a stop before the end of the first epoch, and the endless
+        # sampler never ends one
         "min_epochs": 0,
         "check_val_every_n_epoch": None,
         "val_check_interval": settings.val_check_interval,
-        # Of what a module or a callback of the user's logs
+        # For values that a user's callback logs through `self.log`
         "log_every_n_steps": settings.log_every_n_steps,
         "num_sanity_val_steps": 0,
         "gradient_clip_val": settings.gradient_clip_val,
@@ -124,7 +128,7 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
 
 
 def _loggers(config: Config, run_dir: Path, first_step: int, users: Mapping[str, Logger]) -> list[Logger]:
-    """The loggers of the setting `logger`, in its order, and the rows of `self.log`."""
+    """Returns the loggers of the setting `logger` in its order, then `UserRows` for `self.log`."""
     resumed_from = first_step if config.resume else None
     made = [
         users[name] if name in users else make_logger(name, settings, run_dir, resumed_from)
@@ -134,13 +138,13 @@ def _loggers(config: Config, run_dir: Path, first_step: int, users: Mapping[str,
 
 
 def _strategy(name: str) -> str | Strategy:
-    """Lightning's name, or what it stands for here."""
+    """Returns the Trainer's strategy: an object for fsdp and ddp, else the name itself."""
     if name == "fsdp":
         return Sharded()
-    # The tables of positions, which are buffers, are the same everywhere: nobody need send them
+    # The only buffers are position tables, equal on all processes: they need no synchronization
     if name == "ddp":
         known = inspect.signature(DistributedDataParallel.__init__).parameters
-        # Its name before torch 2.13.
+        # broadcast_buffers is the name before torch 2.13.
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         settings: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
         return DDPStrategy(**settings)
@@ -148,7 +152,10 @@ def _strategy(name: str) -> str | Strategy:
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep freed memory for the next step; the kernel would clear it anew each time."""
+    """Makes glibc keep freed memory for the next step.
+
+    Returned to the kernel, it would be zeroed anew at each step.
+    """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
@@ -171,7 +178,7 @@ def quiet() -> None:
 
 
 def precision(settings: TrainerConfig) -> str:
-    """Lightning's name of what `trainer.precision` means on this machine."""
+    """Returns Lightning's name of the precision that `trainer.precision` means on this machine."""
     if settings.precision != "auto":
         return settings.precision
     if on_gpu(settings):
@@ -180,13 +187,13 @@ def precision(settings: TrainerConfig) -> str:
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
-    """Sequences of a device at a time; sets the Trainer's intervals in such micro-batches.
+    """Returns the sequences of one device in a micro-batch, and sets the Trainer's intervals by it.
 
     Args:
-        trainer: whose intervals are set.
+        trainer: the Trainer, whose accumulation and validation intervals are set.
         config: the whole configuration.
-        state: the checkpoint that the run goes on from. A size that was chosen for its run stays,
-            where there is room.
+        state: the checkpoint to resume, None for a new run. A size that was chosen automatically is
+            kept where it fits into memory.
     """
     layout = recorded_layout(state) if state else {}
     recorded = layout.get("micro_batch_size") if layout.get("micro_batch_chosen") else None
@@ -194,7 +201,7 @@ def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None
     sequences = batch_size_at(0, config.data.batch_size, config.data.batch_schedule)
     trainer.accumulate_grad_batches = sequences // trainer.world_size // size
     trainer.val_check_interval = config.trainer.val_check_interval * trainer.accumulate_grad_batches
-    # The start line says the batch; a batch that is cut is worth a line of its own.
+    # The start line gives the batch size; a batch in several micro-batches gets a line of its own.
     if config.data.micro_batch_size is None and trainer.is_global_zero and trainer.accumulate_grad_batches > 1:
         why = "as before" if size == recorded else f"by the {device_bytes(config.trainer) / 1e9:.1f} GB of a device"
         log.info("data.micro_batch_size: %d sequences, %s", size, why)
