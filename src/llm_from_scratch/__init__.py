@@ -1,7 +1,7 @@
-"""Build a GPT from scratch: tokenizer -> data -> model -> training -> generation and evaluation.
+"""A GPT from scratch: tokenizer -> data -> model -> training -> generation and evaluation.
 
-The names below are the public Python API (docs/api.md). They are imported when they are first used,
-so that `import llm_from_scratch` takes no time.
+The names below are the public Python API (docs/api.md). Each is imported when it is first used, so
+that `import llm_from_scratch` is fast.
 """
 
 from importlib import import_module
@@ -48,7 +48,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported from its module when it is first used (PEP 562)."""
+    """Imports a public name from its module when it is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,30 +18,30 @@ from llm_from_scratch.weights import LoadedModel
 
 @dataclass(frozen=True)
 class TextScore:
-    """The likelihood of a text under a model."""
+    """Likelihood of a text under a model."""
 
-    nats: float  # -ln p of the whole text
+    nats: float  # total -ln p of the text
     tokens: int
     text_bytes: int  # of its UTF-8
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """Returns the loss in nats a token."""
         return self.nats / self.tokens
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits a byte of the text: the measure that does not depend on the tokenizer."""
+        """Returns bits a byte of the text, which compares models of different tokenizers."""
         return self.nats / math.log(2) / self.text_bytes
 
     @property
     def perplexity(self) -> float:
-        """exp of the loss."""
+        """Returns exp(loss), the loss capped at 700 so that it is finite."""
         return math.exp(min(self.loss, 700.0))
 
 
 def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
-    """The best weights of a training with their tokenizer, in evaluation mode.
+    """Loads the weights of a run's best validation with their tokenizer, in evaluation mode.
 
     >>> run = load_run("last", device="cpu")
     >>> run.model.config.n_layer, run.tokenizer.kind
@@ -52,13 +52,13 @@ def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
         device: auto | cpu | cuda | mps.
 
     Raises:
-        UserError: there is no such run, or a file of it is damaged.
+        UserError: when there is no such run or device, or a file of the run is damaged.
     """
     return RunFolder.find(run, holding=MODEL).model(pick_device(device))
 
 
 def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int = 32) -> TextScore:
-    """The likelihood of a text as it stands, behind an end-of-text.
+    """Computes the likelihood of a text, without cleaning it, after an end-of-text token.
 
     >>> likely = score(load_run(device="cpu"), "Toto went to the castle.")
     >>> likely.tokens, likely.text_bytes
@@ -70,11 +70,11 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
     Args:
         run: from `load_run`.
         text: of any length; a long one is read in windows of the model's context.
-        overlap: the part of a window, from 0 to below 1, that is context scored before.
-        batch_size: windows at a time at most; the figures do not depend on it.
+        overlap: fraction of a window, in [0, 1), that repeats tokens scored before as context.
+        batch_size: most windows in one batch; the scores do not depend on it.
 
     Raises:
-        UserError: the text is empty, or has a character that the tokenizer cannot write.
+        UserError: when the text is empty, or has a character that the tokenizer cannot encode.
     """
     ids = run.tokenizer.encode_array(text)
     if not len(ids):
@@ -86,7 +86,7 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
 
 
 def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:
-    """Continuations of a prompt, one for each sample: the new text alone.
+    """Generates continuations of a prompt, one for each sample, without the prompt.
 
     >>> run = load_run(device="cpu")
     >>> texts = generate(run, "Toto went", max_new_tokens=20, num_samples=2, seed=1)
@@ -95,13 +95,12 @@ def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:
 
     Args:
         run: from `load_run`.
-        prompt: what is continued; empty: the start of a document.
+        prompt: the text to continue; "" generates a document from its start.
         settings: of `SamplingConfig`: temperature, top_p, max_new_tokens, num_samples, seed, stop,
             …
 
     Raises:
-        UserError: a setting is impossible, or the tokenizer does not know a character of the
-            prompt.
+        UserError: when a setting is out of range, or the tokenizer cannot encode the prompt.
     """
     config = SamplingConfig(**settings)
     pieces = list(generate_pieces(run.model, run.tokenizer, prompt, config))

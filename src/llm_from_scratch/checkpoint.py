@@ -1,10 +1,10 @@
-"""States to resume: nested tensors and plain values as a folder in which every byte is verified.
+"""Checkpoints: nested tensors and plain values in a folder of which every byte is verified.
 
     checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors,
                                  manifest.json (sizes, sha256)
 
-There is no pickle: a stranger's file can be wrong, and cannot run anything. The manifests of
-version 0.1 have no checksum of their own and are read as they stand.
+No file is a pickle, so an untrusted checkpoint cannot run code. The manifests of version 0.1 have
+no checksum of their own and are read unverified.
 """
 
 import errno
@@ -31,19 +31,19 @@ from llm_from_scratch.terminal import quote
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STEP = re.compile(r"step_\d{8,}")
-MAX_JSON = 64_000_000  # bytes; ours are thousands of times smaller
-# Errors of parsers on files with right checksums that this program never wrote.
+MAX_JSON = 64_000_000  # bytes; the files of this program are thousands of times smaller
+# Errors of parsers on files whose checksums match but which this program did not write.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """A nested state in JSON's types; its tensors move into `tensors` under their paths."""
+    """Converts a nested state to JSON's types and moves its tensors to `tensors`, by path."""
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().cpu().contiguous()
         return {"__tensor__": path}
     if isinstance(tree, dict):
         items = [[key, _split(value, tensors, f"{path}/{key}")] for key, value in tree.items()]
-        # JSON's keys are strings: an optimizer's state is keyed by numbers.
+        # JSON's keys are strings, but optimizer state is keyed by integers.
         return dict(items) if all(isinstance(key, str) for key in tree) else {"__items__": items}
     if isinstance(tree, list | tuple):
         values = [_split(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]
@@ -54,7 +54,7 @@ def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
 
 
 def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_split`."""
+    """Rebuilds the nested state from the JSON values and tensors of `_split`."""
     if isinstance(tree, list):
         return [_join(value, tensors) for value in tree]
     if not isinstance(tree, dict):
@@ -69,21 +69,21 @@ def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file of a bounded size."""
+    """Reads a JSON file of at most MAX_JSON bytes."""
     return json.loads(read_bounded(path, MAX_JSON))
 
 
 def own_sha256(values: dict[str, Any], key: str) -> str:
-    """The checksum of a JSON object without `key`, under which it keeps that checksum."""
+    """Returns the sha256, in hex, of a JSON object without `key`, the entry for that checksum."""
     content = json.dumps({name: value for name, value in values.items() if name != key}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def verify_own(values: Any, key: str, known: set[str]) -> None:
-    """Holds a JSON object against the checksum that it keeps of itself; version 0.1 kept none.
+    """Compares a JSON object with its own checksum, stored under `key`; version 0.1 stored none.
 
     Raises:
-        UserError: it is another one than was written. A damaged `key` shows as an unknown name.
+        UserError: when its other keys are not `known`, or the checksum differs.
     """
     if not isinstance(values, dict) or set(values) - {key} != known:
         raise UserError("other names than it was written with")
@@ -92,12 +92,12 @@ def verify_own(values: Any, key: str, known: set[str]) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error's type and message in one bounded line."""
+    """Returns an error's type and message in one line, the message cut at 200 characters."""
     return f"{type(error).__name__}: {message_of(error, 200)}"
 
 
 class Background:
-    """A thread that writes in order. A training step waits for a copy in memory, never for a disk.
+    """Writer thread: a training step waits for a copy in memory, writes follow in order.
 
     The previous files stay in place until a write completes. A failed write is re-raised by the
     next `submit` or by `wait`, and later writes are dropped: no checkpoint is newer than its model.
@@ -107,12 +107,13 @@ class Background:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: list[Future[None]] = []
         self._failed: BaseException | None = None
-        # Memory of earlier copies: touching fresh pages takes longer than the copy itself.
+        # Buffers of earlier copies, reused: touching fresh pages takes longer than the copy itself.
         self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
     def submit(self, function: Callable[..., None], tree: Any, *arguments: Any, **settings: Any) -> None:
-        """Queues `function(a copy of tree, …)`; waits while two are under way, to bound the
-        memory.
+        """Queues `function(copy of tree, …)`; waits while two writes are pending.
+
+        The limit bounds the memory of the copies.
         """
         while len(self._pending) > 1:
             self._pending.pop(0).result()
@@ -123,12 +124,12 @@ class Background:
         self._pending.append(self._thread.submit(self._run, partial(function, copy, *arguments, **settings), used))
 
     def wait(self) -> None:
-        """Returns when everything is on the disk."""
+        """Waits until every queued write is on the disk."""
         while self._pending:
             self._pending.pop(0).result()
 
     def _copy(self, tree: Any, used: list[Tensor]) -> Any:
-        """The same nested state in the machine's own memory, its tensors listed in `used`."""
+        """Copies a nested state into CPU memory and appends its tensors to `used`."""
         if isinstance(tree, Tensor):
             spare = self._spare.get((tree.shape, tree.dtype))
             used.append(spare.pop() if spare else torch.empty(tree.shape, dtype=tree.dtype))
@@ -150,16 +151,16 @@ class Background:
 
 
 def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a nested state as a verified folder; the old content stays until the new one is whole.
+    """Writes a nested state as a verified folder; the old one stays until the new one is complete.
 
     Args:
         state: nested dictionaries and lists of tensors and plain values.
-        folder: its name says the step.
-        metadata: fingerprints of what the state belongs to, for the manifest.
+        folder: the checkpoint's, named after its step.
+        metadata: fingerprints of the data that the state belongs to, for the manifest; None: none.
 
     Raises:
-        TypeError: for a value that is neither a tensor nor plain.
-        OSError: when the disk is full or read-only.
+        TypeError: when a value is neither a tensor nor plain.
+        OSError: when the disk is full or read-only, or reads back other bytes.
     """
     tensors: dict[str, Tensor] = {}
     values = _split(state, tensors)
@@ -169,7 +170,7 @@ def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | N
         raise OSError(errno.ENOSPC, f"{folder} needs {needed:,} bytes, and {free:,} are free; earlier checkpoints stay")
     save_file(tensors, building / "tensors.safetensors")
     written = load_file(building / "tensors.safetensors")
-    # Compared as bytes: a NaN that was saved is equal to itself, too.
+    # Compared as bytes, so that a NaN equals itself.
     if any(not torch.equal(_bytes(tensor), _bytes(written[name])) for name, tensor in tensors.items()):
         raise OSError(errno.EIO, f"{building}: what was written is not what is read back; earlier checkpoints stay")
     (building / "state.json").write_text(json.dumps(values), encoding="utf-8")
@@ -181,10 +182,10 @@ def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | N
 
 
 def verify_state(folder: Path) -> dict[str, str]:
-    """Verifies every byte of a saved state; returns the fingerprints it was saved with.
+    """Verifies every byte of a saved state and returns the fingerprints in its manifest.
 
     Raises:
-        UserError: naming the file that is missing, cut short or changed.
+        UserError: when a file, which it names, is missing, cut short or changed.
     """
     refuse_links(folder, folder)
     try:
@@ -213,7 +214,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     """Reads a saved state after verifying every byte.
 
     Raises:
-        UserError: naming the file that is missing, cut short or changed.
+        UserError: when a file, which it names, is missing, cut short or changed.
     """
     verify_state(folder)
     try:
@@ -228,16 +229,19 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def recorded_layout(folder: Path) -> dict[str, Any]:
-    """The layout of the steps before a verified checkpoint; empty for one of version 0.1."""
+    """Returns how the steps of a verified checkpoint were computed; {} for version 0.1.
+
+    The entries are processes, micro-batch size, threads, device, precision and such.
+    """
     layout = read_json(folder / "state.json").get("layout")
     return layout if isinstance(layout, dict) else {}
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first: folders named step_00000250, no others.
+    """Lists the checkpoints of a run, newest first: folders with names like step_00000250.
 
     Raises:
-        UserError: `checkpoints` is a link that leads out of the run folder.
+        UserError: when `checkpoints` is a link that leads out of the run folder.
     """
     if (run / "checkpoints").is_symlink():
         refuse_links(run / "checkpoints", run)
@@ -250,7 +254,9 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_state(run: Path) -> Path | None:
-    """The newest intact checkpoint, with a warning for each damaged one; None before the first.
+    """Returns the newest intact checkpoint, or None before the first one is written.
+
+    A warning names each newer one that is damaged.
 
     Raises:
         UserError: when there are checkpoints and every one is damaged.
@@ -271,7 +277,7 @@ def newest_state(run: Path) -> Path | None:
 
 
 def prune_states(run: Path, kept: int) -> None:
-    """Removes the oldest checkpoints of a run, after a save that was read back and compared."""
+    """Removes all but the `kept` newest checkpoints of a run; call it after a verified save."""
     for old in checkpoints(run)[kept:]:
         gone = old.with_name(f".old-{old.name}")  # a kill must not leave half of it under its name
         old.rename(gone)

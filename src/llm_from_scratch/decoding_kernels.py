@@ -1,10 +1,10 @@
-"""Triton kernels that read one token on a CUDA GPU: the fast twin of `GPT.forward`.
+"""Triton kernels that decode one token on a CUDA GPU: the fast twin of `GPT.forward`.
 
-With few rows, reading the weights and launching kernels bound a step. So one kernel joins norm,
-product, bias, activation and residual; another joins query and key norms, rotation, the write into
-the cache and attention (running soft-max: Dao et al. 2022). Sums are in float32.
+With few rows, reading weights and launching kernels take most of a step. So one kernel fuses norm,
+matrix product, bias, activation and residual; another fuses query and key norms, rotation, the
+write to the cache and attention (online softmax: Dao et al. 2022). Sums are in float32.
 
-Triton comes with torch's builds for CUDA; without it `supports` is false for every model.
+Triton comes with torch's builds for CUDA; without it `supports` returns False for every model.
 
 Shapes: R rows (samples), I inputs, O outputs, C channels, H query heads, G key/value heads, D head
 size, S positions.
@@ -29,15 +29,15 @@ try:
 except ImportError:  # torch's builds for CPUs
     triton = None
 
-FEW_ROWS = 4  # up to here a product is bound by its weights; above, the matrix library is faster
-TILE = 8192  # weights that a program of a product holds at once
-WARPS = 4  # of 32 threads, a program of a product
-PROGRAMS = 128  # at least, of a product: about as many as a GPU has multiprocessors
-# Keys, and values, that a program of attention holds at once: for few rows, whose programs do not
-# fill the GPU, and for many.
+FEW_ROWS = 4  # at most, for the fused product; with more, the matrix library is faster
+TILE = 8192  # weights that a program of the product kernel holds at once
+WARPS = 4  # of 32 threads, in a program of the product kernel
+PROGRAMS = 128  # fewest of a product kernel: about the number of multiprocessors of a GPU
+# Elements of keys, and of values, that a program of the attention kernel holds at once: for at most
+# FEW_ROWS rows, whose programs do not fill the GPU, and for more.
 ATTENTION_TILES = (16384, 8192)
 ATTENTION_WARPS = 8
-CHOICE_TILE = 4096  # logits that a program of the choice reads
+CHOICE_TILE = 4096  # logits that a program of `choose` reads
 Launch = Callable[..., None]
 
 
@@ -46,15 +46,15 @@ def _jit(function):  # type: ignore[no-untyped-def]
 
 
 def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **settings: Any) -> None:
-    """Launches a kernel."""
+    """Launches a Triton kernel with its compile-time and launch settings."""
     kernel[grid](*arguments, **settings)
 
 
 def overlap(device: torch.device) -> dict[str, bool]:
-    """Launch settings with which a kernel loads its weights before the previous kernel has ended.
+    """Returns launch settings: programmatic dependent launch where the GPU has it (Hopper on).
 
-    Programmatic dependent launch, from Hopper on. Every kernel waits for the previous one before it
-    touches another kernel's output; cached keys and `position` come from earlier steps.
+    A kernel then loads its weights before the previous kernel has ended. It waits for that kernel
+    before it reads another kernel's output; older cached keys and `position` are of earlier steps.
     """
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
     return {"OVERLAP": True, "launch_pdl": True} if able else {"OVERLAP": False}
@@ -88,14 +88,14 @@ def _linear_kernel(  # type: ignore[no-untyped-def]
     NORM: tl.constexpr, BIAS: tl.constexpr, SHIFT: tl.constexpr, RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One row times O_TILE rows of the weight: y = activation(norm(x) W^T + bias) + residual."""
+    """Computes O_TILE outputs of one row: y = activation(norm(x) W^T + bias) + residual."""
     row = tl.program_id(1)
     o = tl.program_id(0) * O_TILE + tl.arange(0, O_TILE)
     i = tl.arange(0, I_TILE)
     x += row * INPUTS
     there = o < outputs
     weight += o[:, None].to(tl.int64) * INPUTS
-    # The first weights are asked for before the kernel in front has ended, and before the norm.
+    # The first weights load before the previous kernel has ended, and before the norm.
     w = tl.load(weight + i[None, :], mask=there[:, None] & (i < INPUTS)[None, :], other=0.0)
     if ACTIVATION == "swiglu":
         half = outputs.to(tl.int64) * INPUTS
@@ -148,11 +148,11 @@ def _head_vector(  # type: ignore[no-untyped-def]
     x, gain, shift, cos, sin, eps,
     SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr,
 ):  # fmt: skip
-    """A query or key of one head in float32: normed, then rotated by the row of cos and sin."""
+    """Loads one head's query or key in float32, normalizes it and rotates it by cos and sin."""
     d = tl.arange(0, SIZE_POWER)
     inside = d < SIZE
     value = tl.load(x + d, mask=inside, other=0.0).to(tl.float32)
-    partner = (d + SIZE // 2) % SIZE  # channel i turns with channel i + D/2
+    partner = (d + SIZE // 2) % SIZE  # channels i and i + D/2 are rotated as a pair
     mean = 0.0
     scale = 1.0
     if NORM == "layernorm":
@@ -179,7 +179,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, SIZE_POWER: tl.constexpr, S_TILE: tl.constexpr,
     NORM: tl.constexpr, SHIFT: tl.constexpr, ROTARY: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One head of one sample: caches the new key and value at `position`, attends up to there."""
+    """Attends with one head of one sample up to `position`; caches the new key and value there."""
     sample = tl.program_id(0)
     head = tl.program_id(1)
     group = head // (HEADS // GROUPS)
@@ -189,7 +189,7 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
     start_of_head = (sample * GROUPS + group).to(tl.int64) * capacity * SIZE
     keys += start_of_head
     values += start_of_head
-    # A tile of older keys and values loads during the work on the previous one, the first during q.
+    # Each tile of cached keys and values loads while the previous one is used, the first with q.
     slot = tl.arange(0, S_TILE)
     place = slot[:, None] * SIZE + d[None, :]
     next_keys = tl.load(keys + place, mask=(slot < now)[:, None] & inside[None, :], other=0.0)
@@ -205,11 +205,11 @@ def _attention_kernel(  # type: ignore[no-untyped-def]
         qkv + (HEADS + group) * SIZE, k_gain, k_shift, cos, sin, eps, SIZE, SIZE_POWER, NORM, SHIFT, ROTARY
     ).to(keys.dtype.element_ty)
     v = tl.load(qkv + (HEADS + GROUPS + group) * SIZE + d, mask=inside, other=0.0)
-    # No race: the group's other heads hold the new key and value and read the older ones alone.
+    # No race: the group's other heads compute the new key and value too, and read only older ones.
     writes = inside & (head % (HEADS // GROUPS) == 0)
     tl.store(keys + now * SIZE + d, k, mask=writes)
     tl.store(values + now * SIZE + d, v, mask=writes)
-    # Each slot of the tile runs its own soft-max; joining makes threads wait, so it happens once.
+    # Each slot of the tile keeps its own online softmax; merging synchronizes, so it happens once.
     largest = tl.full((S_TILE,), float("-inf"), tl.float32)
     weights = tl.zeros((S_TILE,), tl.float32)
     mixed = tl.zeros((S_TILE, SIZE_POWER), tl.float32)
@@ -241,7 +241,7 @@ def _best_of_tile_kernel(  # type: ignore[no-untyped-def]
     logits, noise, scores, indices, stride, vocabulary, temperature,
     TILE: tl.constexpr, NOISE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """The best of TILE logits of one row, and its index."""
+    """Stores the largest score among TILE logits of one row, and its index."""
     tile = tl.program_id(0)
     row = tl.program_id(1)
     if OVERLAP:
@@ -263,7 +263,7 @@ def _best_of_tile_kernel(  # type: ignore[no-untyped-def]
 def _best_of_row_kernel(  # type: ignore[no-untyped-def]
     scores, indices, chosen, tiles, POWER: tl.constexpr, OVERLAP: tl.constexpr
 ):
-    """The best of the tiles' best."""
+    """Stores the token index of the largest score among a row's tiles."""
     row = tl.program_id(0)
     if OVERLAP:
         gdc_launch_dependents()
@@ -290,7 +290,10 @@ def linear(
     dtype: torch.dtype | None = None,
     launch: Launch = run,
 ) -> Tensor:
-    """activation(norm(x) W^T + bias) + residual: x (R, I), weight (O, I) -> (R, O or O/2)."""
+    """Computes activation(norm(x) W^T + bias) + residual: x (R, I), weight (O, I) -> (R, O).
+
+    SwiGLU gives (R, O/2). None: no bias, no norm, no residual, x's dtype.
+    """
     rows, inputs = x.shape
     outputs = len(weight) // (2 if activation == "swiglu" else 1)
     y = torch.empty(rows, outputs, device=x.device, dtype=dtype or x.dtype)
@@ -318,11 +321,14 @@ def attention(
     rotary: tuple[Tensor, Tensor] | None,
     launch: Launch = run,
 ) -> Tensor:
-    """qkv (R, (H + 2G) D) at `cache.position` -> (R, H D); rotary tables have a row a position."""
+    """Caches the keys and values of qkv (R, (H + 2G) D) at `cache.position`, attends -> (R, H D).
+
+    `rotary` holds the model's cosines and sines, a row a position; None: no rotation.
+    """
     heads, groups, size = module.heads[0], module.heads[1], module.head_size
     keys, values, position = cache.keys[layer], cache.values[layer], cache.position
     y = torch.empty(len(qkv), heads * size, device=qkv.device, dtype=qkv.dtype)
-    cos, sin = rotary or (qkv, qkv)  # a pointer that is not read
+    cos, sin = rotary or (qkv, qkv)  # without rotary, the kernel gets pointers that it never reads
     q, k = module.q_norm, module.k_norm
     parameters = [getattr(norm, name, None) for norm in (q, k) for name in ("weight", "bias")]
     power = triton.next_power_of_2(size)
@@ -338,7 +344,10 @@ def attention(
 
 
 def supports(model: GPT) -> bool:
-    """Whether `next_logits` computes this model: pre-norm, contiguous plain `nn.Linear`s."""
+    """Returns whether `next_logits` can compute the model.
+
+    It must be pre-norm, of plain `nn.Linear`s with contiguous weights, and Triton installed.
+    """
     if triton is None or model.config.norm_position != "pre":
         return False
     blocks: Any = model.blocks
@@ -356,15 +365,16 @@ def supports(model: GPT) -> bool:
 
 
 def head_of(model: GPT, rows: int) -> Tensor:
-    """The head's matrix (V, C); V is padded to a multiple of 64 for many rows."""
+    """Returns the head's matrix (V, C); above FEW_ROWS rows, V is padded to a multiple of 64."""
     weight = model.token_embedding.weight if model.head is None else model.head.weight
     return weight if rows <= FEW_ROWS else F.pad(weight, (0, 0, 0, -len(weight) % 64))
 
 
 def next_logits(model: GPT, ids: Tensor, cache: KVCache, head: Tensor, launch: Launch = run) -> Tensor:
-    """ids (R,) at `cache.position` -> logits (R, V) of the next tokens; fills the cache there.
+    """Computes the logits of the next tokens: ids (R,) -> (R, V).
 
-    `head` comes from `head_of`.
+    Reads the ids at `cache.position` and writes their keys and values there. `head` comes from
+    `head_of`.
     """
     config, position = model.config, cache.position
     assert position is not None
@@ -395,9 +405,10 @@ def next_logits(model: GPT, ids: Tensor, cache: KVCache, head: Tensor, launch: L
 
 
 def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Launch = run) -> Tensor:
-    """The twin of `generation.sample` without filters: logits (R, V), noise (R, V) or none -> (R,).
+    """Chooses the next ids: logits (R, V), noise (R, V) -> (R,); twin of `generation.sample`.
 
-    softmax(logits / t) / noise is largest where logits / t - log(noise) is.
+    No filters apply. noise None is greedy decoding. Else softmax(logits / t) / noise is largest
+    where logits / t - log(noise) is.
     """
     rows, vocabulary = logits.shape
     tiles = triton.cdiv(vocabulary, CHOICE_TILE)
@@ -415,10 +426,13 @@ def choose(logits: Tensor, noise: Tensor | None, temperature: float, launch: Lau
 
 
 def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
-    """Compiles every kernel of `next_logits` and `choose`, each in a thread; later calls load them.
+    """Compiles every kernel of `next_logits` and `choose`, each in a thread of its own.
 
-    Launches nothing and leaves the cache, whose `position` is set, unchanged: its shapes decide
-    what is compiled.
+    The shapes of the cache, whose `position` must be set, decide what is compiled. No kernel is
+    launched and the cache stays unchanged.
+
+    Returns:
+        A future that completes when all are compiled, or holds the error of a failed compilation.
     """
     found: dict[Any, tuple] = {}
 
@@ -435,11 +449,11 @@ def build(model: GPT, cache: KVCache, temperature: float) -> Future[None]:
     def compiled(work: tuple) -> None:
         kernel, grid, arguments, settings = work
         torch.cuda.set_device(weight.device)
-        # `run` loads the kernel and builds its C launcher, which takes longer than compiling.
+        # Reading `run` loads the kernel and builds its C launcher: slower than the compilation.
         _ = kernel.warmup(*arguments, grid=grid, **settings).run
 
     def all_compiled() -> None:
-        # Builds the driver's module once, rather than in every thread.
+        # Builds the driver's module once here, before every thread would.
         triton.runtime.driver.active.get_current_device()
         with ThreadPoolExecutor(len(found)) as threads:
             list(threads.map(compiled, found.values()))

@@ -1,8 +1,8 @@
 """environment.json of a run folder: the code, the libraries and the device of its steps.
 
-The file is a list. A start of a run appends an entry with the step that it goes on from, unless
-everything is as in the entry before; entries of steps that come again are dropped first. So a run
-that was killed and resumed in one environment has one entry, as a run that nothing disturbed.
+The file is a list. Each start of a run appends an entry with the step that it continues from,
+unless nothing differs from the entry before. Entries of steps that will be repeated are removed
+first. So a run resumed in the same environment has one entry, like an uninterrupted run.
 """
 
 import importlib.metadata
@@ -22,15 +22,15 @@ from llm_from_scratch.files import read_bounded, refuse_links, write_file
 log = logging.getLogger(__name__)
 FILE = "environment.json"
 MAX_BYTES = 1_000_000
-# Of this package; a folder of libraries where a wheel is installed
+# Root of this package's checkout; where a wheel is installed, a folder of libraries
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Of a checkout, what a run depends on
+# Paths of a checkout that a run depends on
 CODE = ("src", "configs", "train.py", "generate.py", "pyproject.toml")
-SECONDS = 10  # that git may take
+SECONDS = 10  # timeout of git
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions of this package and of its libraries, the commit, the platform and the device."""
+    """Returns versions of this package and its libraries, the commit, platform and device."""
     return {
         "version": __version__,
         **commit(CHECKOUT),
@@ -42,17 +42,17 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def commit(checkout: Path) -> dict[str, Any]:
-    """The commit of a checkout, and whether its code is as committed; what is unknown says why.
+    """Returns the commit of a checkout, and under `clean` whether its code is as committed.
 
-    git runs in the checkout of this package alone, never in a run folder, which may be a
-    stranger's.
+    Where the commit is unknown, `commit` is the reason and `clean` None. Call it only for this
+    package's checkout: git must not run in a run folder, which may be untrusted.
     """
     if not ((checkout / ".git").exists() and (checkout / "src" / "llm_from_scratch").is_dir()):
         return {"commit": "none: no checkout of git", "clean": None}
     git = shutil.which("git")
     if git is None:
         return {"commit": "unknown: git is not installed", "clean": None}
-    # Variables of a hook or of the user's may name another repository.
+    # GIT_ variables, of a hook or of the user, may point to another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     answers = []
     for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *CODE)):
@@ -68,9 +68,7 @@ def commit(checkout: Path) -> dict[str, Any]:
 
 
 def record_environment(run: Path, step: int, device: str) -> None:
-    """Adds an entry for the steps from `step` on, where the environment differs from the
-    last one.
-    """
+    """Records the environment of the steps from `step` on, where it differs from the last entry."""
     now = environment(device)
     recorded: list[dict[str, Any]] = []
     try:
@@ -85,10 +83,10 @@ def record_environment(run: Path, step: int, device: str) -> None:
 
 
 def read_environment(run: Path) -> list[dict[str, Any]]:
-    """The entries of a run folder, in the order of their steps; none where the file is missing.
+    """Reads the entries of a run folder, in the order of their steps; [] without the file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: when the file is damaged.
     """
     path = run / FILE
     refuse_links(path, run)
@@ -104,7 +102,7 @@ def read_environment(run: Path) -> list[dict[str, Any]]:
 
 
 def summary(entry: dict[str, Any]) -> str:
-    """An entry in one line."""
+    """Formats an entry in one printable line of at most 500 characters."""
     commit, clean = str(entry.get("commit")), entry.get("clean")
     short = commit[:9] if clean is not None else commit
     changed = "" if clean is not False else " with changes"
@@ -112,5 +110,5 @@ def summary(entry: dict[str, Any]) -> str:
         f"version {entry.get('version')}, commit {short}{changed}, Python {entry.get('python')}, torch {entry.get('torch')},"
         f" Lightning {entry.get('lightning')}, {entry.get('platform')}, {entry.get('device')}"
     )
-    # The folder may be a stranger's: nothing in it may steer the terminal.
+    # The folder may be untrusted: control characters must not reach the terminal.
     return "".join(character if character.isprintable() else "?" for character in text)[:500]

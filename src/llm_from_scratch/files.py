@@ -1,7 +1,7 @@
-"""Atomic, durable writes of files and folders, and bounded reads of hostile ones.
+"""Atomic, durable writes of files and folders, and bounded reads of untrusted ones.
 
-Every write goes through a temporary name that this process alone created (`O_EXCL`, a random part):
-it never follows a link or a leftover.
+Every write goes to a new temporary file or folder (`O_EXCL`, a random part in its name), so it
+never follows a link and never reuses a leftover.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from pathlib import Path
 
 from llm_from_scratch.errors import UserError
 
-BUILDING = ".building-"  # what every temporary name begins with
+BUILDING = ".building-"  # prefix of every temporary name
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replaces a file at once and durably: a kill or a full disk leaves the old one or the new one.
+    """Replaces a file atomically and durably: a kill or a full disk leaves the old or the new one.
 
-    The mode follows the umask. A link or hard link at `path` is replaced, not written through.
+    The mode follows the umask. A symbolic or hard link at `path` is replaced; its target stays.
 
     Raises:
-        OSError: the folder cannot be written; `path` is as it was.
+        OSError: when the file cannot be written; `path` stays as it was.
     """
     building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
     handle = os.open(building, _CREATE, 0o666)
@@ -44,7 +44,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def building_folder(folder: Path) -> Path:
-    """A new empty folder beside `folder`, to be filled and then published in its place."""
+    """Creates an empty folder beside `folder`, to be filled and then published in its place."""
     building = folder.with_name(f"{BUILDING}{folder.name}-{secrets.token_hex(4)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     building.mkdir()
@@ -52,13 +52,13 @@ def building_folder(folder: Path) -> Path:
 
 
 def publish(building: Path, folder: Path) -> None:
-    """Moves a finished folder to its name, at once and durably, in place of a folder that was
-    there.
+    """Renames a finished folder to `folder`, durably, and removes the folder it replaces.
 
-    Its files get the mode that the umask gives, whatever mode the library that wrote them chose.
+    The old folder moves to `.old-NAME` first; a kill between the two renames leaves it there. All
+    files get the mode of the umask.
 
     Raises:
-        OSError: the folder cannot be moved; what was at its name is there again.
+        OSError: when the folder cannot be renamed; the old one is then back in its place.
     """
     mode = building.stat().st_mode & 0o666  # `mkdir` has applied the umask
     for path in sorted(building.rglob("*")):
@@ -81,16 +81,19 @@ def publish(building: Path, folder: Path) -> None:
 
 
 def new_file(path: Path) -> Path:
-    """A new empty file beside `path` for a library that writes by name; the caller renames it."""
+    """Creates an empty file beside `path`, for a library that writes to a path.
+
+    The caller renames it to `path`.
+    """
     building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
     os.close(os.open(building, _CREATE, 0o666))
     return building
 
 
 def sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, survive a loss of power."""
+    """Flushes a file's bytes, or a folder's entries, to the disk (fsync)."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle of a folder to flush
+        return  # Windows cannot flush a folder
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -99,11 +102,11 @@ def sync(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a regular file to read; a pipe or a device is refused without waiting for it.
+    """Opens a regular file to read; refuses a pipe or a device without blocking on it.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        UserError: it is no regular file.
+        OSError: when there is no such file, or it cannot be read.
+        UserError: when it is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -113,11 +116,11 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes, without a buffer of that size.
+    """Reads a regular file of at most `limit` bytes; memory grows with the file, not the limit.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        UserError: it is no regular file, or a larger one.
+        OSError: when there is no such file, or it cannot be read.
+        UserError: when it is not a regular file, or larger.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -127,13 +130,13 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def refuse_links(path: Path, root: Path) -> None:
-    """Refuses links out of `root`, pipes and devices at or below a path of `root`.
+    """Refuses links out of `root`, pipes and devices, at or below `path`, which lies in `root`.
 
-    A run folder may be a stranger's: no link in it may make this program read, write or delete
-    elsewhere, and no pipe make it wait. `root` itself may be reached by a link.
+    A run folder may be untrusted: a link in it could make this program read, write or delete
+    elsewhere, and a pipe could block it. `root` itself may be a link.
 
     Raises:
-        UserError: naming the first one.
+        UserError: when there is one; it names the first.
     """
     for name in _tree(path):
         mode = name.lstat().st_mode
@@ -145,7 +148,7 @@ def refuse_links(path: Path, root: Path) -> None:
 
 
 def _tree(path: Path) -> Iterator[Path]:
-    """A path and everything below it, without following links below it."""
+    """Yields a path, where it exists, and all paths below it, without following links below it."""
     if os.path.lexists(path):
         yield path
     if path.is_dir():
@@ -156,11 +159,11 @@ def _tree(path: Path) -> Iterator[Path]:
 def _leads_into(link: Path, root: Path) -> bool:
     try:
         return link.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to itself
+    except (OSError, RuntimeError):  # a loop of links
         return False
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a regular file, as hexadecimal digits."""
+    """Returns the sha256 of a regular file, in hex."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

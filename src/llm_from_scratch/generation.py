@@ -1,8 +1,8 @@
-"""Generation: prompt -> ids -> (logits -> filters -> one sampled id) repeated -> text, as it comes.
+"""Generation: prompt -> ids -> (logits -> filters -> one sampled id) repeated -> streamed text.
 
-`prefill` reads the prompt into the key/value cache, `decode` reads one token more;
-`generate_tokens` joins them, and `generate` turns ids into text. `generate_with_temperature` is the
-article's loop without a cache: the plain twin, which chooses the same ids.
+`prefill` reads the prompt into the key/value cache, `decode` reads one more token;
+`generate_tokens` loops over them, and `generate` turns ids into text. `generate_with_temperature`
+is the article's loop without a cache: the plain twin, which chooses the same ids.
 
 Shapes: B batch (samples), T time (positions), V vocabulary.
 """
@@ -26,34 +26,34 @@ from llm_from_scratch.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-WORTH_CAPTURE = 32  # new tokens: capturing a CUDA graph costs some tens of plain steps
+WORTH_CAPTURE = 32  # fewest new tokens for a CUDA graph: its capture costs tens of plain steps
 
 
 # ---------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
-# The bound of a divisor: float32 overflows beyond it, and the limit of a setting is reached long
-# before.
+# Divisors are clamped to [1 / EXTREME, EXTREME]: float32 overflows beyond, and a setting reaches
+# its limit long before.
 EXTREME = 1e30
 
 
 def relative(logits: Tensor) -> Tensor:
-    """Logits minus the largest one: a token that overflows in a filter then has no probability."""
+    """Subtracts each row's largest logit: an overflow in a filter then means probability 0."""
     top = logits.amax(dim=-1, keepdim=True)
     return torch.where(logits == top, 0.0, logits - top)
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """Logits divided by a temperature above 0 (Ackley, Hinton & Sejnowski 1985)."""
+    """Divides logits by a temperature above 0 (Ackley, Hinton & Sejnowski 1985)."""
     return logits / _bounded(value)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """Keeps the k likeliest tokens, and ties with the last of them (Fan, Lewis & Dauphin 2018)."""
+    """Keeps the k likeliest tokens, and ties with the k-th (Fan, Lewis & Dauphin 2018)."""
     kth = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
     return logits.masked_fill(logits < kth, -math.inf)
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps the smallest set of likeliest tokens with a probability of p (Holtzman et al. 2020)."""
+    """Keeps the fewest likeliest tokens whose probabilities sum to p (Holtzman et al. 2020)."""
     ordered, index = logits.sort(descending=True)
     probabilities = ordered.softmax(dim=-1)
     above = probabilities.cumsum(dim=-1) - probabilities  # the probability of all likelier tokens
@@ -67,9 +67,9 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def repetition_penalty(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Divides positive logits of the tokens in ids (B, T) by the penalty, multiplies negative ones.
+    """Penalizes tokens of the prompt and the text so far, ids (B, T) (Keskar et al. 2019).
 
-    Keskar et al. 2019; ids hold the prompt and the text so far.
+    Their positive logits are divided by the penalty, the other ones multiplied by it.
     """
     seen, penalty = logits.gather(1, ids), _bounded(penalty)
     return logits.scatter(1, ids, torch.where(seen > 0, seen / penalty, seen * penalty))
@@ -80,7 +80,10 @@ def _bounded(value: float) -> float:
 
 
 def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
-    """The next tokens (B,): logits (B, V) after ids (B, T), noise (B, V) from `draw_noise`."""
+    """Chooses the next ids (B,) from logits (B, V) after ids (B, T).
+
+    `noise` (B, V) comes from `draw_noise`; None is greedy decoding.
+    """
     logits = logits.float()
     if config.repetition_penalty != 1:
         logits = repetition_penalty(logits, ids, config.repetition_penalty)
@@ -98,7 +101,7 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
 
 
 def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
-    """Exponential noise (B, V) for `sample`, which can then be compiled; None for greedy."""
+    """Draws exponential noise (B, V) for `sample`, or returns None for greedy decoding."""
     return (
         torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator) if config.temperature else None
     )
@@ -106,19 +109,19 @@ def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generato
 
 # ------------------------------------------------------------------------------------------- tokens
 def window_start(start: int, length: int, block_size: int) -> int:
-    """Where the window on `length` tokens begins, given where it began before.
+    """Returns the 0-based start of the context in a text of `length` tokens.
 
-    It grows until the context is full; then the older half is dropped. Dropping one token at a time
-    would move every position and so read the window anew a token; halves do so once in block_size /
-    2.
+    `start` is the previous one. The context grows to block_size tokens; then its older half is
+    dropped. Dropping one token at a time would shift all positions and recompute the cache at
+    every token; dropping halves recomputes it once in block_size / 2 tokens.
     """
     return start if length - start <= block_size else length - (block_size + 1) // 2
 
 
 def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    """Reads ids (B, T) into the emptied cache; logits (B, V) of the token after them.
+    """Empties the cache, reads ids (B, T) into it and returns logits (B, V) of the next token.
 
-    A single text (1, T) is read once and its keys and values are copied to all samples of the
+    A single text (1, T) is read once, and its keys and values are copied to all B samples of the
     cache.
     """
     cache.reset()
@@ -136,19 +139,18 @@ def prefill(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
 
 
 def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    """Reads one token (B,) after those in the cache; logits (B, V) of the next one."""
+    """Reads one token (B,) after those in the cache and returns logits (B, V) of the next one."""
     with attention_kernels(ids.device):
         return model(ids[:, None], cache)[:, 0]
 
 
 class SplitLinear(nn.Module):
-    """`nn.Linear` (I inputs, O outputs) for few rows on a CPU, its outputs in P parts, one a
-    thread.
+    """`nn.Linear` for few rows on a CPU: I inputs, O outputs in P parts, one part a thread.
 
-    A matrix library gives a product with one row to one thread, which is bound by reading the
-    matrix; threads that read a part each are faster (Shoeybi et al. 2019 split over devices so). A
-    matrix with more outputs than inputs lies column by column, any other row by row: the product
-    along the longer side takes up to two thirds of the time of the other.
+    A matrix library computes a product with one row in one thread, bound by reading the matrix;
+    threads that read a part each are faster (as Shoeybi et al. 2019 split over devices). A matrix
+    with more outputs than inputs is stored by columns (outputs contiguous), any other by rows: a
+    product along the longer side takes at most two thirds of the time of the other.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, parts: int) -> None:
@@ -163,11 +165,11 @@ class SplitLinear(nn.Module):
         self.bias = F.pad(bias, (0, padding)).view(parts, 1, -1)  # (P, 1, O/P)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, I) -> (…, O)."""
+        """Applies the layer: (…, I) -> (…, O)."""
         parts, inputs, _ = self.weight.shape
         # (P, N, O/P)
         y = torch.baddbmm(self.bias, x.reshape(-1, inputs).expand(parts, -1, -1), self.weight)
-        if y.shape[1] > 1:  # of one row the parts lie side by side as they are
+        if y.shape[1] > 1:  # the parts of a single row are contiguous already
             y = y.transpose(0, 1)
         y = y.reshape(*x.shape[:-1], -1)
         return y if y.shape[-1] == self.outputs else y[..., : self.outputs]
@@ -175,11 +177,10 @@ class SplitLinear(nn.Module):
 
 @torch.no_grad()
 def split_linears(model: GPT) -> None:
-    """Replaces every linear layer of a model on a CPU, the head too, by a `SplitLinear` for torch's
-    threads.
+    """Replaces the linear layers of a model on a CPU, head included, by `SplitLinear`s in place.
 
-    Logits stay the same, names and shapes of the weights do not: the model cannot be trained or
-    saved afterwards.
+    Each has one part for each of torch's threads. Logits stay the same; names and shapes of the
+    weights change, so the model cannot be trained or saved afterwards. On a GPU nothing happens.
     """
     head = model.token_embedding if model.head is None else model.head
     if head.weight.device.type != "cpu":
@@ -196,15 +197,17 @@ def split_linears(model: GPT) -> None:
 def generate_tokens(
     model: GPT, ids: Tensor, config: SamplingConfig, generator: torch.Generator | None = None
 ) -> Iterator[Tensor]:
-    """Yields max_new_tokens times the next tokens (B,) of ids (B, T), T >= 1; a text (1, T) has B =
-    num_samples.
+    """Continues ids (B, T), T >= 1, by `max_new_tokens` tokens; (1, T) gives `num_samples` samples.
 
-    A prompt longer than the context keeps its last block_size tokens, with a warning. The
-    generator, on the device of ids, is seeded by the configuration where none is given. The model
-    keeps its mode.
+    A prompt longer than the context keeps its last block_size tokens, with a warning. `generator`
+    is on the device of ids; None: one with the seed of the config. The model runs in evaluation
+    mode and gets its earlier mode back.
+
+    Yields:
+        the next ids (B,), or (num_samples,), of each step.
 
     Raises:
-        UserError: the model answers with NaN.
+        UserError: when the logits after the prompt hold NaN.
     """
     block_size, was_training = model.config.block_size, model.training
     length = ids.shape[1]
@@ -251,9 +254,7 @@ def generate_tokens(
 
 
 def static(config: SamplingConfig, device: torch.device) -> bool:
-    """Whether tokens come from a `StaticStep`; `auto`: on CUDA, for texts that are worth the
-    capture.
-    """
+    """Returns whether a `StaticStep` decodes; `auto`: on CUDA, for 32 or more new tokens."""
     if config.compile == "auto":
         return device.type == "cuda" and config.max_new_tokens >= WORTH_CAPTURE
     return bool(config.compile)
@@ -262,7 +263,7 @@ def static(config: SamplingConfig, device: torch.device) -> bool:
 def static_step(
     model: GPT, cache: KVCache, ids: Tensor, choose: Sampler, generator: torch.Generator, config: SamplingConfig
 ) -> StaticStep:
-    """The step with fixed shapes; without filters the fused kernels choose the token, too."""
+    """Builds the step with fixed shapes; without filters, its fused kernels also choose the ids."""
     penalised = config.repetition_penalty != 1
     filtered = penalised or not (config.top_k is None and config.top_p in (None, 1) and config.min_p is None)
     temperature = None if filtered else config.temperature and _bounded(config.temperature)
@@ -282,10 +283,10 @@ def static_step(
 def generate_with_temperature(
     model: GPT, ids: Tensor, max_new_tokens: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """The article's generator, the plain twin of `generate_tokens`: ids (B, T) -> (B, T +
-    max_new_tokens).
+    """Continues ids (B, T) -> (B, T + max_new_tokens), as the article does.
 
-    It reads the whole window again for each token and keeps nothing; call `model.eval()` first.
+    The plain twin of `generate_tokens`: without a cache, each token recomputes the whole context.
+    Call `model.eval()` first. Temperature 0 is greedy decoding.
     """
     start = max(0, ids.shape[1] - model.config.block_size)
     for _ in range(max_new_tokens):
@@ -301,10 +302,10 @@ def generate_with_temperature(
 
 
 def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]]:
-    """The ids (B,) of each step, copied to the host.
+    """Yields the ids (B,) of each step as a list on the host.
 
-    A GPU would wait at each copy. The first token is copied at once, the next ones 2, 4, …
-    `at_a_time` steps together, while the following steps run.
+    A GPU would wait for each copy. So the first step is copied at once, later ones 2, 4, …
+    `at_a_time` steps together while the following steps run. On a CPU each is copied at once.
     """
     held: list[Tensor] = []
     copies: deque[_Copy] = deque()
@@ -326,7 +327,7 @@ def to_host(tokens: Iterator[Tensor], at_a_time: int = 16) -> Iterator[list[int]
 
 
 class _Copy:
-    """An asynchronous copy of some steps' ids (B,) to the host."""
+    """Asynchronous copy of the ids (B,) of several steps to the host."""
 
     def __init__(self, steps: list[Tensor]) -> None:
         on_gpu = steps[0].device.type == "cuda"
@@ -336,7 +337,7 @@ class _Copy:
             self.event.record()
 
     def wait(self) -> list[list[int]]:
-        """The ids of each step, once they have arrived."""
+        """Waits for the copy and returns the B ids of each step."""
         if self.event:
             self.event.synchronize()
         return self.ids.tolist()
@@ -344,10 +345,10 @@ class _Copy:
 
 # --------------------------------------------------------------------------------------------- text
 class TextStream:
-    """The bytes of one sample -> text as soon as it is certain.
+    """Incremental UTF-8 decoder of one sample, which ends at a stop string.
 
     The stream holds back incomplete characters and text that may begin a stop string. Its output
-    does not depend on how the bytes were cut. Bytes that are no UTF-8 become U+FFFD.
+    does not depend on how the bytes were cut into pushes. Invalid UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -357,14 +358,15 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, data: bytes, final: bool = False) -> str:
-        """Text that is certain now; after the final bytes, or a stop string, the stream has
-        ended.
+        """Adds bytes and returns the text that no later byte can change, before any stop string.
+
+        The stream ends after the final bytes or a stop string; it then returns "".
         """
         if self.ended:
             return ""
         text = self._held + self._decoder.decode(data, final)
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
-        if found:  # the stop string that was complete first
+        if found:  # the stop string that ends first
             self.ended = True
             return text[: min(found)[1]]
         self.ended = final
@@ -373,7 +375,7 @@ class TextStream:
         return text[:certain]
 
     def _possible_stop(self, text: str) -> int:
-        """The length of the longest end of the text with which a stop string begins."""
+        """Returns the length of the longest suffix of the text that begins a stop string, or 0."""
         longest = max(map(len, self._stop), default=1) - 1
         return next((n for n in range(min(longest, len(text)), 0, -1) if self._begins(text[-n:])), 0)
 
@@ -382,15 +384,18 @@ class TextStream:
 
 
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig) -> Iterator[list[str]]:
-    """Continues the prompt on the model's device: yields num_samples parts of new text a token.
+    """Continues the prompt on the model's device and streams the new text.
 
-    A part is "" where nothing is certain yet or the sample has ended; joined, the parts of a sample
-    are its text. A sample ends at an end-of-text token, before a stop string, or after
-    max_new_tokens. An empty prompt starts a document: from an end-of-text token. The prompt is
-    cleaned as the corpus was (`clean_typed`). The same seed gives the same text on a CPU.
+    A sample ends at an end-of-text token, before a stop string, or after max_new_tokens. An empty
+    prompt starts a document, with an end-of-text token. The prompt is cleaned as the corpus was
+    (`clean_typed`). The same seed gives the same text on a CPU.
+
+    Yields:
+        for each token the new text of every sample, "" where the sample has ended or its bytes may
+        still change; a sample's parts, joined, are its text.
 
     Raises:
-        UserError: at once, where the tokenizer does not know a character of the prompt.
+        UserError: at the call, when the tokenizer does not know a character of the prompt.
     """
     prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]

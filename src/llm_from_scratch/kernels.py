@@ -1,6 +1,6 @@
-"""The fast parts of the model: masks of dropout, the loss in chunks, attention with dropout.
+"""Fast parts of the model: dropout masks, the chunked loss, attention with dropout.
 
-Their plain twins stand in the tests: `F.cross_entropy` and `scaled_dot_product_attention`.
+The tests compare them with `F.cross_entropy` and `scaled_dot_product_attention`.
 
 Shapes: B batch, T time (positions), C channels, H query heads, G key/value heads, D head size, V
 vocabulary, N tokens.
@@ -13,53 +13,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -1  # a target with this value is not counted in the loss
+IGNORE = -1  # targets of this value are left out of the loss
 
 
 def document_mask(ids: Tensor, eot_id: int) -> Tensor:
-    """Causal mask within documents: ids (B, T) -> (B, 1, T, T), True where s <= t in one document.
+    """Builds the causal mask within documents: ids (B, T) -> (B, 1, T, T).
 
-    An end-of-text token begins the document behind it, as in generation from an empty prompt.
+    Entry (t, s) is True where s <= t and both lie in the same document. An end-of-text token is
+    the first token of the document after it, as in generation from an empty prompt.
     """
     document = (ids == eot_id).cumsum(1)  # (B, T)
     return (document[:, None, :, None] == document[:, None, None, :]).tril()
 
 
 # ------------------------------------------------------------------------------------------ dropout
-# The constants of splitmix64 (Steele et al. 2014), signed: torch multiplies int64 modulo 2^64.
+# Constants of splitmix64 (Steele et al. 2014) as signed int64, which torch multiplies modulo 2^64.
 _STREAM, _FIRST, _SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def splitmix(keys: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits (int64) a (key, place): entry `place` of the splitmix64 stream of `key`.
+    """Returns 64 random bits (int64) for each key and place, which broadcast.
 
-    A pure function: a sequence has the same dropout in any batch, in a compiled graph, and when the
-    backward pass draws it again.
+    They are entry `place` of the splitmix64 stream of `key`, a pure function: a sequence has the
+    same dropout in any batch, in a compiled graph, and in a recomputed block.
     """
-    # Multiplied last: in a graph for a GPU, inductor takes `places` for 32-bit indices.
+    # The factor comes last: inductor compiles `places` to 32-bit indices on a GPU.
     x = (keys + places) * _STREAM
     for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        # torch's shift keeps the sign.
+        # torch's shift is arithmetic: the mask clears the copies of the sign bit.
         x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
     return x.bitwise_xor_((x >> 31).bitwise_and_(2**33 - 1))
 
 
 def random_bits(keys: Tensor, count: int) -> Tensor:
-    """16 random bits, int16, for each of `count` numbers of a sequence: keys (B,) -> (B, count)."""
+    """Draws 16 random bits (int16) for each of `count` elements: keys (B,) -> (B, count)."""
     places = torch.arange(-(-count // 4), device=keys.device)
     return splitmix(keys[:, None], places).view(torch.int16)[:, :count]
 
 
 def dropout_bound(p: float) -> int:
-    """The bound below which 16 random bits drop a number: p is rounded to 65,536ths."""
+    """Returns the int16 below which random bits drop an element; p is rounded to 1/65,536."""
     return round(p * 2**16) - 2**15
 
 
 def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """A dropout mask of x's shape (Srivastava et al. 2014): 0 with probability p, else 1 / (1 - p).
+    """Draws a dropout mask of x's shape: 0 with probability p, else 1 / (1 - p).
 
-    x holds B sequences, keys (B,) int64. A few sequences are drawn at a time, to stay in the
-    caches.
+    keys (B,) int64 key the B sequences of x, of equal size. A few sequences are
+    drawn at a time, so that they fit the CPU's caches. Srivastava et al. 2014.
     """
     if torch.compiler.is_compiling():
         return _dropout_mask_in_graph(x.detach(), p, keys)
@@ -73,7 +74,7 @@ def dropout_mask(x: Tensor, p: float, keys: Tensor) -> Tensor:
 
 @torch.library.custom_op("llm_from_scratch::dropout_mask", mutates_args=())
 def _dropout_mask_in_graph(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """`dropout_mask` as one call of a graph; inductor's code is no faster (docs/log.md)."""
+    """Wraps `dropout_mask` as one graph node; inductor's own code is no faster (docs/log.md)."""
     return dropout_mask(x, p, keys)
 
 
@@ -83,11 +84,11 @@ def _(x: Tensor, p: float, keys: Tensor) -> Tensor:
 
 
 def dropout(x: Tensor, p: float, keys: Tensor) -> Tensor:
-    """x times `dropout_mask`: x (B, T, C), keys (B,) -> (B, T, C)."""
+    """Multiplies x by `dropout_mask`: x (B, T, C), keys (B,) -> (B, T, C)."""
     if x.device.type == "cpu":
         return x * dropout_mask(x, p, keys)
     bound = dropout_bound(p)
-    # The backward pass keeps this mask, a byte a number.
+    # Kept for the backward pass: one byte an element.
     dropped = random_bits(keys, x[0].numel()).reshape(x.shape) < bound
     return (x * (2**16 / (2**15 - bound))).masked_fill(dropped, 0.0)
 
@@ -95,10 +96,11 @@ def dropout(x: Tensor, p: float, keys: Tensor) -> Tensor:
 def attention_with_dropout(
     q: Tensor, k: Tensor, v: Tensor, p: float, keys: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Causal attention with dropped weights: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
+    """Computes causal attention with dropout on its weights, for CPUs.
 
-    `keys` (B,) as in `dropout_mask`, `mask` (B, 1, T, T). torch's `scaled_dot_product_attention`
-    with `dropout_p` has no fast kernel on a CPU and no keys.
+    q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D). `keys` (B,) as in `dropout_mask`; `mask`
+    (B, 1, T, T), True where attention is allowed, or None for causal alone. torch's
+    `scaled_dot_product_attention` with `dropout_p` has no fast CPU kernel and takes no keys.
     """
     batch, heads, time, size = q.shape
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1).reshape(batch * heads, time, size) for x in (k, v))
@@ -112,16 +114,19 @@ def attention_with_dropout(
 
 # --------------------------------------------------------------------------------------------- loss
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of `F.cross_entropy(hidden @ head.T, targets)` in nats, a chunk of tokens at a time.
+    """Summed cross-entropy of `hidden @ head.T` in nats, computed a chunk of tokens at a time.
 
-    Forward computes the gradients from each chunk's probabilities: p - 1 at the target, p
-    elsewhere. No logits wait for the backward pass (Wijmans et al. 2024, Hsu et al. 2024). `head`
-    may have more rows than the vocabulary.
+    Forward also computes the gradients, from each chunk's probabilities p: p - 1 at the target, p
+    elsewhere. So no logits are kept for the backward pass (Wijmans et al. 2024, Hsu et al. 2024).
+    `head` may have padding rows after the vocabulary, which get probability 0.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, vocab_size: int, rows: int) -> Tensor:
-        """hidden (N, C), head (V or more, C), targets (N,), rows of a chunk -> scalar."""
+        """Sums the loss: hidden (N, C), head (V or more, C), targets (N,) -> scalar.
+
+        `rows` is the number of tokens in a chunk.
+        """
         needed = any(ctx.needs_input_grad)
         total = torch.zeros((), device=hidden.device)
         grad_hidden, grad_head = (torch.empty_like(hidden), torch.zeros_like(head)) if needed else (hidden, head)
@@ -140,6 +145,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """The gradients of forward, scaled."""
+        """Scales the gradients that `forward` computed by the gradient of the loss."""
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden * gradient[0], grad_head * gradient[0], None, None, None

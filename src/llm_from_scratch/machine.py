@@ -1,6 +1,6 @@
-"""The machine as this process may use it: cores, memory, devices, matrix units.
+"""The machine as this process may use it: cores, memory, devices, bfloat16.
 
-torch is imported inside the functions: counting cores needs none.
+Functions import torch themselves, so that counting cores does not load it.
 """
 
 import os
@@ -13,31 +13,30 @@ from llm_from_scratch.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# Turns of a loop in which a thread of OpenMP waits for the others before it sleeps: 0.1 ms or so.
+# Spins of an OpenMP thread that waits for the others, before it sleeps: about 0.1 ms.
 SPINS = 10_000
-SPINS_VARIABLE = "GOMP_SPINCOUNT"  # of libgomp, which torch brings for Linux
-ASSUMED_BYTES = 8 * 1024**3  # where the system tells no size, as on Windows
+SPINS_VARIABLE = "GOMP_SPINCOUNT"  # of libgomp, which torch includes on Linux
+ASSUMED_BYTES = 8 * 1024**3  # memory where the system reports none, as on Windows
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Counts the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores() -> None:
-    """Lets threads that wait leave their core to other programs; a variable of the user's own
-    counts instead.
+    """Shortens OpenMP's busy waiting, so that waiting threads leave their cores to other programs.
 
-    libgomp reads it when torch is loaded, so this comes before. By itself it waits 300,000 turns, 3
-    ms or so, in which two trainings on the same cores take each other's time
-    (benchmarks/side_by_side.py).
+    Call it before torch is imported: libgomp reads GOMP_SPINCOUNT then. GOMP_SPINCOUNT or
+    OMP_WAIT_POLICY of the user takes precedence. libgomp's default is 300,000 spins, about 3 ms,
+    in which two trainings on the same cores slow each other down (benchmarks/side_by_side.py).
     """
     if not {SPINS_VARIABLE, "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ[SPINS_VARIABLE] = str(SPINS)
 
 
 def memory_bytes() -> int:
-    """Bytes of the memory, or of the container's limit; free memory does not count."""
+    """Returns the total memory in bytes, or the container's limit where that is lower."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -46,11 +45,15 @@ def memory_bytes() -> int:
 
 
 def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Memory limits in bytes of this process's control groups and the groups around them."""
+    """Returns the memory limits, in bytes, of this process's control groups and their parents.
+
+    The list is empty without a limit. `membership` is the file of the process's groups, `mount` the
+    root of their folders.
+    """
     limits = []
     lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
     for _, controllers, group in (line.split(":", 2) for line in lines):
-        if controllers == "":  # version 2, in a folder of its own beside version 1
+        if controllers == "":  # cgroup version 2; in `unified` where version 1 is mounted, too
             places = [(mount, "memory.max"), (mount / "unified", "memory.max")]
         elif "memory" in controllers.split(","):
             places = [(mount / "memory", "memory.limit_in_bytes")]
@@ -58,8 +61,7 @@ def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pa
             places = []
         for root, name in places:
             inner = root / group.strip("/")
-            # A container may see the outer group's path and its own folders alone: some are
-            # missing.
+            # In a container the path may be the host's, so that some of the folders are missing.
             for folder in (inner, *inner.parents):
                 if folder.is_relative_to(root) and (folder / name).is_file():
                     text = (folder / name).read_text(encoding="utf-8").strip()
@@ -69,28 +71,28 @@ def cgroup_limits(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pa
 
 
 def has_cuda() -> bool:
-    """Whether torch finds a CUDA GPU."""
+    """Returns whether torch finds a CUDA GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def has_mps() -> bool:
-    """Whether torch finds an Apple GPU."""
+    """Returns whether torch finds an Apple GPU."""
     import torch
 
     return torch.backends.mps.is_available()
 
 
 def gpu_bytes() -> list[int]:
-    """The memory of each visible CUDA GPU."""
+    """Returns the total memory of each visible CUDA GPU, in bytes."""
     import torch
 
     return [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
 
 
 def devices() -> list[str]:
-    """The names that torch gives to this machine's devices, the fastest first."""
+    """Lists torch's names of this machine's device types (cuda, mps, cpu), fastest first."""
     names = ["cpu"]
     if has_mps():
         names.insert(0, "mps")
@@ -100,10 +102,10 @@ def devices() -> list[str]:
 
 
 def device_name(kind: str) -> str:
-    """The name of the GPU, or of the processor.
+    """Returns the model name of the CUDA GPU, or else of the processor.
 
     Args:
-        kind: torch's type of a device: cuda, mps, cpu.
+        kind: torch's device type: cuda, mps or cpu.
     """
     if kind == "cuda":
         import torch
@@ -116,7 +118,7 @@ def device_name(kind: str) -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether a device multiplies in bfloat16 in hardware."""
+    """Returns whether a device type (cuda, mps, cpu) multiplies bfloat16 in hardware."""
     import torch
 
     if device == "cuda":
@@ -130,10 +132,10 @@ def has_bfloat16(device: str) -> bool:
 
 
 def pick_device(name: str) -> "torch.device":
-    """The device of a name; `auto` is the fastest one here.
+    """Returns the device of a name; `auto` is the fastest one of this machine.
 
     Raises:
-        UserError: this machine lacks it.
+        UserError: when this machine lacks the device.
     """
     import torch
 
@@ -146,7 +148,7 @@ def pick_device(name: str) -> "torch.device":
 
 
 def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """torch's type of a name; `auto` is bfloat16 on CUDA GPUs with it in hardware, else float32."""
+    """Returns the dtype of a name; `auto`: bfloat16 on CUDA with hardware for it, else float32."""
     import torch
 
     if name == "auto":

@@ -33,7 +33,7 @@ from llm_from_scratch.kernels import (
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(ModelConfig):
-    """All that builds a GPT: `GPTConfig(vocab_size=tokenizer.vocab_size, **model_settings)`."""
+    """Architecture of a GPT: `GPTConfig(vocab_size=tokenizer.vocab_size, **model_settings)`."""
 
     vocab_size: int
 
@@ -45,7 +45,7 @@ class GPTConfig(ModelConfig):
 
 # ---------------------------------------------------------------------------------------- attention
 def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
-    """One causal head: softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, equation 1).
+    """Computes one causal head: softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, equation 1).
 
     x (B, T, C) and three matrices (C, D) -> (B, T, D). The plain twin of `Attention`.
     """
@@ -56,7 +56,10 @@ def self_attention(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Position table (length, width): sines and cosines in turn (Vaswani et al. 2017)."""
+    """Returns the position table (length, width) of Vaswani et al. 2017.
+
+    Even channels are sines, odd channels cosines.
+    """
     # (T, C/2)
     angle = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
@@ -65,7 +68,10 @@ def sinusoids(length: int, width: int) -> Tensor:
 def rotary_tables(
     length: int, head_size: int, base: float, scaling: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, 1, head_size) for `rotate`; the first sines are negated."""
+    """Returns the cosines and sines for `rotate`, each (length, 1, head_size).
+
+    The sines of the first D/2 channels are negated. `scaling` None: frequencies as `base` gives.
+    """
     divisor = base ** (torch.arange(0, head_size, 2) / head_size)  # (D/2,): wavelength / 2 pi
     if scaling is not None:
         divisor = divisor / scaled_frequencies(2 * math.pi * divisor, scaling)
@@ -75,7 +81,7 @@ def rotary_tables(
 
 
 def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tensor:
-    """Factors (D/2,) of the rotary frequencies, for contexts longer than the first training's.
+    """Returns factors (D/2,) of the rotary frequencies that extend the context of pretraining.
 
     `linear` divides every frequency by `factor` (Chen et al. 2023, arXiv:2306.15595). `llama3`
     divides the long wavelengths, keeps the short ones and interpolates between them (Llama 3.1,
@@ -90,17 +96,18 @@ def scaled_frequencies(wavelengths: Tensor, scaling: Mapping[str, Any]) -> Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates channel i of x (B, T, H, D) with channel i + D/2 (Su et al. 2021; as Qwen3)."""
+    """Rotates the channel pairs (i, i + D/2) of x (B, T, H, D), as Qwen3 does (Su et al. 2021)."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 class KVCache:
-    """Keys and values of the positions read so far: a pair of buffers (B, G, capacity, D) a layer.
+    """Keys and values of the positions read so far: two buffers (B, G, capacity, D) a layer.
 
-    `GPT.forward` fills it and moves `length`, the number of positions held. Compiled steps and CUDA
-    graphs set `position`, a tensor of one number: the next token goes there, attention reads the
-    first `attended` positions under a mask, and no shape changes from token to token.
+    `GPT.forward` fills the buffers and advances `length`, the number of positions held. Compiled
+    steps and CUDA graphs set `position`, a tensor (1,), so that no shape changes from token to
+    token: the next token is written there, and attention reads the first `attended` positions
+    under a mask. `position` is None in the plain loop.
     """
 
     def __init__(
@@ -123,7 +130,10 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends k and v (B, G, T, D); returns all (B, G, length + T, D), or the attended."""
+        """Appends k and v (B, G, T, D) of a layer and returns its keys and values.
+
+        Each is (B, G, length + T, D), or (B, G, attended, D) where `position` is set.
+        """
         keys, values, time = self.keys[layer], self.values[layer], k.shape[2]
         if self.position is not None:
             keys.index_copy_(2, self.position, k)
@@ -135,26 +145,26 @@ class KVCache:
 
 
 class Dropout(nn.Module):
-    """`F.dropout` with a mask that belongs to (key of the sequence, number within it)."""
+    """Dropout whose mask is a pure function of each sequence's key and of the element's place."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """x (B, T, C) and keys (B,), or None where nothing is dropped."""
+        """Drops elements of x (B, T, C) by keys (B,); `keys` None returns x."""
         return x if keys is None else dropout(x, self.p, keys)
 
 
 def make_norm(config: ModelConfig, width: int) -> nn.Module:
-    """LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019) without mean and shift."""
+    """Builds a LayerNorm (Ba et al. 2016), or an RMSNorm (Zhang & Sennrich 2019)."""
     if config.norm == "rmsnorm":
         return RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's RMSNorm with the gain in its input's precision: torch fuses no mixture of the two."""
+    """torch's RMSNorm with its gain cast to the input's dtype; torch fuses only equal dtypes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -182,10 +192,11 @@ class Attention(nn.Module):
         layer: int,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C).
+        """Attends within x (B, T, C) and to the cached positions -> (B, T, C).
 
-        `mask` is (T, S) for several positions behind cached ones, (B, 1, T, T) for documents;
-        `keys` (B,) key the dropout, None drops nothing.
+        `mask`: (T, S) for T positions after cached ones, (B, 1, T, T) for attention within
+        documents, None for plain causal attention. `keys`: (B,) keys of the dropout, None without
+        dropout. `rotary`: cosines and sines of the T positions, None for another position type.
         """
         batch, time, _ = x.shape
         # (B, T, H or G, D)
@@ -205,7 +216,7 @@ class Attention(nn.Module):
             k,
             v,
             attn_mask=mask,
-            # Drawn from the device's generator: the kernel takes no keys.
+            # The kernel takes no keys: it draws from the device's generator.
             dropout_p=self.dropout if keys is not None else 0.0,
             is_causal=mask is None and time > 1,
             enable_gqa=self.heads[0] != self.heads[1],
@@ -222,14 +233,17 @@ def _swiglu(x: Tensor) -> Tensor:
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),  # Hendrycks & Gimpel 2016, GPT-2's form
-    "gelu_erf": F.gelu,  # the exact form of nanoGPT; on a CPU a third of the other's time
+    "gelu_erf": F.gelu,  # the exact form, as in nanoGPT; on a CPU a third of the time of tanh
     "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
     "swiglu": _swiglu,  # Shazeer 2020
 }
 
 
 class FeedForward(nn.Module):
-    """(B, T, C) -> (B, T, I) -> (B, T, C); SwiGLU's gate and value are one product."""
+    """Feed-forward network (B, T, C) -> (B, T, I) -> (B, T, C).
+
+    One matrix computes both the gate and the value of SwiGLU.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -243,7 +257,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; each is added to the residual stream x (B, T, C)."""
+    """Transformer block: attention, then feed-forward, each added to the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -263,7 +277,11 @@ class Block(nn.Module):
         layer: int = 0,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); `keys` (3, B): dropout of weights and both branches."""
+        """Applies the block: x (B, T, C) -> (B, T, C).
+
+        `keys` (3, B) key the dropout of attention weights, attention output and feed-forward
+        output; None: no dropout. The other arguments are those of `Attention`.
+        """
         weights, first, second = (None, None, None) if keys is None else keys
         if self.post_norm:
             x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache, layer, weights), first))
@@ -284,14 +302,15 @@ class GPT(nn.Module):
 
         Args:
             config: the architecture.
-            eot_id: keeps attention inside a document, which begins with this id; None: no mask.
-            recompute: recomputes a block in the backward pass (Chen et al. 2016), which saves
-                memory.
+            eot_id: the id that begins each document; attention stays within documents. None:
+                attention crosses documents.
+            recompute: recomputes each block's activations in the backward pass, which saves
+                memory (Chen et al. 2016).
         """
         super().__init__()
         self.config, self.eot_id, self.recompute = config, eot_id, recompute
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        # The configuration determines these tables: buffers outside the state dict.
+        # The configuration determines these tables, so the state dict leaves them out.
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         elif config.position == "sinusoidal":
@@ -303,15 +322,15 @@ class GPT(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.unique_layers))
         self.norm = make_norm(config, config.n_embd) if config.norm_position == "pre" else nn.Identity()
-        # A tied head has no weight of its own: no name in the state dict is an alias.
+        # A tied head has no parameter, so each parameter has one name in the state dict.
         self.head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal weights, norms 1, biases 0 (Radford et al. 2019).
+        """Draws normal weights; biases are 0 and norms 1 (Radford et al. 2019).
 
-        Projections into the residual stream are smaller by 1/sqrt(2 n_layer): the stream's variance
-        then does not grow with the depth.
+        Projections into the residual stream are scaled by 1/sqrt(2 n_layer), so that the stream's
+        variance does not grow with depth.
         """
         std = self.config.init_std or self.config.n_embd**-0.5
         for name, module in self.named_modules():
@@ -321,27 +340,31 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         if self.config.position == "sinusoidal" and self.head is not None:
-            # Vaswani et al. multiply embeddings by sqrt(C); here the table holds the product.
+            # Vaswani et al. multiply embeddings by sqrt(C); here the initial std has the factor.
             nn.init.normal_(self.token_embedding.weight, std=std * math.sqrt(self.config.n_embd))
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V). With a cache, ids follow its positions and join them.
+        """Computes logits: ids (B, T) -> (B, T, V).
+
+        With a cache, the ids continue the cached positions and are added to it; None: they are
+        the whole text.
 
         Raises:
-            UserError: there are more positions than block_size.
+            UserError: when there are more positions than block_size.
         """
         return self.logits(self.hidden_states(ids, cache))
 
     def hidden_states(self, ids: Tensor, cache: KVCache | None = None, keys: Tensor | None = None) -> Tensor:
-        """The head's input: ids (B, T) -> (B, T, C). A prefill scores the last position alone.
+        """Computes the head's input: ids (B, T) -> (B, T, C).
 
-        `keys` (B,) int64 key each sequence's dropout in training; None draws them at random.
+        A prefill passes only the last position on to `logits`. `keys` (B,) int64 key each
+        sequence's dropout in training; None draws random keys. `cache` as in `forward`.
         """
         start = 0 if cache is None else cache.length
         time = ids.shape[1]
         end = start + time
         places: slice | Tensor = slice(start, end)
-        mask = None  # the causal kernel and a single position need none
+        mask = None  # the causal kernel and a single new position need no mask
         if cache is not None and cache.position is not None:
             places = cache.position
             mask = (torch.arange(cache.attended, device=ids.device) <= places)[None]  # (1, S)
@@ -374,7 +397,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _dropout_keys(self, ids: Tensor, keys: Tensor | None) -> tuple[Tensor | None, Sequence[Tensor | None]]:
-        """Keys of dropout: (B,) for the embedding, (3, B) a layer; None outside of training."""
+        """Derives dropout keys: (B,) for the embedding, (3, B) a layer; None without dropout."""
         layers = self.config.n_layer
         if not (self.training and self.config.dropout):
             return None, [None] * layers
@@ -385,25 +408,26 @@ class GPT(nn.Module):
         return places[0], places[1:].view(layers, 3, -1).unbind()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(…, C) -> (…, V)."""
+        """Applies the head: hidden states (…, C) -> logits (…, V)."""
         if self.head is not None and not self.training:
             return self.head(hidden)
         return F.linear(hidden, self._head())[..., : self.config.vocab_size]
 
     def _head(self) -> Tensor:
-        """The head's matrix (V, C); in training on CUDA, V is padded to a multiple of 64.
+        """Returns the head's matrix (V, C); in training on CUDA, V is padded to a multiple of 64.
 
-        Tensor cores want it. The padding is zeros of a copy: it is not stored or counted, and the
-        loss masks it out.
+        Tensor cores are faster on such sizes. The padded copy is no parameter, and `logits` and
+        `loss` exclude its zero rows.
         """
         weight = self.token_embedding.weight if self.head is None else self.head.weight
         return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
     def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", keys: Tensor | None = None) -> Tensor:
-        """Cross-entropy in nats: ids, targets (B, T) -> scalar (`mean`, `sum`) or (B, T) (`none`).
+        """Computes cross-entropy in nats: ids, targets (B, T) -> scalar, or (B, T) for `none`.
 
-        Targets equal to IGNORE do not count (0 in `none`). Many logits are made in chunks: on a CPU
-        as many as its caches hold, elsewhere 1 GiB. `keys` as in `hidden_states`.
+        Targets equal to IGNORE are left out of `mean` and `sum`, and 0 in `none`. `mean` and `sum`
+        of large batches are computed in chunks of logits: on a CPU as many as fit its caches,
+        elsewhere 1 GiB. `keys` as in `hidden_states`.
         """
         hidden = self.hidden_states(ids, keys=keys)
         rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)
@@ -417,5 +441,5 @@ class GPT(nn.Module):
         return total / (targets != IGNORE).sum() if reduction == "mean" else total
 
     def num_parameters(self) -> int:
-        """Distinct trained numbers: a tied head and a shared layer count once."""
+        """Counts the distinct parameters: a tied head and a shared layer count once."""
         return sum(p.numel() for p in self.parameters())

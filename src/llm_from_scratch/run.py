@@ -1,11 +1,11 @@
-"""A run folder: found by its name or as the last one, its settings, rows, states and model.
+"""Run folders: finding one by path or as the last one; its settings, rows, checkpoints, model.
 
     config.yaml                  the settings of the run
     metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, …
-    checkpoints/                 states to resume (`checkpoint.py`)
+    checkpoints/                 states to resume from (`checkpoint.py`)
     model/                       weights of the best validation, with the tokenizer (`weights.py`)
 
-Every reader verifies checksums; rows of version 0.1 have none and are read as they stand.
+Every reader verifies checksums; rows of version 0.1 have none and are read unverified.
 """
 
 import json
@@ -42,69 +42,65 @@ LEFTOVER = re.compile(
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder by its parts; each is read, and verified, where it is asked for."""
+    """Folder of a run; each method reads one part of it from the disk and verifies it."""
 
     path: Path
 
     @classmethod
     def find(cls, name: str, holding: str = "config.yaml", key: str = "run") -> "RunFolder":
-        """The run folder of a path or of `last`; see `find_run`."""
+        """Finds the run folder of a path or of `last`, as `find_run` does."""
         return cls(find_run(name, holding, key))
 
     def config(self) -> Config:
-        """The settings of config.yaml; those that are younger than the run have their defaults.
+        """Reads the settings of config.yaml; settings added after the run have their defaults.
 
         Raises:
-            UserError: it is missing or damaged, or holds a setting that this version does not know.
+            UserError: when the file is missing or damaged, or a setting is unknown to this version.
         """
         return check(read_run(self.path), Config)
 
     def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl or timing.jsonl."""
+        """Reads the intact rows of metrics.jsonl or timing.jsonl."""
         return read_rows(self.path / name)
 
     def best(self) -> dict[str, Any] | None:
-        """The validation with the lowest loss, the earliest of several; None before the first."""
+        """Returns the validation row of lowest loss, the first of equal ones; None without any."""
         validations = [row for row in self.rows() if row.get("split") == "val"]
         return min(validations, key=lambda row: row["loss"], default=None)
 
     def states(self) -> list[Path]:
-        """The checkpoints, newest first, unverified."""
+        """Lists the checkpoint folders, newest first, unverified."""
         return checkpoints(self.path)
 
     def newest_state(self) -> Path | None:
-        """The newest checkpoint, every byte verified; None where the run stopped before its
-        first.
-        """
+        """Returns the newest intact checkpoint, every byte verified; None where there is none."""
         return newest_state(self.path)
 
     def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
-        """The weights of the best validation with their tokenizer, in evaluation mode.
+        """Loads the weights of the best validation with their tokenizer, in evaluation mode.
 
         Args:
-            device: of the model.
-            doc_mask: keeps attention inside a document, as `data.doc_mask` does in training.
+            device: the device to load the model to.
+            doc_mask: keeps attention within documents, as `data.doc_mask` does in training.
         """
         return load_model(self.path, device, doc_mask=doc_mask)
 
     def data_fingerprint(self) -> str | None:
-        """The fingerprint of the prepared text that the run was trained on; None where it
-        has none.
-        """
+        """Returns the fingerprint of the run's prepared text; None where no file records it."""
         return data_fingerprint(self.path)
 
 
 # ------------------------------------------------------------------------------------ finding a run
 def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
-    """The run folder of a path or of `last`, whose folder is told on standard error.
+    """Resolves a path or `last` to a run folder; prints the folder of `last` to standard error.
 
     Args:
-        name: the user's word.
-        holding: the file that the command needs.
-        key: the setting that `name` is the value of.
+        name: a path, which need not exist, or `last`.
+        holding: the file that the last run must have; newer runs without it are skipped.
+        key: the setting or argument whose value is `name`, for the message.
 
     Raises:
-        UserError: no run below outputs/ holds that file.
+        UserError: when `name` is `last` and no run below outputs/ has that file.
     """
     if name != "last":
         return user_path(name)
@@ -114,7 +110,7 @@ def find_run(name: str, holding: str = "config.yaml", key: str = "run") -> Path:
 
 
 def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path:
-    """The run below `root` that was started last, of those that hold the file `holding`.
+    """Returns the most recently started run below `root` that has the file `holding`.
 
     Raises:
         UserError: when there is none.
@@ -129,8 +125,9 @@ def last_run(root: Path = Path("outputs"), holding: str = "config.yaml") -> Path
 
 
 def started_last(run: Path, root: Path = Path("outputs")) -> None:
-    """Makes `run`, whose config.yaml is new, the last of `_runs`, also where the clock went
-    back.
+    """Makes `run`, whose config.yaml is new, the last run even where the clock was set back.
+
+    Its config.yaml gets a later modification time than every other run's.
     """
     path = run / "config.yaml"
     times = [other.stat().st_mtime_ns for one in _runs(root) if not (other := one / "config.yaml").samefile(path)]
@@ -139,10 +136,8 @@ def started_last(run: Path, root: Path = Path("outputs")) -> None:
 
 
 def _runs(root: Path) -> list[Path]:
-    """The runs below `root` in the order of their starts; a resumed one counts from its
-    resumption.
-    """
-    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; Hydra writes into .hydra.
+    """Lists the runs below `root` in the order of their last start or resumption."""
+    # A run is outputs/TASK/RUN, a job of a sweep outputs/TASK/SWEEP/JOB; a .hydra folder is no run.
     found = [
         path for stars in ("*/*", "*/*/*") for path in root.glob(f"{stars}/config.yaml") if ".hydra" not in path.parts
     ]
@@ -154,8 +149,9 @@ def _holds(run: Path, holding: str) -> bool:
 
 
 def data_fingerprint(run: Path) -> str | None:
-    """The fingerprint of a run's prepared text, from its model or else a checkpoint; None without
-    one.
+    """Returns the fingerprint of a run's prepared text; None where no file records it.
+
+    It is read from the model's config.json, else from the newest checkpoint that records it.
     """
     for path, key in [
         (model_folder(run) / "config.json", None),
@@ -172,8 +168,9 @@ def data_fingerprint(run: Path) -> str | None:
 
 
 def source_of_checkpoint(run: Path) -> str | None:
-    """The fingerprint of the files of a run's text, from its newest checkpoint; None in version
-    0.1.
+    """Returns the fingerprint of a run's source files, from the newest checkpoint that has one.
+
+    None: no checkpoint records it, as in version 0.1.
     """
     for checkpoint in checkpoints(run):
         try:
@@ -186,14 +183,14 @@ def source_of_checkpoint(run: Path) -> str | None:
 
 # --------------------------------------------------------------------------------------------- rows
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces a .jsonl file of rows, and the checksums of its lines, at once and durably."""
+    """Replaces a .jsonl file, then the file of its line checksums, each atomically and durably."""
     lines = [json.dumps(row) for row in rows]
     write_file(path, "".join(f"{line}\n" for line in lines))
     write_file(line_checksums(path), "".join(f"{_crc(line.encode())}\n" for line in lines))
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Appends a row to a .jsonl file, behind its checksum: no kill leaves a row without one."""
+    """Appends a row to a .jsonl file, after its checksum: no kill leaves a row without one."""
     line = json.dumps(row)
     for file, content in ((line_checksums(path), _crc(line.encode())), (path, line)):
         with file.open("a", encoding="utf-8") as opened:
@@ -201,7 +198,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def line_checksums(path: Path) -> Path:
-    """The file beside a .jsonl file with the checksums of its lines."""
+    """Returns the path of the file with the line checksums of a .jsonl file."""
     return path.with_name(f".{path.name}.crc32")
 
 
@@ -210,11 +207,10 @@ def _crc(line: bytes) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The intact rows of metrics.jsonl or timing.jsonl, with a warning for damaged and missing
-    lines.
+    """Reads the intact rows of metrics.jsonl or timing.jsonl.
 
-    No result depends on the rows, so a damaged line costs its own row alone. A kill can cut the
-    last line, which is skipped silently.
+    A warning names damaged lines and counts missing ones. Training does not depend on the rows, so
+    a damaged line costs only its own row. A last line that a kill cut off is skipped silently.
     """
     rows, bad, missing = parse_rows(path)
     if bad:
@@ -228,22 +224,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
-    """The rows of a .jsonl file, the numbers (from 1) of damaged lines, and the count of missing
-    ones.
+    """Reads a .jsonl file and compares each line with the file of checksums beside it.
 
-    Each line is compared with the checksums beside the file; version 0.1 wrote none. Where
-    checksums are missing, the count is negative and rows without one are taken as they stand.
+    Where that file is absent, as in version 0.1, or lacks checksums, the lines without one are
+    kept unverified.
+
+    Returns:
+        the intact rows, the 1-based numbers of damaged lines, and the count of missing lines; a
+        negative count is the number of missing checksums.
 
     Raises:
-        UserError: `path` leads out of its folder, or is no regular file.
+        UserError: when `path` is a link out of its folder, or no regular file.
     """
     lines: list[bytes] = []
     if path.exists():
         refuse_links(path, path.parent)
         with open_regular(path) as file:
-            # A damaged line end costs neither neighbour; an editor or git may have made it CRLF.
+            # Splits also at CRLF (of an editor or git), and at a damaged line end between } and {.
             *lines, rest = re.split(rb"\r?\n|(?<=\}).(?=\{)", file.read())
-        if b"}" in rest:  # it was whole once; a kill leaves none of its end
+        if b"}" in rest:  # a whole row without its line end
             lines.append(rest)
     sums = line_checksums(path)
     if not sums.exists():
@@ -259,7 +258,7 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
     for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
         row = _row(line)
         seen[checksum] += 1
-        # A line that stands there more often than it was written is a copy.
+        # A line that occurs more often than its checksum was copied.
         if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
             rows.append(row)
         else:
@@ -267,7 +266,7 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
     if unverified > 0:
         return rows, bad, -unverified
     unseen = sum(count for checksum, count in written.items() if checksum not in seen)
-    # The checksum of a row is written first, so that a kill leaves one without its row.
+    # Minus 1: a checksum is written before its row, so a kill may leave one without a row.
     return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
 
 
@@ -279,11 +278,11 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-# ----------------------------------------------------------------------------- what does not belong
+# -------------------------------------------------------------------- leftovers and misplaced files
 def remove_leftovers(run: Path) -> None:
-    """Removes files and folders that a killed run left half built or half removed.
+    """Removes temporary files and folders that a killed run left half written or half removed.
 
-    Files and folders of other names are left alone. A model that was moved aside and not replaced
+    Only names of LEFTOVER are removed. A model that was renamed to `.old-model` and not replaced
     gets its name back.
     """
     refuse_links(run / "checkpoints", run)
@@ -300,11 +299,10 @@ def remove_leftovers(run: Path) -> None:
 
 
 def refuse_other_kinds(run: Path) -> None:
-    """Refuses a run folder in which a record is a folder, or a folder is a file, before a run
-    resumes.
+    """Refuses to resume a run with a folder in place of a file, or a file in place of a folder.
 
     Raises:
-        UserError: naming the first one.
+        UserError: when there is one; it names the first.
     """
     records = [run / "metrics.jsonl", run / "timing.jsonl", run / "samples.md", run / "curves.png"]
     for path in (*records, *map(line_checksums, records[:2])):

@@ -1,9 +1,9 @@
-"""The step of `generate_tokens` with fixed shapes, which a GPU repeats without the host.
+"""A decoding step with fixed shapes for `generate_tokens`, replayed as a CUDA graph.
 
-Launching a step kernel by kernel takes the host longer than the GPU computes. `StaticStep` keeps
-the place of the next token on the device, so that all steps are alike: on CUDA one step, with
-sampling and its noise, is captured as a CUDA graph and replayed. The plain twin: `decode` and
-`sample` in `generation.py`.
+Launching a step kernel by kernel takes the host longer than the GPU needs to compute it.
+`StaticStep` keeps the position of the next token on the device, so that all steps are alike: on
+CUDA one step, with sampling and its noise, is captured as a CUDA graph and replayed. The plain
+twin: `decode` and `sample` in `generation.py`.
 
 Shapes: B batch (samples), T positions of the text, V vocabulary.
 """
@@ -28,28 +28,30 @@ Sampler = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def bucket(length: int, most: int) -> int:
-    """The smallest power of two of 128 or more that holds `length` positions, at most `most`."""
+    """Rounds a length in positions up to a power of two, at least 128 and at most `most`."""
     return min(most, max(SMALLEST, 1 << (length - 1).bit_length()))
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Excludes cuDNN's attention on CUDA: it plans every new length anew, 30 ms and more each."""
+    """Returns a context that on CUDA excludes cuDNN's attention: it plans each length for 30 ms."""
     if device.type != "cuda":
         return nullcontext()
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 class StaticStep:
-    """Reads the last token of a text, appends the next one.
+    """Decoding step of fixed shapes: reads the last token of each text and appends the next one.
 
     Args:
-        ids: the whole text (B, T) with room for the tokens to come; its columns are filled one by
-            one.
+        model: reads the tokens.
+        cache: at each call holds the context without its last token.
+        ids: the prompt and room for the new tokens (B, T); each call fills one column.
         choose: logits (B, V), text (B, T) and the generator -> the next ids (B,).
-        generator: of the noise. A graph advances it as the plain step does: the ids are the same.
-        compiled: compiles the arithmetic with torch.compile; a graph then has fewer kernels.
-        reads_text: the choice depends on the text; empty columns then hold the first token.
-        temperature: of a choice without filters, 0 for greedy; the fused kernels then choose, too.
+        generator: draws the noise. A graph advances it as the plain step does: the ids are equal.
+        compiled: compiles the forward pass with torch.compile; a graph then has fewer kernels.
+        reads_text: `choose` reads the text; it then sees the first token in columns not yet filled.
+        temperature: of sampling without filters, 0 for greedy decoding; the fused kernels, where
+            the model has them, then choose, too. None: `choose` chooses.
     """
 
     def __init__(
@@ -67,12 +69,12 @@ class StaticStep:
         self.model, self.cache, self.ids, self.choose, self.generator = model, cache, ids, choose, generator
         self.on_gpu = ids.device.type == "cuda"
         self.place = torch.zeros(2, dtype=torch.int64, device=ids.device)
-        # Of the token to read: in the cache, in the text
+        # 0-based places of the token to read: in the cache, and in the text
         self.position, self.column = self.place.split(1)
         self.columns = torch.arange(ids.shape[1], device=ids.device) if reads_text else None
         self.temperature = temperature
         self.building: Future[None] | None = None
-        self.head: Tensor | None = None  # where it is set, the fused kernels read the token
+        self.head: Tensor | None = None  # where set, the fused kernels compute the logits
         if self.on_gpu and not compiled and decoding_kernels.supports(model):
             self.head = decoding_kernels.head_of(model, len(ids))
             cache.position = self.position
@@ -80,17 +82,21 @@ class StaticStep:
             cache.position = None
         self.compiled = compiled
         self.forward = torch.compile(_next_logits, fullgraph=True, dynamic=False) if compiled else _next_logits
-        # Position and length of the text, as the host counts them
+        # Cache length and text length that the state on the device stands for
         self.expected: tuple[int, int] | None = None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, length: int) -> None:
-        """Fills column `length` of a text of `length` tokens; the cache holds all but the last."""
+        """Fills column `length` (0-based) of the text, whose columns before it are filled.
+
+        The cache holds the context without its last token, which this step reads.
+        """
         cache = self.cache
         if self.expected != (cache.length, length):
             self._move_to(cache.length, length - 1)
         self._finish_building()
-        # Fused kernels read the filled positions, a compiled step all, any other whole buckets.
+        # A compiled step attends to the whole capacity, the plain forward pass to the bucket of the
+        # current length; fused kernels read only the filled positions of the capacity.
         whole = self.compiled or self.head is not None
         attended = cache.capacity if whole else bucket(cache.length + 1, cache.capacity)
         if not self.on_gpu:
@@ -103,12 +109,12 @@ class StaticStep:
         self.expected = (cache.length, length + 1)
 
     def _finish_building(self) -> None:
-        """Waits for the kernels; where they cannot be built, the model itself reads the token."""
+        """Waits for the compilation; where it failed, warns and falls back to `GPT.forward`."""
         if self.building is None:
             return
         try:
             self.building.result()
-        except Exception as error:  # no compiler, an old GPU, …: each raises another
+        except Exception as error:  # no compiler, an old GPU, …: each raises its own type
             reason = first_line(error, 150)
             log.warning("Triton: %s: %s: decoding goes on without its kernels", type(error).__name__, reason)
             self.head = None
@@ -120,7 +126,7 @@ class StaticStep:
 
     def _run(self, attended: int, generator: torch.Generator) -> None:
         cache = self.cache
-        length, cache.length = cache.length, 0  # a count that grew would be compiled again
+        length, cache.length = cache.length, 0  # a constant: a changed number would recompile
         cache.position, cache.attended = self.position, attended
         try:
             ids = self.ids.index_select(1, self.column)[:, 0]
@@ -144,11 +150,11 @@ class StaticStep:
             cache.length, cache.position = length, None
 
     def _capture(self, attended: int, column: int) -> torch.cuda.CUDAGraph:
-        """The step as a graph, after one run that builds kernels and plans and is undone."""
+        """Captures the step as a CUDA graph, after a warm-up step whose effects are undone."""
         stream = torch.cuda.Stream(self.ids.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            # The noise of a step that does not count comes from another generator.
+            # The warm-up step draws from a generator of its own.
             self._run(attended, torch.Generator(self.ids.device).manual_seed(0))
             self._move_to(self.cache.length, column)
         torch.cuda.current_stream().wait_stream(stream)
@@ -161,5 +167,5 @@ class StaticStep:
 
 
 def _next_logits(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    """ids (B,) -> logits (B, V), by the model itself."""
+    """Computes logits with `GPT.forward`: ids (B,) -> (B, V)."""
     return model(ids[:, None], cache)[:, 0]

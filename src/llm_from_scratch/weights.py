@@ -2,8 +2,8 @@
 
     model/    model.safetensors, config.json, the tokenizer's files
 
-Weights of torch's own files (.pt, .pth, .ckpt) are read as tensors alone: nothing in a file can
-run. The model settings of version 0.1 have no checksum of their own and are read as they stand.
+Of torch's own files (.pt, .pth, .ckpt) only tensors are read, so no code in a file can run. The
+model settings of version 0.1 have no checksum of their own and are read unverified.
 """
 
 import json
@@ -26,10 +26,10 @@ PICKLES = (".pt", ".pth", ".ckpt")
 
 @dataclass
 class LoadedModel:
-    """A trained model and its tokenizer; `step` and `loss` (nats a token) are of its best
-    validation.
+    """Trained model with its tokenizer.
 
-    `data` is the fingerprint of its prepared text; None in version 0.1.
+    `step` and `loss` (nats a token) are those of the best validation. `data` is the fingerprint
+    of the prepared text; None in version 0.1.
     """
 
     model: GPT
@@ -49,7 +49,10 @@ def save_model(
     loss: float,
     data: str | None = None,
 ) -> None:
-    """Writes `model/` of a run folder: weights (named_parameters), model settings, tokenizer."""
+    """Writes `model/` of a run folder: weights by parameter name, model settings, tokenizer.
+
+    The other arguments are those of `LoadedModel`.
+    """
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
@@ -63,23 +66,24 @@ def save_model(
 
 
 def model_folder(run: Path) -> Path:
-    """The folder of a run's model and tokenizer; the old one after a kill between `publish`'s
-    renames.
+    """Returns the folder of a run's model and tokenizer, which need not exist yet.
+
+    It is `.old-model` where a kill came between the two renames of `publish`, else `model`.
     """
     folder, old = run / "model", run / ".old-model"
     return old if old.is_dir() and not folder.is_dir() else folder
 
 
 def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
-    """The model of a run folder, in evaluation mode on `device`.
+    """Loads the model of a run folder, in evaluation mode on `device`.
 
     Args:
-        run: the folder.
-        device: of the model.
-        doc_mask: keeps attention inside a document, as `data.doc_mask` does in training.
+        run: the run folder.
+        device: the device to load the model to.
+        doc_mask: keeps attention within documents, as `data.doc_mask` does in training.
 
     Raises:
-        UserError: in one line, naming the file that is missing or damaged.
+        UserError: when a file, which it names, is missing or damaged.
     """
     folder = model_folder(run)
     metadata = model_metadata(run)
@@ -97,10 +101,10 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
 
 
 def model_metadata(run: Path) -> dict[str, Any]:
-    """The content of `model/config.json`: settings, step, loss; the weights' bytes are verified.
+    """Reads `model/config.json` (settings, step, loss) and verifies the checksum of the weights.
 
     Raises:
-        UserError: in one line, naming the file that is missing or damaged.
+        UserError: when a file, which it names, is missing or damaged.
     """
     metadata = saved_settings(run)
     path = model_folder(run) / "model.safetensors"
@@ -110,10 +114,10 @@ def model_metadata(run: Path) -> dict[str, Any]:
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
-    """`model_metadata`, with the weights unread.
+    """Reads `model/config.json` as `model_metadata` does, without reading the weights.
 
     Raises:
-        UserError: in one line, naming the file that is missing or damaged.
+        UserError: when the file is missing or damaged, or has a setting unknown to this version.
     """
     folder = model_folder(run)
     if not folder.is_dir():
@@ -130,7 +134,7 @@ def saved_settings(run: Path) -> dict[str, Any]:
         optional = {"tokenizer", "data"} & set(metadata)
         verify_own(metadata, "config_sha256", {"model", "step", "loss", "sha256", *optional})
         unknown = set(metadata["model"]) - set(known)
-        # A setting that is younger than the run has its default.
+        # A setting that was added after the run has its default.
         defaults = {name: default for name, default in known.items() if default is not MISSING}
         metadata["model"] = defaults | metadata["model"]
         metadata["step"], metadata["loss"] = int(metadata["step"]), float(metadata["loss"])
@@ -144,8 +148,10 @@ def saved_settings(run: Path) -> dict[str, Any]:
 
 
 def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> GPTConfig:
-    """A stranger's settings: refused where their model needs more memory than its weights
-    justify.
+    """Builds the config of untrusted settings, before their model takes any memory.
+
+    Raises:
+        UserError: when the model is larger than its weights justify, or the settings are damaged.
     """
     total = sum(tensor.numel() for tensor in weights.values())
     try:
@@ -170,20 +176,20 @@ def load_weights(model: GPT, path: Path) -> None:
     """Fills a model from a `model.safetensors`, or from a `.pt`, `.pth` or `.ckpt` file.
 
     Raises:
-        UserError: when the file is damaged or refused, or its names or shapes are another model's.
+        UserError: when the file is damaged or not of weights, or names or shapes do not match.
     """
     fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, read so that nothing in the file can run."""
+    """Reads the tensors of a pickle by name; no code in the file can run (`weights_only`)."""
     try:
         with open_regular(path) as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("state_dict", content)
-        # Lightning's module holds the model as `model`, and a compiled one is wrapped once more.
+        # Lightning prefixes the names by `model.`, torch.compile by `_orig_mod.`.
         return {name.removeprefix("model.").removeprefix("_orig_mod."): tensor for name, tensor in content.items()}
-    except Exception as error:  # a hostile pickle makes its reader raise anything
+    except Exception as error:  # reading a malicious pickle can raise any error
         raise UserError(f"{path}: cannot be read as weights: {reason(error)}") from None
 
 
@@ -196,7 +202,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _compare(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
-    own = dict(model.named_parameters())  # each once: tied and shared ones are one tensor
+    own = dict(model.named_parameters())  # a tied or shared parameter appears once
     wrong = sorted(set(own) ^ set(weights)) or sorted(
         name for name in own if own[name].shape != weights[name].shape or not weights[name].is_floating_point()
     )
@@ -208,7 +214,7 @@ def fill(model: GPT, weights: dict[str, Tensor], path: Path) -> None:
     """Copies weights by name into a model.
 
     Raises:
-        UserError: naming `path`, where names or shapes are another model's.
+        UserError: when names or shapes do not match the model's; it names `path`.
     """
     _compare(model, weights, path)
     with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Text <-> ids: the third step of the data's way (source, clean, tokenize, shards, sample), the
-last of generation.
+"""Tokenizers, text <-> ids: the third step of the data (source, clean, tokenize, shards, sample)
+and the last of generation.
 
 Three tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair
 encoding by SentencePiece (`bpe.py`), and the byte-level BPE of GPT-2 (`bytes.py`). `plain.py`

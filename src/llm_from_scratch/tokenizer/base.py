@@ -1,4 +1,4 @@
-"""The protocol of every tokenizer, and the file that describes one: `tokenizer.json`."""
+"""Protocol of every tokenizer, and its description on disk, `tokenizer.json`."""
 
 import json
 from collections.abc import Iterable
@@ -11,41 +11,43 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
 
 END_OF_TEXT = "<|endoftext|>"
-# Ten times the largest possible file: a damaged one cannot fill the memory
+# Ten times the largest valid file, so that a damaged one cannot fill the memory
 MAX_FILE_BYTES = 64_000_000
 JSON_FILE = "tokenizer.json"
 
 
 class Tokenizer(Protocol):
-    """A lossless mapping between text and ids from 0 to vocab_size - 1; `eot_id` ends (and begins)
-    a document.
+    """Lossless mapping between text and ids from 0 to vocab_size - 1.
+
+    `eot_id` is the end-of-text token, which ends each document and so precedes the next.
     """
 
     kind: str
     vocab_size: int
     eot_id: int
-    fingerprint: str  # sha256, in hex, of what defines the mapping
+    fingerprint: str  # sha256, in hex, of the data that defines the mapping
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without an end-of-text.
+        """Encodes `text` to ids, without an end-of-text token.
 
         Raises:
-            UserError: a lone surrogate, or a character that has no id.
+            UserError: when `text` holds a lone surrogate, or a character without an id.
         """
         ...
 
     def encode_array(self, text: str) -> np.ndarray:
-        """`encode` as an array (ids,) of an integer type, without a Python object an id."""
+        """Encodes `text` to an array (N,) of an integer dtype, without a list where possible."""
         return np.array(self.encode(text), np.int64)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact UTF-8 bytes of `ids`; an id may be a part of a character, end-of-text
-        is empty.
+        """Returns the bytes of `ids`, joined.
+
+        A token may be part of a character in UTF-8. An end-of-text token has no bytes.
         """
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are no UTF-8, which a model can generate, become U+FFFD."""
+        """Decodes `ids` to text; invalid UTF-8, which a model can generate, becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
@@ -54,10 +56,10 @@ class Tokenizer(Protocol):
 
 
 def utf8(text: str) -> bytes:
-    """The UTF-8 bytes of `text`.
+    """Encodes `text` in UTF-8.
 
     Raises:
-        UserError: `text` holds a lone surrogate.
+        UserError: when `text` holds a lone surrogate.
     """
     try:
         return text.encode()
@@ -69,22 +71,22 @@ def utf8(text: str) -> bytes:
 
 
 def description(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The part of `tokenizer.json` that every kind of tokenizer has."""
+    """Returns the entries of `tokenizer.json` that every kind of tokenizer has."""
     return {key: getattr(tokenizer, key) for key in ("kind", "vocab_size", "eot_id", "fingerprint")}
 
 
 def write_description(folder: Path, tokenizer: Tokenizer, **more: str | bool) -> None:
-    """Writes `tokenizer.json` into `folder`: the description and what else a kind needs."""
+    """Writes `tokenizer.json` into `folder`: the `description` and the kind's entries, `more`."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(description(tokenizer) | more, ensure_ascii=False, indent=2) + "\n"
     (folder / JSON_FILE).write_bytes(content.encode())
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a tokenizer's file.
+    """Reads a file of a tokenizer.
 
     Raises:
-        UserError: the file is missing, is no regular file, or is too large.
+        UserError: when it is missing, not a regular file, or larger than MAX_FILE_BYTES.
     """
     try:
         with open_regular(path) as file:

@@ -1,6 +1,6 @@
 """Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) by SentencePiece (arXiv:1808.06226).
 
-Its settings make it lossless for every Unicode string. `plain.py` is its plain twin.
+The settings make it lossless for every Unicode string. `plain.py` is its plain twin.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, utf8, write_
 log = getLogger(__name__)
 
 MODEL_FILE = "tokenizer.model"
-FIXED = 256 + 4  # tokens of any vocabulary: bytes; end-of-text, unknown, newline, space
-# Characters without a token: SentencePiece marks spaces by U+2581 and unknowns by U+2585, whose
-# sentences it would skip.
+FIXED = 256 + 4  # tokens of every vocabulary: bytes; end-of-text, unknown, newline, space
+# Characters removed from the training text. SentencePiece writes spaces as U+2581 and unknown
+# characters as U+2585, and would skip sentences with the latter.
 RESERVED = "\n\0▁▅"
-SAMPLE_BYTES = 100_000_000  # learned from at most: more changes few merges and costs gigabytes
-# As SentencePiece writes it: spaces and what follows them
+SAMPLE_BYTES = 100_000_000  # most to learn from: more changes few merges and takes gigabytes
+# A word in the form of SentencePiece: spaces (U+2581), then other characters
 _WORD = re.compile("▁{0,99}[^▁]{1,100}|▁{1,100}")
 
 
 class BPETokenizer(Tokenizer):
-    """SentencePiece BPE that falls back to bytes; `model` is the content of a tokenizer.model."""
+    """SentencePiece BPE with byte fallback; `model` is the content of a tokenizer.model."""
 
     kind = "bpe"
 
@@ -61,19 +61,20 @@ class BPETokenizer(Tokenizer):
             raise UserError(
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
-        # SentencePiece writes a space as U+2581: a U+2581 of the text would come back as a space.
+        # SentencePiece would decode a U+2581 of the text as a space, so it is encoded as bytes.
         self._mark_ids = self._bytes_as_ids("▁")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> "BPETokenizer":
         """Learns `vocab_size` tokens from at most `sample_bytes` bytes, spread evenly over `texts`.
 
-        A text too small for so many tokens gets fewer, with a warning. The most frequent characters
-        take at most half of the room beside the bytes; rarer ones are written as bytes, with a
-        warning. The same texts give the same model, byte for byte.
+        Texts too small for so many tokens give fewer, with a warning. Single characters get at most
+        half of the tokens that are not fixed, the most frequent first; rarer ones are written as
+        bytes, with a warning. The same texts give the same model, byte for byte.
 
         Raises:
-            UserError: no room for a single character, nothing to learn, a lone surrogate.
+            UserError: when `vocab_size` is too small, or the texts are only white space or hold a
+                lone surrogate.
         """
         if vocab_size < FIXED + 2:
             raise UserError(
@@ -96,14 +97,14 @@ class BPETokenizer(Tokenizer):
         )
 
     def sample(self, text: str, dropout: float, seed: int) -> list[int]:
-        """Ids of `text` with each merge skipped at the probability `dropout`.
+        """Encodes `text` with BPE-dropout: each merge is skipped with probability `dropout`.
 
-        BPE-dropout (Provilkov et al. 2020, arXiv:1910.13267, algorithm 1). A function of the
+        Provilkov et al. 2020 (arXiv:1910.13267), algorithm 1. The ids are a function of the
         arguments alone; the generator of SentencePiece's own sampling starts anew in every process,
-        whatever the seed. A word of more than 100 characters is cut there.
+        whatever the seed. Words of more than 100 characters are cut.
 
         Raises:
-            UserError: as `encode`, or a token reaches from one word into the next.
+            UserError: as `encode`, or when a token of the vocabulary spans two words.
         """
         chance = random.Random(seed).random
 
@@ -115,13 +116,13 @@ class BPETokenizer(Tokenizer):
         return self._around_marks(text, ids_of)
 
     def _around_marks(self, text: str, ids_of: Callable[[str], list[int]]) -> list[int]:
-        """The ids of a text: `ids_of` encodes the parts between U+2581."""
+        """Encodes a text: the parts between U+2581 by `ids_of`, each U+2581 as bytes."""
         utf8(text)
         first, *parts = map(ids_of, text.split("▁"))
         return first + [i for part in parts for i in self._mark_ids + part]
 
     def _merged(self, word: str, dropout: float, chance: Callable[[], float]) -> list[str]:
-        """The tokens of one word: the best merge that chance has left, again and again."""
+        """Splits one word into tokens: applies the first merge that dropout leaves, repeatedly."""
         pieces, merges = list(word), self._merges
         while True:
             pairs = [
@@ -136,9 +137,7 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _merges(self) -> dict[str, tuple[float, int]]:
-        """Merged tokens and single characters: token -> (rank, id); lower ranks are merged
-        first.
-        """
+        """Maps merged tokens and single characters to (rank, id); lower ranks merge first."""
         processor = self._processor
         found = {}
         for i in range(self.vocab_size):
@@ -166,15 +165,17 @@ class BPETokenizer(Tokenizer):
 
 
 def _rare_characters(sample: list[str], vocab_size: int) -> str:
-    """The characters without a token, by frequency: those beyond half of the room beside the bytes.
+    """Returns the characters too rare for a token, which are written as bytes; warns of them.
+
+    The most frequent characters get tokens, at most half of the tokens that are not fixed.
 
     Raises:
-        UserError: the sample holds white space alone.
+        UserError: when the sample is only white space.
     """
     counts: Counter[str] = Counter()
     for block in sample:
         counts.update(block)
-    for character in RESERVED + " ":  # the space has its token in any case
+    for character in RESERVED + " ":  # the space always has a token
         del counts[character]
     if not counts:
         raise UserError("the training text holds nothing but white space: there is no token to learn")
@@ -190,10 +191,10 @@ def _rare_characters(sample: list[str], vocab_size: int) -> str:
 
 
 def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
-    """The content of a tokenizer.model that SentencePiece learns from `parts`."""
+    """Runs SentencePiece's training on `parts` and returns the content of tokenizer.model."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
-        # It skips sentences above 4,192 bytes, too: 1,000 characters are 4,000 at most.
+        # SentencePiece skips sentences above 4,192 bytes; 1,000 characters have at most 4,000.
         sentence_iterator=(part[i : i + 1000] for part in parts for i in range(0, len(part), 1000)),
         model_writer=model,
         model_type="bpe",
@@ -219,10 +220,9 @@ def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _sample(texts: Iterable[str], limit: int) -> list[str]:
-    """Every k-th block of 16 K characters of `texts`, `limit` bytes at most, or one block; one
-    pass.
+    """Samples every k-th block of 16 Ki characters of `texts`, in one pass.
 
-    k doubles when the blocks exceed the limit.
+    k doubles whenever the blocks exceed `limit` bytes; at least one block is kept.
     """
     kept: list[str] = []
     sizes: list[int] = []
@@ -241,10 +241,10 @@ def _sample(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
-    """`text` in chunks of at most `limit` characters, cut after a newline where there is one.
+    """Yields `text` in chunks of at most `limit` characters, cut after a newline where possible.
 
-    No token reaches over a newline. SentencePiece slows down with the length of its input: to a
-    third from 16 K characters to 1 M.
+    No token spans a newline. SentencePiece slows down with the length of its input: at 1 M
+    characters to a third of its speed at 16 K.
     """
     start = 0
     while start < len(text):
@@ -256,10 +256,9 @@ def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
 
 
 def last_chunk_end(text: str, limit: int = 2**14) -> int:
-    """The last place at which `encode` cuts a text that begins like this one, whatever follows; 0
-    where it cuts nowhere.
+    """Returns the last index at which `encode` cuts `text`, whatever is appended to it; 0 for none.
 
-    Its two parts, encoded one by one, give the ids of the whole.
+    The parts before and after the index, encoded separately, give the ids of the whole.
     """
     start = text.rfind("▁") + 1
     while start + limit < len(text):
@@ -276,10 +275,10 @@ processor.encode("".join(pieces))
 
 
 def try_parser(model: bytes) -> None:
-    """Parses a model in a child process first: the native parser can crash on a stranger's.
+    """Parses a model in a child process, as the native parser can crash on an untrusted one.
 
     Raises:
-        UserError: the child fails, crashes or takes too long.
+        UserError: when the child fails, crashes or takes more than 60 seconds.
     """
     try:
         tried = subprocess.run(

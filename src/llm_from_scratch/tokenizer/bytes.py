@@ -21,12 +21,12 @@ from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, read_file, u
 log = logging.getLogger(__name__)
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
-OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same, as they were first published
-MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128, and a check takes the length squared
-# White space of Unicode; Python counts four separators more.
+OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same two files by OpenAI's first names
+MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128; `_merges` takes quadratic time in it
+# Unicode's white space: Python's \s without the separators U+001C to U+001F.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
-# GPT-2 writes the bytes of a token as visible characters: 188 as themselves, the others from U+0100
-# on.
+# GPT-2's files write each byte of a token as a visible character: 188 bytes as the character of the
+# same number, the others as U+0100 and on.
 _SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _CHARACTER_OF = {byte: chr(byte) for byte in _SEEN}
 _CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(_SEEN)))}
@@ -36,10 +36,11 @@ _BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, c
 class GPT2Tokenizer(Tokenizer):
     """GPT-2's byte-level BPE; `vocab` and `merges` are the contents of vocab.json and merges.txt.
 
-    Tokens of lower ids are merged first, so the ids alone decide; `open_gpt2` compares the merges.
+    Tokens of lower ids are merged first, so encoding needs only the ids; `open_gpt2` checks that
+    the merges agree.
 
     Raises:
-        UserError: no such vocabulary, or tiktoken is not installed.
+        UserError: when `vocab` is not such a vocabulary, or tiktoken is not installed.
     """
 
     kind = "gpt2"
@@ -68,8 +69,9 @@ class GPT2Tokenizer(Tokenizer):
             return np.concatenate([np.array(ids, np.uint32) for ids in self._around_space(text)])
 
     def _around_space(self, text: str) -> Iterator[list[int]]:
-        """Ids of `text`, long runs of white space apart; a run's last space belongs to the next
-        word.
+        """Yields ids of the parts of `text`, with runs of 1,000 or more white spaces as parts.
+
+        The last space of a run belongs to the next word.
         """
         start = 0
         for run in LONG_SPACE.finditer(text):
@@ -89,14 +91,15 @@ class GPT2Tokenizer(Tokenizer):
 
 
 def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
-    """GPT-2's BPE from `path`, else from the first of `places` that has its files, else from
-    tiktoken.
+    """Opens GPT-2's BPE: from `path` if given, else from a folder of `places`, else from tiktoken.
 
-    The files are vocab.json and merges.txt, or encoder.json and vocab.bpe. tiktoken has a cache
-    (TIKTOKEN_CACHE_DIR), or downloads and checks them; without `fetch` it is not asked.
+    The first folder that has both files is taken: vocab.json and merges.txt, or encoder.json and
+    vocab.bpe. tiktoken reads its cache (TIKTOKEN_CACHE_DIR), or downloads and verifies its own
+    copy; with `fetch` False it is not used as a source.
 
     Raises:
-        UserError: no files, files that are damaged or do not belong together, no tiktoken.
+        UserError: when there are no files, they are damaged or do not belong together, or tiktoken
+            is not installed.
     """
     places = [user_path(path)] if path is not None else list(places)
     for folder in places:
@@ -115,7 +118,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True)
     log.info("GPT-2's BPE is in no folder here: taking what tiktoken has cached or downloads")
     try:
         encoding = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # requests', ssl's, the cache's
+    except Exception as error:  # of requests, of ssl, of the cache
         reason = message_of(error, 150)
         raise UserError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
     ranks = encoding._mergeable_ranks
@@ -143,10 +146,10 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
 
 
 def _ranks(vocab: bytes) -> dict[bytes, int]:
-    """The tokens of a vocab.json and their ids.
+    """Parses a vocab.json into token -> id, tokens as bytes.
 
     Raises:
-        UserError: it is not a vocabulary of a byte-level BPE.
+        UserError: when it is not a vocabulary of a byte-level BPE.
     """
     try:
         found = json.loads(vocab)
@@ -168,7 +171,11 @@ def _ranks(vocab: bytes) -> dict[bytes, int]:
 
 
 def _piece(written: str) -> bytes:
-    """The bytes of a token from the characters of GPT-2's files."""
+    """Converts a token of GPT-2's files, a visible character a byte, to its bytes.
+
+    Raises:
+        UserError: when it is not written so, is empty or longer than MAX_PIECE.
+    """
     try:
         piece = written.translate(_BYTE_OF).encode("latin-1")
     except UnicodeEncodeError:
@@ -181,14 +188,14 @@ def _piece(written: str) -> bytes:
 
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
-    """The two parts of which each token is merged, in the order of the ids.
+    """Derives the list of merges from the ids: the pair of tokens behind each merged token.
 
-    They are the encoding of its bytes by the tokens of lower ids. Where these are two for every
-    token, merging by ids (tiktoken) and by the list of merges (others) give the same on every text:
-    a pair that is not in the list would have been merged otherwise before.
+    The pair is the encoding of the token's bytes by tokens of lower ids. Where each encoding has
+    two tokens, merging by ids (tiktoken) and by the list of merges (other libraries) agree on every
+    text: a pair that is not in the list would have been merged otherwise before.
 
     Raises:
-        UserError: a token has more than two parts.
+        UserError: when the encoding of a token has more than two tokens.
     """
     found = []
     for piece in sorted(ranks, key=ranks.__getitem__):
@@ -206,7 +213,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
 
 
 def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[bytes, bytes]:
-    """The canonical vocab.json and merges.txt: equal mappings have equal checksums."""
+    """Writes vocab.json and merges.txt in one canonical form, so that equal mappings hash alike."""
 
     def written(piece: bytes) -> str:
         return "".join(map(_CHARACTER_OF.__getitem__, piece))
@@ -220,12 +227,16 @@ def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[by
 
 
 def files_fingerprint(vocab: bytes, merges: bytes) -> str:
-    """The sha256, in hex, of the two files one behind the other."""
+    """Returns the sha256, in hex, of vocab.json followed by merges.txt."""
     return hashlib.sha256(vocab + merges).hexdigest()
 
 
 def _tiktoken() -> tuple[Any, str]:
-    """The library, and GPT-2's regular expression that cuts a text into words."""
+    """Imports tiktoken; returns it and GPT-2's regular expression that splits text into words.
+
+    Raises:
+        UserError: when tiktoken is not installed.
+    """
     try:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str

@@ -1,4 +1,4 @@
-"""One id a character, and bytes for characters that the training text lacks."""
+"""Character tokenizer: one id a character, bytes for characters that the training text lacks."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from llm_from_scratch.tokenizer.base import Tokenizer, utf8, write_description
 
 
 class CharTokenizer(Tokenizer):
-    """One id a character: 0 is end-of-text, and `characters` (sorted, each once) follow it.
+    """Character tokenizer: id 0 is end-of-text, then `characters` (sorted, distinct) from id 1.
 
-    With `byte_fallback` 256 ids of bytes follow, which write every other character in UTF-8. The
-    encoding is then lossless, and bits per byte count an unknown character in full.
+    With `byte_fallback` 256 ids of bytes follow, which encode every other character in UTF-8. Every
+    text can then be encoded, and bits per byte count an unknown character in full.
     """
 
     kind = "char"
@@ -36,12 +36,12 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], held_out: Iterable[str] = ()) -> "CharTokenizer":
-        """Learns the characters of `texts`, and the bytes where `held_out` has another character.
+        """Learns the characters of `texts`; adds the bytes if `held_out` has another character.
 
-        No character of `held_out` is learned: the training text alone decides.
+        Characters that occur only in `held_out` get no id of their own.
 
         Raises:
-            UserError: no text, or a lone surrogate.
+            UserError: when `texts` have no character, or hold a lone surrogate.
         """
         known: set[str] = set()
         for text in texts:  # one at a time: `union(*texts)` would hold them all
@@ -71,7 +71,7 @@ class CharTokenizer(Tokenizer):
         return ids
 
     def unknown_characters(self, ids: np.ndarray) -> int:
-        """The count of characters of an encoded text (N,) that are written as bytes."""
+        """Counts the characters of an encoded text, ids (N,), that are written as bytes."""
         data = ids[ids >= self._first_byte] - self._first_byte
         return int((data & 0xC0 != 0x80).sum())
 
@@ -80,6 +80,6 @@ class CharTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         more: dict[str, str | bool] = {"characters": self.characters}
-        if self.byte_fallback:  # a file without bytes stays what it always was
+        if self.byte_fallback:  # files without bytes keep their earlier format
             more["byte_fallback"] = True
         write_description(folder, self, **more)

@@ -1,4 +1,4 @@
-"""A tokenizer that is learned from a text, or loaded from the folder where it was saved."""
+"""Learning a tokenizer from texts, and loading one from the folder where it was saved."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from llm_from_scratch.tokenizer.char import CharTokenizer
 def train_tokenizer(
     kind: str, texts: Iterable[str], vocab_size: int | None = None, held_out: Iterable[str] = ()
 ) -> Tokenizer:
-    """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, read once.
+    """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, in one pass.
 
-    A character tokenizer reads `held_out` after `texts`, and has bytes where a character is new
-    there.
+    `vocab_size` is for bpe; it is None for char. A character tokenizer also reads `held_out`, and
+    has ids for bytes if a character there is not in `texts`.
 
     Raises:
-        UserError: as `train` of the kind; an unknown kind; a size that is missing (bpe) or useless
-            (char).
+        UserError: as `train` of the kind; when the kind is unknown, or `vocab_size` is missing
+            (bpe) or given (char).
     """
     assert not isinstance(texts, str), "texts are documents, not the characters of one"
     if kind == "char":
@@ -39,10 +39,10 @@ def train_tokenizer(
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`.
+    """Loads the tokenizer that `save` wrote into `folder`.
 
     Raises:
-        UserError: naming the file that is missing, damaged or another one than it says.
+        UserError: when a file, which it names, is missing or damaged, or its checksum differs.
     """
     path, model_path = folder / JSON_FILE, folder / MODEL_FILE
     content = read_file(path)

@@ -1,9 +1,8 @@
-"""Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909): twin of
-`bpe.py`.
+"""Byte-pair encoding from its definition (Sennrich et al. 2016, arXiv:1508.07909).
 
-Learning begins with single characters and merges the most frequent pair of neighbours, again and
-again. Encoding applies the same merges, the first learned first. No merge crosses a word's border,
-so each distinct word is counted once.
+The plain twin of `bpe.py`. Learning starts from single characters and repeatedly merges the most
+frequent adjacent pair. Encoding applies the merges in the order in which they were learned. No
+merge crosses a word boundary, so learning works on distinct words and their counts.
 """
 
 import re
@@ -11,15 +10,15 @@ from collections import Counter
 from itertools import pairwise
 
 Pair = tuple[str, str]
-SPACE = "▁"  # as SentencePiece writes and sorts it
-# Letters or other characters, with one space before them: "the end." -> "the", " end", ".".
+SPACE = "▁"  # in the form in which SentencePiece writes and sorts it
+# A run of letters or of other characters, with a space before it: "the end." -> "the", " end", ".".
 WORD = re.compile(r" ?[^\W\d_]+| ?(?:[\d_]|[^\w\s])+|\s")
 
 
 def learn(text: str, count: int) -> list[Pair]:
-    """The first `count` merges of a text in order, or fewer where every word is one token.
+    """Learns the first `count` merges of a text, or fewer where every word becomes one token.
 
-    Of equally frequent pairs the shorter one wins, then the alphabetically first, as in
+    Among equally frequent pairs the shorter comes first, then the alphabetically first, as in
     SentencePiece.
     """
     words = {tuple(word): times for word, times in Counter(WORD.findall(text)).items()}
@@ -38,9 +37,7 @@ def learn(text: str, count: int) -> list[Pair]:
 
 
 def non_overlapping(word: tuple[str, ...]) -> list[Pair]:
-    """The pairs of neighbours in a word; of the two (a, a) in "aaa" the first alone can be
-    merged.
-    """
+    """Lists the adjacent pairs of a word that can be merged at once: "aaa" has one (a, a)."""
     pairs: list[Pair] = []
     for pair in pairwise(word):
         if pairs and pairs[-1] == pair and pair[0] == pair[1]:
@@ -51,7 +48,7 @@ def non_overlapping(word: tuple[str, ...]) -> list[Pair]:
 
 
 def merge(word: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
-    """The word with every occurrence of a pair of neighbours made one token, from left to right."""
+    """Merges every occurrence of an adjacent pair in a word, from left to right."""
     merged: list[str] = []
     for token in word:
         if merged and (merged[-1], token) == pair:
@@ -62,7 +59,7 @@ def merge(word: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
 
 
 def encode(text: str, merges: list[Pair]) -> list[str]:
-    """The tokens of a text; joined they are the text."""
+    """Splits a text into tokens, which joined give the text."""
     tokens: list[str] = []
     for found in WORD.findall(text):
         word = tuple(found)
