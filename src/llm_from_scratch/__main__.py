@@ -6,11 +6,12 @@ from llm_from_scratch import signals
 
 
 def run() -> None:
-    """Takes the signals before imports that take seconds: Ctrl-C in one of them has its status,
-    too.
+    """Runs the command line.
+
+    Signals are handled before the slow imports, so that Ctrl-C during one has its exit status, too.
     """
     training = "train" in sys.argv[1:2] or any(word.startswith(signals.LIGHTNING_CHILD) for word in sys.argv[1:])
-    signals.catch(end_with_reader=not training)  # a training outlives the reader of its last line
+    signals.catch(end_with_reader=not training)  # a training goes on without a reader of its output
 
     from llm_from_scratch.cli import main
 

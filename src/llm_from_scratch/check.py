@@ -1,4 +1,4 @@
-"""Checks of plain values against the schema; settings without effect are refused, too."""
+"""Checks of plain values against the schema; settings without an effect are refused, too."""
 
 import difflib
 import math
@@ -20,7 +20,10 @@ T = TypeVar("T")
 
 
 def unknown(key: str, known: list[str]) -> str:
-    """One line for a setting that does not exist, with its equivalent here or the nearest name."""
+    """Returns the message for the unknown setting `key`.
+
+    It names the equivalent of another program's setting (`mistakes`), or the nearest of `known`.
+    """
     known_elsewhere = mistakes.answer(key, "train" if "trainer" in known else "generate")
     if known_elsewhere and key.split(".")[-1] not in {name.split(".")[-1] for name in known}:
         return f"{key}: there is no such setting here: {known_elsewhere}"
@@ -31,10 +34,10 @@ def unknown(key: str, known: list[str]) -> str:
 
 
 def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
-    """Plain values -> an instance of `schema`.
+    """Returns plain values as an instance of the dataclass `schema`, types and ranges checked.
 
     Raises:
-        UserError: in one line, for an unknown key, a wrong type or an impossible value.
+        UserError: for an unknown key, a wrong type or a value out of range, in one line.
     """
     if isinstance(values, DictConfig):
         values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
@@ -54,8 +57,8 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     except (
         OmegaConfBaseException,
         TypeError,
-    ) as error:  # a setting of several types makes OmegaConf hash what it is given
-        # Of a list's items OmegaConf names the place in the list alone.
+    ) as error:  # TypeError: OmegaConf hashes the value of a setting of several types
+        # For an item of a list OmegaConf names only its index.
         key = getattr(error, "full_key", None) or _refused(typed, values)
         where = f"{key}: " if key else ""
         raise UserError(
@@ -78,14 +81,14 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
 def _check_range(key: str, value: Any, allowed: Range | None) -> None:
     try:
         right = allowed is None or value is None or allowed.holds(value)
-    except (TypeError, AttributeError):  # what stands in a list or a mapping may be anything
+    except (TypeError, AttributeError):  # the items of a list or a mapping may have any type
         right = False
     if allowed and not right:
         raise UserError(f"{key}={value}: must be {allowed.words}")
 
 
 def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
-    """The setting that its type refuses, by trying each alone; "" where each one passes."""
+    """Returns the first setting whose type refuses its value, each merged alone, or ""."""
     for group, value in values.items():
         for name, one in value.items() if isinstance(value, Mapping) else ():
             try:
@@ -96,7 +99,7 @@ def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
 
 
 def as_config(values: Any) -> DictConfig:
-    """Plain values -> OmegaConf's; a `${` of the user's text is no interpolation."""
+    """Returns plain values as an OmegaConf config; a `${` in a text is escaped and stays text."""
     return OmegaConf.create(_escaped(values))
 
 
@@ -109,7 +112,7 @@ def _escaped(values: Any) -> Any:
 
 
 def escape(text: str) -> str:
-    """OmegaConf's own escape of `${`: each backslash before it doubled, and one more."""
+    """Escapes each `${` for OmegaConf: doubles the backslashes before it, and adds one."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
@@ -128,7 +131,7 @@ _LAYOUTS: Need = (
     lambda c: bool(c.data.layouts) and c.data.path is None and c.data.download is None,
     "data.layouts, and neither data.path nor data.download",
 )
-# A setting that changes nothing without another one: when it holds, and what that other one is.
+# Setting -> the condition under which it has an effect, and that condition in words.
 NEEDS: dict[str, Need] = {
     "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),
     "model.init_std": (lambda c: c.init_from is None, "a model of its own: init_from brings the weights"),
@@ -164,15 +167,15 @@ NEEDS: dict[str, Need] = {
 
 
 def check_given(config: Config, given: Iterable[str]) -> None:
-    """Refuses a setting of the user's that changes nothing.
+    """Refuses settings of the user's that have no effect.
 
     Args:
         config: the whole configuration.
-        given: the names of the settings that the user wrote, groups left out. One at its default
-            asks for nothing.
+        given: the dotted names of the settings that the user wrote, without groups. A setting at
+            its default value is accepted.
 
     Raises:
-        UserError: in one line, with the setting that it needs.
+        UserError: for the first setting without an effect, with the setting that it needs.
     """
     values, defaults = dict(leaves(config)), dict(leaves(Config()))
     given = list(given)
@@ -194,7 +197,10 @@ def check_given(config: Config, given: Iterable[str]) -> None:
 
 
 def _check_corpora(corpora: dict[str, Any], key: str) -> None:
-    """Refuses settings of batches in `data.corpora`: a mixture has one set of them."""
+    """Raises UserError for a setting within `data.corpora` that the whole mixture shares.
+
+    Settings of batches are among them. `key` is the setting that the user wrote.
+    """
     asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
     defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
     for corpus, settings in corpora.items():

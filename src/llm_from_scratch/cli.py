@@ -1,5 +1,4 @@
-"""`llm-from-scratch COMMAND`, or `python -m llm_from_scratch COMMAND`: finds the command's module
-and runs it.
+"""`llm-from-scratch COMMAND` or `python -m llm_from_scratch COMMAND`: runs the command's module.
 
 A command is one file of `commands/` with `arguments(parser)` and `run(options)`. Only the file of
 the command that was asked for is imported, so that `--help` and a mistake are quick. Data goes to
@@ -41,22 +40,26 @@ RULE = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages show what the user typed, controls visible."""
+    """An argument parser whose error messages show control characters as visible escapes."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with one line and status 2."""
+        """Prints the message as one line on standard error and exits with status 2."""
         print(f"error: {printable(message, keep='')}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 
 @signals.ending
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a mistake costs one line and exit status 2."""
+    """Runs the command that `arguments` name (None: those of the process).
+
+    Raises:
+        SystemExit: for every error; a user error prints one line and has status 2.
+    """
     use_utf8()
     share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else ""
-    # Lightning starts the other processes with the training's words, without the command's name.
+    # Lightning starts the other ranks with the training's arguments, without the command's name.
     relaunched = any(word.startswith(signals.LIGHTNING_CHILD) for word in words)
     if name in HYDRA_PROGRAMS or relaunched:
         sys.argv[1:] = words if relaunched else words[1:]
@@ -71,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sub.set_defaults(command=module.run)
     options, others = parser.parse_known_args(words)
     if not hasattr(options, "overrides") or any(word.startswith("-") for word in others):
-        parser.parse_args(words)  # which says what it does not know
+        parser.parse_args(words)  # exits where it finds an unknown argument
     else:
-        options.overrides += others  # settings behind an option
+        options.overrides += others  # key=value words after an option
     options.arguments = words
     try:
         options.command(options)

@@ -1,6 +1,6 @@
 """The typed schema of every setting, with its unit and its range.
 
-Nothing here imports torch: a mistake in a setting is answered before a second has passed. The comment
+This module does not import torch: a mistake in a setting is reported within a second. The comment
 at a field, behind it or above it, is its explanation in docs/settings.md.
 """
 
@@ -52,10 +52,10 @@ ROPE_SCALING = {
 
 
 def check_rope_scaling(scaling: Mapping[str, Any]) -> None:
-    """Holds `model.rope_scaling` against what its rope_type takes.
+    """Checks the keys and values of `model.rope_scaling` against its rope_type.
 
     Raises:
-        UserError: in one line, naming the key.
+        UserError: when a key is missing or unknown, or a value is out of range.
     """
     kind = scaling.get("rope_type") if isinstance(scaling, Mapping) else None
     if not isinstance(kind, str) or kind not in ROPE_SCALING:
@@ -79,9 +79,10 @@ def check_rope_scaling(scaling: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The architecture without the vocabulary, which the tokenizer brings. The defaults are the modern family.
+    """The model's architecture, without the vocabulary size, which the tokenizer sets.
 
-    Raises UserError in one line for a value that cannot work, naming the key.
+    The defaults are a modern GPT: RMSNorm, rotary positions, SwiGLU. An impossible value raises
+    UserError in one line that names the key.
     """
 
     block_size: int = 128  # the longest context, tokens
@@ -179,7 +180,7 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of a head: `head_size`, or its default."""
+        """Returns the channels of a head: `head_size`, or n_embd / n_head by default."""
         return self.head_size or self.n_embd // self.n_head
 
     @property
@@ -192,7 +193,11 @@ class ModelConfig:
 
     @property
     def inner_size(self) -> int:
-        """SwiGLU has three matrices for two: at 8C/3 it costs what 4C does (Shazeer 2020), and 64s suit the hardware."""
+        """Returns the width inside the feed-forward, in channels: `n_inner`, or its default.
+
+        SwiGLU has three matrices instead of two: at 8C/3 it costs what 4C does (Shazeer 2020).
+        Multiples of 64 suit the hardware.
+        """
         if self.n_inner:
             return self.n_inner
         return 64 * math.ceil(8 * self.n_embd / 3 / 64) if self.activation == "swiglu" else 4 * self.n_embd
@@ -215,7 +220,7 @@ class DownloadConfig:
 
 @dataclass(kw_only=True)
 class CorpusConfig:
-    """Where a text comes from, and how its files are read."""
+    """The source of a text, and the format of its files."""
 
     name: str = ranged("oz", ranges.NAME)  # names the folder of the prepared data, and of the runs
     path: str | None = None  # data=text: a file, a folder or a glob; texts, tables and archives of them
@@ -243,7 +248,7 @@ class CorpusConfig:
 
 @dataclass(kw_only=True)
 class SelectionConfig:
-    """Which documents are kept."""
+    """Filters that select the documents of a text."""
 
     # documents: the first that pass what stands below, duplicates among them; null: all
     max_docs: int | None = ranged(None, POSITIVE)
@@ -259,7 +264,7 @@ class SelectionConfig:
 
 @dataclass(kw_only=True)
 class StorageConfig:
-    """How a prepared text is split and stored."""
+    """The splits of a prepared text, and the storage of its shards."""
 
     dir: str = "data"  # holds downloads and prepared shards
     val_fraction: float = ranged(0.1, PART)  # of the characters of one document, or of many documents
@@ -270,7 +275,7 @@ class StorageConfig:
 
 @dataclass(kw_only=True)
 class BatchConfig:
-    """How batches are drawn from a prepared text."""
+    """Batches of training sequences, drawn from a prepared text."""
 
     batch_size: int = ranged(32, POSITIVE)  # sequences an optimizer step, over all devices
     # so many sequences up to that optimizer step; null: batch_size always
@@ -289,12 +294,12 @@ class BatchConfig:
 # Dataclasses take the fields of the last base first: the corpus comes first in files and tables.
 @dataclass(kw_only=True)
 class DataConfig(BatchConfig, StorageConfig, SelectionConfig, CorpusConfig):
-    """The group `data`: its parts are for functions that need one of them; its keys are flat."""
+    """The group `data`, with flat keys; a function that needs one part of it takes a base class."""
 
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """Who prepares a large corpus. The bytes that come out do not depend on it."""
+    """The processes that prepare a large corpus; the prepared bytes do not depend on them."""
 
     # local: processes of this machine; ray: an existing cluster (the extra `cluster`)
     engine: str = ranged("local", choice("local", "ray"))
@@ -368,7 +373,7 @@ class SampleConfig:
 
 @dataclass(kw_only=True)
 class Config:
-    """One training run: what `config.yaml` in a run folder holds."""
+    """The config of one training run, as `config.yaml` in its run folder holds it."""
 
     task: str = "oz"  # names the folder of the run: outputs/TASK/…
     seed: int = ranged(1337, ranges.SEED)  # of the weights, the order of the data, dropout and the samples
@@ -417,7 +422,10 @@ class Config:
 
 @dataclass(kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen. Raises UserError in one line for a value that cannot work, naming the key."""
+    """Sampling of the next tokens, and the length and number of the samples.
+
+    An impossible value raises UserError in one line that names the key.
+    """
 
     max_new_tokens: int = 256  # tokens a sample, at most
     temperature: float = 0.8  # 0: always the likeliest token
@@ -457,7 +465,7 @@ class SamplingConfig:
 
 @dataclass(kw_only=True)
 class GenerateConfig(SamplingConfig):
-    """What generate.py takes: where the model is, what it continues, and how it samples."""
+    """The config of generate.py: the model, the prompt and the sampling."""
 
     run: str = "last"  # a run folder, or last: the newest one below outputs/
     prompt: str = ""  # what the text continues; empty: the start of a document; -: standard input
@@ -475,7 +483,7 @@ class GenerateConfig(SamplingConfig):
 
 
 def keys(schema: type) -> list[str]:
-    """Every setting of a schema by its dotted name, groups before their members."""
+    """Returns the dotted names of all settings of a schema, each group before its members."""
     found = []
     for item in fields(schema):
         found.append(item.name)
@@ -485,12 +493,12 @@ def keys(schema: type) -> list[str]:
 
 
 def leaves(config: Any) -> list[tuple[str, Any]]:
-    """Every setting of a checked configuration with its value, by its dotted name."""
+    """Returns (dotted name, value) of every setting of a checked config."""
     return [(key, value) for key, _, value in walk(config)]
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, "Field[Any]", Any]]:
-    """Every setting of a checked configuration: its dotted name, its field, its value."""
+    """Yields (dotted name, field, value) of every setting of a checked config."""
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):

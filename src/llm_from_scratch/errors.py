@@ -1,7 +1,7 @@
 """Three kinds of error, and how a program ends with each.
 
-A mistake of the user's is one line with what to do, and status 2. A failure of the machine is one
-line and status 1. Everything else is a bug: a traceback and status 1.
+A user error prints one line with advice, status 2. A failure of the machine prints one line, status
+1. Every other exception is a bug: a traceback, status 1.
 """
 
 import os
@@ -14,33 +14,31 @@ from typing import NoReturn
 from llm_from_scratch import signals
 from llm_from_scratch.terminal import printable
 
-# The name on the package index, where llm-from-scratch is a stranger's package with the same import
-# name.
+# The name on the package index: llm-from-scratch there is another project's package, with the same
+# import name.
 DISTRIBUTION = "llm-from-scratch-lightning"
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line with the fault and the advice; exit status 2.
+    """A mistake of the user's: the message is one line with advice, the exit status is 2.
 
-    Everything else that is raised is a failure of the machine or a bug of the package: exit status
-    1.
+    Every other exception is a failure of the machine or a bug of the package, with status 1.
     """
 
 
 class MachineError(RuntimeError):
-    """A failure outside the program that is no OSError: one line; exit status 1."""
+    """A failure outside the program that is not an OSError: one line, exit status 1."""
 
 
-# Failures of the machine, or of a training whose numbers overflow: one line says them.
+# Failures of the machine, or of a training whose numbers overflow: reported in one line.
 FAILURES = (OSError, MachineError, FloatingPointError)
 
 
 def stop(error: BaseException) -> NoReturn:
-    """Ends the process: one line for a mistake of the user's or a failure of the machine, a
-    traceback for a bug.
+    """Ends the process: one line for a user error or a machine failure, a traceback for a bug.
 
     Raises:
-        SystemExit: always; the error itself where HYDRA_FULL_ERROR=1 asks for the traceback.
+        SystemExit: always, except that HYDRA_FULL_ERROR=1 raises `error` itself.
     """
     number = signals.interrupted()
     if number is not None:  # a library may make an ImportError of a KeyboardInterrupt
@@ -51,7 +49,7 @@ def stop(error: BaseException) -> NoReturn:
 
 
 def report(error: BaseException) -> int:
-    """Says an error on standard error; returns the exit status that it stands for."""
+    """Prints an error on standard error (a bug with its traceback) and returns its exit status."""
     line, status = explained(error)
     if is_bug(error):
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
@@ -61,12 +59,15 @@ def report(error: BaseException) -> int:
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether an error is neither a mistake of the user's nor a failure of the machine."""
+    """Returns whether an error is a bug: no user error, no machine failure, no lack of memory."""
     return not isinstance(error, (UserError, *FAILURES)) and out_of_memory(error) is None
 
 
 def explained(error: BaseException) -> tuple[str, int]:
-    """The one line that tells an error, and the exit status that it stands for."""
+    """Returns the one-line message of an error and its exit status.
+
+    The status is 2 for a user error or a lack of memory, else 1.
+    """
     memory = out_of_memory(error)
     if memory or isinstance(error, UserError):
         return memory or first_line(error), 2
@@ -75,8 +76,9 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """One line with the memory that was needed and the settings to lower; None where `error` is not
-    about memory.
+    """Returns a line with the failed allocation and the settings to lower.
+
+    None: `error` is not about memory.
     """
     text = str(error)
     if not (isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text):
@@ -90,22 +92,24 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException, limit: int | None = None) -> str:
-    """The first line of an error's message, at most `limit` characters, or the name of its type
-    where it has none.
+    """Returns the first line of an error's message, or its type's name if the message is empty.
+
+    `limit` is the largest number of characters; None is no limit.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
 
 
 def message_of(error: BaseException, limit: int | None = None) -> str:
-    """The whole message of an error in one line, at most `limit` characters, or the name of its
-    type.
+    """Returns an error's whole message as one line, or its type's name if the message is empty.
+
+    `limit` is the largest number of characters of the message; None is no limit.
     """
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an optional extra, from the checkout that this module is part of or
-    from the index.
+    """Returns the pip command that installs an optional extra, from this checkout or from the
+    index.
     """
     source = Path(__file__).resolve().parents[1]
     checkout = source.name == "src" and (source.parent / "pyproject.toml").is_file()
@@ -113,11 +117,12 @@ def install_command(extra: str) -> str:
 
 
 def missing_extra(what: str, extra: str, reason: str = "") -> UserError:
-    """The error for a library that is not installed.
+    """Returns the error for a library that is not installed, with the command that installs it.
 
     Args:
-        what: what needs it, as in "logger=wandb needs".
-        extra: of pyproject.toml.
-        reason: the import's own words, where the library may be there and not fit.
+        what: the start of the message, as in "logger=wandb needs".
+        extra: the name of the extra in pyproject.toml.
+        reason: the message of the failed import, for a library that is installed but unusable; ""
+            for none.
     """
     return UserError(f"{what}: {install_command(extra)}" + (f" ({reason})" if reason else ""))

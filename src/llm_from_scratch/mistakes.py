@@ -1,15 +1,14 @@
-"""Names from other programs, and the setting that does their work here: the answer to a misspelt
-key or value.
+"""Settings of other programs -> the equivalent here: answers to a wrong key or value.
 
-The tables hold what people type who come from Lightning, nanoGPT, Hugging Face's Trainer or litgpt.
-A key that they do not hold is compared with the schema by its spelling (`config.unknown`).
+The tables hold names of Lightning, nanoGPT, Hugging Face's Trainer and litgpt. `check.unknown`
+compares every other name with the schema by its spelling.
 """
 
 from collections.abc import Mapping
 
-# Arguments of lightning.Trainer that trainer.extra hands on: in effect, and in nobody's way.
+# Arguments of lightning.Trainer that trainer.extra may pass on: they work with this training loop.
 TRAINER_EXTRA = ("benchmark", "detect_anomaly", "deterministic", "max_time", "min_steps")
-# A name, whatever group it was typed in -> the setting of train.py.
+# The last part of a key, in any group -> the equivalent setting of train.py.
 TRAIN_NAMES: Mapping[str, str] = {
     **dict.fromkeys(
         ("learning_rate", "max_lr", "peak_lr", "base_lr"),
@@ -216,7 +215,7 @@ GENERATE_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("do_sample", "greedy", "sample"), "temperature=0 takes the likeliest token every time"),
     "num_beams": "there is no beam search: temperature, top_k, top_p and min_p choose the tokens",
 }
-# (setting or group, value) -> the value that means it here.
+# (setting or group, another program's value) -> the equivalent value here.
 VALUES: Mapping[tuple[str, str], str] = {
     **dict.fromkeys((("trainer.precision", name) for name in ("fp16", "float16", "half", "16")), "16-mixed"),
     **dict.fromkeys((("trainer.precision", name) for name in ("bf16", "bfloat16")), "bf16-mixed"),
@@ -248,15 +247,17 @@ VALUES: Mapping[tuple[str, str], str] = {
 
 
 def answer(key: str, program: str) -> str | None:
-    """The setting that does the work of a name from elsewhere, as a sentence; None for a name that
-    is not known.
+    """Returns a sentence with the setting equivalent to another program's `key`, or None.
+
+    Only the last part of `key` is compared. `program` is "train" or "generate".
     """
     names = GENERATE_NAMES if program == "generate" else TRAIN_NAMES
     return names.get(key.split(".")[-1].replace("-", "_"))
 
 
 def meant(key: str, value: str) -> str | None:
-    """The value of a setting or the choice of a group that is meant; None where nothing is
-    known.
+    """Returns the equivalent here of another program's value, as bf16-mixed for bf16, or None.
+
+    `key` is a setting or a group.
     """
     return VALUES.get((key, value))

@@ -2,7 +2,7 @@
 
     blocks -> show (a rich console) | markdown (a text) | html_page (one file, no network)
 
-Texts and names may come from a stranger: they are escaped wherever they are shown.
+Texts and names are untrusted: every output escapes them.
 """
 
 import base64
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-# Readers make links of these even without brackets; an invisible word joiner parts them.
+# Markdown readers make links of `//`, `@` and `www.` even without brackets; an invisible word
+# joiner prevents it.
 _JOINER = "&#8288;"
 _LINKS = re.compile(r"(?<=/)(?=/)|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-–+e\d.,% ]*")
@@ -39,8 +40,8 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .passage b { color: var(--faint); font-size: .875rem }
 figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
 """
-WHOLE_WORD = 12  # characters of a word in the header of a table that is never broken
-HOTTEST_PARTS = 5  # of a quote, named in Markdown
+WHOLE_WORD = 12  # characters: no word of a table's header up to this length is broken
+HOTTEST_PARTS = 5  # spans of a quote that Markdown names
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,21 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text; a column that is empty everywhere is not shown."""
+    """A table of text cells; a column without any text is not shown."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def columns(self) -> list[tuple[str, list[str]]]:
-        """Header and cells of each column that is not empty."""
+        """Returns (header, cells) of each column that has at least one non-empty cell."""
         cells = [[row[i] for row in self.rows] for i in range(len(self.header))]
         return [(name, column) for name, column in zip(self.header, cells, strict=True) if any(column)]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file of the page's folder."""
+    """A PNG file in the page's folder, with a caption."""
 
     file: str
     caption: str
@@ -82,9 +83,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a quoted text.
+    """A span of a quoted text.
 
-    In HTML a part with a value is coloured; Markdown names the parts of the highest values.
+    HTML colours a span that has a value; Markdown names the spans with the highest values.
     """
 
     text: str
@@ -94,7 +95,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Quote:
-    """A text as it stands, in parts."""
+    """A quoted text with a label, split into consecutive spans."""
 
     label: str
     parts: Sequence[Part]
@@ -102,7 +103,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Quotes:
-    """Quotes under one title; `columns` name the label, the text and the highest parts."""
+    """Quotes under one title; `columns` are the headers of label, text and highest spans."""
 
     title: str
     columns: tuple[str, str, str]
@@ -115,40 +116,40 @@ Block = Heading | Paragraph | Table | Picture | Quotes
 
 # --------------------------------------------------------------------------------------------- text
 def printed(text: str) -> str:
-    """Characters that have no picture as U+FFFD; line ends stay."""
+    """Returns the text with U+FFFD for each unprintable character; line feeds stay."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def one_line(text: str, limit: int = 60) -> str:
-    """One line of printable characters, shortened in its middle, for names of strangers."""
+    """Returns an untrusted text as one printable line, cut in its middle to `limit` characters."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
     return line if len(line) <= limit else f"{line[: limit // 2]}…{line[-(limit // 2 - 1) :]}"
 
 
 def as_html(text: str) -> str:
-    """Text for an element or a quoted attribute."""
+    """Escapes a text for an HTML element or a quoted attribute."""
     return escape(printed(text))
 
 
 def as_markdown(text: str) -> str:
-    """Text on one line of Markdown, free of markup, HTML, links, lists and table cells."""
+    """Escapes a text as one line of Markdown without markup, HTML, links, lists or table cells."""
     line = re.sub(r"[ ]*\n\s*", " ⏎ ", printed(text).strip("\n"))
     line = _LINKS.sub("\0", line)
     line = escape(line, quote=False)
     line = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", line)
-    # At its start, a line could begin a list, or be one of dashes below a heading.
+    # At its start, a line could begin a list; a line of dashes makes the line above it a heading.
     line = re.sub(r"^(\s*)([-+](?=\s|$)|[-=](?=[-=\s]*$))", r"\1\\\2", line)
     line = re.sub(r"^(\s*\d+)(?=[.)](\s|$))", r"\1\\", line)
-    # Which would make it a block of code
+    # Four leading spaces would make the line a block of code.
     line = re.sub(r"^ {4,}", lambda m: "&#32;" * len(m[0]), line)
     return line.replace("\0", _JOINER)
 
 
 # ----------------------------------------------------------------------------------------- terminal
 def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None:
-    """Prints the blocks.
+    """Prints the blocks on a rich console.
 
-    elsewhere: the place of all columns, told where the console has too few for a table.
+    elsewhere: where all columns can be read; printed after the names of columns that do not fit.
     """
     for block in blocks:
         match block:
@@ -172,12 +173,12 @@ def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None
 
 
 def fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
-    """The table in at most `width` columns of the terminal.
+    """Fits a table into `width` columns of the terminal.
 
-    Headers and texts are folded, then the last columns are dropped.
+    Headers and texts are folded. If that is not enough, the last columns are dropped.
 
     Returns:
-        The table, and the headers of the columns that were dropped.
+        The table, and the headers of the dropped columns.
     """
     columns = block.columns()
     needed = [(_is_number(cells), max(map(len, [name, *cells])), _least(name, cells)) for name, cells in columns]
@@ -191,7 +192,7 @@ def fitted(block: Table, width: int) -> tuple[RichTable, list[str]]:
         table.add_column(RichText(name), justify="right" if number else "left", overflow="fold", width=fixed)
     for row in zip(*(cells for _, cells in columns[:kept]), strict=True):
         if kept < len(columns) and not any(row[1:]):
-            continue  # all that it has is in the columns that were dropped
+            continue  # its other cells are in the dropped columns
         table.add_row(*(RichText(one_line(cell, 200)) for cell in row))
     return table, [name for name, _ in columns[kept:]]
 
@@ -201,7 +202,7 @@ def _is_number(cells: Sequence[str]) -> bool:
 
 
 def _least(name: str, cells: Sequence[str]) -> int:
-    """The width below which a column is no longer read: numbers stay whole, words are folded."""
+    """Returns the smallest readable width of a column: numbers stay whole, words may be folded."""
     words = max(map(len, name.split()), default=0)
     longest = max(map(len, cells), default=0)
     return max(words, longest if _is_number(cells) else min(24, longest))
@@ -209,7 +210,7 @@ def _least(name: str, cells: Sequence[str]) -> int:
 
 # ----------------------------------------------------------------------------------------- Markdown
 def markdown(blocks: Sequence[Block]) -> str:
-    """The blocks as one text; pictures are files beside it."""
+    """Returns the blocks as one Markdown text; pictures are references to their files."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
@@ -238,7 +239,7 @@ def _markdown(block: Block) -> str:
 
 
 def _markdown_quote(quote: Quote) -> str:
-    """A row of a table: a colour becomes the list of the parts with the highest values."""
+    """Returns a quote as a table row; its last cell names the spans with the highest values."""
     highest = sorted(quote.parts, key=lambda part: -(part.value or 0.0))[:HOTTEST_PARTS]
     named = ", ".join(f"“{as_markdown(part.text)}” {part.value:.1f}" for part in highest if part.value)
     return f"| {as_markdown(quote.label)} | {as_markdown(''.join(part.text for part in quote.parts))} | {named} |"
@@ -246,11 +247,13 @@ def _markdown_quote(quote: Quote) -> str:
 
 # --------------------------------------------------------------------------------------------- HTML
 def html_page(blocks: Sequence[Block], folder: Path) -> str:
-    """One file: pictures as data, no scripts, and a policy that lets a browser load nothing else.
+    """Returns the blocks as one HTML page without scripts.
+
+    Pictures are embedded as data, and a Content-Security-Policy forbids every request.
 
     Args:
-        blocks: the first heading is the title of the page.
-        folder: where the pictures are.
+        blocks: the contents; the first heading is the title of the page.
+        folder: the folder of the pictures.
     """
     title = next((block.text for block in blocks if isinstance(block, Heading)), "")
     return (
@@ -304,7 +307,10 @@ def _html_quote(quote: Quote, name: str, unit: str) -> str:
 
 
 def _html_header(name: str) -> str:
-    """Short words stay whole: a narrow window scrolls the table; long names may be broken."""
+    """Returns a header as HTML; words of up to WHOLE_WORD characters are never broken.
+
+    A table that is then too wide for its window scrolls.
+    """
     words = ((word, as_html(word)) for word in name.split(" "))
     return " ".join(f"<span>{shown}</span>" if len(word) <= WHOLE_WORD else shown for word, shown in words)
 

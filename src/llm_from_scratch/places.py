@@ -1,4 +1,4 @@
-"""Places: the folder of Hydra's YAML files, the words that start a command, paths of the user's."""
+"""The folder of Hydra's YAML files, the words that start a command, and the user's paths."""
 
 import os
 import sys
@@ -11,8 +11,10 @@ PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "toke
 
 
 def config_dir() -> Path:
-    """The folder of the YAML files: inside the package where a wheel was installed, at the top of a
-    checkout.
+    """Returns the folder of the YAML files: in the installed package, or at the top of a checkout.
+
+    Raises:
+        UserError: when neither place has one.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "configs", package.parents[1] / "configs"):
@@ -22,8 +24,9 @@ def config_dir() -> Path:
 
 
 def program(name: str = "") -> list[str]:
-    """The words that start a command in the user's setting, such as `python train.py` in a
-    checkout.
+    """Returns the words that start a command, such as `python train.py` in a checkout.
+
+    They follow how this process was started. Without a `name` they start the whole program.
     """
     if Path(sys.argv[0]).stem == "llm-from-scratch":
         start = ["llm-from-scratch"]
@@ -35,10 +38,10 @@ def program(name: str = "") -> list[str]:
 
 
 def expanded(path: str) -> str:
-    """A path with a leading `~` as the user's home; a shell expands none behind `key=`."""
+    """Returns a path with a leading `~` as the home folder: a shell expands none behind `key=`."""
     return os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises where ~name is nobody's home
 
 
 def user_path(path: str) -> Path:
-    """`expanded`, as a Path: the type of a path in a command's arguments."""
+    """Returns `expanded(path)` as a Path: the type of path arguments on the command line."""
     return Path(expanded(path))

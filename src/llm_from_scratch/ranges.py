@@ -8,29 +8,29 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 KEY = "range"  # of a field's metadata
-MAX_THREADS = 1024  # torch ends without a word where the system gives it no more
+MAX_THREADS = 1024  # torch ends without a message where the system refuses more
 
 
 class Range(NamedTuple):
-    """A condition on a value beyond its type, and the words behind "must be" in the refusal."""
+    """A condition on a value beyond its type, and its words behind "must be" in the message."""
 
     holds: Callable[[Any], bool]
     words: str
 
 
 def ranged(default: T, allowed: Range) -> T:
-    """A field of a dataclass with a default and a range; null passes every range."""
+    """Returns a dataclass field with a default and a range; None (null) passes every range."""
     return field(default=default, metadata={KEY: allowed})
 
 
 def range_of(item: "Field[Any]") -> Range | None:
-    """The range of a field; None where its type is all that a value needs."""
+    """Returns the range of a dataclass field, or None if it has none."""
     found: Range | None = item.metadata.get(KEY)
     return found
 
 
 def choice(*names: str) -> Range:
-    """One of several names."""
+    """Returns the range of the values `names`."""
     return Range(lambda value: value in names, "one of " + ", ".join(names))
 
 
@@ -42,7 +42,7 @@ def _is_encoding(name: str) -> bool:
 
 
 def _is_below(path: str) -> bool:
-    """Whether a path stays below the folder that it starts from."""
+    """Returns whether a path stays below its starting folder: it is relative and has no `..`."""
     return ".." not in Path(path).parts and not Path(path).is_absolute()
 
 
@@ -58,7 +58,7 @@ NAME = Range(
     lambda value: bool(re.fullmatch(r"[\w-][\w.-]*", value)),
     "letters, digits, '_', '-' and '.', which is not the first",
 )
-# A configuration may be a stranger's: its download must not land outside of data.dir.
+# A configuration may be untrusted: its download must not be written outside data.dir.
 BELOW_DATA = Range(_is_below, "a path below data.dir")
 GLOBS_BELOW_DATA = Range(lambda value: all(map(_is_below, value)), "globs below data.dir")
 ENCODING = Range(_is_encoding, "one of Python's text encodings: utf-8, cp1252, latin-1, utf-16")
@@ -71,7 +71,7 @@ THREADS = Range(lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_
 
 
 def loggers(known: Mapping[str, Any]) -> Range:
-    """Settings of loggers by their names: of one that is `known`, or with a `_target_`."""
+    """Returns the range of `logger`: settings by name, each name `known` or with a `_target_`."""
     return Range(
         lambda value: all(
             isinstance(settings, dict) and (name in known or "_target_" in settings) for name, settings in value.items()

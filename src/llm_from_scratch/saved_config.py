@@ -1,4 +1,4 @@
-"""config.yaml of a run folder: written with its checksum, read as a stranger's file."""
+"""config.yaml of a run folder: written with its checksum, read as untrusted input."""
 
 import hashlib
 import importlib.util
@@ -16,12 +16,12 @@ from llm_from_scratch.config import LOGGERS, Config
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import open_regular, refuse_links, write_file
 
-MAX_CONFIG = 100_000  # bytes; ours have two thousand
+MAX_CONFIG = 100_000  # bytes; a run's file has about 2,000
 # The first and the last line of a run's config.yaml: a file with one must have both, and a
 # checksum that holds.
 HEADER = "# The settings of this run. The last line is the sha256 of the lines above it.\n"
 FOOTER = "# sha256: "
-# What every version has written; a file without some of it has been cut off.
+# The keys that every version has written; a file that lacks one has been cut off.
 GROUPS = {
     *("task", "seed", "run_dir", "model", "tokenizer", "data", "prepare", "optim", "trainer", "sample", "logger"),
     "callbacks",
@@ -29,16 +29,17 @@ GROUPS = {
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes plain values as YAML between HEADER and the checksum."""
+    """Writes the config as YAML between HEADER and a line with the checksum."""
     content = HEADER + OmegaConf.to_yaml(OmegaConf.structured(config))
     write_file(path, f"{content}{FOOTER}{hashlib.sha256(content.encode()).hexdigest()}\n")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML file.
+    """Reads a YAML file as plain values.
 
     Raises:
-        UserError: in one line, where it cannot be read or its checksum does not hold.
+        UserError: when the file is missing, unreadable, too large or nested too deep, or its
+            checksum is wrong.
     """
     try:
         with open_regular(path) as file:
@@ -47,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"longer than {MAX_CONFIG} bytes")
         _verify(content)
         text = content.decode()
-        # `save_config` writes no aliases; twelve lines of them can stand for terabytes. Deep
+        # `save_config` writes no aliases; twelve lines of them can expand to terabytes. Deep
         # nesting takes quadratic time.
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -69,10 +70,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _verify(content: bytes) -> None:
-    """Holds a file that `save_config` wrote against its last line; version 0.1 wrote no such line.
+    """Raises UserError where the checksum in a file's last line does not match the lines above it.
 
-    The ends of lines do not count: git, an archive or an editor may have made them CRLF, or left
-    the last one out.
+    Version 0.1 wrote no checksum: its files pass. Line ends do not count: git, an archive or an
+    editor may have made them CRLF, or removed the last one.
     """
     content = content.replace(b"\r\n", b"\n")
     head, mark, last = content.rpartition(FOOTER.encode())
@@ -86,10 +87,10 @@ def _verify(content: bytes) -> None:
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """The settings of a run folder, from its config.yaml.
+    """Returns the settings of a run folder, read from its config.yaml.
 
     Raises:
-        UserError: in one line, where it is missing, damaged or cut off, or leads out of the folder.
+        UserError: when the file is missing, damaged or cut off, or a link out of the folder.
     """
     path = run / "config.yaml"
     refuse_links(path, run)
@@ -110,18 +111,18 @@ HARMLESS = {
 
 
 def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuses settings of a run folder that would run a stranger's code or write elsewhere.
+    """Refuses settings of an untrusted run folder that would run its code or write elsewhere.
 
-    Callbacks, loggers and an optimizer go on where they are HARMLESS, or of a module of the user's
-    own: no library's, and none of the run folder.
+    A callback, a logger or a custom optimizer is accepted if it is HARMLESS, or a class of the
+    user's own module: neither of a library nor of the run folder.
 
     Args:
         config: the settings of the resumed run.
-        given: those that the user's own configuration and command line give; what is the same there
-            is the user's.
+        given: the settings of the user's own configuration and command line; a setting that is
+            equal in both is accepted.
 
     Raises:
-        UserError: in one line, with what to give again.
+        UserError: for the first refused setting, with what to give again.
     """
     objects = [
         *(("callbacks", name, settings) for name, settings in config["callbacks"].items()),
@@ -140,7 +141,7 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
                 f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"
             )
     for name, value in config["trainer"]["extra"].items():
-        # A time limit
+        # A number, a switch, a time limit or deterministic=warn
         plain = isinstance(value, bool | int | float | None) or re.fullmatch(r"[\d:]+|warn", str(value))
         if value != given["trainer"]["extra"].get(name) and not plain:
             raise UserError(
@@ -149,7 +150,10 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 
 def _refuse_settings(logger: str, settings: Any, given: Any) -> None:
-    """Refuses settings of one of LOGGERS that write elsewhere or send data, unless given again."""
+    """Raises UserError for a logger's setting that may write elsewhere or send data.
+
+    A setting that the user has `given` with the same value is accepted. `logger` is one of LOGGERS.
+    """
     harmless = LOGGERS[logger]
     for key, value in (settings or {}).items():
         if harmless is not None and key not in harmless and (key not in given or given[key] != value):
@@ -160,10 +164,10 @@ def _refuse_settings(logger: str, settings: Any, given: Any) -> None:
 
 
 def _users_own(target: Any, run: Path) -> bool:
-    """Whether a class is of a module of the user's: no library, no file of the run folder."""
+    """Returns whether a class is in a user's own module, not in a library or the run folder."""
     top = str(target).partition(".")[0]
     try:
-        spec = importlib.util.find_spec(top)  # which runs nothing
+        spec = importlib.util.find_spec(top)  # does not import it
     except (ImportError, ValueError):
         return False
     if spec is None or not spec.has_location or spec.origin is None or top == "llm_from_scratch":
@@ -173,7 +177,7 @@ def _users_own(target: Any, run: Path) -> bool:
 
 
 def _targets(values: Any) -> Iterator[Any]:
-    """The `_target_` of every object that Hydra would make of nested settings."""
+    """Yields the `_target_` of every object that Hydra would instantiate from nested settings."""
     if isinstance(values, Mapping):
         if "_target_" in values:
             yield values["_target_"]

@@ -1,8 +1,7 @@
-"""The reference of every setting: name, type, default, range and meaning, read from the schema
-itself.
+"""The reference of every setting: name, type, default, range and meaning, read from the schema.
 
-The meaning of a setting is the comment at its field, behind it or above it. `docs/settings.md` is
-made from here.
+A setting's meaning is the comment at its field, behind it or above it. This module also makes
+`docs/settings.md`.
 """
 
 import ast
@@ -28,13 +27,13 @@ Every setting of `train.py` and `generate.py`, made from the schema by
 `python -m llm_from_scratch settings --markdown`. A setting is given as `key=value`; a group's file
 (`model=tiny`, `data=oz`, `optim=muon`, …) sets several at once. The defaults are those of the command
 without any setting; `null` means none."""
-# Words of a range that say nothing about its values.
+# Words of a range that name none of its values.
 JOINING = {"a", "list", "of", "one", "or", "true", "false"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One leaf of the schema; `range` is empty where the meaning lists the choices."""
+    """A setting of the schema; `range` is "" where the meaning already lists the choices."""
 
     program: str
     key: str
@@ -45,21 +44,23 @@ class Setting:
 
     @property
     def group(self) -> str:
-        """`train.py: data`, or the program alone for a setting of no group."""
+        """Returns the group's heading, such as `train.py: data`; without a group, the program."""
         group, dot, _ = self.key.partition(".")
         return f"{self.program}: {group}" if dot else self.program
 
     @property
     def explanation(self) -> str:
-        """The meaning, and the range behind it."""
+        """Returns the meaning, followed by the range in parentheses."""
         return self.meaning + (f" ({self.range})" if self.range else "")
 
 
 def reference(defaults: Defaults, word: str = "") -> list[Setting]:
-    """The settings whose name or meaning holds `word`, in the order of the schema.
+    """Returns the settings whose name or meaning contains `word`, in the order of the schema.
+
+    Case is ignored. The settings of no group come first.
 
     Raises:
-        UserError: none does.
+        UserError: when no setting matches.
     """
     found = [
         setting
@@ -74,13 +75,13 @@ def reference(defaults: Defaults, word: str = "") -> list[Setting]:
 
 
 def groups(settings: list[Setting]) -> Iterator[tuple[str, list[Setting]]]:
-    """Neighbours of one group together."""
+    """Yields (group, settings) for each run of consecutive settings of one group."""
     for group, own in groupby(settings, key=lambda setting: setting.group):
         yield group, list(own)
 
 
 def markdown(settings: list[Setting]) -> str:
-    """The page of the settings, a table for each group."""
+    """Returns the Markdown page of the settings, with a table for each group."""
     lines = [HEAD]
     for group, own in groups(settings):
         lines += [f"\n## {group}\n", "| setting | default | meaning |", "|---|---|---|"]
@@ -109,13 +110,13 @@ def _settings(program: str, schema: type, defaults: Mapping[str, Any], prefix: s
             words = ""
         default = item.default if item.default_factory is MISSING else item.default_factory()
         default = written(defaults.get(item.name, default))
-        # Without the modules of classes
+        # Class names without their modules
         name = re.sub(r"(\w+\.)+", "", name.replace("None", "null"))
         yield Setting(program, key, name, default, words, meaning)
 
 
 def written(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Returns a value as it is written on the command line: `null`, `true`, `[1,2]`."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -126,8 +127,9 @@ def written(value: Any) -> str:
 
 
 def _comments(schema: type) -> dict[str, str]:
-    """field -> the comment within or right behind its definition, else the lines of comment above
-    it; bases included.
+    """Returns field -> its comment: the one on its lines, else the comment lines above it.
+
+    Fields of base classes are included.
     """
     found: dict[str, str] = {}
     for cls in reversed(schema.__mro__):

@@ -1,9 +1,8 @@
-"""Signals and readers that leave: a program ends with 128 + the signal's number, and with one line
-at most.
+"""Signals, and output without a reader: a program ends with status 128 + the signal's number.
 
-A handler notes the signal and writes nothing: the reader of standard error may be gone before it
-(`2>&1 | tee log` and Ctrl-C), and a write would then raise in the middle of whatever runs. Training
-holds signals back and ends between two steps; everything else ends at once.
+It prints at most one line. The signal handler writes nothing: standard error may have lost its
+reader (`2>&1 | tee log` and Ctrl-C), and a write would raise an error in the interrupted code.
+Training defers signals and ends between two steps; every other program ends at once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import signal
 import sys
 import time
 
-# Few imports: until `catch` has run, Ctrl-C is a traceback.
+# Few imports: until `catch` has run, Ctrl-C prints a traceback.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
@@ -28,24 +27,25 @@ NAMES = (
     "SIGTERM",
     "SIGHUP",
     "SIGUSR1",
-)  # Ctrl-C, an end that is asked for, a closed terminal, SLURM's warning
-# Lightning adds this to the arguments of the other processes of a DDP run.
+)  # Ctrl-C, kill's default, a closed terminal, SLURM's warning
+# Lightning adds this to the arguments of the other ranks of a DDP run.
 LIGHTNING_CHILD = "hydra.job.name=train_ddp_process_"
 # The number of the process that starts those of a DDP run, for them.
 PARENT = "LLM_FROM_SCRATCH_PARENT"
 LAST_WORDS = 5.0  # seconds that a process of a DDP run has to end by itself after the first one
 READER_LEFT = 128 + 13  # the status of a program whose standard output has no reader: 128 + SIGPIPE
-# Seconds within which a second signal is the first one again, sent to the group and to the process
+# Seconds within which a second signal repeats the first: one sent to the process group, one to the
+# process.
 TWIN = 0.2
 
 
 class _State:
     def __init__(self) -> None:
-        self.received: int | None = None  # the signal that this process is to end for
+        self.received: int | None = None  # the first signal's number; None: no signal yet
         self.since = 0.0
-        self.held = False  # a loop asks for `received` between two steps
-        self.raised = False  # KeyboardInterrupt is on its way
-        self.over = False  # the interpreter is about to end: there is nothing left to tidy up
+        self.held = False  # a loop polls `received` between two steps
+        self.raised = False  # KeyboardInterrupt has been raised
+        self.over = False  # the program has returned: a signal may end the process at once
         self.before: dict[int, Any] = {}
 
 
@@ -53,12 +53,13 @@ _state = _State()
 
 
 def catch(*, end_with_reader: bool = True) -> None:
-    """Takes the signals of this process and guards its standard streams; a program calls it before
-    its other imports.
+    """Installs the signal handlers and guards standard output and standard error.
+
+    A program calls it before its other imports.
 
     Args:
-        end_with_reader: whether the program ends when nobody reads its standard output any more (`|
-            head`).
+        end_with_reader: whether the program ends when its standard output has no reader any more
+            (`| head`).
     """
     _install()
     sys.unraisablehook = _unraisable
@@ -68,36 +69,36 @@ def catch(*, end_with_reader: bool = True) -> None:
 
 
 def hold() -> None:
-    """From now on a signal is only noted, for `received`; a second Ctrl-C still interrupts
-    at once.
-    """
+    """Defers signals: the first is only recorded for `received`; a later Ctrl-C interrupts."""
     _install()
     _state.held = True
 
 
 def release() -> None:
-    """Gives the signals back to where they were before `hold`."""
+    """Ends `hold`; restores the earlier signal handlers, unless the program has called `catch`."""
     _state.held = False
-    if sys.unraisablehook is not _unraisable:  # nobody called `catch`: this process is not ours
+    if sys.unraisablehook is not _unraisable:  # `catch` was not called
         _restore(_state.before)
         _state.before, _state.received, _state.raised = {}, None, False
 
 
 def received() -> int | None:
-    """The number of the signal that asked this process to end."""
+    """Returns the number of the first signal that asked this process to end, or None."""
     return _state.received
 
 
 def interrupted() -> int | None:
-    """The number of the signal that is ending this process now, whatever a library made of the
-    KeyboardInterrupt.
+    """Returns the number of the signal that is interrupting this process now, or None.
+
+    It is known even if a library has replaced the KeyboardInterrupt by another exception.
     """
     return _state.received if _state.raised else None
 
 
 def ending(program: Callable[..., None]) -> Callable[..., None]:
-    """Makes a function a program's outermost frame: an interruption becomes the exit status 128 +
-    number, without a traceback.
+    """Decorates a program's outermost function, which ends without a traceback when interrupted.
+
+    The exit status is then 128 + the signal's number.
     """
 
     def run(*arguments: Any) -> None:
@@ -117,15 +118,14 @@ def ending(program: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = None) -> int:
-    """Runs a program that ends by itself when a signal comes, and waits for that end; returns its
-    exit status.
+    """Runs a child program, passes signals on to it and returns its exit status.
 
-    `subprocess.run` would kill it a quarter of a second after Ctrl-C, in the middle of its last
-    checkpoint.
+    It waits until the child has ended by itself: `subprocess.run` would kill it a quarter of a
+    second after Ctrl-C, in the middle of its last checkpoint.
 
     Args:
         command: the program and its arguments.
-        on_line: takes each line of the child's standard output; without it the child writes to this
+        on_line: receives each line of the child's standard output; None: the child writes to this
             process's own.
     """
     import subprocess
@@ -135,7 +135,7 @@ def run_child(command: Sequence[str], on_line: Callable[[str], None] | None = No
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if process:
-            # From a terminal it has come to the child already: see TWIN
+            # A terminal has sent it to the child, too: see TWIN
             process[0].send_signal(number)
         else:
             early.append(number)
@@ -173,7 +173,7 @@ def end_with_parent() -> None:
 
 
 def _numbers() -> list[int]:
-    """The signals to take: all that this system has, but for a SIGHUP that `nohup` has ignored."""
+    """Returns the signals of NAMES that this system has, but not a SIGHUP that `nohup` ignores."""
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
     return [number for number in numbers if number != hangup or signal.getsignal(number) != signal.SIG_IGN]
@@ -185,12 +185,12 @@ def _install() -> None:
             try:
                 _state.before[number] = signal.signal(number, _handle)
             except ValueError:
-                return  # another thread than the main one: signals are not its matter
+                return  # Python sets signal handlers in the main thread alone
 
 
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        # None: one of a C library's
+        # None: the handler was not installed from Python
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -203,11 +203,9 @@ def _handle(number: int, frame: FrameType | None) -> None:
     elif now - _state.since < TWIN or (_state.held and number != signal.SIGINT):
         return
     elif not _state.held:
-        os._exit(128 + _state.received)  # what the first signal began takes too long
+        os._exit(128 + _state.received)  # a second signal: the first one's end takes too long
     if _state.over or _importing(frame):
-        os._exit(
-            128 + number
-        )  # an import that is interrupted fails in a library's own words, or goes on without a part
+        os._exit(128 + number)  # an interrupted import may raise another error, or pass
     _state.held, _state.raised = False, True
     raise KeyboardInterrupt
 
@@ -221,16 +219,14 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:
-    """An interruption that comes within a destructor would be printed and forgotten."""
+    """Ends the process for an interruption within a destructor, which Python would only print."""
     if isinstance(lost.exc_value, KeyboardInterrupt) and _state.raised:
         os._exit(128 + (_state.received or signal.SIGINT))
     sys.__unraisablehook__(lost)
 
 
 class _Output(io.FileIO):
-    """A standard stream: what is written after its reader has left goes nowhere, without an
-    error.
-    """
+    """A standard stream that discards the output, without an error, once its reader has left."""
 
     def __init__(self, descriptor: int, ends: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -239,8 +235,10 @@ class _Output(io.FileIO):
         self.lost = {errno.EPIPE, errno.EIO} if self.isatty() else {errno.EPIPE}
 
     def write(self, data: Any) -> int:
-        """Writes, or after the reader has left, forgets; ends the program where that is its
-        reader's wish.
+        """Writes the data and returns the count of its bytes; discards them if the reader has left.
+
+        Raises:
+            SystemExit: when the reader has left and `ends` is set.
         """
         try:
             return super().write(data)
@@ -261,9 +259,9 @@ def _guarded(stream: Any, ends: bool) -> Any:
     try:
         raw = _Output(stream.fileno(), ends)
     except (AttributeError, OSError, ValueError):
-        # there is none, or a test put its own in the place
+        # No stream, or one that a test has put in its place
         return stream
-    # Python -u
+    # Unbuffered, as by `python -u`
     if isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer, io.BufferedWriter):
         return io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True)
     line_buffering = stream.line_buffering or not ends
@@ -271,9 +269,7 @@ def _guarded(stream: Any, ends: bool) -> Any:
 
 
 def _flush() -> None:
-    """Writes what is left, so that a reader who has left is met here and not in the interpreter's
-    last moments.
-    """
+    """Flushes both output streams, so that a missing reader is noticed here and not at shutdown."""
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 -- contextlib is one more import
             stream.flush()

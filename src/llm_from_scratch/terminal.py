@@ -1,8 +1,7 @@
-"""Text on its way to a terminal, and words on their way into a shell.
+"""Escaping of untrusted text for terminals, for rich and for shells.
 
-Texts, names and settings may be a stranger's. A terminal obeys the escape sequences in what it is
-shown, rich reads square brackets as markup, and a shell runs what stands in `$(…)`: each gets the
-text in a form that it shows or takes as it is.
+Texts, names and settings may be a stranger's. A terminal obeys escape sequences, rich reads square
+brackets as markup, and a shell runs `$(…)`: each gets the text in a form that it takes literally.
 """
 
 import codecs
@@ -19,16 +18,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Controls and lone surrogates by their category; the others reorder a line (bidirectional marks) or
-# end one.
+# Unicode categories: controls and lone surrogates. The characters of _REORDERING are bidirectional
+# marks, which reorder a line, and line separators, which end one.
 _UNSHOWN = ("Cc", "Cs")
 _REORDERING = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""The text with everything that a terminal would obey as a visible escape, such as `\x1b`;
-    `keep` stays as it is.
-    """
+    r"""Returns the text with controls as visible escapes, such as `\x1b`; `keep` stays."""
     if text.isprintable():
         return text
     return "".join(c if c in keep or not _is_control(c) else _escape(c) for c in text)
@@ -49,35 +46,29 @@ def _escape(character: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as a part of one line: white space of any length is one space, controls are
-    visible.
-    """
+    """Returns the text as part of one line: white space as single spaces, controls escaped."""
     return printable(" ".join(text.split()), keep="")
 
 
 def for_stream(text: str, stream: TextIO) -> str:
-    """Data for standard output: visible escapes in a terminal, the text itself in a pipe or
-    a file.
-    """
+    """Returns text for standard output: escaped for a terminal, unchanged for a pipe or a file."""
     return printable(text) if stream.isatty() else text
 
 
 def quote(word: str) -> str:
-    """A word as bash reads it back; one with controls or line ends in `$'…'`, so that it stays on
-    its line.
-    """
+    """Quotes a word for bash, on one line: `$'…'` if it has control characters or line ends."""
     if not any(map(_is_control, word)):
         return shlex.quote(word)
     return "$'" + "".join(map(_ansi_c, word)) + "'"
 
 
 def _ansi_c(character: str) -> str:
-    """One character inside bash's `$'…'`."""
+    """Returns one character as bash's `$'…'` writes it."""
     if character in "\\'":
         return f"\\{character}"
     if not _is_control(character):
         return character
-    # A byte is three octal digits: hexadecimal ones would take in a digit that follows.
+    # A byte is three octal digits: a hexadecimal escape would absorb a digit that follows it.
     return "".join(f"\\{byte:03o}" for byte in _utf8(character))
 
 
@@ -89,24 +80,24 @@ def _utf8(character: str) -> bytes:
 
 
 def shell(*words: str) -> str:
-    """A command to be pasted into a shell: its words, each quoted where it needs quotes."""
+    """Returns a command line to paste into a shell; words are quoted where they need it."""
     return " ".join(map(quote, words))
 
 
 def argument(path: object) -> str:
-    """A path as the argument of a command, where `-x` would be an option, `~` the home and `last`
-    the newest run.
+    """Returns a path as the argument of a command, with `./` before `-x`, `~` and `last`.
+
+    They would be an option, the home folder and the newest run.
     """
     word = str(path)
     return f"./{word}" if word.startswith(("-", "~")) or word == "last" else word
 
 
 def use_utf8() -> None:
-    """Makes both output streams UTF-8, whatever the machine's encoding: called once, where a
-    program begins.
+    """Makes both output streams UTF-8, whatever the machine's encoding.
 
-    Bytes of names that are not UTF-8 leave standard output as they came; standard error shows them
-    as escapes.
+    A program calls it once, at its start. Standard output passes bytes of names that are not UTF-8
+    unchanged; standard error escapes them.
     """
     codecs.register_error("llm_from_scratch", _as_byte)
     for stream, errors in ((sys.stdout, "llm_from_scratch"), (sys.stderr, "backslashreplace")):
@@ -117,8 +108,9 @@ def use_utf8() -> None:
 
 
 def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
-    """One surrogate at a time: the byte that it stands for, or its escape where it stands
-    for none.
+    """Handles an encoding error: returns the byte of a surrogate, or an escape if it has none.
+
+    The second value is the index at which encoding continues.
     """
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
@@ -126,26 +118,22 @@ def _as_byte(error: UnicodeError) -> tuple[str | bytes, int]:
     return bytes([code - 0xDC00]) if 0xDC80 <= code <= 0xDCFF else _escape(character), error.start + 1
 
 
-ERASED = "\x1b[1A\x1b[2K\r"  # up, and erased: an interruption leaves a whole line behind
-_passing: list[str] = []  # the line that a terminal shows for a while, if there is one
+ERASED = "\x1b[1A\x1b[2K\r"  # one line up, and that line erased
+_passing: list[str] = []  # the line that `passing` shows now, if any
 
 
 @functools.cache
 def note(line: str) -> None:
-    """One line on standard error, above a passing one; once, also where a launcher started several
-    processes.
-    """
+    """Prints a line on standard error, above a line of `passing`; only once, and only on rank 0."""
     if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
-        return  # the first one says it
+        return  # rank 0 prints it
     sys.stderr.write(ERASED * len(_passing) + "".join(f"{shown}\n" for shown in (printable(line, keep=""), *_passing)))
     sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def passing(line: str) -> Iterator[None]:
-    """Shows a line in a terminal while something takes its time, and takes it away; elsewhere
-    nothing is shown.
-    """
+    """Shows a line in a terminal while the block runs, then erases it; prints nothing elsewhere."""
     shown = bool(line) and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     if shown:
         sys.stderr.write(f"{line}\n")
@@ -161,16 +149,17 @@ def passing(line: str) -> Iterator[None]:
 
 
 class Formatter(logging.Formatter):
-    """Log lines as a terminal may have them; also the formatter of Hydra's loggers (configs/)."""
+    """A log formatter that escapes control characters; Hydra's loggers use it, too (configs/)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, controls visible."""
+        """Returns the formatted line with control characters as visible escapes."""
         return printable(super().format(record))
 
 
 def end_echo() -> None:
-    """Ends the line of a terminal on which Ctrl-C was echoed as ^C; a progress bar, which has the
-    stream, clears its own.
+    """Ends the terminal line on which Ctrl-C was echoed as ^C.
+
+    A progress bar of rich, which replaces the stream, clears its own line.
     """
     if sys.stderr.isatty() and type(sys.stderr).__module__ != "rich.file_proxy":
         sys.stderr.write("\n")
@@ -178,17 +167,15 @@ def end_echo() -> None:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """The package's messages on standard error, each as its bare line; other libraries' from a
-    warning on.
-    """
+    """Logs bare lines to standard error: the package from `level` on, other libraries' warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("llm_from_scratch").setLevel(level)
 
 
-# Rich's yellow figures cannot be read on a light background, and its dark grey rest of a bar looks
-# like a full one there.
+# On a light background rich's yellow figures are unreadable, and its dark grey remainder of a bar
+# looks like a full bar.
 BARS = {
     **dict.fromkeys(("progress.download", "progress.elapsed", "progress.remaining", "progress.data.speed"), "default"),
     "bar.back": "bright_black",
@@ -196,12 +183,11 @@ BARS = {
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> "Console":
-    """A console of rich that takes every string as text: no markup, no emoji codes, controls
-    visible.
+    """Returns a rich console that prints strings literally: no markup or emoji, controls escaped.
 
     Args:
-        stderr: on standard error, rather than standard output.
-        width: of what is not a terminal, where rich would take 80 columns.
+        stderr: whether it prints on standard error, rather than standard output.
+        width: the columns of an output that is not a terminal; None: rich's default, 80.
     """
     from rich.console import Console
     from rich.table import Table
@@ -213,8 +199,8 @@ def console(*, stderr: bool = False, width: int | None = None) -> "Console":
             return super().render_str(printable(text), **settings)
 
         def print(self, *objects: Any, **settings: Any) -> None:
-            """The title of a table is a line of its own: rich folds it at the width of the
-            table.
+            """Prints objects; a table's title is a line of its own, not folded to the table's
+            width.
             """
             for one in objects:
                 if isinstance(one, Table) and one.title:

@@ -17,8 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains on Oz, or on Python's standard library where Oz is neither at hand nor
-    downloadable.
+    """Trains on the Wizard of Oz, then generates text.
+
+    Python's standard library replaces a book that is neither on disk nor downloadable.
     """
     from omegaconf import DictConfig, OmegaConf
 
@@ -34,8 +35,8 @@ def run(options: argparse.Namespace) -> None:
     except ValueError as error:
         so = "So this demonstration trains on the source code of Python's standard library."
         print(printable(f"{error}\n{so}"), file=sys.stderr)
-        # Its validation split is eighty times as long as that of the book: read twice, the five
-        # minutes hold.
+        # Its validation split is eighty times as long as the book's: two validations fit into five
+        # minutes.
         data, prompt, settings = (
             "stdlib",
             "def ",
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     def run(name: str, *words: str, on_line: Callable[[str], None] | None = None) -> None:
         _, *start = program(name)
         if start == [f"{name}.py"]:
-            # Of a checkout, wherever the user stands
+            # The script of the checkout, whatever the current folder is
             start = [str(config_dir().parent / f"{name}.py")]
         elif start == [name]:
             start = ["-m", "llm_from_scratch", name]

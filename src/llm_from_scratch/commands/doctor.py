@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints each finding as it comes; a fault makes the exit status 1."""
+    """Prints each finding as soon as it is made; exits with status 1 if any is a fault."""
     from dataclasses import asdict
 
     from llm_from_scratch.doctor.examination import examine

@@ -10,7 +10,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import program, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
 
-PASSAGES = 20  # continued in a report
+PASSAGES = 20  # held-out passages that a report continues
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the likelihood of a run's text; further runs or options make a report."""
+    """Prints loss, perplexity and bits per byte of a run; more runs or options make a report."""
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
     if (
         len(options.run) > 1
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """The figures of one run as a table, a line for each corpus of a mixture."""
+    """Prints the figures of one run as a table, with a row for each corpus of a mixture."""
     from rich.table import Table
 
     table = Table(
@@ -139,9 +139,9 @@ def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Measures all that the options ask for, and prints tables or JSON; `--report` writes pages.
+    """Measures all that the options ask for; prints tables or JSON, and `--report` writes pages.
 
-    Standard error names what was skipped.
+    Standard error lists what was skipped.
     """
     from llm_from_scratch.evaluation.measure import Settings, measure
     from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report

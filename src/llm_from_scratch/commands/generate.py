@@ -28,7 +28,7 @@ MAX_PROMPT = 16_000_000  # bytes; only the context's last tokens are read
 
 @functools.cache
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder of this process alone, for the file that Hydra's sweeper writes."""
+    """Returns a temporary folder of this process, for the file that Hydra's sweeper writes."""
     return tempfile.TemporaryDirectory(prefix="llm_from_scratch_")
 
 
@@ -36,7 +36,7 @@ OmegaConf.register_new_resolver("scratch", lambda: scratch().name, replace=True)
 
 
 def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
-    """The checked settings, the prompt read; one stop string is as good as a list of one."""
+    """Returns the checked settings, with the prompt read; a single `stop` string becomes a list."""
     from llm_from_scratch.check import check
     from llm_from_scratch.config import GenerateConfig
     from llm_from_scratch.data.clean import clean_typed
@@ -52,10 +52,10 @@ def settings(composed: DictConfig, job: Sequence[str] = ()) -> GenerateConfig:
 
 @functools.cache  # standard input is read once, for the check and for every value of a sweep
 def read_prompt(source: str) -> str:
-    """The text of a file, or of standard input for `-`, without its last line end.
+    """Reads a text from a file, or from standard input for `-`, without its last line end.
 
     Raises:
-        UserError: it cannot be read, is no UTF-8, or is too long.
+        UserError: when it cannot be read, is not UTF-8 or is longer than MAX_PROMPT bytes.
     """
     name = "standard input" if source == STANDARD_INPUT else f"prompt_file={source}"
     if source == STANDARD_INPUT:
@@ -82,15 +82,13 @@ def read_prompt(source: str) -> str:
 
 @functools.cache  # once for all values of a sweep
 def say(line: str) -> None:
-    """A line on standard error."""
+    """Prints a line on standard error, once per process."""
     print(printable(line, keep=""), file=sys.stderr, flush=True)
 
 
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
-    """Streams the text to standard output as it is written; several samples come one after the
-    other.
-    """
+    """Generates text and streams it to standard output; further samples follow the first."""
     from llm_from_scratch.generation import generate, split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
     from llm_from_scratch.run import find_run
@@ -110,11 +108,10 @@ def main(composed: DictConfig) -> None:
 
 
 def show(pieces: Iterator[list[str]], prompt: str, samples: int) -> None:
-    """Prints every sample behind the prompt: the first as it is written, the others as soon as they
-    are complete.
+    """Prints every sample after its prompt: the first while it is generated, then the others.
 
-    Several are parted by lines. In a terminal each has its name there; in a pipe the line is `---`,
-    and the names are on standard error.
+    `pieces` yields the next part of every sample's text. A line separates several samples: in a
+    terminal the sample's name; in a pipe `---`, with the names on standard error.
     """
     others: list[list[str]] = [[] for _ in range(samples - 1)]
     _head(1, samples)
@@ -142,5 +139,5 @@ def _head(number: int, samples: int) -> None:
 
 
 def write(text: str) -> None:
-    """Text on standard output, at once."""
+    """Writes text to standard output and flushes it."""
     print(for_stream(text, sys.stdout), end="", flush=True)

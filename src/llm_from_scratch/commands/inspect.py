@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the contents of a prepared text."""
+    """Prints sizes, frequent tokens and training chunks of a text, which it prepares if needed."""
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection

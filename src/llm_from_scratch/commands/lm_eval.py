@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """lm-eval's figures of the tasks that are named."""
+    """Prints lm-eval's figures for the tasks that `--tasks` names."""
     import logging
 
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""`plan`: memory, passes over the text, time and disk of a training, before it begins."""
+"""`plan`: memory, epochs, time and disk of a training, before it begins."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the plan of a training that has not begun."""
+    """Prints the memory, epochs, time and disk that a training will take."""
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
 

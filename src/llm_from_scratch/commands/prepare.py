@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes the shards of a corpus, and prints their counts."""
+    """Prepares a corpus's token shards, or one task of them, and prints counts."""
     import time
 
     from llm_from_scratch.check import check

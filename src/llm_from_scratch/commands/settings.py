@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the reference, with the defaults of both commands."""
+    """Prints the reference of all settings, with the defaults of train.py and generate.py."""
     from dataclasses import asdict
 
     from omegaconf import OmegaConf

@@ -1,4 +1,4 @@
-"""The text and the tokenizer of a training, as `prepare`, `inspect` and `plan` take them over."""
+"""The text of a resumed run and the tokenizer of `init_from`, for prepare, inspect and plan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def text_of_run(config: "Config") -> "Prepared | None":
-    """The text of the run that `resume` names, refused if it has changed; None without `resume`."""
+    """Returns the text of the run that `resume` names; None without `resume`.
+
+    Raises:
+        UserError: when the text has changed since the run, or is gone.
+    """
     if not config.resume:
         return None
     from llm_from_scratch.evaluation.measure import run_text
@@ -21,7 +25,10 @@ def text_of_run(config: "Config") -> "Prepared | None":
 
 
 def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
-    """The tokenizer of the run that `init_from` names; None without it."""
+    """Returns the tokenizer of the run that `init_from` names; None if it names no run.
+
+    It is None on `resume`, too, and for a file of weights alone (.pt, .ckpt).
+    """
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.weights import PICKLES, model_folder
 

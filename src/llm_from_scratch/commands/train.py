@@ -1,6 +1,6 @@
-"""`train.py`: the settings of a training, checked and settled before it starts.
+"""`train.py`: checks the settings of every job, then trains.
 
-Imports stand where they are needed: `--help` and a mistake in a setting need neither torch nor
+Imports are local to functions: `--help` and a mistake in a setting need neither torch nor
 Lightning.
 """
 
@@ -34,11 +34,14 @@ log = logging.getLogger(__name__)
 
 
 def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
-    """The checked settings of one job; a setting without effect is refused.
+    """Returns the checked config of one job.
 
     Args:
         composed: the configuration of the job (`final_config`).
         job: its overrides.
+
+    Raises:
+        UserError: when a value is wrong or a setting has no effect.
     """
     from llm_from_scratch.check import check as check_settings
     from llm_from_scratch.check import check_given
@@ -50,10 +53,9 @@ def settle(composed: DictConfig, job: Sequence[str]) -> "Config":
 
 
 def check(composed: DictConfig, job: Sequence[str]) -> None:
-    """Refuses, before any job starts, what cannot run; nothing has been written yet, and nothing
-    is.
+    """Raises UserError for a job that cannot run, before any job starts; writes no files.
 
-    One line warns of what will take too long.
+    A line on standard error warns of a run that would take too long.
     """
     config = settle(composed, job)
     check_place(config, job)
@@ -78,7 +80,11 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 
 
 def check_place(config: "Config", job: Sequence[str]) -> None:
-    """Refuses a run folder that cannot be this run's."""
+    """Refuses a run folder that is not writable, holds a run, or has another name on each machine.
+
+    Raises:
+        UserError: in one line, with what to change.
+    """
     from llm_from_scratch.data.prepare import is_first_rank
 
     run_dir = Path(config.run_dir)
@@ -92,7 +98,7 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
     held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]
-    # Which may have begun this very run before the others look
+    # Rank 0 may have begun this very run before the other ranks look
     if held and not config.resume and is_first_rank():
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
@@ -101,7 +107,7 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
 
 
 def tree(config: "Config") -> "Tree":
-    """The configuration of one run, a branch for each group."""
+    """Returns the config of one run as a rich tree, with a branch for each group."""
     from dataclasses import asdict
 
     from rich.tree import Tree
@@ -118,7 +124,7 @@ def tree(config: "Config") -> "Tree":
 
 
 def recipes() -> dict[str, "Config"]:
-    """The experiments by their names."""
+    """Returns name -> checked config of each experiment that is one run."""
     from llm_from_scratch.check import check as check_settings
     from llm_from_scratch.config import Config
 
@@ -126,15 +132,16 @@ def recipes() -> dict[str, "Config"]:
 
 
 def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
-    """The prepared text of the resumed run; None if it has to be prepared again.
+    """Returns the prepared text of the resumed run; None if it has to be prepared again.
 
     Args:
-        config: of the resumed run.
+        config: the config of the resumed run.
         job: its overrides.
-        warn: log a warning if the text's own files are missing.
+        warn: whether to log a warning if the source files are missing.
 
     Raises:
-        UserError: the files have changed, or `data.path` is given and does not exist.
+        UserError: when the source files have changed, when `data.path` is given and does not exist,
+            or when config.yaml names another kind of tokenizer.
     """
     from llm_from_scratch.checkpoint import checkpoints
     from llm_from_scratch.data.prepare import source_fingerprint, source_now
@@ -171,7 +178,7 @@ def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared |
 
 
 def one_run(composed: DictConfig) -> float:
-    """One run; returns its best validation loss (nats a token), which Hydra's sweepers minimise."""
+    """Trains one run and returns its best validation loss (nats a token): sweepers minimise it."""
     from llm_from_scratch.data.prepare import is_first_rank
     from llm_from_scratch.training.checks import check_trainer
     from llm_from_scratch.training.claim import Claim
@@ -182,7 +189,7 @@ def one_run(composed: DictConfig) -> float:
     final = final_config(composed, job)
     config = settle(final, job)
     config.run_dir = str(run_folder(composed))
-    check_trainer(config)  # what a sweeper draws has not been before the front
+    check_trainer(config)  # values that a sweeper draws were not checked before
     if config.print_config and is_first_rank():
         console(stderr=True).print(tree(config))
     with Claim(config, owner=is_first_rank()) as claim, separate_processes():

@@ -1,4 +1,4 @@
-"""Composes a job's configuration with Hydra; its errors become one line each."""
+"""Composes a job's configuration with Hydra, and turns Hydra's errors into one-line messages."""
 
 import difflib
 import re
@@ -24,11 +24,11 @@ OmegaConf.register_new_resolver("program", lambda name: shell(*program(name)), r
 
 
 def compose(config_name: str, job: list[str]) -> DictConfig:
-    """The configuration of one job, without Hydra's own part.
+    """Returns the composed config of one job, without Hydra's own group.
 
     Raises:
-        UserError: an override names a setting or a choice that does not exist; one line names what
-            was meant.
+        UserError: when an override names a setting or a choice that does not exist; the message
+            suggests the nearest one.
     """
     try:
         config = hydra.compose(config_name, job, return_hydra_config=True)
@@ -82,7 +82,7 @@ def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError
 
 
 def _of_logger(key: str, known: list[str]) -> str:
-    """Advice for a setting of a logger that does not exist."""
+    """Returns the advice for a setting of a logger that does not exist."""
     from llm_from_scratch.config import LOGGERS
 
     name = key.split(".")[1]
@@ -106,7 +106,7 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def experiments() -> Iterator[tuple[str, DictConfig]]:
-    """Each `experiment=` that is one run, composed. Hydra must be initialised."""
+    """Yields (name, config) of each experiment that is one run. Hydra must be initialised."""
     for path in sorted((Path(main_config_dir()) / "experiment").glob("*.yaml")):
         config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
         if config.hydra.mode != RunMode.MULTIRUN:

@@ -15,9 +15,9 @@ from llm_from_scratch.terminal import quote
 # process.
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
 # Settings of model, data and tokenizer that a resumed run may change: neither shapes nor text
-# follow them.
+# depend on them.
 CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
-# Settings that a resumed run can no longer change, with the advice for each.
+# Settings that a resumed run cannot change, with the advice for each.
 SETTLED = {
     "task": "its folder has its name already; leave it out",
     "init_from": "its weights are in its checkpoints; leave it out, or start a new run",
@@ -25,21 +25,22 @@ SETTLED = {
     "prepare.workers": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
     "prepare.task": "its text is prepared; where that is gone, `python -m llm_from_scratch prepare` makes it again",
 }
-# Settings of the model that weights do not decide: a run with `init_from` may choose them.
+# Settings of the model that the weights do not determine: a run with `init_from` may choose them.
 OWN_MODEL = ("dropout", "init_std", "block_size", "rope_base", "rope_scaling")
 
 
 def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
-    """The configuration of a job: composed, or for `resume=RUN` saved and then overridden.
+    """Returns the config of a job: the composed one, or for `resume=RUN` the saved one, overridden.
 
-    A group's choice, such as `trainer=gpu`, changes what its own file sets and leaves the rest as
-    it was saved. With `init_from=RUN` the model's shape and the tokenizer are those of that run.
+    On resume, a group's choice such as `trainer=gpu` replaces the settings in its own file; the
+    others stay as saved. `init_from=RUN` sets the model's shape and the tokenizer to those of that
+    run.
 
     Raises:
-        UserError: in one line, where an override would change the shapes, the data or the tokenizer
-            of the run.
+        UserError: when an override would change the shapes, the data or the tokenizer of the run,
+            or when the run folder's settings would run foreign code.
     """
-    if "trainer" in config and "logger" not in config:  # logger=[]: none of them
+    if "trainer" in config and "logger" not in config:  # logger=[] chooses no logger
         OmegaConf.set_struct(config, False)
         config.logger = {}
     if not config.get("resume"):
@@ -84,15 +85,15 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
 
 
 def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
-    """Sets the model's shape and the tokenizer to those of the run whose weights the new one starts
-    from.
+    """Sets the model's shape and the tokenizer in `config` to those of the run in `init_from`.
 
-    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free: the
-    job's value counts if it gives one, else the other run's. A file of torch's holds weights alone,
-    and decides nothing.
+    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free
+    (`block_size` unless positions are learned): the job's value is used if it gives one, else that
+    run's, but `dropout` and `init_std` are never taken over. A file of weights alone (.pt, .ckpt)
+    changes nothing.
 
     Raises:
-        UserError: the job asks for another shape or tokenizer, or there is no such run.
+        UserError: when the job asks for another shape or tokenizer, or there is no such run.
     """
     if not isinstance(config.get("init_from"), str):
         return
@@ -131,8 +132,9 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:
-    """The settings in the file of a group's choice; for an experiment, with those of its
-    defaults.
+    """Yields the settings in the file of a group's choice.
+
+    For an experiment, those of its defaults list are included.
     """
     file = Path(main_config_dir()) / group / f"{choice}.yaml"
     if not file.is_file():  # null: none
@@ -154,7 +156,7 @@ def _set_by(group: str, choice: Any) -> Iterator[str]:
 
 
 def _names(content: Mapping[Any, Any]) -> Iterator[str]:
-    """The settings of a file of `@package _global_`, without Hydra's own."""
+    """Yields the settings of a file of `@package _global_`, without Hydra's own."""
     from llm_from_scratch.config import Config
 
     for key, value in content.items():
@@ -165,7 +167,11 @@ def _names(content: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def may_fetch(config: DictConfig, composed: DictConfig, job: Sequence[str]) -> bool:
-    """Whether a job may download: it is a new run, or the user has given `data` again on resume."""
+    """Returns whether a job may download.
+
+    A new run may. A resumed one may if the user gives `data` again and it names the saved source:
+    `config` is the job's final config, `composed` the user's own.
+    """
     given = any(override.key_or_group in ("data", "data.url", "data.download") for override in parse(job))
     same = all(
         OmegaConf.select(config, f"data.{name}") == OmegaConf.select(composed, f"data.{name}")

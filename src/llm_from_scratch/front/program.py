@@ -1,4 +1,4 @@
-"""A task of a configuration as the program that the shell starts."""
+"""Command-line programs on Hydra: every job is checked, then `hydra.main` runs the task."""
 
 import functools
 import os
@@ -30,18 +30,18 @@ HYDRA_FLAGS = {
     *("--run", "--multirun", "--cfg", "--info", "--resolve", "--package", "--config-path", "--config-name"),
     *("--config-dir", "--experimental-rerun", "-r", "-m", "-c", "-i", "-p", "-cp", "-cn", "-cd"),
 }
-# Settings of Hydra's that it does not take on a command line, or that a run has its own for.
+# Settings of Hydra's that are refused -> what to write instead.
 HYDRAS = {
     "hydra.run.dir": "name its folder with run_dir=PATH",
     "hydra.sweeper.params": "write -m and the values of each setting, optim.lr=1e-3,3e-3; or a file configs/sweep/NAME.yaml",
     "hydra.output_subdir": "its settings are in config.yaml; leave it out",
 }
-# Options of which Hydra takes one.
+# Options of Hydra's that exclude each other.
 MODES = {"--run", "-r", "--multirun", "-m", "--cfg", "-c", "--info", "-i"}
-# Options that name other YAML files: those are Hydra's matter.
+# Options that name other YAML files: with them, the jobs are not checked before Hydra.
 ELSEWHERE = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"}
 Task = Callable[[DictConfig], Any]
-# Raises UserError for a configuration that cannot run, given with the overrides that made it.
+# Called with a job's config and overrides; raises UserError for one that cannot run.
 Check = Callable[[DictConfig, Sequence[str]], Any]
 
 
@@ -51,15 +51,14 @@ def command(
     check: Check,
     starting: str = "",
 ) -> Callable[[Task], Callable[[], None]]:
-    """Makes a task of a composed configuration the program that the shell starts.
+    """Decorates a task, a function of a composed config, as the program that the shell starts.
 
     Args:
         config_dir: the folder of the YAML files.
-        config_name: the main one, without `.yaml`.
-        check: raises UserError for a configuration that cannot run, given with the overrides that
-            made it; called for every job before the first one starts.
-        starting: a line for a terminal while the checks load what they need; it goes with the next
-            line.
+        config_name: the name of the main YAML file, without `.yaml`.
+        check: called with the config and the overrides of every job, before the first job starts;
+            raises UserError for a config that cannot run.
+        starting: a line that a terminal shows while the checks run; "" for none.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -76,12 +75,11 @@ def command(
         def program() -> None:
             use_utf8()
             share_cores()
-            # Lightning starts the other processes with this process's arguments, which are checked
-            # already.
+            # Lightning starts the other ranks with the arguments of rank 0, which it has checked.
             if any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
                 signals.end_with_parent()
             else:
-                # In place of that of another command, which started this one
+                # Replaces the name of another command that has started this one
                 os.environ[RUN_NAME] = new_name()
                 try:
                     with passing(starting):
@@ -102,7 +100,7 @@ def command(
 
 
 def _front(arguments: list[str], config_name: str, config_dir: Path, check: Check) -> list[str]:
-    """Checks every job that the arguments ask for; returns the arguments as Hydra wants them."""
+    """Checks every job that the arguments ask for, and returns the arguments for Hydra."""
     flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
     if flags & {"--shell-completion", "-sc"}:
         _check_completion(arguments)
@@ -120,13 +118,13 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Chec
         sweeps, more = _check_jobs(words, given, sweeps, config_name, config_dir, check)
         words += more
     if not sweeps and not flags & (MODES - MULTIRUN):
-        # config.yaml says all, and is written when nothing can be refused
+        # No .hydra folder: the run's config.yaml holds all settings, written after the checks
         words.append("hydra.output_subdir=null")
     return others + words
 
 
 def _check_options(arguments: Sequence[str], flags: set[str]) -> None:
-    """Refuses options that Hydra does not have, and several of those that exclude each other."""
+    """Raises UserError for an option that Hydra lacks, or for several that exclude each other."""
     modes = sorted(flags & MODES)
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: Hydra takes one of them; see --hydra-help")
@@ -140,10 +138,12 @@ def _check_options(arguments: Sequence[str], flags: set[str]) -> None:
 def _settings(
     arguments: Sequence[str], sweeps: bool, config_name: str, config_dir: Path
 ) -> tuple[list[str], list[str]]:
-    """The settings among the arguments, literal values quoted and `last` replaced; and the others.
+    """Returns the settings among the arguments, and the other arguments.
+
+    Literal values are quoted, and `last` is replaced by the newest run.
 
     Raises:
-        UserError: a word is neither.
+        UserError: when an argument is neither a setting, an option nor the value of an option.
     """
     arguments = [argument if sweeps and is_choice(argument) else literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
@@ -158,7 +158,7 @@ def _settings(
 
 
 def _check_given(given: Mapping[str, Any], sweeps: bool) -> None:
-    """Refuses settings of Hydra's that have a counterpart here, and a sweep or folder on resume."""
+    """Raises UserError for a setting of HYDRAS, and for a sweep or a `run_dir` beside `resume`."""
     for key in given:
         for name, instead in HYDRAS.items():
             if key == name or key.startswith(f"{name}."):
@@ -174,10 +174,10 @@ def _check_given(given: Mapping[str, Any], sweeps: bool) -> None:
 def _check_jobs(
     words: Sequence[str], given: Mapping[str, Any], sweeps: bool, config_name: str, config_dir: Path, check: Check
 ) -> tuple[bool, list[str]]:
-    """Composes every job and holds it against the schema.
+    """Composes every job and checks it against the schema.
 
     Returns:
-        Whether there are several jobs, and the settings of Hydra's that they share.
+        Whether this is a sweep, and the settings of Hydra's that all of its jobs share.
     """
     more = []
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
@@ -187,8 +187,8 @@ def _check_jobs(
         sweeps = sweeps or settings.mode == RunMode.MULTIRUN
         check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
         if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
-            # One folder for all jobs, in whatever process and on whatever machine a launcher starts
-            # them, and also where they differ in what names the folder of a run, such as the text.
+            # One folder for all jobs, in any process and on any machine of a launcher, even where
+            # they differ in a setting that names the folder, such as the text.
             more.append(f"hydra.sweep.dir={quoted(expanded(first.run_dir))}")
         for number, job in enumerate(jobs):
             check(final_config(compose(config_name, job) if number else first, job), job)
@@ -196,10 +196,10 @@ def _check_jobs(
 
 
 def _check_completion(arguments: Sequence[str]) -> None:
-    """Checks a request for shell completion; a query writes nothing on standard error.
+    """Checks a request for shell completion; discards the standard error of a query.
 
     Raises:
-        UserError: neither a script for a shell nor a query is asked for.
+        UserError: when it is no install, uninstall or query for bash, zsh or fish.
     """
     asked = [argument for argument in arguments if argument not in ("-sc", "--shell-completion")]
     if len(asked) != 1 or not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", asked[0]):
@@ -212,16 +212,16 @@ def _check_completion(arguments: Sequence[str]) -> None:
 
 
 def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: str = "config.yaml") -> DictConfig:
-    """The configuration of one job, for a command that needs no more of Hydra.
+    """Returns the config of one job, for a command that needs nothing else of Hydra.
 
     Args:
         config_dir: the folder of the YAML files.
-        config_name: the main one, without `.yaml`.
+        config_name: the name of the main YAML file, without `.yaml`.
         words: the overrides.
-        resumes: the file that a run must hold for `resume=last`.
+        resumes: a file; `resume=last` is the newest run that holds it.
 
     Raises:
-        UserError: as for the scripts, in one line.
+        UserError: when a word is no setting, has several values, or cannot be composed.
     """
     words = [literal(word) for word in words]
     for word in words:

@@ -1,4 +1,4 @@
-"""The name of a run, one for all processes of a command."""
+"""The name of a run, shared by all processes of its command."""
 
 import os
 import secrets
@@ -6,22 +6,23 @@ import time
 
 from omegaconf import OmegaConf
 
-# Hands the name of the run to the processes of Lightning and of Hydra's launchers.
+# The environment variable that passes the run's name to the processes of Lightning and of Hydra's
+# launchers.
 RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
 
 
 def run_name() -> str:
-    """DATE_TIME_ID; the id separates runs that start in the same second, also when the clock goes
-    back.
+    """Returns the run's name, DATE_TIME_ID: the one in RUN_NAME, or a new one.
 
-    All jobs of a sweep and all processes of a run share the name that their command chose and
-    handed on in RUN_NAME. A configuration that a program composes by itself has a name of its own.
+    The id separates runs that start in the same second, also when the clock goes back. A command
+    passes its name in RUN_NAME to all jobs of a sweep and all processes of a run. A config that is
+    composed outside a command gets a name of its own.
     """
     return os.environ.get(RUN_NAME) or new_name()
 
 
 def new_name() -> str:
-    """A name for the run of a new command; the processes of torchrun and srun agree on it."""
+    """Returns a name for a new command's run, the same in all processes of torchrun or srun."""
     name = time.strftime("%Y-%m-%d_%H-%M-%S") + "_" + secrets.token_hex(2)
     if _of_torchrun():
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
@@ -47,7 +48,7 @@ def _of_slurm() -> bool:
 
 
 def shares_name() -> bool:
-    """Whether processes of several machines share the name: under torchrun and srun they do."""
+    """Returns whether all machines share the run's name, as they do under torchrun and srun."""
     return _of_torchrun() or _of_slurm()
 
 

@@ -18,7 +18,7 @@ from llm_from_scratch.terminal import for_stream
 
 
 def no_sweep(run: str) -> UserError:
-    """The error for a sweep over a resumed run."""
+    """Returns the error for a sweep over the resumed run `run`."""
     return UserError(
         f"resume={run}: a sweep makes new runs and resumes none: leave the sweep out, or use init_from={run}, which"
         " starts each from its weights"
@@ -31,11 +31,11 @@ def check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], 
     Args:
         words: the overrides of all jobs.
         sweeps: whether this is a sweep.
-        sweeper: Hydra's settings of it.
-        resume: the run to go on with, or nothing.
+        sweeper: Hydra's settings of the sweeper.
+        resume: the run to resume; "" for none.
 
     Raises:
-        UserError: in one line, with what to write.
+        UserError: for the first refused override, with what to write.
     """
     if sweeps and resume:
         raise no_sweep(resume)
@@ -66,11 +66,10 @@ def check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], 
 
 
 def failed(error: Exception, config: DictConfig) -> float:
-    """Reports the error of one run of a sweep, and writes it for the table; the other runs go on.
+    """Reports the error of one run of a sweep and saves it for the table; the other runs go on.
 
     Returns:
-        Infinity: the worst validation loss, so that a sweeper that minimises it keeps away from
-            there.
+        Infinity, the worst validation loss: a sweeper that minimises it avoids these settings.
     """
     from llm_from_scratch.config import FAILURE
     from llm_from_scratch.files import write_file
@@ -86,21 +85,22 @@ def failed(error: Exception, config: DictConfig) -> float:
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of the present job: `run_dir`, or for a job of a sweep a numbered folder
-    below it.
+    """Returns the folder of the current job: `run_dir`, or in a sweep a numbered folder below it.
+
+    In a sweep it also reduces sys.argv to this job's overrides.
     """
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
         return Path(expanded(config.run_dir))
     folder = Path(settings.sweep.dir) / settings.sweep.subdir
-    # Lightning starts the other processes with these arguments: this job alone, not the sweep.
+    # Lightning starts the other ranks with these arguments: this job's, not the sweep's.
     own = [word for word in job_overrides() if not word.startswith(("run_dir=", "task="))]
     sys.argv[1:] = [*own, literal(f"run_dir={folder}"), "hydra.mode=RUN"]
     return folder
 
 
 def announce(folder: str) -> None:
-    """Prints `run: PATH`; for the processes of a launcher, `SweepTable` prints it."""
+    """Prints `run: PATH`; for the processes of a launcher, `SweepTable` prints it instead."""
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN and not is_basic(settings):
         return
@@ -108,22 +108,22 @@ def announce(folder: str) -> None:
 
 
 def is_basic(settings: Any) -> bool:
-    """Whether the jobs of a sweep run one after another in this process."""
+    """Returns whether the jobs of a sweep run one after another in this process."""
     return str(settings.launcher._target_).endswith(".BasicLauncher")
 
 
 class SweepTable(Callback):
-    """A Hydra callback: a multirun ends with one table of all its runs."""
+    """A Hydra callback that prints one table of all runs at the end of a sweep."""
 
-    failures = 0  # of the sweep that this process made
+    failures = 0  # failed runs of the sweep in this process
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra with its whole configuration."""
+        """Prints the table and counts the failures. Hydra calls it with its whole configuration."""
         from llm_from_scratch.training.results import completed, print_sweep
 
         root = Path(config.hydra.sweep.dir)
-        if not is_basic(config.hydra):  # its processes may have their output elsewhere
+        if not is_basic(config.hydra):  # the output of a launcher's processes may be elsewhere
             for run in completed(root):
                 print(for_stream(f"run: {run}", sys.stdout), flush=True)
-        # A launcher may have made the runs in other processes.
+        # Failures in other processes are counted from the folders of the runs.
         SweepTable.failures = max(SweepTable.failures, print_sweep([root]))

@@ -1,6 +1,4 @@
-"""Parses a command line: literal values, `last`, `null` for groups, Hydra's grammar for the
-rest.
-"""
+"""Parses a command line: literal values, `last`, `null` for groups, and Hydra's grammar."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,12 +32,15 @@ LITERAL = (
 )
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
-# The settings that take `last`, and the file that the run must hold for them.
+# Settings that take `last` -> the file that the newest run must hold.
 LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model/config.json"}
 
 
 def literal(argument: str) -> str:
-    """`prompt=Oh, it's 5!` -> the same in Hydra's quotes; other arguments stay as they are."""
+    """Returns a setting of LITERAL, such as `prompt=Oh, it's 5!`, with its value in Hydra's quotes.
+
+    Other arguments stay as they are.
+    """
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in LITERAL or (value == "null" and key != "prompt"):
         return argument
@@ -49,25 +50,27 @@ def literal(argument: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A text in Hydra's quotes."""
+    """Returns a text in Hydra's quotes, with each `${` escaped."""
     from llm_from_scratch.check import escape
 
     return QuotedString(escape(value), Quote.single).with_quotes()
 
 
 def is_choice(argument: str) -> bool:
-    """Whether a sweep varies a literal setting: `data.path=choice(a.txt,b.txt)`."""
+    """Returns whether an argument sweeps over a literal setting, as `data.path=choice(a,b)`."""
     key, _, value = argument.partition("=")
     return key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")")
 
 
 def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
-    """Translates `group=null` and `~group`, which Hydra's grammar lacks: no choice of that group.
+    """Translates `group=null` and `~group` (no choice of that group), which Hydra's grammar lacks.
+
+    They become `group=none` where that choice exists; else they are dropped.
 
     Raises:
-        UserError: a choice is needed there.
+        UserError: when the group needs a choice.
     """
-    # Interpolations as they stand
+    # Interpolations stay unresolved
     main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
     assert isinstance(main, dict)
     defaults = main.get("defaults") or []
@@ -87,8 +90,9 @@ def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> li
 
 
 def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
-    """Replaces `last` by the folder of the newest run, the same for every process of the
-    command.
+    """Replaces `last` by the folder of the newest run that holds the needed file.
+
+    `needs` maps a setting to that file. Every process of the command gets the same run.
     """
     settled = []
     for override, word in zip(parse(words), words, strict=True):
@@ -102,14 +106,14 @@ def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[
 
 
 def parse(words: Sequence[str]) -> list[Override]:
-    """The overrides by Hydra's grammar.
+    """Parses overrides by Hydra's grammar.
 
     Raises:
-        UserError: one cannot be read, or a setting is given twice.
+        UserError: when one cannot be read, has no value, or gives a setting twice.
     """
     parsed, seen = [], set()
     hydras = GlobalHydra.instance()
-    # Knows the choices that glob(*) stands for
+    # Expands glob(*) to the choices of a group
     loader = hydras.config_loader() if hydras.is_initialized() else None
     parser = OverridesParser.create(loader)
     for word in words:
@@ -133,9 +137,9 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:
-    """The overrides of every job: one list for a run, the product of all values for a sweep.
+    """Returns the overrides of every job: one list for a run, all combinations for a sweep.
 
-    Values that only a sweeper can draw are left out.
+    Values that only a sweeper draws are left out. A larger sweep is cut to 1,000 jobs.
     """
     jobs: list[list[str]] = [[]]
     for override, word in zip(parse(words), words, strict=True):
@@ -151,17 +155,17 @@ def jobs_of(words: Sequence[str]) -> list[list[str]]:
 
 
 def main_config_dir() -> str:
-    """The folder of the YAML files that Hydra composes from."""
+    """Returns the folder of the YAML files that Hydra composes from."""
     return next(source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "main")
 
 
 def job_overrides() -> list[str]:
-    """The overrides of the job that runs now, without Hydra's own."""
+    """Returns the overrides of the current job, without Hydra's own."""
     return list(HydraConfig.get().overrides.task)
 
 
 def given_settings(job: Sequence[str]) -> list[str]:
-    """The names of the settings in a job's overrides, without groups and Hydra's own."""
+    """Returns the names of the settings in a job's overrides, without groups and Hydra's own."""
     return [
         override.key_or_group
         for override in parse(job)
