@@ -34,8 +34,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def write_ids(folder: Path, train: np.ndarray, val: np.ndarray, characters: str | None = None) -> None:
-    """Writes a data set in nanoGPT's format: uint16 ids, and the meta.pkl of `characters` that its
-    sample.py reads (none for None).
+    """Writes a data set in nanoGPT's format: uint16 ids and, unless `characters` is None, the
+    meta.pkl that its sample.py reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train.astype(np.uint16).tofile(folder / "train.bin")
@@ -101,9 +101,7 @@ def load_module(clone: Path) -> ModuleType:
 
 
 def load_get_batch(clone: Path, names: dict[str, Any]) -> Callable[[str], Any]:
-    """Returns the function get_batch of nanoGPT's train.py, with `names` as the globals that it
-    reads.
-    """
+    """Returns get_batch of nanoGPT's train.py, with `names` as the globals that it reads."""
     tree = ast.parse((clone / "train.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_batch")
     namespace = dict(names)

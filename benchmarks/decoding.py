@@ -33,9 +33,7 @@ TEMPERATURE = 0.8
 def writers(
     shape: dict[str, int], dtype: str, device: str, clone: Path | None, settings: list[str]
 ) -> dict[str, Callable[[int, int], Any]]:
-    """Returns each contender's decoding function: (batch size, new tokens) -> ids (batch, new
-    tokens).
-    """
+    """Returns each contender's function: (batch size, new tokens) -> ids (batch, new tokens)."""
     import torch
 
     from llm_from_scratch.config import SamplingConfig

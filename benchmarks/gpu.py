@@ -137,9 +137,7 @@ def run(part: Part, log: Path) -> tuple[str, float]:
 
 
 def figures(results: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
-    """Returns the rows that the parts of this run wrote, by file name; appends them to the files in
-    `kept`.
-    """
+    """Returns the rows that this run's parts wrote, by file name; appends them to files in `kept`."""
     found = {}
     for path in sorted(results.glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8")
@@ -150,9 +148,7 @@ def figures(results: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def rows(found: dict[str, list[dict[str, Any]]], on_gpu: bool) -> list[dict[str, str]]:
-    """Returns the rows of the final table: one for each measured line, beside its peer in the same
-    run.
-    """
+    """Returns the rows of the final table: one a measured line, with its peer of the same run."""
     table = []
 
     def add(name: str, value: str, peer: str = "–") -> None:

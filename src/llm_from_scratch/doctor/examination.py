@@ -24,8 +24,8 @@ from llm_from_scratch.errors import UserError, message_of
 
 
 def examine(run: Path | None = None) -> Iterator[Finding]:
-    """Yields the findings of all checks of this machine, and of the run folder `run` unless it is
-    None.
+    """Yields the findings of all checks of this machine and, unless `run` is None, of that run
+    folder.
 
     Raises:
         UserError: when `run` is not a folder.

@@ -48,8 +48,8 @@ class ExaminedRun:
 
     @cached_property
     def states(self) -> list[tuple[Path, dict[str, str] | UserError]]:
-        """Returns each checkpoint, newest first, with its fingerprints or the UserError of its
-        fault.
+        """Returns each checkpoint, newest first, with its fingerprints, or the UserError if
+        damaged.
         """
         found: list[tuple[Path, dict[str, str] | UserError]] = []
         for folder in checkpoints(self.path):
@@ -137,7 +137,7 @@ def owner(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def configuration(run: ExaminedRun) -> Iterator[Finding]:
-    """Checks that config.yaml is valid, and warns of code of others that a resume would run."""
+    """Checks that config.yaml is valid, and warns of foreign code that a resume would refuse."""
     path, settings = run.path / "config.yaml", run.settings
     if isinstance(settings, ValueError):
         what = message_of(settings).removeprefix(f"{path}: ")

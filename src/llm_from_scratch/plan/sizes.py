@@ -35,8 +35,7 @@ def meta_model(config: GPTConfig) -> GPT:
 
 
 def training_flops(model: GPT) -> int:
-    """Returns the training FLOPs per token: 6 per weight of a matrix product, plus those of
-    attention.
+    """Returns the training FLOPs per token: 6 per weight of a matrix product, plus attention.
 
     Attention takes 12 x layers x heads x head size x block size, its causal mask ignored (Chowdhery
     et al. 2022, appendix B). A layer that is used several times counts each time; the lookup of an
@@ -49,9 +48,7 @@ def training_flops(model: GPT) -> int:
 
 
 def compute_optimal(flops: float) -> tuple[int, int]:
-    """Returns the parameters N and training tokens D with the lowest loss for `flops` FLOPs: 6 N D
-    = `flops` and D = 20 N.
-    """
+    """Returns the parameters N and tokens D of the lowest loss: 6 N D = `flops` and D = 20 N."""
     parameters = math.sqrt(flops / (6 * TOKENS_A_PARAMETER))
     return round(parameters), round(TOKENS_A_PARAMETER * parameters)
 
@@ -72,8 +69,7 @@ class TextSize:
 
 
 def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
-    """Returns the size of a run's text: counted if it is prepared or small, else estimated from its
-    files.
+    """Returns the size of a run's text: counted if prepared or small, else estimated from files.
 
     A small text and a mixture are prepared first. With `config.resume` set, nothing is downloaded
     or written: the run folder may be a stranger's.

@@ -8,9 +8,7 @@ from rich.table import Table
 
 
 def count(number: float, unit: str = "") -> str:
-    """Formats a number with a decimal prefix: 1234567, "B" -> "1.23 MB"; " tokens" -> "1.23 M
-    tokens".
-    """
+    """Formats a number with a prefix: 1234567, "B" -> "1.23 MB"; " tokens" -> "1.23 M tokens"."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")):
         if abs(number) >= 0.9995 * size:
             return f"{number / size:.3g} {prefix}{unit}"

@@ -157,8 +157,7 @@ def cpu_seconds(config: Config) -> float:
 
 
 def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
-    """Warns of a training of over two hours on this CPU, and of more processes or threads than
-    cores.
+    """Warns of two hours or more on this CPU, and of more processes or threads than cores.
 
     Args:
         config: the configuration of the run.
