@@ -1,6 +1,4 @@
-"""A callback of Lightning's that holds the watch over some steps of a run; `_processes.train_py`
-adds it to `train.py`.
-"""
+"""A Lightning callback that times some steps of a run; `_processes.train_py` adds it to `train.py`."""
 
 import json
 import time
@@ -13,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 
 
 class StepClock(Callback):
-    """Writes the seconds from the end of optimizer step `first` to the end of `last`, and the GPU
-    memory at most.
+    """Callback that writes the seconds from the end of optimizer step `first` to the end of `last`,
+    and the peak GPU memory (MB), to `path` as JSON.
     """
 
     def __init__(self, path: str, first: int, last: int) -> None:
@@ -23,7 +21,7 @@ class StepClock(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Waits for the device at those two steps alone."""
+        """Takes the time at steps `first` and `last`, the only ones at which it waits for the GPU."""
         if trainer.global_step not in (self.first, self.last) or not trainer.is_global_zero:
             return
         on_gpu = pl_module.device.type == "cuda"

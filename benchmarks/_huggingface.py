@@ -1,5 +1,4 @@
-"""Hugging Face's GPT2LMHeadModel as a peer: the same shape, and a plain training loop as one would
-write it.
+"""Hugging Face's GPT2LMHeadModel as a peer: the same shape, in a plain training loop.
 
 As a program, `python _huggingface.py SETTINGS`, it trains on SETTINGS["ids"] (nanoGPT's format) and
 prints one JSON object.
@@ -12,8 +11,8 @@ from typing import Any
 
 
 def gpt2(*, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd: int) -> Any:
-    """A model of that shape with new weights, the exact GELU as nanoGPT has it, no dropout and no
-    end of text.
+    """Builds a GPT2LMHeadModel of that shape with new weights, the exact GELU as in nanoGPT, no
+    dropout and no end-of-text token.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, logging
 
@@ -28,8 +27,9 @@ def gpt2(*, vocab_size: int, block_size: int, n_layer: int, n_head: int, n_embd:
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Random chunks, AdamW, clipping at 1, bfloat16 by autocast on a GPU: the step's time after the
-    warm-up.
+    """Trains and prints the seconds per step after the warm-up, with the peak GPU memory (MB).
+
+    Random chunks, AdamW, gradient clipping at 1, bfloat16 autocast on a GPU.
     """
     import numpy as np
     import torch

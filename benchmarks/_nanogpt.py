@@ -1,5 +1,5 @@
-"""nanoGPT as a peer: its own files, run or read from the clone that the user names. None of it is
-part of this repository.
+"""nanoGPT as a peer: its own files, run or read from the clone that the user names. No file of it
+is in this repository.
 """
 
 import ast
@@ -18,7 +18,7 @@ import numpy as np
 from _processes import Finished, Steps, run
 
 ITERATION = re.compile(r"^iter (\d+): loss \S+, time ([\d.]+)ms", re.MULTILINE)
-# Runs a script as `python SCRIPT` would, and writes down how much GPU memory it had at most.
+# Runs a script as `python SCRIPT` would, and writes its peak GPU memory (MB; null on a CPU).
 WATCHED = """
 import atexit, json, runpy, sys
 from pathlib import Path
@@ -34,8 +34,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def write_ids(folder: Path, train: np.ndarray, val: np.ndarray, characters: str | None = None) -> None:
-    """A data set in nanoGPT's format: uint16 ids, and for characters the tables that its sample.py
-    reads.
+    """Writes a data set in nanoGPT's format: uint16 ids and, unless `characters` is None, the
+    meta.pkl that its sample.py reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train.astype(np.uint16).tofile(folder / "train.bin")
@@ -47,8 +47,8 @@ def write_ids(folder: Path, train: np.ndarray, val: np.ndarray, characters: str 
 
 
 def write_characters(folder: Path, text: str, val_fraction: float = 0.1) -> str:
-    """The same for a text, one id a character, the last part to validate; returns the characters in
-    the order of their ids.
+    """Writes a text in nanoGPT's format, one id a character, the last `val_fraction` for
+    validation; returns the characters in the order of their ids.
     """
     known = "".join(sorted(set(text)))
     ids_of = {character: i for i, character in enumerate(known)}
@@ -59,8 +59,8 @@ def write_characters(folder: Path, text: str, val_fraction: float = 0.1) -> str:
 
 
 def train(clone: Path, folder: Path, arguments: list[str], threads: int | None = None) -> Finished:
-    """Its train.py in `folder`, which holds data/NAME/: the script reads data and configuration
-    from where it is started.
+    """Runs nanoGPT's train.py in `folder`, which holds data/NAME/: the script reads data and
+    configuration relative to its working directory.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(clone / "configurator.py", folder)
@@ -69,7 +69,7 @@ def train(clone: Path, folder: Path, arguments: list[str], threads: int | None =
 
 
 def step_seconds(log: str, warmup: int) -> float:
-    """The mean seconds of an iteration after the first `warmup`, from its log lines."""
+    """Returns the mean seconds of an iteration after the first `warmup`, from nanoGPT's log."""
     times = [float(ms) / 1000 for iteration, ms in ITERATION.findall(log) if int(iteration) >= warmup]
     if not times:
         raise RuntimeError(f"nanoGPT logged no iteration behind number {warmup}: {log[-500:]}")
@@ -79,10 +79,10 @@ def step_seconds(log: str, warmup: int) -> float:
 def train_steps(
     clone: Path, folder: Path, settings: dict[str, Any], *, steps: int, warmup: int, threads: int | None = None
 ) -> Steps:
-    """Its training loop without its evaluation: one look at a batch before the first step, which
-    the warm-up swallows.
+    """Times nanoGPT's training loop, whose evaluation is reduced to one batch of each split before
+    the first step, within the warm-up.
     """
-    # It stops when iter_num exceeds max_iters, so that max_iters + 1 steps are made.
+    # nanoGPT stops when iter_num exceeds max_iters: it makes max_iters + 1 steps.
     fixed = {"eval_interval": 10**9, "eval_iters": 1, "log_interval": 1, "max_iters": steps - 1}
     done = train(clone, folder, [f"--{key}={value}" for key, value in (settings | fixed).items()], threads)
     memory = json.loads((folder / "memory.json").read_text())
@@ -90,18 +90,18 @@ def train_steps(
 
 
 def load_module(clone: Path) -> ModuleType:
-    """Its model.py."""
+    """Loads nanoGPT's model.py as a module."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt_model"] = module  # its dataclass looks itself up
+    sys.modules["nanogpt_model"] = module  # its dataclass looks its own module up
     spec.loader.exec_module(module)
     return module
 
 
 def load_get_batch(clone: Path, names: dict[str, Any]) -> Callable[[str], Any]:
-    """The function get_batch of its train.py, with the globals that it reads given as `names`."""
+    """Returns get_batch of nanoGPT's train.py, with `names` as the globals that it reads."""
     tree = ast.parse((clone / "train.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_batch")
     namespace = dict(names)

@@ -1,5 +1,5 @@
-"""Programs as their users start them, timed and watched from outside: train.py, generate.py and the
-peers' scripts.
+"""Programs started as users start them, timed and watched from outside: train.py, generate.py and
+the peers' scripts.
 """
 
 import json
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-# Seconds between two looks at a process; a look takes some 50 microseconds of another core
+# Seconds between two polls of a process; a poll takes some 50 microseconds of another core
 POLL = 0.05
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended well: its standard output, its wall-clock seconds, its largest anonymous
-    memory (Linux alone).
+    """A finished process: its standard output, wall-clock seconds, and peak anonymous memory in MB
+    (None outside Linux).
     """
 
     stdout: str
@@ -30,9 +30,7 @@ class Finished:
 
 
 def anonymous_mb(pid: int | str = "self") -> float | None:
-    """Memory of a process that no file backs, MB; None where the system does not say (anything but
-    Linux).
-    """
+    """Returns the anonymous memory of a process, which no file backs, in MB; None outside Linux."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -42,11 +40,11 @@ def anonymous_mb(pid: int | str = "self") -> float | None:
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """This process's, with the corpora's folder as an absolute path, this folder's modules, and a
-    number of threads.
+    """Returns the environment of a child process: this one's, with LLM_CORPORA set, this folder on
+    PYTHONPATH, and OMP_NUM_THREADS where `threads` is given.
     """
     found = dict(os.environ)
-    # Children run in temporary folders
+    # An absolute path, as children run in temporary folders
     found.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
     found["PYTHONPATH"] = os.pathsep.join(filter(None, (found.get("PYTHONPATH"), str(Path(__file__).parent))))
     found["PYTHONWARNINGS"] = "ignore"
@@ -55,8 +53,8 @@ def environment(threads: int | None = None) -> dict[str, str]:
 
 @contextmanager
 def started(arguments: list[str], folder: Path, threads: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """`python ARGUMENTS` in `folder`; standard output into `folder`/stdout, errors into
-    `folder`/stderr. Ends with the block.
+    """Runs `python ARGUMENTS` in `folder` during the block, and terminates it at its end; writes
+    standard output to `folder`/stdout, errors to `folder`/stderr.
     """
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
@@ -73,11 +71,11 @@ def started(arguments: list[str], folder: Path, threads: int | None = None) -> I
 def run(
     arguments: list[str], folder: Path, threads: int | None = None, look: Callable[[], Any] = lambda: None
 ) -> Finished:
-    """Runs `python ARGUMENTS` to its end; `look` is called now and then, and ends the process where
-    it returns something.
+    """Runs `python ARGUMENTS` to its end. `look` is called at each poll; any result but None ends
+    the process.
 
     Raises:
-        RuntimeError: with the end of its standard error, when it fails.
+        RuntimeError: when the process fails; the message holds the end of its standard error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     start, peak, stopped = time.perf_counter(), None, False
@@ -96,20 +94,20 @@ def run(
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a training run after its warm-up."""
+    """Time and memory of a training's steps after the warm-up."""
 
-    seconds: float  # a step
-    anonymous_mb: float | None  # the process's peak
-    cuda_mb: float | None  # allocated at most on the GPU
+    seconds: float  # of a step, on average
+    anonymous_mb: float | None  # peak of the process; None outside Linux
+    cuda_mb: float | None  # peak allocation on the GPU; None on a CPU
 
 
 def train_py(folder: Path, overrides: list[str], *, steps: int, warmup: int, threads: int | None = None) -> Steps:
-    """A whole `train.py` run in a new `folder`, timed from the end of step `warmup` to the end of
+    """Runs a whole `train.py` in a new `folder`, timed from the end of step `warmup` to the end of
     step `steps`.
 
-    What a step brings with it is within that time (logging, the loggers, every callback);
-    validation, checkpoint and picture, which come behind the last step, are not. A callback of a
-    few microseconds holds the watch.
+    That time includes logging, the loggers and every callback. It excludes the validation,
+    checkpoint and figure after the last step. A callback (`_clock`) takes the time, at a cost of
+    microseconds.
     """
     clock = folder / "clock.json"
     done = run(
@@ -131,8 +129,8 @@ def train_py(folder: Path, overrides: list[str], *, steps: int, warmup: int, thr
 
 
 def shakespeare() -> Path | None:
-    """Tiny Shakespeare where a copy is at hand (below data/, in $LLM_CORPORA or ../shared/corpora),
-    else None: never downloaded.
+    """Returns the path of tiny Shakespeare below data/, $LLM_CORPORA or ../shared/corpora; None
+    where there is no copy. Downloads nothing.
     """
     corpora = Path(environment()["LLM_CORPORA"])
     places = [folder / "shakespeare" / "input.txt" for folder in (REPO / "data", corpora)]
@@ -140,8 +138,8 @@ def shakespeare() -> Path | None:
 
 
 def characters(most: int = 1_200_000) -> tuple[str, str]:
-    """(name, text) to train characters on: tiny Shakespeare, else as much of Python's standard
-    library in plain ASCII.
+    """Returns (name, text), at most `most` characters to train on: tiny Shakespeare, else Python's
+    standard library without its non-ASCII characters.
     """
     if path := shakespeare():
         return "shakespeare", path.read_text(encoding="utf-8")[:most]
@@ -149,7 +147,7 @@ def characters(most: int = 1_200_000) -> tuple[str, str]:
 
     parts, held = [], 0
     for document in open_source(name="stdlib", data_dir=REPO / "data").documents():
-        # A character of the last part alone would have no id.
+        # ASCII: a rare character of the validation part alone would have no id.
         parts.append(document.raw.decode("ascii", errors="ignore").replace("\r", ""))
         held += len(parts[-1])
         if held >= most:

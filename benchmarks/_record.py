@@ -1,5 +1,5 @@
-"""What the benchmarks share: their options, peers that take turns, a table for the reader, a line
-in results/ for the next one.
+"""Shared code of the benchmarks: their options, turns, the printed table, and the lines appended to
+results/.
 """
 
 import argparse
@@ -21,14 +21,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark takes; `repeats` is the default of how often
-    each measurement is made.
-    """
+    """Returns a parser with the options of every benchmark; `repeats` is the default of --repeats."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=repeats, help=f"measurements of each row (default: {repeats})")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where to append NAME.jsonl")
-    # Every benchmark takes it, so that `make bench` can hand it to all; those without this peer do
-    # not look.
+    # Every benchmark takes it, so that `make bench` can pass it to all; those without this peer
+    # ignore it.
     parser.add_argument(
         "--nanogpt", type=Path, metavar="PATH", help="a clone of karpathy/nanoGPT, to run beside this project"
     )
@@ -36,8 +34,8 @@ def options(description: str | None, repeats: int) -> argparse.ArgumentParser:
 
 
 def check_nanogpt(parser: argparse.ArgumentParser, clone: Path | None) -> Path | None:
-    """The clone as an absolute path; says so where there is none, ends the program where it is
-    something else.
+    """Returns the clone as an absolute path, or None with a note where none is named; ends the
+    program where the folder is no nanoGPT.
     """
     if clone is None:
         print("nanoGPT: left out (--nanogpt PATH names a clone)")
@@ -48,7 +46,9 @@ def check_nanogpt(parser: argparse.ArgumentParser, clone: Path | None) -> Path |
 
 
 def take_turns(measurements: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """A B A B …: whatever else the machine does meanwhile falls on all of them alike."""
+    """Runs the measurements in turns, A B A B …, so that other load on the machine falls on all
+    alike; returns the results of each.
+    """
     results: dict[str, list[T]] = {name: [] for name in measurements}
     for _ in range(repeats):
         for name, measure in measurements.items():
@@ -57,12 +57,12 @@ def take_turns(measurements: Mapping[str, Callable[[], T]], repeats: int) -> dic
 
 
 def median(values: list[float]) -> float:
-    """The middle one: a single interruption by another process does not move it."""
+    """Returns the median, which a single interruption by another process does not move."""
     return statistics.median(values)
 
 
 def processor() -> str:
-    """The name of the CPU, and of the GPU where there is one."""
+    """Returns the name of the CPU, followed by that of the GPU if there is one."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -81,10 +81,10 @@ def record(
     results: Path = RESULTS,
     shared: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Prints the rows as a table and appends them to RESULTS/BENCHMARK.jsonl with versions,
+    """Prints the rows as a table and appends them to `results`/`benchmark`.jsonl with versions,
     processor and date.
 
-    What all rows have in common is `shared`: it stands in the title, and in every line of the file.
+    `shared` holds what all rows have in common; the title and every line of the file contain it.
     """
     from rich.console import Console
     from rich.table import Table
@@ -100,7 +100,7 @@ def record(
     facts: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
-        # The package itself may be a checkout on the path, which no installer knows.
+        # The package may be a checkout on the path, of which importlib.metadata knows nothing.
         "versions": {name: version(name) for name in ("torch", "lightning")} | {DISTRIBUTION: __version__},
     }
     results.mkdir(parents=True, exist_ok=True)

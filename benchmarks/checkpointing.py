@@ -34,7 +34,7 @@ MODELS = {
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """The median of several calls."""
+    """Returns the median seconds of `repeats` calls."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -44,7 +44,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    """Measures both models."""
+    """Measures each model of --models and records the rows."""
     parser = common_options(__doc__, repeats=3)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
         state = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
         with tempfile.TemporaryDirectory(dir=".") as folder:
             background = Background()
-            background.submit(lambda tree: None, state)  # the first copy also asks for its memory
+            background.submit(lambda tree: None, state)  # the first copy also allocates its memory
             background.wait()
 
             def hand_over(background: Background = background, state: dict = state) -> None:

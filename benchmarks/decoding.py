@@ -33,7 +33,7 @@ TEMPERATURE = 0.8
 def writers(
     shape: dict[str, int], dtype: str, device: str, clone: Path | None, settings: list[str]
 ) -> dict[str, Callable[[int, int], Any]]:
-    """Who writes: name -> function (batch, new tokens) -> ids (batch, new tokens)."""
+    """Returns each contender's function: (batch size, new tokens) -> ids (batch, new tokens)."""
     import torch
 
     from llm_from_scratch.config import SamplingConfig
@@ -43,7 +43,7 @@ def writers(
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}
     place = {"device": device, "dtype": getattr(torch, dtype)}
     ours = GPT(GPTConfig(**shape, **family, norm_eps=1e-5, init_std=0.02)).to(**place).eval()
-    split_linears(ours)  # for the threads that torch has now
+    split_linears(ours)  # split for torch's current number of threads
     theirs = gpt2(**shape).to(**place).eval()
 
     def prompt(batch: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ def writers(
 
 
 def main() -> None:
-    """Every combination of threads and batch size."""
+    """Measures each combination of threads and batch size, and records the rows."""
     parser = common_options(__doc__, repeats=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1], metavar="B", help="batch sizes (default: 1)")
     parser.add_argument("--nanogpt-batches", type=int, nargs="+", default=[1], metavar="B", help="default: 1")

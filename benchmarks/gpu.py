@@ -34,14 +34,14 @@ BENCHMARKS = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Part:
-    """A program to run: its arguments after `python`, and the seconds that it may take."""
+    """A program of the check: its arguments after `python`, and its time limit in seconds."""
 
     arguments: list[str]
     seconds: int
 
 
 def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
-    """What is run, in this order."""
+    """Returns the programs by name, in the order in which they run; small ones without a GPU."""
     common = ["--repeats", "1", "--results", str(results)]
     peer = ["--nanogpt", str(clone)] if clone else []
 
@@ -106,7 +106,9 @@ def parts(on_gpu: bool, results: Path, clone: Path | None) -> dict[str, Part]:
 
 
 def run(part: Part, log: Path) -> tuple[str, float]:
-    """("done" or why not, seconds); everything that it started is ended with it."""
+    """Runs a part and kills all its processes at the end; returns "done" or the reason why not, and
+    the seconds.
+    """
     start = time.perf_counter()
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join([str(REPO / "src"), variables["PYTHONPATH"]])
@@ -126,7 +128,7 @@ def run(part: Part, log: Path) -> tuple[str, float]:
             said = f"not done in {part.seconds} s"
         finally:
             if hasattr(os, "killpg"):
-                with contextlib.suppress(ProcessLookupError):  # all of it has ended
+                with contextlib.suppress(ProcessLookupError):  # the group has ended already
                     os.killpg(process.pid, signal.SIGKILL)
             else:
                 process.kill()
@@ -135,9 +137,7 @@ def run(part: Part, log: Path) -> tuple[str, float]:
 
 
 def figures(results: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lines that the parts of this run wrote, by the name of their file; appends them to the
-    kept ones.
-    """
+    """Returns the rows that this run's parts wrote, by file name; appends them to files in `kept`."""
     found = {}
     for path in sorted(results.glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8")
@@ -148,7 +148,7 @@ def figures(results: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def rows(found: dict[str, list[dict[str, Any]]], on_gpu: bool) -> list[dict[str, str]]:
-    """The table: one row for each measured line, with its peer in the same run."""
+    """Returns the rows of the final table: one a measured line, with its peer of the same run."""
     table = []
 
     def add(name: str, value: str, peer: str = "–") -> None:
@@ -177,7 +177,7 @@ def rows(found: dict[str, list[dict[str, Any]]], on_gpu: bool) -> list[dict[str,
 
 
 def main() -> int:
-    """Runs the parts; the exit status is 0 when all of them were done."""
+    """Runs the parts; returns the exit status, 0 when all of them were done, else 1."""
     parser = common_options(__doc__, repeats=1)
     names = list(parts(False, RESULTS, None))
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names))

@@ -22,7 +22,9 @@ from _record import options as common_options
 
 
 def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
-    """Seconds a step behind the warm-up, with the configuration and the prepared text of a run."""
+    """Returns the seconds per step of a plain loop after the warm-up, with the configuration and
+    the prepared text of a run.
+    """
     import torch
 
     from llm_from_scratch.check import check
@@ -62,7 +64,7 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
 
 
 def main() -> None:
-    """Measures both loops in turns."""
+    """Measures both loops in turns and records the row."""
     parser = common_options(__doc__, repeats=5)
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps of each run (default: 2200)")
     parser.add_argument("--warmup", type=int, default=200, help="steps before the watch starts (default: 200)")
@@ -111,7 +113,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--raw-loop"]:  # the other process
+    if sys.argv[1:2] == ["--raw-loop"]:  # in the process that `raw` starts
         run_dir, *counts = json.loads(sys.argv[2])
         print(raw_loop(Path(run_dir), *counts))
     else:

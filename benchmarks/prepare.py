@@ -39,7 +39,7 @@ OPENWEBTEXT_MB, OPENWEBTEXT_FILES = 39_769, 80
 
 
 def sources(path: str | None) -> list[str]:
-    """Clean texts to make pages of."""
+    """Returns the cleaned texts to cut pages from; those of Python's standard library for None."""
     from llm_from_scratch.data.clean import clean
     from llm_from_scratch.data.sources import open_source
 
@@ -54,7 +54,9 @@ def sources(path: str | None) -> list[str]:
 
 
 def write_pages(texts: list[str], folder: Path, mb: float, files: int = 4) -> int:
-    """Parquet files of pages in the hub's layout, about `mb` MB of text; the bytes of it."""
+    """Writes parquet files of pages in the hub's layout, about `mb` MB of text; returns the bytes
+    of text.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -78,7 +80,7 @@ def write_pages(texts: list[str], folder: Path, mb: float, files: int = 4) -> in
 
 
 def train_bpe(texts: list[str], folder: Path) -> None:
-    """vocab.json and merges.txt of 50,257 pieces, the last of them end-of-text, as GPT-2's are."""
+    """Trains a BPE and writes vocab.json and merges.txt: 50,257 tokens, end-of-text last, as GPT-2."""
     from tokenizers import ByteLevelBPETokenizer
 
     bpe = ByteLevelBPETokenizer()
@@ -91,20 +93,20 @@ def train_bpe(texts: list[str], folder: Path) -> None:
 
 # --------------------------------------------------------------------- in a process of its own each
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Returns the CPU seconds of this process and of the children that it has waited for."""
     return sum(os.times()[:4])
 
 
 def ours(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
-    """`prepare` with tokenizer=gpt2, or with tokenizer=bpe where `bpe` is a folder that holds such
-    a one.
+    """Runs `prepare` with tokenizer=gpt2, or with the SentencePiece model where the folder `bpe`
+    holds one; returns wall-clock and CPU seconds and tokens.
     """
     from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.tokenizer import load_tokenizer
 
     learned = (Path(bpe) / "tokenizer.model").exists()
-    # Each file is a task, as OpenWebText's are, which have more than data.shard_bytes.
+    # shard_bytes=1 makes each file a task, as with OpenWebText's larger files.
     data = DataConfig(
         name="text", path=pages, dir=str(Path(folder) / "data"), val_fraction=0.01, keep_text=False, shard_bytes=1
     )
@@ -117,7 +119,7 @@ def ours(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
 
 
 def nanogpt(folder: str, pages: str, bpe: str, workers: int) -> dict[str, Any]:
-    """The method of nanoGPT's data/openwebtext/prepare.py."""
+    """Runs the method of nanoGPT's data/openwebtext/prepare.py; returns the same as `ours`."""
     os.environ["HF_HOME"] = folder
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     import datasets
@@ -154,15 +156,15 @@ METHODS = {"ours": ours, "nanoGPT's method": nanogpt}
 
 
 def projected(rate: float, scaling: float, cores: int) -> float:
-    """Minutes for OpenWebText: its files are shared by the cores, each at `rate` MB/s times
-    `scaling`.
+    """Returns the minutes for OpenWebText: its files are shared among `cores`, each at `rate` MB/s,
+    times `scaling` above one core.
     """
     rounds = -(-OPENWEBTEXT_FILES // cores)
     return rounds * OPENWEBTEXT_MB / OPENWEBTEXT_FILES / (rate * (scaling if cores > 1 else 1)) / 60
 
 
 def main() -> None:
-    """Rates, memory, the projection."""
+    """Measures rates and memory, projects the time for OpenWebText, and records the rows."""
     parser = common_options(__doc__, repeats=3)
     parser.add_argument(
         "--mb", type=float, default=50, help="MB of text for the rates, and the small corpus (default: 50)"

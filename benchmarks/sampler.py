@@ -30,7 +30,7 @@ VOCABULARY = 50_257
 
 
 def write_small(path: Path, tokens: int) -> None:
-    """A shard of one document with random ids."""
+    """Writes a shard of one document with random ids."""
     import numpy as np
 
     from llm_from_scratch.data.shards import write_shard
@@ -40,9 +40,7 @@ def write_small(path: Path, tokens: int) -> None:
 
 
 def write_sparse(path: Path, tokens: int) -> None:
-    """A shard of `tokens` zeros that take no room; all that its index says holds, but for the
-    checksum of the ids.
-    """
+    """Writes a sparse shard of `tokens` zeros; its index is valid but for the checksum of the ids."""
     write_small(path, 1)
     os.truncate(path.with_suffix(".bin"), 2 * tokens)
     index, ends = path.with_suffix(".idx"), tokens.to_bytes(8, "little")
@@ -52,8 +50,8 @@ def write_sparse(path: Path, tokens: int) -> None:
 
 
 def read_batches(shards: list[str], block_size: int, batch_size: int, batches: int) -> dict[str, float | None]:
-    """Opens shards, reads batches; this process's anonymous memory before and after, MB, and
-    milliseconds a batch, cold and warm.
+    """Opens shards and reads batches; returns this process's anonymous memory before and after, the
+    corpus's size (MB), and milliseconds per batch, cold and warm.
     """
     from llm_from_scratch.data.sampler import RandomChunkSampler
     from llm_from_scratch.data.shards import open_shard
@@ -72,7 +70,7 @@ def read_batches(shards: list[str], block_size: int, batch_size: int, batches: i
 
 
 def main() -> None:
-    """Speed, then memory."""
+    """Measures speed, then memory, and records the rows."""
     parser = common_options(__doc__, repeats=7)
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="sequences (default: 64)")
     parser.add_argument("--block-size", type=int, default=256, metavar="T", help="tokens (default: 256)")
@@ -128,7 +126,7 @@ def main() -> None:
             return json.loads(run([str(Path(__file__).resolve()), "--read-batches", settings], folder / "child").stdout)
 
         both = take_turns({"small": lambda: memory([small]), "huge": lambda: memory(huge)}, options.repeats)
-        # The least disturbed
+        # The run with the fastest warm reads is the least disturbed one.
         memories = [min(found, key=lambda one: one["warm"]) for found in both.values()]
 
     peer = rates.get("nanoGPT's get_batch")
@@ -158,7 +156,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--read-batches"]:  # the other process
+    if sys.argv[1:2] == ["--read-batches"]:  # in the process that `memory` starts
         print(json.dumps(read_batches(*json.loads(sys.argv[2]))))
     else:
         main()

@@ -26,11 +26,11 @@ from _record import options as common_options
 
 from llm_from_scratch.machine import SPINS, SPINS_VARIABLE
 
-LIBRARY = 300_000  # spins of libgomp where nothing is set
+LIBRARY = 300_000  # libgomp's default number of spins
 
 
 def main() -> None:
-    """Measures every setting alone and beside a twin, in turns."""
+    """Measures each setting alone and beside a twin, in turns, and records the rows."""
     parser = common_options(__doc__, repeats=3)
     parser.add_argument("--spins", type=int, nargs="+", default=[LIBRARY, SPINS], help="GOMP_SPINCOUNT of each row")
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of a training (default: 150)")
@@ -79,7 +79,7 @@ def main() -> None:
 def _turns(
     measurements: dict[tuple[int, int], Callable[[], float]], repeats: int
 ) -> dict[tuple[int, int], list[float]]:
-    """`take_turns` for keys of numbers."""
+    """Calls `take_turns`, whose keys are strings, with keys (spins, number of trainings)."""
     named = {f"{spins} {count}": run for (spins, count), run in measurements.items()}
     found = take_turns(named, repeats)
     return {key: found[f"{key[0]} {key[1]}"] for key in measurements}

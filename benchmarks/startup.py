@@ -23,7 +23,7 @@ PROMPT = "e"
 
 
 def first_token(run_dir: Path) -> float:
-    """Seconds to the first byte behind the prompt."""
+    """Returns the seconds from the start of generate.py to its first byte after the prompt."""
     script = [sys.executable, str(REPO / "generate.py"), f"run={run_dir}", f"prompt={PROMPT}", "device=cpu"]
     start = time.perf_counter()
     process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=run_dir, env=environment())
@@ -38,7 +38,7 @@ def first_token(run_dir: Path) -> float:
 
 
 def main() -> None:
-    """Trains the tiny run, then measures in turns."""
+    """Trains the tiny run, then measures the programs in turns and records the rows."""
     parser = common_options(__doc__, repeats=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -53,7 +53,7 @@ def main() -> None:
 
         def timed(arguments: list[str]) -> Callable[[], float]:
             def seconds() -> float:
-                # Without `run`, which looks at the process every now and then
+                # Not `run`, which notices the end of a process at its next poll only
                 start = time.perf_counter()
                 subprocess.run(
                     [sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, check=True

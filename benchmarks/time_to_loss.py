@@ -42,7 +42,7 @@ README = {
 }
 TRAINERS = {"cpu": "cpu", "cuda": "gpu"}
 PARTS = ("training", "compiling", "validations", "start")
-# What is measured on each: our recipe, the loss of nanoGPT's command, its iterations.
+# For each device: our experiment, the loss and the iterations of nanoGPT's command.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"experiment": "shakespeare_cpu", "target": 1.90, "nanogpt_iters": 2000},
     "cuda": {"experiment": "shakespeare_char", "target": 1.4697, "nanogpt_iters": 5000},
@@ -50,12 +50,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds to the target, or of the whole run where it stays above, and the loss then."""
+    """Trains until a validation reaches the target, else to the end; returns the seconds, in total
+    and in parts, and the loss of the last validation.
+    """
     metrics, start = folder / "run" / "metrics.jsonl", time.perf_counter()
     reached: dict[str, Any] = {}
 
     def look() -> bool | None:
-        """Ends the run at the first validation that is good enough."""
+        """Returns True, which ends the run, at the first validation that reaches the target."""
         lines = metrics.read_text(encoding="utf-8").split("\n")[:-1] if metrics.exists() else []
         for row in map(json.loads, lines):
             if row["split"] == "val":
@@ -76,8 +78,8 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parts(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
-    """Of a run's seconds: what its steps took, what compiling and warming up took beyond them,
-    validations, and the start.
+    """Divides a run's seconds into training steps, compiling (what the first steps and the first
+    validation took beyond the others), validations and the start (the rest).
     """
     steps = [row["seconds"] for row in rows if "seconds" in row]
     validations = [row["validation_seconds"] for row in rows if "validation_seconds" in row]
@@ -94,7 +96,9 @@ def parts(rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
 
 
 def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the whole README command, and the loss over the whole split of what it saved."""
+    """Returns the seconds of the whole README command, and the loss of its saved weights over the
+    whole validation split.
+    """
     import numpy as np
     import torch
 
@@ -107,7 +111,7 @@ def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -
     state = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     module = load_module(clone)
     model = module.GPT(module.GPTConfig(**state["model_args"])).eval()
-    # What it saves of a compiled model has another name for each weight.
+    # nanoGPT saves the weights of a compiled model under names with this prefix.
     model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in state["model"].items()})
     # nanoGPT has no end-of-text: a newline stands before the first character of the split.
     ids = np.fromfile(data / "val.bin", np.uint16)
@@ -124,7 +128,7 @@ def nanogpt(clone: Path, folder: Path, text: str, options: argparse.Namespace) -
 
 
 def main() -> None:
-    """Measures in turns."""
+    """Measures the contenders in turns and records the rows."""
     parser = common_options(__doc__, repeats=1)
     parser.add_argument("--device", choices=tuple(README), default="cpu", help="default: cpu")
     parser.add_argument("--target", type=float, help="nats a character (default: nanoGPT's, 1.90, on a GPU 1.4697)")

@@ -41,12 +41,12 @@ GPT2_ROW = {
     "steps": 120,
     "warmup": 40,
 }
-VOCABULARY = 50_257  # of the made text of the GPT-2 row
+VOCABULARY = 50_257  # of the synthetic text of the GPT-2 row
 CONTENDERS = ("gpt2-shape", "modern", "huggingface", "nanogpt", "nanogpt-compiled")
 
 
 def arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The command line; what is left out comes from the row's table."""
+    """Parses the command line; a size that is not given comes from CPU_ROW or GPT2_ROW."""
     parser = common_options(__doc__, repeats=3)
     parser.add_argument("--gpt2", action="store_true", help="GPT-2 124M with random ids instead of the CPU row")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -68,8 +68,8 @@ def arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 def write_text(folder: Path, options: argparse.Namespace) -> int:
-    """The same text for everyone: text.txt for train.py, data/bench/ in nanoGPT's format; returns
-    how many ids there are.
+    """Writes the same text for all contenders: text.txt for train.py, data/bench/ in nanoGPT's
+    format; returns the size of the vocabulary.
     """
     if not options.gpt2:
         _, text = characters()
@@ -78,8 +78,8 @@ def write_text(folder: Path, options: argparse.Namespace) -> int:
     import numpy as np
 
     # One character an id, so that train.py's tokenizer has GPT-2's vocabulary: Chinese characters
-    # and Korean syllables, which Unicode's normal form leaves alone. Each comes once before the
-    # random rest, and one id is the end of a document.
+    # and Korean syllables, which NFC leaves unchanged. Each occurs once before the random rest, and
+    # one id is end-of-text.
     table = [*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4), *range(0x20000, 0x2A6E0)]
     rng = np.random.default_rng(0)
     count = max(1_000_000, 200 * options.block_size)
@@ -90,7 +90,7 @@ def write_text(folder: Path, options: argparse.Namespace) -> int:
 
 
 def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str]:
-    """train.py's settings: nanoGPT's, but for the architecture that `model` names."""
+    """Returns the overrides of train.py: nanoGPT's settings, with the architecture `model`."""
     shape = [f"model.{key}={getattr(options, key)}" for key in ("n_layer", "n_head", "n_embd", "block_size")]
     return [
         f"model={model}", *shape, "model.dropout=0.0",
@@ -98,8 +98,7 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
         "data=text", f"data.path={folder / 'text.txt'}", f"data.dir={folder / 'ours'}", "tokenizer=char", "data.val_fraction=0.02",
         f"data.batch_size={options.batch_size}",
         "optim.lr=1e-3", "optim.warmup_steps=100", "optim.beta2=0.99", "optim.weight_decay=0.1",
-        # A training worth a GPU is compiled, which `auto` does not find worth its time in a run as
-        # short as this.
+        # A long training on a GPU is compiled; `auto` would not compile a run as short as this.
         *(["trainer=gpu", "trainer.compile=true"] if options.device == "cuda" else ["trainer=cpu"]),
         *([f"trainer.threads={options.threads}"] if options.threads else []),
         *options.overrides,
@@ -107,8 +106,8 @@ def overrides(folder: Path, options: argparse.Namespace, model: str) -> list[str
 
 
 def matrix_peak(device: str, threads: int | None) -> float:
-    """Operations a second of the fastest square matrix product: float32 of 1024 to 2048 on a CPU,
-    bfloat16 of 8192 on a GPU.
+    """Returns the FLOP/s of the fastest square matrix product: float32 of size 1024 to 2048 on a
+    CPU, bfloat16 of 4096 or 8192 on a GPU.
     """
     import torch
 
@@ -130,7 +129,7 @@ def matrix_peak(device: str, threads: int | None) -> float:
 
 
 def operations(model: str, vocab_size: int, options: argparse.Namespace) -> float:
-    """Multiplications and additions of training on one token: 6 N + 12 L C T."""
+    """Returns the FLOPs of training on one token: 6 N + 12 L C T."""
     C, L = options.n_embd, options.n_layer
     from llm_from_scratch.config import ModelConfig
 
@@ -140,7 +139,7 @@ def operations(model: str, vocab_size: int, options: argparse.Namespace) -> floa
 
 
 def huggingface(folder: Path, options: argparse.Namespace, vocab_size: int) -> Steps:
-    """The plain loop, in a process of its own."""
+    """Times the plain loop of _huggingface.py in a process of its own."""
     shape = {key: getattr(options, key) for key in ("n_layer", "n_head", "n_embd", "block_size")}
     settings = {"model": shape | {"vocab_size": vocab_size}, "ids": str(folder / "data" / "bench" / "train.bin")}
     settings |= {key: getattr(options, key) for key in ("device", "batch_size", "steps", "warmup")}
@@ -150,7 +149,7 @@ def huggingface(folder: Path, options: argparse.Namespace, vocab_size: int) -> S
 
 
 def main() -> None:
-    """Measures whoever is there and named in --only."""
+    """Measures the contenders of --only that are available, in turns, and records the rows."""
     parser, options = arguments()
     clone = check_nanogpt(parser, options.nanogpt)
     fixed = {"steps": options.steps, "warmup": options.warmup, "threads": options.threads}

@@ -1,4 +1,4 @@
-"""The doctor: checks of a machine and of a run.
+"""Checks of a machine and of a run folder: the command `doctor`.
 
-findings (a line of the report) -> machine, run (the checks) -> examination (all of them)
+findings (a line of the report) -> machine, run (the checks) -> examination (all checks)
 """

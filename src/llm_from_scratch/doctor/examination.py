@@ -1,4 +1,4 @@
-"""All checks of the doctor; none of them needs another one to succeed."""
+"""All checks of the doctor; each is independent of the success of the others."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,10 +24,11 @@ from llm_from_scratch.errors import UserError, message_of
 
 
 def examine(run: Path | None = None) -> Iterator[Finding]:
-    """Every finding on this machine, and on a run where one is named.
+    """Yields the findings of all checks of this machine and, unless `run` is None, of that run
+    folder.
 
     Raises:
-        UserError: when `run` is no folder.
+        UserError: when `run` is not a folder.
     """
     if run is not None and not run.is_dir():
         raise UserError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
@@ -60,7 +61,7 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
     for name, one in checks:
         try:
             yield from one()
-        except Exception as error:  # whatever one check meets, the others are made
+        except Exception as error:  # becomes a finding; the other checks still run
             yield fault(
                 f"{name}: {type(error).__name__}: {message_of(error)}", "this check could not be made; the others were"
             )

@@ -1,4 +1,4 @@
-"""A finding: one line of the doctor's report, with what to do."""
+"""A finding: one line of the doctor's report, with advice."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `advice` is what to do about it."""
+    """One line of the doctor's report: severity, finding, and advice (empty where all is well)."""
 
     mark: Literal["ok", "warning", "fault"]
     what: str
@@ -14,20 +14,20 @@ class Finding:
 
 
 def ok(what: str) -> Finding:
-    """All is well."""
+    """Returns a finding without a problem."""
     return Finding("ok", what)
 
 
 def warning(what: str, advice: str) -> Finding:
-    """It works, but not as well as it could, or not for long."""
+    """Returns a finding of something that works poorly now, or may fail later."""
     return Finding("warning", what, advice)
 
 
 def fault(what: str, advice: str) -> Finding:
-    """It does not work."""
+    """Returns a finding of something that does not work."""
     return Finding("fault", what, advice)
 
 
 def size_of(count: int) -> str:
-    """Bytes as MB or GB."""
+    """Formats a number of bytes as decimal MB or GB."""
     return f"{count / 10**9:.1f} GB" if count >= 10**9 else f"{count / 10**6:.1f} MB"

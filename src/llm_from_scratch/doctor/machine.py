@@ -27,7 +27,7 @@ LOW_DISK = 2 * 10**9  # bytes
 
 
 def versions() -> Iterator[Finding]:
-    """Python and the libraries, held against what the package was declared to work with."""
+    """Compares Python and the required libraries with the versions that the package declares."""
     try:
         metadata = importlib.metadata.metadata(DISTRIBUTION)
         requirements = [Requirement(line) for line in importlib.metadata.requires(DISTRIBUTION) or []]
@@ -45,7 +45,7 @@ def versions() -> Iterator[Finding]:
     good = []
     for wanted in requirements:
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue  # of an optional extra
+            continue  # belongs to an optional extra
         try:
             found = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
@@ -60,7 +60,7 @@ def versions() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """The devices that training can run on."""
+    """Lists the CPU and GPUs that torch can use; warns of an NVIDIA GPU that it cannot."""
     cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
     allowed = f", of which this process may use {own}" if own < cores else ""
     plural = "thread" if threads == 1 else "threads"
@@ -79,7 +79,7 @@ def devices() -> Iterator[Finding]:
 
 
 def bfloat16() -> Iterator[Finding]:
-    """Whether the best device computes in bfloat16, and the choice of trainer.precision=auto."""
+    """Reports whether the best device computes in bfloat16, and what trainer.precision=auto is."""
     best = machine.devices()[0]
     has, auto = machine.has_bfloat16(best), "float32"
     device = {"mps": "the Apple GPU", "cpu": "this CPU"}.get(best)
@@ -91,7 +91,7 @@ def bfloat16() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    """torch.compile on a CPU writes C++."""
+    """Looks for a C++ compiler, which torch.compile needs on a CPU."""
     names = (os.environ.get("CXX"), "c++", "g++", "clang++", "cl")
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found:
@@ -101,7 +101,7 @@ def compiler() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Room where the prepared texts and the runs go, and whether they may be written."""
+    """Checks that data/ and outputs/ are writable and have free disk space."""
     for name in ("data", "outputs"):
         place = next(folder for folder in (Path(name), *Path(name).absolute().parents) if folder.exists())
         free = shutil.disk_usage(place).free
@@ -114,13 +114,17 @@ def disk() -> Iterator[Finding]:
 
 
 def corpora(configs: Path | None = None) -> Iterator[Finding]:
-    """Each named corpus: at hand and the right one, or within reach."""
+    """Checks each published corpus of one file: its checksum, or else whether its URL answers.
+
+    Args:
+        configs: the folder of the corpora's YAML files; None: data/ of the package's configs.
+    """
     missing = {}
     for path in sorted((configs or config_dir() / "data").glob("*.yaml")):
         settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
         file = settings.get("file")
         if not file or settings.get("layouts"):
-            continue  # nobody has to have a corpus of 40 GB
+            continue  # no named file, or a corpus of many (OpenWebText, 40 GB), which is optional
         found = next((folder / file for folder in roots(Path("data")) if (folder / file).is_file()), None)
         if not found:
             missing[path.stem] = (file, str(settings.get("url")))
@@ -138,7 +142,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(NETWORK_SECONDS)  # the look-up of a name knows no time-out of its own
+        thread.join(NETWORK_SECONDS)  # a DNS lookup has no time-out of its own
     for name, (file, url) in missing.items():
         if (answer := answers[name]) == "reached":
             yield ok(f"data={name}: not here yet; {url} can be reached")

@@ -1,4 +1,4 @@
-"""Checks of a run: every file of it. Nothing is changed or prepared."""
+"""Checks of every file of a run folder; they change and prepare nothing."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ from llm_from_scratch.terminal import argument, quote, shell
 from llm_from_scratch.tokenizer import load_tokenizer
 from llm_from_scratch.weights import load_model
 
-DECODE_BELOW = 20 * 10**6  # bytes of text that are compared with what its tokens decode to
+DECODE_BELOW = 20 * 10**6  # bytes; a smaller text is compared with its decoded tokens
 
 
 class ExaminedRun:
-    """A run, with the results that several checks share: its checksums are computed once."""
+    """A run folder, with cached results that several checks share, such as its checksums."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class ExaminedRun:
 
     @cached_property
     def settings(self) -> Config | UserError:
-        """config.yaml, or what is wrong with it."""
+        """Returns the settings of config.yaml, or the UserError that reading them raises."""
         try:
             return check(read_run(self.path), Config)
         except UserError as error:
@@ -48,7 +48,9 @@ class ExaminedRun:
 
     @cached_property
     def states(self) -> list[tuple[Path, dict[str, str] | UserError]]:
-        """Each checkpoint, newest first, with its fingerprints or its fault."""
+        """Returns each checkpoint, newest first, with its fingerprints, or the UserError if
+        damaged.
+        """
         found: list[tuple[Path, dict[str, str] | UserError]] = []
         for folder in checkpoints(self.path):
             try:
@@ -63,7 +65,7 @@ class ExaminedRun:
 
     @cached_property
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """The step of the newest sound checkpoint and what its callbacks held; None without one."""
+        """Returns step and callback states of the newest intact checkpoint; None without one."""
         folder = next((folder for folder, metadata in self.states if isinstance(metadata, dict)), None)
         if folder is None:
             return None
@@ -71,14 +73,16 @@ class ExaminedRun:
 
     @cached_property
     def validated(self) -> bool:
-        """Whether a validation came before the newest checkpoint."""
+        """Returns whether the newest checkpoint, or else metrics.jsonl, records a validation."""
         if self.newest and "best" in self.newest[1].get("Checkpoints", {}):
             return math.isfinite(self.newest[1]["Checkpoints"]["best"])
         return any(row.get("split") == "val" for row in parse_rows(self.path / "metrics.jsonl")[0])
 
     @property
     def again(self) -> str:
-        """The command that resumes the run, also if it is complete or has ended by itself."""
+        """Returns the command that resumes the run, with more steps or past an early stop where
+        needed.
+        """
         if not (self.newest and isinstance(self.settings, Config)):
             return self.resume
         if self.newest[0] >= self.settings.trainer.max_steps:
@@ -87,8 +91,8 @@ class ExaminedRun:
 
     @property
     def ended(self) -> tuple[str, str]:
-        """The cause of an early end, and the setting with which the run goes on; empty
-        without one.
+        """Returns the cause of an early stop and the override that lifts it; both are empty without
+        one.
         """
         callbacks = self.newest[1] if self.newest else {}
         patience = self.settings.optim.patience if isinstance(self.settings, Config) else None
@@ -101,7 +105,7 @@ class ExaminedRun:
 
 
 def links(run: ExaminedRun) -> Iterator[Finding]:
-    """Nothing in the folder leads out of it, and nothing in it makes a reader wait."""
+    """Checks that no link leads out of the run folder, and that it holds no pipe or device."""
     try:
         refuse_links(run.path, run.path)
     except UserError as error:
@@ -111,9 +115,9 @@ def links(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def owner(run: ExaminedRun) -> Iterator[Finding]:
-    """A training that runs in the folder now, and files that a killed one left behind."""
+    """Looks for a training that runs in the folder now, and for files that a killed one left."""
     lock = run.path / ".lock"
-    # Opening it for the question must not touch anything else
+    # FileLock opens the path: a regular file only, never the target of a link
     if lock.is_file() and not lock.is_symlink():
         try:
             with FileLock(lock, timeout=0):
@@ -133,7 +137,7 @@ def owner(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def configuration(run: ExaminedRun) -> Iterator[Finding]:
-    """config.yaml."""
+    """Checks that config.yaml is valid, and warns of foreign code that a resume would refuse."""
     path, settings = run.path / "config.yaml", run.settings
     if isinstance(settings, ValueError):
         what = message_of(settings).removeprefix(f"{path}: ")
@@ -147,7 +151,7 @@ def configuration(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def environment(run: ExaminedRun) -> Iterator[Finding]:
-    """The code and the libraries that made the run."""
+    """Reports the code and the libraries that made the run, from environment.json."""
     path = run.path / FILE
     try:
         entries = read_environment(run.path)
@@ -163,7 +167,7 @@ def environment(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def states(run: ExaminedRun) -> Iterator[Finding]:
-    """checkpoints/, every byte."""
+    """Verifies every byte of each checkpoint."""
     for folder, metadata in run.states:
         if isinstance(metadata, ValueError):
             one = f"delete {folder}: resuming passes over it"
@@ -175,7 +179,7 @@ def states(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def model(run: ExaminedRun) -> Iterator[Finding]:
-    """model/: it loads, and says what config.yaml and metrics.jsonl say."""
+    """Checks that model/ loads, and that it agrees with config.yaml and metrics.jsonl."""
     folder = run.path / "model"
     if not folder.is_dir():
         if run.validated:
@@ -191,8 +195,8 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     except ValueError as error:
         yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
-    # config.json holds the checksum of the weights and has none of its own: two other files know
-    # what it should say.
+    # config.json holds the checksum of the weights and has none of its own: it is compared with
+    # config.yaml and metrics.jsonl.
     own, differing = asdict(loaded.model.config), []
     if isinstance(run.settings, Config):
         settings = vars(run.settings.model)
@@ -200,7 +204,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     validations = [row for row in parse_rows(run.path / "metrics.jsonl")[0] if row.get("split") == "val"]
     rows = [row for row in validations if row["step"] == loaded.step]
     newest = run.newest[0] if run.newest else 0
-    # A validation behind the newest checkpoint comes again on resume, and its model with it.
+    # A resume repeats a validation after the newest checkpoint, and writes its model again.
     better = [row for row in validations if row["step"] <= newest and row["loss"] < loaded.loss]
     if better and rows and rows[-1]["loss"] == loaded.loss:
         best = min(better, key=lambda row: row["loss"])
@@ -208,7 +212,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
             f"{folder}: of step {loaded.step}, where step {best['step']} had a better validation: a write has failed",
             f"{run.again} writes it again at its next better validation",
         )
-    # A run that went on from `newest` has yet to come to that row again
+    # A resume from `newest` dropped the row of that step, and has not reached the step again.
     dropped = not rows and loaded.step > newest
     if not dropped and (not rows or rows[-1]["loss"] != loaded.loss):
         differing.append(f"loss at step {loaded.step}")
@@ -221,7 +225,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def metrics(run: ExaminedRun) -> Iterator[Finding]:
-    """metrics.jsonl and timing.jsonl, line by line."""
+    """Compares each line of metrics.jsonl and timing.jsonl with its checksum."""
     for path in (run.path / "metrics.jsonl", run.path / "timing.jsonl"):
         if not path.is_file():
             logged = run.settings.trainer.log_every_n_steps if isinstance(run.settings, Config) else 0
@@ -250,7 +254,7 @@ def metrics(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def samples(run: ExaminedRun) -> Iterator[Finding]:
-    """samples.md: text that can be read."""
+    """Checks that samples.md is UTF-8."""
     path = run.path / "samples.md"
     if path.is_file():
         try:
@@ -263,9 +267,9 @@ def samples(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
-    """The run's shards: every byte, and that tokenizer and text are the run's."""
+    """Verifies every byte of the run's prepared text, which its fingerprints identify."""
     if not isinstance(run.settings, Config):
-        return  # where they are stands in config.yaml
+        return  # config.yaml names their folder
     corpus = Path(run.settings.data.dir) / run.settings.data.name
     metadata = next((metadata for _, metadata in run.states if isinstance(metadata, dict)), {})
     if not metadata:
@@ -305,7 +309,11 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
 
 
 def _verify(prepared: Prepared) -> int:
-    """The number of tokens; a UserError names the file that does not hold."""
+    """Verifies a prepared text and its parts; returns the number of tokens in all splits.
+
+    Raises:
+        UserError: when a file is damaged; the message names it.
+    """
     count = sum(map(_verify, prepared.parts))
     for split in SPLITS:
         metadata, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
@@ -319,16 +327,16 @@ def _verify(prepared: Prepared) -> int:
             count += len(shard.tokens)
             if small:
                 decoded.update(prepared.tokenizer.decode_bytes(shard.tokens.tolist()))
-        # Version 0.1 wrote no checksum of the text, but its tokens know what it was.
+        # Version 0.1 wrote no checksum of the text: it is compared with its decoded tokens.
         if small and metadata["shards"] and hashlib.sha256(text.read_bytes()).digest() != decoded.digest():
             raise UserError(f"{text}: other bytes than its tokens stand for")
     return count
 
 
 def resume(run: ExaminedRun) -> Iterator[Finding]:
-    """The step from which the run would go on, and the command."""
+    """Reports the step from which a resume would continue, and its command."""
     if not isinstance(run.settings, Config):
-        return  # it cannot
+        return  # no run resumes without its settings
     steps = run.settings.trainer.max_steps
     sound = next((folder for folder, metadata in run.states if isinstance(metadata, dict)), None)
     if sound:
@@ -358,7 +366,7 @@ def _step(folder: Path) -> int:
 
 
 def space(run: ExaminedRun) -> Iterator[Finding]:
-    """Room for the checkpoints to come: a new one is written before the oldest goes."""
+    """Checks disk space for the next checkpoint, written before the oldest is deleted."""
     sizes = [sum(path.stat().st_size for path in folder.glob("*")) for folder in checkpoints(run.path)]
     if not sizes:
         return

@@ -1,5 +1,5 @@
-"""The plan of a training: memory, passes over the text, time and disk, before it begins.
+"""The plan of a training before it begins: memory, epochs, time and disk.
 
-sizes (models, texts, devices) -> measuring (seconds of real steps) -> table (words for numbers) ->
+sizes (models, texts, devices) -> measuring (seconds of real steps) -> table (numbers as text) ->
 warnings -> estimate (the plan)
 """

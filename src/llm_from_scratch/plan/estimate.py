@@ -1,7 +1,6 @@
-"""A plan: parameters, memory, passes over the text, time and disk of a training, before it begins.
+"""The plan of a training before it begins: parameters, memory, epochs, time and disk.
 
-Letters: N parameters, D training tokens, B sequences a step, T tokens of a sequence, C channels, L
-layers, V vocabulary.
+Letters: N parameters, D training tokens, T tokens of a sequence.
 """
 
 import shutil
@@ -40,14 +39,14 @@ from llm_from_scratch.training.memory import (
 def plan(
     config: Config, text: TextSize, measured: Measured | None, *, hours: float | None, presets: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The plan of the run that `config` describes, in JSON's types.
+    """Returns the plan of the run that `config` describes, as values that JSON can hold.
 
     Args:
-        config: of train.py.
-        text: what it trains on.
-        measured: without it, there are no times.
-        hours: that there are, for the optimum; without it, as many as the run itself takes.
-        presets: parameters of each `model=` with this vocabulary, to choose from.
+        config: the composed configuration of train.py.
+        text: the size of the text to train on.
+        measured: times of real steps; None leaves out "time" and "optimum".
+        hours: the time budget of "optimum"; None: the estimated hours of the run.
+        presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
     model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
     N, shape, settings = model.num_parameters(), model.config, config.trainer
@@ -59,7 +58,7 @@ def plan(
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
 
     memory = _memory(config, model, text.vocab_size)
-    # Weights and the optimizer's numbers of all processes.
+    # Bytes of a checkpoint: weights and optimizer state of all processes
     state = (memory["weights"] + memory["optimizer"]) * (world if settings.strategy == "fsdp" else 1)
     result: dict[str, Any] = {
         "model": {
@@ -80,9 +79,9 @@ def plan(
             "devices": world,
         },
         "disk": {
-            # Two states are kept while the third is written.
+            # Two checkpoints are kept while a third is written.
             "checkpoints": 3 * state,
-            "model": 2 * 4 * N,  # the best one, and the next beside it
+            "model": 2 * 4 * N,  # float32; the best model, and the next one while it is written
             "shards": (text.train_tokens + text.val_tokens) * (2 if text.vocab_size <= 65_536 else 4),
             "free": shutil.disk_usage(_there(Path(config.run_dir))).free,
         },
@@ -98,8 +97,8 @@ def plan(
 
 
 def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
-    """Bytes of memory a device: by use, in total and available; and the micro-batch they
-    are for.
+    """Returns the memory of one process in bytes (by use, in total, available), and the micro-batch
+    size that it is for.
     """
     settings, world, gpu = config.trainer, devices(config.trainer), on_gpu(config.trainer)
     micro = micro_batch_size(config, world)
@@ -120,15 +119,15 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
 def _optimum(
     seconds: float, rate: float, train_tokens: int, tokens_a_step: int, presets: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The compute-optimal model and tokens for a time, and the largest model that the text
-    supports.
+    """Returns the compute-optimal parameters and tokens for a time, and the largest such model that
+    the text supports.
 
     Args:
-        seconds: of training.
-        rate: FLOP/s.
-        train_tokens: of the text.
-        tokens_a_step: of an optimizer step.
-        presets: parameters of each `model=`.
+        seconds: the training time.
+        rate: FLOP/s of all devices together.
+        train_tokens: tokens of the training split.
+        tokens_a_step: tokens of an optimizer step.
+        presets: the number of parameters of each `model=` choice.
     """
     best, tokens = compute_optimal(rate * seconds)
     within = GOOD_EPOCHS * train_tokens
@@ -146,8 +145,8 @@ def _optimum(
 
 
 def times(config: Config, text: TextSize, measured: Measured, parameters: int) -> dict[str, Any]:
-    """Seconds of the whole run from measured ones: updates, micro-batches, validations; where it
-    pays, compiled.
+    """Returns the seconds of a run, a step and a validation, extrapolated from `measured`;
+    compiling is included where the run would compile.
     """
     settings, T = config.trainer, config.model.block_size
     world = devices(settings)
@@ -173,7 +172,9 @@ def times(config: Config, text: TextSize, measured: Measured, parameters: int) -
 
 
 def warnings_at_start(config: Config, text: TextSize) -> list[str]:
-    """At most two warnings, without measuring; none for a trial or for data.overfit=true."""
+    """Returns at most two warnings, without measuring; none for data.overfit=true or for a trial,
+    which ends within the warm-up.
+    """
     if config.data.overfit or config.trainer.max_steps <= config.optim.warmup_steps:
         return []
     return plan(config, text, None, hours=None, presets={})["unwise"][:2]

@@ -1,4 +1,4 @@
-"""Seconds of a training's steps, measured on the real model."""
+"""Seconds of a training step, measured with the run's model on random ids."""
 
 import math
 import time
@@ -15,25 +15,26 @@ from llm_from_scratch.training.memory import (
 from llm_from_scratch.training.optimizers import make_optimizer
 from llm_from_scratch.training.trainer import precision
 
-SECONDS = 4.0  # of measuring
+SECONDS = 4.0  # duration of a measurement
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Steps of the real model on this machine's device, not compiled."""
+    """Times of training steps of the real model on this machine's device, without torch.compile."""
 
     device: str
     precision: str
-    sequences: int  # of the micro-batch that was measured
+    sequences: int  # size of the measured micro-batch
     seconds_a_sequence: float  # forward and backward
-    seconds_an_update: float  # clipping and the optimizer
-    peak_bytes: int | None  # of a GPU's memory
+    seconds_an_update: float  # gradient clipping and optimizer step
+    peak_bytes: int | None  # of a CUDA GPU's memory; None on other devices
 
 
 def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECONDS) -> Measured:
-    """Times a few steps on random ids.
+    """Times a few training steps on random ids, in about `seconds` seconds.
 
-    Micro-batches grow up to `micro` sequences, or until one takes an eighth of `seconds`.
+    The micro-batch doubles from 1 sequence up to `micro`, or until one takes an eighth of
+    `seconds`.
     """
     settings, name = config.trainer, precision(config.trainer)
     device = torch.device("cpu")
@@ -72,7 +73,7 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
         return now() - start
 
     forward_backward(1)
-    update()  # which makes the moments
+    update()  # allocates the moments
     sequences, until = 1, time.perf_counter() + seconds
     while sequences < micro and forward_backward(sequences) < seconds / 8:
         sequences = min(2 * sequences, micro)

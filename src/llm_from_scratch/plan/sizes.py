@@ -1,7 +1,6 @@
 """Sizes of a model, of a text and of a machine: parameters, FLOPs, tokens, devices.
 
-N is a number of parameters, D of training tokens, L of layers, C of channels, T of tokens in a
-sequence.
+N is the number of parameters, D of training tokens.
 """
 
 import math
@@ -23,24 +22,24 @@ from llm_from_scratch.training.memory import (
     on_gpu,
 )
 
-# Where a given number of FLOPs gives the lowest loss (Hoffmann et al. 2022)
+# Training tokens per parameter that give the lowest loss for given FLOPs (Hoffmann et al. 2022)
 TOKENS_A_PARAMETER = 20
 GPT2_VOCABULARY = 50_257  # tokens of tokenizer=gpt2, end-of-text included (Radford et al. 2019)
-CHARACTERS = 256  # distinct characters of a text that is not at hand
+CHARACTERS = 256  # assumed number of distinct characters, where the text is absent
 
 
 def meta_model(config: GPTConfig) -> GPT:
-    """The model without memory for its weights: what its shapes are, whatever its size."""
+    """Builds the model on the meta device: its shapes, without memory for its weights."""
     with torch.device("meta"):
         return GPT(config)
 
 
 def training_flops(model: GPT) -> int:
-    """FLOPs of one token in training: 6 a weight in a matrix product, and 12 L H D T for attention
-    without regard to its mask.
+    """Returns the training FLOPs per token: 6 per weight of a matrix product, plus attention.
 
-    Chowdhery et al. 2022, appendix B. A layer that is used several times counts so often; the
-    look-up of an embedding is none.
+    Attention takes 12 x layers x heads x head size x block size, its causal mask ignored (Chowdhery
+    et al. 2022, appendix B). A layer that is used several times counts each time; the lookup of an
+    embedding counts as 0.
     """
     config = model.config
     blocks = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
@@ -49,16 +48,17 @@ def training_flops(model: GPT) -> int:
 
 
 def compute_optimal(flops: float) -> tuple[int, int]:
-    """Parameters and training tokens that give the lowest loss for so many FLOPs: 6 N D = FLOPs
-    with D = 20 N.
-    """
+    """Returns the parameters N and tokens D of the lowest loss: 6 N D = `flops` and D = 20 N."""
     parameters = math.sqrt(flops / (6 * TOKENS_A_PARAMETER))
     return round(parameters), round(TOKENS_A_PARAMETER * parameters)
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """Tokens and bytes of both splits; `estimated` from the sizes of files if not prepared yet."""
+    """Size of a text: tokens of both splits, bytes and documents of the training split.
+
+    `estimated` is True where tokens or bytes were not counted; `documents` is None where unknown.
+    """
 
     train_tokens: int
     val_tokens: int
@@ -69,13 +69,13 @@ class TextSize:
 
 
 def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
-    """The size of a text: counted if it is prepared or small, else estimated from its files.
+    """Returns the size of a run's text: counted if prepared or small, else estimated from files.
 
-    A small text is prepared first. Nothing is downloaded or written for a run folder, which may be
-    a stranger's.
+    A small text and a mixture are prepared first. With `config.resume` set, nothing is downloaded
+    or written: the run folder may be a stranger's.
 
     Raises:
-        UserError: as `prepare`.
+        UserError: when the text cannot be read or prepared.
     """
     own = not config.resume
     if config.data.mix is not None:
@@ -92,10 +92,10 @@ def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
 
 
 def assumed_text(config: Config, train_tokens: int) -> TextSize:
-    """The size of a text of which the number of training tokens alone is known.
+    """Returns the size of a text of which only the number of training tokens is known.
 
     Raises:
-        UserError: the tokenizer has no size, or the files of tokenizer.path are no vocabulary.
+        UserError: when tokenizer=bpe has no vocab_size, or tokenizer.path holds no vocabulary.
     """
     settings = config.tokenizer
     vocab_size = settings.vocab_size
@@ -114,8 +114,10 @@ def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: in
 
 
 def counted(prepared: Prepared) -> TextSize:
-    """The counts of a manifest. With data.stream=text the training tokens are estimated from the
-    other split.
+    """Returns the counts in the manifest of a prepared text.
+
+    With data.stream=text the training tokens are estimated from the bytes, at the validation
+    split's tokens per byte.
     """
     train, val = (prepared.manifest["splits"][split] for split in ("train", "val"))
     tokens = train.get("tokens") or round(train["text_bytes"] * val["tokens"] / val["text_bytes"])
@@ -124,17 +126,17 @@ def counted(prepared: Prepared) -> TextSize:
 
 
 def devices(settings: TrainerConfig) -> int:
-    """How many take part."""
+    """Returns the number of devices that a run trains on, over all nodes."""
     here = torch.cuda.device_count() if settings.devices == "auto" and on_gpu(settings) else settings.devices
     return (here if isinstance(here, int) else 1) * settings.num_nodes
 
 
 def on_cpu(settings: TrainerConfig) -> bool:
-    """Whether the CPU will train."""
+    """Returns whether a run trains on this machine's CPU."""
     apple = settings.accelerator in ("auto", "mps") and has_mps()
     return not on_gpu(settings) and not apple
 
 
 def nearest(parameters: int, presets: Mapping[str, int]) -> str | None:
-    """The model whose size is nearest, as a ratio."""
+    """Returns the preset whose number of parameters is nearest by ratio; None without presets."""
     return min(presets, key=lambda name: abs(math.log(presets[name] / max(parameters, 1))), default=None)

@@ -1,4 +1,4 @@
-"""The plan of a training as a table for a person."""
+"""The plan of a training as a table in the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def count(number: float, unit: str = "") -> str:
-    """1234567 of "B" -> "1.23 MB", of " tokens" -> "1.23 M tokens"."""
+    """Formats a number with a prefix: 1234567, "B" -> "1.23 MB"; " tokens" -> "1.23 M tokens"."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")):
         if abs(number) >= 0.9995 * size:
             return f"{number / size:.3g} {prefix}{unit}"
@@ -16,7 +16,7 @@ def count(number: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """5400 -> "1.5 hours"."""
+    """Formats seconds in days, hours, minutes or seconds: 5400 -> "1.5 hours"."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """The same as a table, and the lines of what is unwise."""
+    """Prints the plan as a table, then one line for each of its warnings."""
     table = Table(title="Plan", title_justify="left", show_header=False)
     model, data, memory, compute, disk = (result[name] for name in ("model", "data", "memory", "compute", "disk"))
     about = "about " if data["estimated"] else ""

@@ -1,4 +1,4 @@
-"""Warnings about a training that has not begun: a line each, with what to do."""
+"""Warnings about a training before it begins: one line each, with advice."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,23 +23,23 @@ from llm_from_scratch.plan.table import count, duration
 
 # Epochs up to which a repeated text is worth nearly as much as new text (Muennighoff et al. 2023).
 GOOD_EPOCHS = 4
-# Dropout and weight decay with which a text can be repeated up to a hundred times (docs/log.md).
+# Dropout and weight decay from which on 100 epochs of a text are tolerated (docs/log.md).
 REGULARISED = (0.1, 1.0)
-# Epochs beyond which repetition is worth next to nothing (the same).
+# Epochs beyond which repetition is worth next to nothing (Muennighoff et al. 2023).
 USELESS_EPOCHS = 16
-# FLOP/s of training that a core reaches, roughly: 1.5e10 to 5e10 were seen, by the width of the
-# model.
+# FLOP/s of training per CPU core, roughly: 1.5e10 to 5e10 were measured, depending on the width of
+# the model.
 CPU_RATE = 2.5e10
-LONG = 2 * 3600  # seconds that nobody expects of a command that he tries
+LONG = 2 * 3600  # seconds from which on a training on a CPU gets a warning
 
 
 def warnings(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]) -> Iterable[str]:
-    """A line for each thing that will disappoint, with what to do.
+    """Yields one line for each expected problem of a run, with advice.
 
     Args:
-        config: of the run.
-        result: its plan.
-        presets: parameters of each `model=` with this vocabulary, to choose from.
+        config: the configuration of the run.
+        result: its plan, as `estimate.plan` makes it.
+        presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
     yield from _of_epochs(config, result, presets)
     yield from _of_sizes(result)
@@ -48,7 +48,7 @@ def warnings(config: Config, result: Mapping[str, Any], presets: Mapping[str, in
 
 
 def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]) -> Iterable[str]:
-    """The model is too large for the text, or for the number of steps."""
+    """Warns of a model that is too large for the text or for the number of steps."""
     data, N = result["data"], result["model"]["parameters"]
     D, train, epochs = data["tokens"], data["train_tokens"], data["passes"]
     regularised = config.model.dropout >= REGULARISED[0] and config.optim.weight_decay >= REGULARISED[1]
@@ -72,7 +72,7 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
     elif D < TOKENS_A_PARAMETER / 4 * N:
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
-        # More steps help while they bring fresh text; a small text read again and again asks for a
+        # More steps help while epochs are few; a small text that is repeated many times calls for a
         # smaller model.
         steps = [f"trainer.max_steps={wanted_steps}"] if GOOD_EPOCHS * train >= TOKENS_A_PARAMETER * N else []
         models = [f"model={fits} ({count(presets[fits])})"] if fits and presets[fits] < N else []
@@ -84,7 +84,7 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
 
 
 def _of_sizes(result: Mapping[str, Any]) -> Iterable[str]:
-    """Embeddings, memory and disk."""
+    """Warns of a large share of embeddings, of too little memory and of too little disk space."""
     model, data, memory, disk = (result[name] for name in ("model", "data", "memory", "disk"))
     N = model["parameters"]
     if model["embeddings"] > N / 2 and model["vocab_size"] > 1024:
@@ -106,7 +106,7 @@ def _of_sizes(result: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _of_settings(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
-    """Settings that do not fit each other or the text."""
+    """Warns of a long warm-up, a validation split shorter than a block, and short documents."""
     data, steps = result["data"], config.trainer.max_steps
     if config.optim.warmup_steps > steps / 4:
         yield (
@@ -127,7 +127,7 @@ def _of_settings(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
-    """Seconds of the run, where they were measured."""
+    """Warns of slow validations, an unused GPU and a run of over a week, from measured steps."""
     if "time" not in result:
         return
     steps, settings = config.trainer.max_steps, config.trainer
@@ -145,7 +145,7 @@ def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
 
 
 def cpu_seconds(config: Config) -> float:
-    """Seconds of a run's steps on this machine's CPU, to within a factor of two, without
+    """Estimates the seconds of a run's steps on this machine's CPU within a factor of two, without
     measuring.
     """
     vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
@@ -157,11 +157,11 @@ def cpu_seconds(config: Config) -> float:
 
 
 def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
-    """Warns of hours on this machine's CPU, and of more processes or threads than cores.
+    """Warns of two hours or more on this CPU, and of more processes or threads than cores.
 
     Args:
-        config: of the run.
-        recipes: the experiments by their names.
+        config: the configuration of the run.
+        recipes: returns the configuration of each experiment, by its name.
     """
     settings = config.trainer
     if not on_cpu(settings):
