@@ -28,7 +28,7 @@ test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 slow: $(VENV)/.dev  ## run the longer ones: trainings with several processes, signals, the benchmarks at a small size
 	$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
 
-chaos: $(VENV)/.dev  ## kill -9 three hundred times, resume, compare every byte: about 35 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
+chaos: $(VENV)/.dev  ## kill -9 and failing calls, 460 of them, resume, compare every byte: about 35 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
 	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)
 
 check: $(VENV)/.dev  ## formatting, lint, types and the import rules
