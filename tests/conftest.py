@@ -2,11 +2,12 @@
 corpora skips where they are absent.
 """
 
+import logging
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import absl.logging
@@ -75,6 +76,16 @@ def as_version_0_1(config: Path) -> str:
     assert lines[-1].startswith("# sha256: ")
     config.write_text("".join(lines[1:-1]), encoding="utf-8")
     return config.read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers() -> Iterator[None]:
+    """Takes away what a command in this process has added: its stream is closed after the test."""
+    before = logging.root.handlers[:]
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

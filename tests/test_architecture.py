@@ -244,6 +244,15 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_is_read_in_one_sitting_and_a_function_at_a_glance(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 500
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    lengths = {function.name: (function.end_lineno or 0) - function.lineno + 1 for function in functions}
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *SCRIPTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports(path: Path) -> None:
     assert violations(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py") == []
 

@@ -390,7 +390,7 @@ def test_muon_follows_its_new_settings() -> None:
         ("resume=run trainer.max_steps=70 data.path=other.txt", "made with the data"),
         ("resume=run ~optim", "a choice is needed: optim= one of adamw, muon"),
         ("resume=run trainer.threads=1000000", "at most 1024"),
-        ("trainer.num_nodes=2", "start it on each with torchrun or SLURM"),
+        ("trainer.num_nodes=2", "start them with torchrun or srun"),
         ("trainer.max_steps=5 trainer.extra.min_steps=9", "is more than trainer.max_steps=5"),
         ("trainer.extra.detect_anomaly=3", "must be true or false"),
         ("callbacks=early_stopping callbacks.early_stopping.monitor=a", "must be one of val/loss"),

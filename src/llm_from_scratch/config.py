@@ -14,16 +14,7 @@ from typing import Any, TypeVar
 from llm_from_scratch import ranges
 from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.ranges import (
-    NOT_NEGATIVE,
-    PART,
-    PART_OR_ALL,
-    POSITIVE,
-    SHARE,
-    SWITCH,
-    choice,
-    ranged,
-)
+from llm_from_scratch.ranges import NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, SWITCH, choice, ranged
 
 T = TypeVar("T")
 _MODEL_CHOICES = {
@@ -81,8 +72,7 @@ def check_rope_scaling(scaling: Mapping[str, Any]) -> None:
 class ModelConfig:
     """The model's architecture, without the vocabulary size, which the tokenizer sets.
 
-    The defaults are a modern GPT: RMSNorm, rotary positions, SwiGLU. An impossible value raises
-    UserError in one line that names the key.
+    The defaults are a modern GPT: RMSNorm, rotary positions, SwiGLU. Raises UserError.
     """
 
     block_size: int = 128  # the longest context, tokens
@@ -193,11 +183,9 @@ class ModelConfig:
 
     @property
     def inner_size(self) -> int:
-        """Returns the width inside the feed-forward, in channels: `n_inner`, or its default.
-
-        SwiGLU has three matrices instead of two: at 8C/3 it costs what 4C does (Shazeer 2020).
-        Multiples of 64 suit the hardware.
-        """
+        """Returns the width inside the feed-forward, in channels: `n_inner`, or its default."""
+        # SwiGLU has three matrices instead of two: at 8C/3 it costs what 4C does (Shazeer 2020),
+        # and multiples of 64 suit the hardware.
         if self.n_inner:
             return self.n_inner
         return 64 * math.ceil(8 * self.n_embd / 3 / 64) if self.activation == "swiglu" else 4 * self.n_embd
@@ -422,10 +410,7 @@ class Config:
 
 @dataclass(kw_only=True)
 class SamplingConfig:
-    """Sampling of the next tokens, and the length and number of the samples.
-
-    An impossible value raises UserError in one line that names the key.
-    """
+    """Sampling of the next tokens, the length and number of the samples; raises UserError."""
 
     max_new_tokens: int = 256  # tokens a sample, at most
     temperature: float = 0.8  # 0: always the likeliest token

@@ -36,7 +36,8 @@ def environment(device: str) -> dict[str, Any]:
         **commit(CHECKOUT),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "lightning")},
-        "platform": platform.platform(),
+        # Not platform.platform(): it starts a process.
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": device,
     }
 

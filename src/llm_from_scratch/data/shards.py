@@ -76,10 +76,8 @@ def write_shard(
     """Writes the shard `path`.bin and `path`.idx.
 
     A document is (ids with their end-of-text token, UTF-8 bytes of the text). The ids of a long
-    document can be an iterator of arrays.
-
-    Memory holds one document or array, and 8 bytes for each document so far. On any error nothing
-    is published.
+    document can be an iterator of arrays. Memory holds one document or array, and 8 bytes for each
+    document so far. On any error nothing is published.
 
     Raises:
         UserError: when an id is outside the vocabulary.

@@ -126,8 +126,7 @@ def open_source(
     Args:
         name: the corpus, as data.name.
         path: the user's own file, folder or glob.
-        file: the one file of a named corpus. It is looked for in `roots(data_dir)`, then
-            downloaded.
+        file: the one file of a named corpus, looked for in `roots(data_dir)`, then downloaded.
         url: the address that `file` is downloaded from, into `data_dir`.
         sha256: the checksum that `file` must have; None accepts any.
         must_contain: a text that `file` must contain.
@@ -137,8 +136,7 @@ def open_source(
         published: the files that the error for a missing corpus tells the user to put there.
         download: a key of `downloads`; exactly its files are read, and missing ones downloaded.
         connections: parallel connections of a download.
-        fetch: whether files may be downloaded; False for a run folder's address, which may be a
-            stranger's.
+        fetch: whether files may be downloaded; False for the address of a stranger's run folder.
 
     Raises:
         UserError: when there is nothing to read, a file is another one, or a download fails.
@@ -149,17 +147,11 @@ def open_source(
     if name == "stdlib":
         return Source(name, _standard_library(), form)
     if download is not None:
-        if download not in (downloads or {}):
-            raise UserError(
-                f"data.download={download}: data={name} is published as {', '.join(downloads or {}) or 'nothing'}"
-            )
-        return Source(name, bring_all(name, (downloads or {})[download], roots(data_dir), connections, fetch), form)
-    for glob, root in itertools.product(layouts or [], roots(data_dir)):
-        tree = Tree(root)
-        found, skipped = tree.regular(tree.matching("", tuple(glob.split("/")))) if root.is_dir() else ([], [])
-        if found:
-            tree.refuse_faults(f"data={name}", on_error)
-            return Source(name, found, form, skipped + tree.faults)
+        chosen = _published_as(name, download, downloads or {})
+        return Source(name, bring_all(name, chosen, roots(data_dir), connections, fetch), form)
+    found, skipped = _laid_out(name, layouts or [], data_dir, on_error)
+    if found:
+        return Source(name, found, form, skipped)
     if layouts and url is None:
         places = ", ".join(str(data_dir / glob) for glob in layouts)
         raise UserError(
@@ -168,6 +160,30 @@ def open_source(
     if file is None:
         raise UserError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
     return Source(name, [(file, corpus_file(name, file, url, sha256, must_contain, roots(data_dir), fetch))], form)
+
+
+def _laid_out(
+    name: str, layouts: list[str], data_dir: Path, on_error: str | None
+) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:
+    """Returns the files that the first glob with any finds below a root, and what is skipped."""
+    for glob, root in itertools.product(layouts, roots(data_dir)):
+        tree = Tree(root)
+        found, skipped = tree.regular(tree.matching("", tuple(glob.split("/")))) if root.is_dir() else ([], [])
+        if found:
+            tree.refuse_faults(f"data={name}", on_error)
+            return found, skipped + tree.faults
+    return [], []
+
+
+def _published_as(name: str, download: str, downloads: Mapping[str, Download]) -> Download:
+    """Returns one of the downloads of the corpus `name`.
+
+    Raises:
+        UserError: when the corpus has no download of that name.
+    """
+    if download not in downloads:
+        raise UserError(f"data.download={download}: data={name} is published as {', '.join(downloads) or 'nothing'}")
+    return downloads[download]
 
 
 def _own_files(path: str, on_error: str | None) -> tuple[list[tuple[str, Path]], list[tuple[str, str]]]:

@@ -51,10 +51,8 @@ def train(
         config: the settings.
         claim: the claim on the run folder.
         prepared: the prepared text; None: it is opened or prepared here.
-        fetch: whether a missing text may be downloaded; False where only a run folder names its
-            address.
-        write: whether a missing text may be prepared; False where only a run folder names the
-            folder for it.
+        fetch: whether a missing text may be downloaded; False where only a run folder names it.
+        write: whether a missing text may be prepared; False where only a run folder names it.
         announce: rank 0 calls it with the run folder when everything is written.
 
     Returns:

@@ -49,18 +49,12 @@ def draw_curves(run: Path) -> None:
     val = [row for row in rows if row["split"] == "val"]
     best = min(val, key=lambda row: row["loss"])
     figure, (loss, lr) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(4, 1), layout="constrained")
-    loss.plot(
-        [row["step"] for row in train],
-        [row["loss"] for row in train],
-        color="#9ecae1",
-        linewidth=1,
-        label="training (one batch)",
-    )
-    losses = [row["loss"] for row in train]
+    steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
+    loss.plot(steps, losses, color="#9ecae1", linewidth=1, label="training (one batch)")
     # A centered moving average, so that the curve neither lags nor leads
     reach = max(1, len(losses) // 30)
     smooth = [statistics.fmean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
-    loss.plot([row["step"] for row in train], smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
+    loss.plot(steps, smooth, color="#3182bd", linewidth=2, label="training (smoothed)")
     loss.plot(
         [row["step"] for row in val],
         [row["loss"] for row in val],
@@ -87,7 +81,7 @@ def draw_curves(run: Path) -> None:
     )
     loss.set_ylabel("loss (nats a token)")
     loss.legend(frameon=False)
-    lr.plot([row["step"] for row in train], [row["lr"] for row in train], color="#636363")
+    lr.plot(steps, [row["lr"] for row in train], color="#636363")
     lr.set_ylim(bottom=0)
     lr.set_ylabel("learning rate")
     lr.set_xlabel("optimizer step")
