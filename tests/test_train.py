@@ -226,6 +226,10 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
     assert {row.split("│")[1].strip() for row in table.splitlines() if row.startswith("│")} == {"0", "1"}
     for job, rate in (("0", 1e-3), ("1", 3e-3)):
         assert yaml.safe_load((tmp_path / "sweep" / job / "config.yaml").read_text())["optim"]["lr"] == rate
+    assert "Results of" not in done.stderr
+    alone = train("resume=sweep/1", "trainer.max_steps=4")
+    assert (alone.returncode, alone.stdout) == (0, "run: sweep/1\n")
+    assert "Results of sweep/1" in alone.stderr
 
 
 @pytest.mark.slow

@@ -270,4 +270,11 @@ def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt:
     run_dir, parameters = Path(config.run_dir), model.num_parameters()
     log_hyperparameters(trainer, config, parameters, best_row(run_dir))
     draw_curves(run_dir)
-    print_results(run_dir, parameters, prompt, board="tensorboard" in config.logger, overfit=config.data.overfit)
+    print_results(
+        run_dir,
+        parameters,
+        prompt,
+        board="tensorboard" in config.logger,
+        overfit=config.data.overfit,
+        resumed=config.resume is not None,
+    )

@@ -94,7 +94,9 @@ def draw_curves(run: Path) -> None:
     plt.close(figure)
 
 
-def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False) -> None:
+def print_results(
+    run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False, resumed: bool = False
+) -> None:
     """Prints the table of results and the commands to run next, on standard error.
 
     In a sweep it leaves them out: `print_sweep` prints one table of all runs.
@@ -106,8 +108,9 @@ def print_results(run: Path, parameters: int, prompt: str, *, board: bool, overf
         board: whether there are curves for TensorBoard.
         overfit: whether the run trained on one batch (`data.overfit=true`); then a line says
             whether it was memorized.
+        resumed: whether the run was resumed by itself, be it one of a sweep.
     """
-    if not (run / SWEPT).exists():
+    if resumed or not (run / SWEPT).exists():
         _print_table(run, parameters, prompt, board)
     if overfit:
         console(stderr=True).print(learned_by_heart(run), soft_wrap=True)
