@@ -53,6 +53,11 @@ def pattern(shown: str) -> str:
     return re.sub(r"\d[\d,.]*", r"[\\d,.]+", skeleton.replace("ID", r"[\w-]+"))
 
 
+def _hears_interrupts() -> None:
+    """Undoes what a shell does to its background jobs: Ctrl-C would not be heard."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Shell:
     """Runs each command in a bash of its own, behind the lines that set a shell up."""
 
@@ -70,6 +75,7 @@ class Shell:
             text=True,
             encoding="utf-8",
             start_new_session=True,
+            preexec_fn=_hears_interrupts,
             **options,
         )
 
