@@ -5,12 +5,12 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import STATE, small_model
 
 from llm_from_scratch.checkpoint import (
     Background,
@@ -20,22 +20,8 @@ from llm_from_scratch.checkpoint import (
     verify_state,
 )
 from llm_from_scratch.files import building_folder, publish
-from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import remove_leftovers
-from llm_from_scratch.tokenizer import CharTokenizer
-from llm_from_scratch.weights import load_model, save_model
-
-STATE = {
-    "global_step": 7,
-    "optimizer_states": [
-        {
-            "state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.arange(6.0).view(2, 3)}},
-            "param_groups": [{"betas": (0.9, 0.95)}],
-        }
-    ],
-    "nothing": None,
-    "text": "é\n",
-}
+from llm_from_scratch.weights import load_model
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -114,15 +100,6 @@ def test_the_background_writes_what_was_there_when_it_was_handed_over(tmp_path: 
     background.submit(fail, None)
     with pytest.raises(OSError, match="no space"):
         background.wait()
-
-
-def small_model(run: Path, step: int, loss: float = 1.5, **settings: Any) -> GPT:
-    """Saves a model of 32 characters' width as a run's."""
-    tokenizer = CharTokenizer("abc")
-    model = GPT(GPTConfig(vocab_size=4, **({"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | settings)))
-    run.mkdir(exist_ok=True)
-    save_model(dict(model.named_parameters()), model.config, tokenizer, run, step=step, loss=loss)
-    return model
 
 
 def test_fault_05_every_bit_of_a_manifest_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,10 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from small_models import STATE, small_model
 
 from llm_from_scratch.checkpoint import (
     checkpoints,
@@ -13,32 +12,10 @@ from llm_from_scratch.checkpoint import (
     save_state,
 )
 from llm_from_scratch.files import building_folder
-from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import MODEL, RunFolder, append_row, last_run, line_checksums, read_rows, remove_leftovers
-from llm_from_scratch.tokenizer import CharTokenizer
-from llm_from_scratch.weights import load_model, save_model
+from llm_from_scratch.weights import load_model
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1" / "run"
-STATE = {
-    "global_step": 7,
-    "optimizer_states": [
-        {
-            "state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.arange(6.0).view(2, 3)}},
-            "param_groups": [{"betas": (0.9, 0.95)}],
-        }
-    ],
-    "nothing": None,
-    "text": "é\n",
-}
-
-
-def small_model(run: Path, step: int, loss: float = 1.5, **settings: Any) -> GPT:
-    """Saves a model of 32 characters' width as a run's."""
-    tokenizer = CharTokenizer("abc")
-    model = GPT(GPTConfig(vocab_size=4, **({"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | settings)))
-    run.mkdir(exist_ok=True)
-    save_model(dict(model.named_parameters()), model.config, tokenizer, run, step=step, loss=loss)
-    return model
 
 
 def test_last_is_the_newest_run(tmp_path: Path) -> None:

@@ -4,25 +4,16 @@ stranger's.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import small_model
 
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import remove_leftovers
 from llm_from_scratch.tokenizer import CharTokenizer
 from llm_from_scratch.weights import load_model, model_metadata, save_model
-
-
-def small_model(run: Path, step: int, loss: float = 1.5, **settings: Any) -> GPT:
-    """Saves a model of 32 characters' width as a run's."""
-    tokenizer = CharTokenizer("abc")
-    model = GPT(GPTConfig(vocab_size=4, **({"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8} | settings)))
-    run.mkdir(exist_ok=True)
-    save_model(dict(model.named_parameters()), model.config, tokenizer, run, step=step, loss=loss)
-    return model
 
 
 @pytest.mark.parametrize("shared", [{"tie_weights": True}, {"tie_weights": False}, {"n_unique_layer": 1}])

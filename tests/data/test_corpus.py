@@ -5,41 +5,29 @@ from pathlib import Path
 
 import pytest
 from containers import CHARS
+from small_corpora import PAGE, prepared_few, put
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig
-from llm_from_scratch.data.prepare import Prepared, prepare
-
-NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 5
-
-
-def put(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def prepared(folder: Path, path: object, **settings: object) -> Prepared:
-    settings = {"val_fraction": 0.3, **settings}
-    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
+from llm_from_scratch.data.prepare import prepare
 
 
 def broken_table(bad: dict[int, bytes]) -> bytes:
-    lines = (bad.get(i, json.dumps({"text": f"{NOVEL}{'ab' * i}"}).encode()) for i in range(1, 31))
+    lines = (bad.get(i, json.dumps({"text": f"{PAGE}{'ab' * i}"}).encode()) for i in range(1, 31))
     return b"\n".join(lines)
 
 
 def test_young_settings_leave_the_names_of_prepared_folders_as_they_were(tmp_path: Path) -> None:
     put(tmp_path / "own/a.txt", "some text " * 50)
     # The names that version 0.1 gave.
-    assert prepared(tmp_path, tmp_path / "own").folder.name == "prepared-86dc34e2844d"
+    assert prepared_few(tmp_path, tmp_path / "own").folder.name == "prepared-86dc34e2844d"
     put(tmp_path / "rows/a.jsonl", broken_table({}))
-    assert prepared(tmp_path, tmp_path / "rows").folder.name == "prepared-0ad3f9f1e75d"
-    assert prepared(tmp_path, tmp_path / "rows", keep_text=False).folder.name == "prepared-67feaf903a29"
-    same = prepared(tmp_path, tmp_path / "own", encoding="UTF8").folder.name
+    assert prepared_few(tmp_path, tmp_path / "rows").folder.name == "prepared-0ad3f9f1e75d"
+    assert prepared_few(tmp_path, tmp_path / "rows", keep_text=False).folder.name == "prepared-67feaf903a29"
+    same = prepared_few(tmp_path, tmp_path / "own", encoding="UTF8").folder.name
     assert same == "prepared-86dc34e2844d"
     others = {
-        prepared(tmp_path, tmp_path / "own", **one).folder.name
+        prepared_few(tmp_path, tmp_path / "own", **one).folder.name
         for one in ({"on_error": "stop"}, {"encoding": "cp1252"}, {"separator": "x"})
     }
     assert len(others | {same}) == 4

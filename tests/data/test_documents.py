@@ -16,15 +16,12 @@ from containers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from small_corpora import PAGE, prepared_few, put
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.documents import SPLITS, is_validation, split_document, split_pieces
 from llm_from_scratch.data.formats import Format
-from llm_from_scratch.data.prepare import Prepared, prepare
 from llm_from_scratch.data.readers import read_documents
 
-CHARS = TokenizerConfig(kind="char", vocab_size=None)
-NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 5
 BAD_LINES = {
     2: b'{"text": null}',
     3: b'{"text": "cut o',
@@ -36,23 +33,12 @@ BAD_LINES = {
 }
 
 
-def put(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def prepared(folder: Path, path: object, **settings: object) -> Prepared:
-    settings = {"val_fraction": 0.3, **settings}
-    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
-
-
 def read(folder: Path, name: str, raw: str | bytes, form: Format | str = "text") -> list[str]:
     return texts_of(list(read_documents(put(folder / "file", raw), name, form)))
 
 
 def broken_table(bad: dict[int, bytes]) -> bytes:
-    lines = (bad.get(i, json.dumps({"text": f"{NOVEL}{'ab' * i}"}).encode()) for i in range(1, 31))
+    lines = (bad.get(i, json.dumps({"text": f"{PAGE}{'ab' * i}"}).encode()) for i in range(1, 31))
     return b"\n".join(lines)
 
 
@@ -60,12 +46,12 @@ def broken_table(bad: dict[int, bytes]) -> bytes:
 def test_all_faults_of_a_small_corpus_are_in_one_message(tmp_path: Path) -> None:
     own = tmp_path / "own"
     put(own / "a.jsonl", broken_table(BAD_LINES))
-    put(own / "b.parquet", parquet([NOVEL, None]))
-    put(own / "c.txt", b"abc\xff" + NOVEL.encode())
-    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": NOVEL.encode()}))
-    put(own / "g.txt.gz", gzip.compress(NOVEL.encode())[:-4])
+    put(own / "b.parquet", parquet([PAGE, None]))
+    put(own / "c.txt", b"abc\xff" + PAGE.encode())
+    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": PAGE.encode()}))
+    put(own / "g.txt.gz", gzip.compress(PAGE.encode())[:-4])
     with pytest.raises(ValueError, match=r"data\.on_error=skip") as error:
-        prepared(tmp_path, own)
+        prepared_few(tmp_path, own)
     line = str(error.value)
     assert line.startswith("11 documents cannot be read: ")
     assert "\n" not in line
@@ -84,13 +70,13 @@ def test_all_faults_of_a_small_corpus_are_in_one_message(tmp_path: Path) -> None
 def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = tmp_path / "own"
     put(own / "a.jsonl", broken_table(BAD_LINES))
-    put(own / "b.parquet", parquet([NOVEL, None]))
-    put(own / "c.txt", b"abc\xff" + NOVEL.encode())
-    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": NOVEL.encode()}))
-    put(own / "g.txt.gz", gzip.compress(NOVEL.encode())[:-4])
+    put(own / "b.parquet", parquet([PAGE, None]))
+    put(own / "c.txt", b"abc\xff" + PAGE.encode())
+    put(own / "d.tar", tar({"e.txt": b"ab\0cd", "f.txt": PAGE.encode()}))
+    put(own / "g.txt.gz", gzip.compress(PAGE.encode())[:-4])
     for keep_text in (None, False):
         caplog.clear()
-        text = prepared(tmp_path, own, on_error="skip", keep_text=keep_text)
+        text = prepared_few(tmp_path, own, on_error="skip", keep_text=keep_text)
         assert text.manifest["removed"] == {"no_text": 10, "unreadable": 1}
         counts = text.manifest["splits"]
         # 23 lines, a row, a member
@@ -108,7 +94,7 @@ def test_skip_counts_them_and_keeps_examples(tmp_path: Path, caplog: pytest.LogC
 def test_one_bad_document_meets_the_same_policy_in_every_format(
     name: str, keep_text: bool | None, tmp_path: Path
 ) -> None:
-    texts = [f"{NOVEL}{'ab' * i}" for i in range(30)]
+    texts = [f"{PAGE}{'ab' * i}" for i in range(30)]
     raws = {
         "a.jsonl": lambda: broken_table({4: b'{"text": null}'}),
         "a.parquet": lambda: parquet([*texts, None]),
@@ -119,27 +105,27 @@ def test_one_bad_document_meets_the_same_policy_in_every_format(
     path = put(tmp_path / name, raws[name]())
     if keep_text is None:  # small: it stops by default
         with pytest.raises(ValueError, match=rf"^{name}\W.*data\.on_error=skip"):
-            prepared(tmp_path, path)
+            prepared_few(tmp_path, path)
     else:  # a large one counts it
-        assert prepared(tmp_path, path, keep_text=False).manifest["removed"] == {"no_text": 1}
+        assert prepared_few(tmp_path, path, keep_text=False).manifest["removed"] == {"no_text": 1}
     with pytest.raises(ValueError, match=rf"^{name}\W"):
-        prepared(tmp_path, path, keep_text=keep_text, on_error="stop")
-    skipped = prepared(tmp_path, path, keep_text=keep_text, on_error="skip")
+        prepared_few(tmp_path, path, keep_text=keep_text, on_error="stop")
+    skipped = prepared_few(tmp_path, path, keep_text=keep_text, on_error="skip")
     assert skipped.manifest["removed"] == {"no_text": 1}
     assert skipped.manifest["splits"]["train"]["documents"] + skipped.manifest["splits"]["val"]["documents"] >= 29
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "b.json", "a.parquet"])
 def test_a_wrong_column_of_a_small_corpus_is_one_fault(name: str, tmp_path: Path) -> None:
-    rows = [{"data": {"text": NOVEL}, "n": 1} for _ in range(30)]
+    rows = [{"data": {"text": PAGE}, "n": 1} for _ in range(30)]
     raws = {
         "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
         "a.json": lambda: json.dumps(rows).encode(),
         "b.json": lambda: json.dumps({"body": rows}).encode(),
-        "a.parquet": lambda: lists_in_parquet([[NOVEL]] * 30),
+        "a.parquet": lambda: lists_in_parquet([[PAGE]] * 30),
     }
     with pytest.raises(ValueError, match=rf"^{name}: no (row holds a text under|column of texts) 'text'") as error:
-        prepared(tmp_path, put(tmp_path / name, raws[name]()))
+        prepared_few(tmp_path, put(tmp_path / name, raws[name]()))
     assert str(error.value).count(name) == 1
 
 
@@ -155,15 +141,15 @@ def lists_in_parquet(rows: list[list[str]]) -> bytes:
 def test_a_split_that_is_empty_says_what_was_left_out(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl", '{"text": 1}\n{"text": 2}\n')
     with pytest.raises(ValueError, match=r"the train split is empty \(documents left out: no_text 2\)"):
-        prepared(tmp_path, path, on_error="skip")
+        prepared_few(tmp_path, path, on_error="skip")
 
 
 def test_a_large_corpus_stops_at_a_damaged_file_by_default(tmp_path: Path) -> None:
     put(tmp_path / "own/a.jsonl", broken_table({}))
-    put(tmp_path / "own/b.tar", tar({"a.txt": NOVEL.encode()})[:-9000])
+    put(tmp_path / "own/b.tar", tar({"a.txt": PAGE.encode()})[:-9000])
     with pytest.raises(ValueError, match=r"^b\.tar.*cut off"):
-        prepared(tmp_path, tmp_path / "own", keep_text=False)
-    text = prepared(tmp_path, tmp_path / "own", keep_text=False, on_error="skip")
+        prepared_few(tmp_path, tmp_path / "own", keep_text=False)
+    text = prepared_few(tmp_path, tmp_path / "own", keep_text=False, on_error="skip")
     assert text.manifest["removed"] == {"unreadable": 1}
 
 
@@ -171,8 +157,8 @@ def test_with_fraction_and_duplicates_the_policy_is_the_same(tmp_path: Path) -> 
     path = put(tmp_path / "a.jsonl", broken_table(BAD_LINES))
     for settings in ({"dedup": "exact"}, {"fraction": 0.9}):
         with pytest.raises(ValueError, match="documents cannot be read"):
-            prepared(tmp_path, path, **settings)
-        removed = prepared(tmp_path, path, on_error="skip", **settings).manifest["removed"]
+            prepared_few(tmp_path, path, **settings)
+        removed = prepared_few(tmp_path, path, on_error="skip", **settings).manifest["removed"]
         assert removed["no_text"] + removed.get("fraction", 0) >= 7
         assert removed["no_text"] <= 7
 
@@ -195,7 +181,7 @@ def test_texts_in_another_encoding_are_read_when_it_is_named(encoding: str, tmp_
     assert read(tmp_path, "a.json", f"[{rows}]".encode(encoding), form) == [text]
     assert read(tmp_path, "a.txt.gz", gzip.compress(text.encode(encoding)), form) == [text]
     path = put(tmp_path / "own/a.txt", text.encode(encoding))
-    split = prepared(tmp_path, path, encoding=encoding)
+    split = prepared_few(tmp_path, path, encoding=encoding)
     assert "".join(list(split.documents("train")) + list(split.documents("val"))) == text
 
 
@@ -226,7 +212,7 @@ def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
         ("café".encode("utf-16"), r"data\.encoding=utf-16"),
     ):
         with pytest.raises(ValueError, match=offer):
-            prepared(tmp_path, put(tmp_path / "a.txt", raw))
+            prepared_few(tmp_path, put(tmp_path / "a.txt", raw))
     rows = f'{{"text": "{"café" * 50}"}}\n' * 20
     (tmp_path / "alone").mkdir()
     for name, raw in (
@@ -243,13 +229,13 @@ def test_the_message_about_bytes_offers_the_setting(tmp_path: Path) -> None:
 def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    texts = [f"{NOVEL}{'ab' * i}\n" for i in range(30)]
+    texts = [f"{PAGE}{'ab' * i}\n" for i in range(30)]
     path = put(tmp_path / "own/a.txt", "<|endoftext|>\n".join(texts) + "<|endoftext|>\n")
-    whole = prepared(tmp_path, path)
+    whole = prepared_few(tmp_path, path)
     assert "data.separator='<|endoftext|>'" in caplog.text
     assert whole.manifest["splits"]["train"]["documents"] == 1
     caplog.clear()
-    parted = prepared(tmp_path, path, separator="<|endoftext|>")
+    parted = prepared_few(tmp_path, path, separator="<|endoftext|>")
     assert sorted([*parted.documents("train"), *parted.documents("val")]) == sorted(texts)
     assert "separator" not in caplog.text
     ids = parted.shards("train")[0].tokens.tolist()

@@ -1,6 +1,5 @@
 """Downloads that break off, stall, lie; what they leave."""
 
-import hashlib
 import socket
 import threading
 import time
@@ -8,33 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from small_corpora import BOOK, SHA256, TITLE, go_to_an_empty_place, oz, put
 
-from llm_from_scratch.data import downloads
 from llm_from_scratch.data.formats import Document
-from llm_from_scratch.data.sources import open_source
-
-TITLE = "The Wonderful Wizard of Oz"
-
-
-BOOK = (
-    f"{TITLE}\n*** START OF THE PROJECT GUTENBERG EBOOK ***\n".encode()
-    + b"Dorothy lived in Kansas.\n" * 20_000
-    + b"*** END OF THE PROJECT GUTENBERG EBOOK ***\n"
-)
-
-
-SHA256 = hashlib.sha256(BOOK).hexdigest()
 
 
 @pytest.fixture(autouse=True)
 def empty_place(tmp_path, monkeypatch):
-    """No corpus at hand, and no waiting for the network."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("LLM_CORPORA", raising=False)
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+    go_to_an_empty_place(tmp_path, monkeypatch)
 
 
 class Server(ThreadingHTTPServer):
@@ -87,19 +67,6 @@ def server():
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
-
-
-def oz(url=None, **more):
-    return open_source(
-        name="oz", file="oz/wizard_of_oz.txt", url=url, must_contain=TITLE, data_dir=Path("data"), **more
-    )
-
-
-def put(path, content=BOOK):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def test_a_download_is_published_whole_and_told(server, capsys, caplog):

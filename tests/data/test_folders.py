@@ -5,14 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from containers import CHARS
+from small_corpora import NOVEL, names, opened, prepared, put
 
-from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data import sources
-from llm_from_scratch.data.prepare import Prepared, prepare
-
-NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 20
-
 
 linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
 
@@ -20,24 +15,6 @@ linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or fil
 @pytest.fixture(autouse=True)
 def said_anew() -> None:
     sources._warn_once.cache_clear()
-
-
-def put(path: Path, content: str | bytes = NOVEL) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def prepared(folder: Path, path: object, **settings: object) -> Prepared:
-    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
-
-
-def names(path: object, on_error: str | None = None) -> list[str]:
-    return [name for name, _ in opened(path, on_error).paths]
-
-
-def opened(path: object, on_error: str | None = None) -> sources.Source:
-    return sources.open_source(name="text", path=str(path), on_error=on_error, data_dir=Path("data"))
 
 
 @linux

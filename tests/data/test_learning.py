@@ -1,22 +1,14 @@
 """The text that a tokenizer learns from."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import story
+from small_corpora import mix
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import TokenizerConfig
 from llm_from_scratch.data import learning
 from llm_from_scratch.data.corpus import mixed_corpora, plan_corpus
-
-
-def mix(folder: Path, **changes: Any) -> DataConfig:
-    for name, seed in (("one", 1), ("two", 2)):
-        (folder / f"{name}.txt").write_text(story(9_000 * seed, seed), encoding="utf-8")
-    corpora = {name: {"path": str(folder / f"{name}.txt")} for name in ("one", "two")}
-    settings: dict[str, Any] = {"mix": {"one": 0.75, "two": 0.25}, "corpora": corpora} | changes
-    return DataConfig(name="mix", dir=str(folder / "data"), **settings)
 
 
 def test_the_tokenizer_learns_from_each_by_its_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

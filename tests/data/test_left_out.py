@@ -15,13 +15,10 @@ from containers import (
     parquet,
     tar,
 )
+from small_corpora import NOVEL, opened, prepared, put
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data import corpus, readers, sources
-from llm_from_scratch.data.prepare import Prepared, prepare
 
-CHARS = TokenizerConfig(kind="char", vocab_size=None)
-NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 20
 linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
 
 
@@ -30,28 +27,6 @@ def said_anew() -> None:
     sources._warn_once.cache_clear()
 
 
-def put(path: Path, content: str | bytes = NOVEL) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def prepared(folder: Path, path: object, **settings: object) -> Prepared:
-    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
-
-
-def names(path: object, on_error: str | None = None) -> list[str]:
-    return [name for name, _ in opened(path, on_error).paths]
-
-
-def opened(path: object, on_error: str | None = None) -> sources.Source:
-    return sources.open_source(name="text", path=str(path), on_error=on_error, data_dir=Path("data"))
-
-
-# -------------------------------------------------------------------------------------------- links
-
-
-# ----------------------------------------------------------------------------------------- not read
 @linux
 def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL, Process, story
+from conftest import SMALL, Process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_corpora import mix
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import TokenizerConfig
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.data.prepared import Mixture
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler
@@ -74,14 +75,6 @@ def test_a_corpus_alone_is_sampled_as_without_a_mixture() -> None:
     alone = RandomChunkSampler([ARRAYS["a"].astype("<u2")], block_size=8, batch_size=48, seed=5)
     for side, expected in zip(mixed({"a": 3.0}).batch(11), alone.batch(11), strict=True):
         np.testing.assert_array_equal(side, expected)
-
-
-def mix(folder: Path, **changes: Any) -> DataConfig:
-    for name, seed in (("one", 1), ("two", 2)):
-        (folder / f"{name}.txt").write_text(story(9_000 * seed, seed), encoding="utf-8")
-    corpora = {name: {"path": str(folder / f"{name}.txt")} for name in ("one", "two")}
-    settings: dict[str, Any] = {"mix": {"one": 0.75, "two": 0.25}, "corpora": corpora} | changes
-    return DataConfig(name="mix", dir=str(folder / "data"), **settings)
 
 
 def test_a_mixture_is_its_corpora(tmp_path: Path) -> None:

@@ -1,114 +1,30 @@
-import hashlib
-import socket
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from small_corpora import BOOK, TITLE, go_to_an_empty_place, oz, put
 
-from llm_from_scratch.data import downloads
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.sources import open_source
-
-TITLE = "The Wonderful Wizard of Oz"
-BOOK = (
-    f"{TITLE}\n*** START OF THE PROJECT GUTENBERG EBOOK ***\n".encode()
-    + b"Dorothy lived in Kansas.\n" * 20_000
-    + b"*** END OF THE PROJECT GUTENBERG EBOOK ***\n"
-)
-SHA256 = hashlib.sha256(BOOK).hexdigest()
 
 
 @pytest.fixture(autouse=True)
 def empty_place(tmp_path, monkeypatch):
-    """No corpus at hand, and no waiting for the network."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("LLM_CORPORA", raising=False)
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content`; `breaks` are the bytes after which each answer in turn breaks off."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.breaks, self.ranges, self.etag = BOOK, [], True, '"release 1"'
-        self.stalls = False
-        self.requests: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/gutenberg/pg55.txt"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        asked = self.headers["Range"]
-        server.requests.append(asked)
-        start = 0
-        if asked and server.ranges and self.headers["If-Range"] == server.etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start:
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        else:
-            self.send_response(200)
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        rest = server.content[start:]
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        if server.breaks:
-            self.wfile.write(rest[: server.breaks.pop(0)])
-            self.wfile.flush()
-            if server.stalls:
-                time.sleep(2)
-            self.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self.wfile.write(rest)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def oz(url=None, **more):
-    return open_source(
-        name="oz", file="oz/wizard_of_oz.txt", url=url, must_contain=TITLE, data_dir=Path("data"), **more
-    )
-
-
-def put(path, content=BOOK):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    go_to_an_empty_place(tmp_path, monkeypatch)
 
 
 def test_the_file_is_looked_for_in_order(monkeypatch, tmp_path):
-    neighbour = put("../shared/corpora/oz/wizard_of_oz.txt")
+    neighbour = put("../shared/corpora/oz/wizard_of_oz.txt", BOOK)
     assert oz().paths[0][1].samefile(neighbour)
-    default = put(tmp_path / "home/.cache/llm-from-scratch/corpora/oz/wizard_of_oz.txt")
+    default = put(tmp_path / "home/.cache/llm-from-scratch/corpora/oz/wizard_of_oz.txt", BOOK)
     assert oz().paths[0][1] == default
-    named = put(tmp_path / "corpora/oz/wizard_of_oz.txt")
+    named = put(tmp_path / "corpora/oz/wizard_of_oz.txt", BOOK)
     monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "corpora"))
     assert oz().paths[0][1] == named
     named.unlink()
     with pytest.raises(ValueError, match=r"no data\.url"):
         oz()  # the named folder takes the place of the default ones
-    own = put("data/oz/wizard_of_oz.txt")
+    own = put("data/oz/wizard_of_oz.txt", BOOK)
     assert oz().paths == [("oz/wizard_of_oz.txt", Path("data/oz/wizard_of_oz.txt"))]
     assert oz().paths[0][1].samefile(own)
 
@@ -171,7 +87,7 @@ def test_a_file_and_a_glob(folder, pattern, expected):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
 def test_a_name_with_a_glob_sign_is_a_name():
-    put("own/what [1].txt")
+    put("own/what [1].txt", BOOK)
     assert names("own/what [1].txt") == ["what [1].txt"]
 
 

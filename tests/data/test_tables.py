@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from containers import CHARS, TEXTS, jsonl, parquet, read, refused, texts_in, texts_of
+from containers import TEXTS, jsonl, parquet, read, refused, texts_in, texts_of
+from small_corpora import PAGE, prepared_few, put
 
-from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data import streams, tables
-from llm_from_scratch.data.prepare import Prepared, prepare
 from llm_from_scratch.data.readers import read_documents
 
 
@@ -66,23 +65,9 @@ def test_fault_12_a_table_that_repeats_a_long_text(tmp_path: Path, monkeypatch: 
     refused(tmp_path, "a.parquet", parquet(["ab" * 10_000] * 300, compression="zstd"), "a decompression bomb")
 
 
-NOVEL = "Dorothy lived in the midst of the great Kansas prairies. " * 5
-
-
-def put(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def prepared(folder: Path, path: object, **settings: object) -> Prepared:
-    settings = {"val_fraction": 0.3, **settings}
-    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> None:
-    rows = [{"text": f"{NOVEL}{'ab' * i}"} for i in range(1100)]
+    rows = [{"text": f"{PAGE}{'ab' * i}"} for i in range(1100)]
     raws = {
         "a.jsonl": lambda: "\n".join(map(json.dumps, rows)).encode(),
         "a.json": lambda: json.dumps(rows).encode(),
@@ -91,7 +76,7 @@ def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> No
     }
     path = put(tmp_path / name, raws[name]())
     with pytest.raises(ValueError, match=rf"^{name}: no .*'body'.*data\.column names the text, of \["):
-        prepared(tmp_path, path, keep_text=False, column="body")
+        prepared_few(tmp_path, path, keep_text=False, column="body")
 
 
 def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) -> None:
@@ -119,10 +104,10 @@ def test_bytes_of_a_parquet_row_that_are_no_utf8_are_of_that_row(tmp_path: Path)
     pa = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
 
-    array = pa.array([b"\xff", NOVEL.encode()] * 15).view(pa.string())
+    array = pa.array([b"\xff", PAGE.encode()] * 15).view(pa.string())
     write_table(pa.table({"text": array}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"15 documents.*a\.parquet:1: byte 0: 0xFF is not UTF-8 here"):
-        prepared(tmp_path, tmp_path / "a.parquet")
+        prepared_few(tmp_path, tmp_path / "a.parquet")
 
 
 def test_csv_and_tsv_are_tables(tmp_path: Path) -> None:

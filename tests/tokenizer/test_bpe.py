@@ -13,19 +13,10 @@ import sentencepiece
 from conftest import REPO, run, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small_corpora import PROSE_AND_CODE as TEXT
 
 from llm_from_scratch.tokenizer import BPETokenizer
 from llm_from_scratch.tokenizer.bpe import _chunks, _sample
-
-TEXT = (
-    """Dorothy lived in the midst of the great Kansas prairies, with Uncle Henry, who was a farmer.
-There were four walls, a floor and a roof, which made one room; and this room contained a “rusty looking” stove.
-
-    def indent(x):
-        return [x for x in (1, 2, 3)]
-"""
-    * 20
-)
 
 
 @pytest.fixture(scope="module")

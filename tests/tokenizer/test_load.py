@@ -10,19 +10,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from small_corpora import PROSE_AND_CODE as TEXT
 
 from llm_from_scratch.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer, train_tokenizer
 from llm_from_scratch.tokenizer import bpe as bpe_module
-
-TEXT = (
-    """Dorothy lived in the midst of the great Kansas prairies, with Uncle Henry, who was a farmer.
-There were four walls, a floor and a roof, which made one room; and this room contained a “rusty looking” stove.
-
-    def indent(x):
-        return [x for x in (1, 2, 3)]
-"""
-    * 20
-)
 
 
 @pytest.fixture(scope="module")

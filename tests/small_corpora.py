@@ -1,0 +1,85 @@
+"""Small corpora of the tests of data/: files put in place, opened and prepared."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import story
+from containers import CHARS
+
+from llm_from_scratch.config import DataConfig
+from llm_from_scratch.data import downloads, sources
+from llm_from_scratch.data.prepare import Prepared, prepare
+
+SENTENCE = "Dorothy lived in the midst of the great Kansas prairies. "
+PAGE, NOVEL = SENTENCE * 5, SENTENCE * 20
+# Curly quotes, blanks and lines that begin with blanks: what a tokenizer must give back.
+PROSE_AND_CODE = (
+    """Dorothy lived in the midst of the great Kansas prairies, with Uncle Henry, who was a farmer.
+There were four walls, a floor and a roof, which made one room; and this room contained a “rusty looking” stove.
+
+    def indent(x):
+        return [x for x in (1, 2, 3)]
+"""
+    * 20
+)
+TITLE = "The Wonderful Wizard of Oz"
+BOOK = (
+    f"{TITLE}\n*** START OF THE PROJECT GUTENBERG EBOOK ***\n".encode()
+    + b"Dorothy lived in Kansas.\n" * 20_000
+    + b"*** END OF THE PROJECT GUTENBERG EBOOK ***\n"
+)
+SHA256 = hashlib.sha256(BOOK).hexdigest()
+
+
+def put(path: str | Path, content: str | bytes = NOVEL) -> Path:
+    """Writes a file, below folders that are made for it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def opened(path: object, on_error: str | None = None) -> sources.Source:
+    return sources.open_source(name="text", path=str(path), on_error=on_error, data_dir=Path("data"))
+
+
+def names(path: object, on_error: str | None = None) -> list[str]:
+    return [name for name, _ in opened(path, on_error).paths]
+
+
+def prepared(folder: Path, path: object, **settings: Any) -> Prepared:
+    """A text of the user's, by characters, in `folder`/data."""
+    return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)
+
+
+# Of a handful of documents, some to validate on.
+prepared_few: Callable[..., Prepared] = partial(prepared, val_fraction=0.3)
+
+
+def mix(folder: Path, **changes: Any) -> DataConfig:
+    """Two made texts, three sequences of the first for one of the second."""
+    for name, seed in (("one", 1), ("two", 2)):
+        (folder / f"{name}.txt").write_text(story(9_000 * seed, seed), encoding="utf-8")
+    corpora = {name: {"path": str(folder / f"{name}.txt")} for name in ("one", "two")}
+    settings: dict[str, Any] = {"mix": {"one": 0.75, "two": 0.25}, "corpora": corpora} | changes
+    return DataConfig(name="mix", dir=str(folder / "data"), **settings)
+
+
+def oz(url: str | None = None, **more: Any) -> sources.Source:
+    return sources.open_source(
+        name="oz", file="oz/wizard_of_oz.txt", url=url, must_contain=TITLE, data_dir=Path("data"), **more
+    )
+
+
+def go_to_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No corpus at hand, and no waiting for the network."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("LLM_CORPORA", raising=False)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
