@@ -1,6 +1,7 @@
 """Small corpora of the tests of data/: files put in place, opened and prepared."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -83,3 +84,23 @@ def go_to_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+
+
+def lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses to list folders named `locked` and to open files named `locked.txt`, also to root."""
+    scandir, opens = os.scandir, os.open
+
+    def refuse(name: str) -> None:
+        if name.split("/")[-1] in ("locked", "locked.txt"):
+            raise PermissionError(13, "Permission denied", name)
+
+    def scan(path: object) -> object:
+        refuse(str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    def open_(path: object, *more: object, **named: object) -> object:
+        refuse(str(path))
+        return opens(path, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "open", open_)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_corpora import NOVEL, names, opened, prepared, put
+from small_corpora import NOVEL, lock, names, opened, prepared, put
 
 from llm_from_scratch.data import sources
 
@@ -78,25 +78,7 @@ def test_a_folder_of_which_nothing_is_read_names_what_is_there(tmp_path: Path) -
 
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may
-    do both.
-    """
-    scandir, opens = os.scandir, os.open
-
-    def refuse(name: str) -> None:
-        if name.split("/")[-1] in ("locked", "locked.txt"):
-            raise PermissionError(13, "Permission denied", name)
-
-    def scan(path: object) -> object:
-        refuse(str(path))
-        return scandir(path)  # type: ignore[call-overload]
-
-    def open_(path: object, *more: object, **named: object) -> object:
-        refuse(str(path))
-        return opens(path, *more, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "scandir", scan)
-    monkeypatch.setattr(os, "open", open_)
+    lock(monkeypatch)
 
 
 @pytest.mark.usefixtures("locked")

@@ -15,7 +15,7 @@ from containers import (
     parquet,
     tar,
 )
-from small_corpora import NOVEL, opened, prepared, put
+from small_corpora import NOVEL, lock, opened, prepared, put
 
 from llm_from_scratch.data import corpus, readers, sources
 
@@ -104,25 +104,7 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCa
 # --------------------------------------------------------------------------------------- unreadable
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders called `locked` cannot be listed and files called `locked.txt` not opened: root may
-    do both.
-    """
-    scandir, opens = os.scandir, os.open
-
-    def refuse(name: str) -> None:
-        if name.split("/")[-1] in ("locked", "locked.txt"):
-            raise PermissionError(13, "Permission denied", name)
-
-    def scan(path: object) -> object:
-        refuse(str(path))
-        return scandir(path)  # type: ignore[call-overload]
-
-    def open_(path: object, *more: object, **named: object) -> object:
-        refuse(str(path))
-        return opens(path, *more, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "scandir", scan)
-    monkeypatch.setattr(os, "open", open_)
+    lock(monkeypatch)
 
 
 @pytest.mark.usefixtures("locked")
