@@ -32,22 +32,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """story.txt, data/ and `run`, whose model of characters has not learned anything."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "story.txt").write_text(story(6000), encoding="utf-8")
+    untrained("run", "story.txt")
+    return tmp_path
+
+
+def untrained(run: str, path: str) -> None:
+    """Writes a run whose model of characters has not learned anything of the text at `path`."""
     values: dict[str, Any] = {
-        "data": {"name": "text", "path": "story.txt"},
+        "data": {"name": Path(path).stem, "path": path},
         "tokenizer": {"kind": "char", "vocab_size": None},
     }
     config = check(
-        values | {"run_dir": "run", "model": {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16}}, Config
+        values | {"run_dir": run, "model": {"n_layer": 1, "n_embd": 16, "n_head": 2, "block_size": 16}}, Config
     )
     prepared = prepare(config.data, config.tokenizer)
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)))
     data = prepared.manifest["sha256"]
-    save_model(
-        dict(model.named_parameters()), model.config, prepared.tokenizer, Path("run"), step=1, loss=2.0, data=data
-    )
-    save_config(config, Path("run/config.yaml"))
-    return tmp_path
+    save_model(dict(model.named_parameters()), model.config, prepared.tokenizer, Path(run), step=1, loss=2.0, data=data)
+    save_config(config, Path(run, "config.yaml"))
 
 
 def figures(**options: Any) -> dict[str, Any]:
@@ -126,3 +129,23 @@ def test_evaluating_fetches_nothing(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **settings: pytest.fail("an address was asked"))
     with pytest.raises(UserError, match="data=far: there is no data/far.txt"):
         figures()
+
+
+def test_a_baseline_that_cannot_be_measured_costs_its_own_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (folder / "story.txt").read_text(encoding="utf-8").replace("z", "s")
+    (folder / "plain.txt").write_text(text.replace("é", "e"), encoding="utf-8")
+    untrained("plain", "plain.txt")
+    (folder / "scored.txt").write_text("Toto was afraid of the castle. " * 9, encoding="utf-8")
+    settings = Settings(data="scored.txt", baselines=True, **CPU)
+
+    together = measure(["run", "plain"], settings)  # the first one's training text has an é
+    kinds = [row.kind for row in together.baselines or []]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"characters": 7, "tokens": 7, "compressor": 4}
+    (line,) = (line for line in together.left_out if line.startswith("plain: n-grams of tokens: "))
+    assert "the character 'é'" in line
+
+    monkeypatch.setattr(measuring, "training_text", lambda opened: ["Tot"])
+    short = measure(["run"], settings)
+    assert {row.kind for row in short.baselines or []} == {"compressor"}
+    few = "3 tokens of training text are too few for order 4: give more text"
+    assert [f"n-grams of characters: {few}", f"run: n-grams of tokens: {few}"] == short.left_out[:2]

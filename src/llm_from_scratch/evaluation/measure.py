@@ -7,8 +7,9 @@ figure that cannot be measured, such as for a missing library or file, adds a li
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
     rows = [_ensemble(text, opened[0].run, nats)] if settings.ensemble else []
     if settings.baselines:
         log.info("measuring the baselines")
-        rows += _baselines(text, training_text(opened[0]), opened)
+        rows += _baselines(text, training_text(opened[0]), opened, evaluation.left_out)
         evaluation.article = list(baselines.ARTICLE)
     rows += _references(text, settings, evaluation.left_out)
     text.compare([*evaluation.runs, *rows])
@@ -284,17 +285,35 @@ def _ensemble(text: Text, run: LoadedModel, nats: Sequence[np.ndarray | None]) -
     return Baseline(name=f"{len(each)} runs together", kind="ensemble", note=note, **units.figures())
 
 
-def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData]) -> list[Baseline]:
-    """Scores n-grams of characters and of each tokenizer's tokens, and compressors."""
-    rows = baselines.characters(text, "".join(train))
-    runs: dict[str, LoadedModel] = {}
+def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData], left_out: list[str]) -> list[Baseline]:
+    """Scores n-grams of characters and of each tokenizer's tokens, and compressors.
+
+    A kind that cannot be measured, such as the tokens of a tokenizer that lacks a character of
+    `train`, adds a line to `left_out`.
+    """
+    rows: list[Baseline] = []
+    joined = "".join(train)
+
+    def attempt(name: str, kind: Callable[[], list[Baseline]]) -> None:
+        try:
+            rows.extend(kind())
+        except UserError as error:
+            left_out.append(f"{name}: {error}")
+
+    attempt("n-grams of characters", lambda: baselines.characters(text, joined))
+    runs: dict[str, RunWithData] = {}
     for one in opened:
-        runs.setdefault(one.run.tokenizer.fingerprint, one.run)
-    for run in runs.values():
-        before, after = (encode(run.tokenizer, part, text.whole) for part in (train, text.documents))
-        of = f"tokens ({_tokenizer_name(run)})" if len(runs) > 1 else "tokens"
-        rows += baselines.counting(text, before, after, token_bytes(run.tokenizer)[after], run.tokenizer.vocab_size, of)
-    return rows + baselines.compressors(text, "".join(train))
+        runs.setdefault(one.run.tokenizer.fingerprint, one)
+    for one in runs.values():
+        of = f"tokens ({_tokenizer_name(one.run)})" if len(runs) > 1 else "tokens"
+        attempt(f"{one.folder}: n-grams of tokens", partial(_token_ngrams, text, train, one.run, of))
+    attempt("compressors", lambda: baselines.compressors(text, joined))
+    return rows
+
+
+def _token_ngrams(text: Text, train: list[str], run: LoadedModel, of: str) -> list[Baseline]:
+    before, after = (encode(run.tokenizer, part, text.whole) for part in (train, text.documents))
+    return baselines.counting(text, before, after, token_bytes(run.tokenizer)[after], run.tokenizer.vocab_size, of)
 
 
 def _references(text: Text, settings: Settings, left_out: list[str]) -> list[Baseline]:
