@@ -13,6 +13,7 @@ import pytest
 from conftest import SMALL, Process, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small_corpora import mix
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
@@ -232,6 +233,18 @@ def test_the_ids_of_a_corpus_are_what_nanogpts_method_gives(files: Path, tmp_pat
         assert shard.tokens.tolist() == [i for text in kept for i in [*bpe.encode(text).ids, prepared.tokenizer.eot_id]]
     facts = prepared.manifest["splits"]
     assert facts["train"]["documents"] + facts["val"]["documents"] == len(texts)
+
+
+def test_a_mixture_has_it_too(files: Path, tmp_path: Path) -> None:
+    config = TokenizerConfig(kind="gpt2", vocab_size=None, path=str(files))
+    prepared = prepare(mix(tmp_path), config)
+    assert prepared.tokenizer.fingerprint == open_gpt2(str(files)).fingerprint
+    for split in ("train", "val"):
+        texts = [prepared.tokenizer.decode(shard.tokens.tolist()) for shard in prepared.shards(split)]
+        assert "".join(texts) == "".join(prepared.documents(split))
+    assert prepare(mix(tmp_path), config).folder == prepared.folder
+    with pytest.raises(ValueError, match=r"tokenizer\.vocab_size=9: with tokenizer=gpt2 .* leave it null"):
+        prepare(mix(tmp_path), TokenizerConfig(kind="gpt2", vocab_size=9, path=str(files)))
 
 
 def test_a_run_needs_no_files_but_its_own(

@@ -99,7 +99,7 @@ def plan_corpus(
             does not fit the corpus.
     """
     data_dir = Path(data.dir)
-    tokenizer = tokenizer or _tokenizer_of_files(tokenizer_config, data_dir, fetch)
+    tokenizer = tokenizer or tokenizer_of_files(tokenizer_config, data_dir, fetch)
     selection = selection_of(data)
     source = source_of(data, fetch)
     if write:
@@ -206,7 +206,7 @@ def source_of(data: DataConfig, fetch: bool) -> Source:
     )
 
 
-def _tokenizer_of_files(config: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
+def tokenizer_of_files(config: TokenizerConfig, data_dir: Path, fetch: bool) -> Tokenizer | None:
     """Returns GPT-2's tokenizer for `kind="gpt2"`; None for a kind that is learned from text.
 
     Raises:

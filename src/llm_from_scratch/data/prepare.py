@@ -56,6 +56,7 @@ from llm_from_scratch.data.corpus import (
     mixed_corpora,
     plan_corpus,
     prepared_folder,
+    tokenizer_of_files,
 )
 from llm_from_scratch.data.documents import SPLITS, Tally, is_validation, split_document
 from llm_from_scratch.data.learning import learn, mixed_text, text_of_splits, text_of_tasks
@@ -368,6 +369,7 @@ def _prepare_mixture(
     The parameters are those of `prepare`.
     """
     chosen = mixed_corpora(data)
+    tokenizer = tokenizer or tokenizer_of_files(tokenizer_config, Path(data.dir), fetch)
     weights = {name: float((data.mix or {})[name]) for name in chosen}
     corpora = {name: plan_corpus(one, tokenizer_config, tokenizer, fetch, write) for name, one in chosen.items()}
     for corpus in corpora.values() if is_first_rank() else ():
