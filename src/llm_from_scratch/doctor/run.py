@@ -123,7 +123,9 @@ def owner(run: ExaminedRun) -> Iterator[Finding]:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout:
+            # What looks left behind may be a checkpoint that it writes now.
             yield warning(f"{run.path}: a training is running here", "what follows may change while it is read")
+            return
     for folder in (run.path, run.path / "checkpoints"):
         for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
             whole = path.with_name(path.name.removeprefix(".old-"))
