@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small_corpora import BOOK, SHA256, TITLE, go_to_an_empty_place, oz, put
 
+from llm_from_scratch.data import downloads
 from llm_from_scratch.data.formats import Document
 
 
@@ -38,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         start = 0
         if asked and server.ranges and self.headers["If-Range"] == server.etag:
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if start >= len(server.content):
+            self.send_error(416)
+            return
         if start:
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
@@ -96,6 +100,34 @@ def test_the_next_run_goes_on_too(server):
     assert not Path("data/oz/wizard_of_oz.txt").exists()
     assert next(oz(server.url, sha256=SHA256).documents()).raw == BOOK
     assert server.requests[-1] == "bytes=100000-"
+
+
+@pytest.mark.parametrize("held", [BOOK, BOOK + b"more"])
+def test_a_download_killed_before_its_rename_is_fetched_anew(server, held):
+    put("data/oz/wizard_of_oz.txt.part", held)
+    put("data/oz/wizard_of_oz.txt.part.etag", server.etag)
+    assert next(oz(server.url, sha256=SHA256).documents()).raw == BOOK
+    assert server.requests == [f"bytes={len(held)}-", None]
+    assert [path.name for path in Path("data/oz").iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
+
+
+def test_a_range_that_is_refused_without_bytes_at_hand_is_one_line(server):
+    server.content = b""
+    with pytest.raises(ValueError, match="cannot download .*HTTP Error 416"):
+        oz(server.url)
+    assert server.requests == [None]
+
+
+def test_a_stop_leaves_a_complete_download_complete(server):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(ConnectionError, match="stopped"):
+        downloads._download(server.url, Path("part"), downloads._progress(), stop)
+    assert 0 < Path("part").stat().st_size < len(BOOK)
+    server.content = b"short"
+    downloads._download(server.url, Path("other"), downloads._progress(), stop)
+    assert Path("other").read_bytes() == b"short"
+    assert not Path("other.etag").exists()
 
 
 @pytest.mark.parametrize("sent", [0, 1000])

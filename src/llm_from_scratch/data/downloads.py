@@ -279,7 +279,16 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threadi
     headers = {"User-Agent": "llm-from-scratch"}
     if held:
         headers |= {"Range": f"bytes={held}-", "If-Range": version.read_text(encoding="utf-8")}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if not held or error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        # nothing follows the bytes of `part`: it was complete when its download was killed
+        version.unlink()
+        return _fetch(url, part, progress, task, stop)
+    with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             held = 0
         elif not (response.headers["Content-Range"] or "").startswith(f"bytes {held}-"):
@@ -300,7 +309,7 @@ def _fetch(url: str, part: Path, progress: Progress, task: TaskID, stop: threadi
             while chunk := response.read1(2**16):
                 out.write(chunk)
                 progress.update(task, advance=len(chunk))
-                if stop.is_set():
+                if stop.is_set() and out.tell() != total:
                     raise ConnectionError("stopped")
             if total is not None and out.tell() != total:
                 raise ConnectionError(f"the connection broke off after {out.tell():,} of {total:,} bytes")
