@@ -215,9 +215,39 @@ def test_what_a_kill_leaves_and_a_run_that_goes_on(sound: Path) -> None:
     assert not any("left behind" in what for what in found)  # it may be written now
     found = [finding.what for finding in about("run", "warning")]
     assert any(".building-step_00000070: left behind" in what for what in found)
-    Path("run/model").rename("run/.old-model")
-    found = about("run", "fault")
-    assert found[0].advice == f"rename {Path('run/.old-model')} to model"
+    # Being removed, as the oldest of three, when the kill came
+    checkpoints(Path("run"))[1].rename("run/checkpoints/.old-step_00000050")
+    left = [finding for finding in about("run", "warning") if ".old-step_00000050: left behind" in finding.what]
+    assert [finding.advice for finding in left] == ["delete it: nothing reads it"]
+    assert about("run", "fault") == []
+
+
+def test_a_model_that_a_kill_left_between_two_renames(sound: Path) -> None:
+    left = Path("run/.old-model")
+    Path("run/model").rename(left)
+    shutil.rmtree("run/checkpoints")  # so that the model alone says which text is the run's
+    assert about("run", "fault") == []
+    (found,) = (finding for finding in about("run", "warning") if ".old-model" in finding.what)
+    assert found.what.startswith(f"{left}: the model of this run")
+    assert found.advice.startswith("keep it: a resume gives it back the name model")
+    lines = [finding.what for finding in about("run", "ok")]
+    assert any(line.startswith(f"{left}: verified; step ") for line in lines)
+    assert any("prepared-" in line and "every byte verified" in line for line in lines)
+    Path("run/model").mkdir()
+    assert any(f"{left}: left behind by a kill" == finding.what for finding in about("run", "warning"))
+
+
+@pytest.mark.parametrize(
+    ("place", "check"), [("load_model", "model"), ("verify_state", "checkpoints"), ("open_prepared", "prepared data")]
+)
+def test_a_bug_in_a_check_is_no_damage(sound: Path, monkeypatch: pytest.MonkeyPatch, place: str, check: str) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(f"llm_from_scratch.doctor.run.{place}", planted)
+    found = [finding for finding in about("run", "fault") if finding.what.startswith(f"{check}: ")]
+    assert [finding.what for finding in found] == [f"{check}: ValueError: planted"]
+    assert not any("planted" in finding.what and "copy" in finding.advice for finding in about("run"))
 
 
 def test_a_full_disk(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from llm_from_scratch import __version__, machine
 from llm_from_scratch.data.sources import open_source, roots
 from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
-from llm_from_scratch.errors import DISTRIBUTION, message_of
+from llm_from_scratch.errors import DISTRIBUTION, UserError, message_of
 from llm_from_scratch.places import config_dir
 
 NETWORK_SECONDS = 3.0
@@ -133,7 +133,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
         try:
             open_source(**metadata, url=None, data_dir=Path("data"))  # type: ignore[arg-type]
             yield ok(f"data={path.stem}: {found}")
-        except ValueError as error:
+        except UserError as error:
             yield fault(message_of(error), f"remove {found}: the next training downloads it")
     answers = dict.fromkeys(missing, "no answer")
     threads = [

@@ -24,9 +24,9 @@ from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import program
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
-from llm_from_scratch.terminal import argument, quote, shell
+from llm_from_scratch.terminal import argument, shell
 from llm_from_scratch.tokenizer import load_tokenizer
-from llm_from_scratch.weights import load_model
+from llm_from_scratch.weights import load_model, model_folder
 
 DECODE_BELOW = 20 * 10**6  # bytes; a smaller text is compared with its decoded tokens
 
@@ -128,11 +128,10 @@ def owner(run: ExaminedRun) -> Iterator[Finding]:
             return
     for folder in (run.path, run.path / "checkpoints"):
         for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
-            whole = path.with_name(path.name.removeprefix(".old-"))
-            if path.name.startswith(".old-") and not whole.exists():
-                yield fault(
-                    f"{whole}: missing; a kill left it as {path.name}",
-                    f"rename {quote(str(path))} to {quote(whole.name)}",
+            if path == model_folder(run.path):
+                yield warning(
+                    f"{path}: the model of this run, which a kill left under this name; every command reads it here",
+                    "keep it: a resume gives it back the name model; or rename it by hand",
                 )
             else:
                 yield warning(f"{path}: left behind by a kill", "delete it: nothing reads it")
@@ -141,7 +140,7 @@ def owner(run: ExaminedRun) -> Iterator[Finding]:
 def configuration(run: ExaminedRun) -> Iterator[Finding]:
     """Checks that config.yaml is valid, and warns of foreign code that a resume would refuse."""
     path, settings = run.path / "config.yaml", run.settings
-    if isinstance(settings, ValueError):
+    if isinstance(settings, UserError):
         what = message_of(settings).removeprefix(f"{path}: ")
         yield fault(f"{path}: {what}", "restore it from a copy: nothing can be resumed without it")
     else:
@@ -171,7 +170,7 @@ def environment(run: ExaminedRun) -> Iterator[Finding]:
 def states(run: ExaminedRun) -> Iterator[Finding]:
     """Verifies every byte of each checkpoint."""
     for folder, metadata in run.states:
-        if isinstance(metadata, ValueError):
+        if isinstance(metadata, UserError):
             one = f"delete {folder}: resuming passes over it"
             yield fault(
                 message_of(metadata), one if run.newest else f"restore {folder} from a copy: there is no other one"
@@ -182,7 +181,7 @@ def states(run: ExaminedRun) -> Iterator[Finding]:
 
 def model(run: ExaminedRun) -> Iterator[Finding]:
     """Checks that model/ loads, and that it agrees with config.yaml and metrics.jsonl."""
-    folder = run.path / "model"
+    folder = model_folder(run.path)
     if not folder.is_dir():
         if run.validated:
             yield fault(
@@ -194,7 +193,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
         return
     try:
         loaded = load_model(run.path)
-    except ValueError as error:
+    except UserError as error:
         yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
     # config.json holds the checksum of the weights and has none of its own: it is compared with
@@ -276,9 +275,9 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
     metadata = next((metadata for _, metadata in run.states if isinstance(metadata, dict)), {})
     if not metadata:
         try:
-            metadata = {"tokenizer": load_tokenizer(run.path / "model").fingerprint}
+            metadata = {"tokenizer": load_tokenizer(model_folder(run.path)).fingerprint}
             metadata |= {"data": known} if (known := data_fingerprint(run.path)) else {}
-        except ValueError:
+        except UserError:
             yield warning(f"{corpus}: not checked", "no checkpoint and no model says which of it is this run's")
             return
     again = f"{run.resume} prepares it anew from the text"
@@ -288,7 +287,7 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
     for folder in sorted(path for path in corpus.glob("prepared-*") if path.is_dir()):
         try:
             prepared = open_prepared(folder)
-        except ValueError as error:
+        except UserError as error:
             damaged.append(fault(message_of(error), f"delete {folder}: {again}"))
             continue
         same_text = metadata.get("data") in (None, prepared.manifest["sha256"])
@@ -299,7 +298,7 @@ def prepared_data(run: ExaminedRun) -> Iterator[Finding]:
             tokens = _verify(prepared)
             how = "" if "data" in metadata else "; known by its tokenizer alone: the run does not say which text it had"
             yield ok(f"{prepared.folder}: every byte verified, {tokens:,} tokens{how}")
-        except ValueError as error:
+        except UserError as error:
             yield fault(message_of(error), f"delete {prepared.folder}: {again}")
     yield from damaged
     if not own and not damaged:
