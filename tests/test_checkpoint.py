@@ -83,6 +83,17 @@ def test_fault_05_06_the_newest_state_that_holds_is_taken(tmp_path: Path, caplog
         newest_state(tmp_path)
 
 
+def test_a_bug_in_the_verification_is_no_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_state(STATE, tmp_path / "checkpoints/step_00000010")
+
+    def planted(path: Path) -> str:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("llm_from_scratch.checkpoint.sha256", planted)
+    with pytest.raises(ValueError, match=r"^planted$"):
+        newest_state(tmp_path)
+
+
 def test_the_background_writes_what_was_there_when_it_was_handed_over(tmp_path: Path) -> None:
     background, weights = Background(), torch.zeros(3)
     for step in range(5):

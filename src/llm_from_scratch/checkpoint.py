@@ -187,6 +187,31 @@ def verify_state(folder: Path) -> dict[str, str]:
     Raises:
         UserError: when a file, which it names, is missing, cut short or changed.
     """
+    files, named = _manifest(folder)
+    for name, (size, checksum) in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise UserError(f"{path}: missing or cut short")
+        if sha256(path) != checksum:
+            raise UserError(f"{path}: its bytes have changed since they were written")
+    return named
+
+
+def state_fingerprints(folder: Path) -> dict[str, str]:
+    """Returns the fingerprints in the manifest of a saved state, of which nothing else is read.
+
+    Raises:
+        UserError: when the manifest is missing or damaged.
+    """
+    return _manifest(folder)[1]
+
+
+def _manifest(folder: Path) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
+    """Reads a state's manifest: size and sha256 of each file, and the fingerprints.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
     refuse_links(folder, folder)
     try:
         manifest = read_json(folder / MANIFEST)
@@ -197,13 +222,7 @@ def verify_state(folder: Path) -> dict[str, str]:
         named = {str(name): str(fingerprint) for name, fingerprint in manifest["facts"].items()}
     except MALFORMED:
         raise UserError(f"{folder / MANIFEST}: missing or damaged") from None
-    for name, (size, checksum) in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise UserError(f"{path}: missing or cut short")
-        if sha256(path) != checksum:
-            raise UserError(f"{path}: its bytes have changed since they were written")
-    return named
+    return files, named
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -266,7 +285,7 @@ def newest_state(run: Path) -> Path | None:
         try:
             verify_state(folder)
             return folder
-        except ValueError as error:
+        except UserError as error:
             log.warning("checkpoint refused: %s", error)
     if found:
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, verify_state
+from llm_from_scratch.checkpoint import Background, load_state, save_state, state_fingerprints
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.terminal import quote
 
@@ -40,12 +40,15 @@ class StateFolders(CheckpointIO):
         return user_state(load_state(Path(path)))
 
     def compare(self, path: Path) -> None:
-        """Verifies a checkpoint, and that its data and tokenizer are those of this run.
+        """Compares the data and the tokenizer of a checkpoint with those of this run.
+
+        Only the manifest is read: `newest_state` and `load_state` verify the tensors.
 
         Raises:
-            UserError: when it is damaged or they differ; the message then has both fingerprints.
+            UserError: when the manifest is damaged or they differ; the message then has both
+                fingerprints.
         """
-        for name, fingerprint in verify_state(path).items():
+        for name, fingerprint in state_fingerprints(path).items():
             own = self.fingerprints.get(name, "none")
             if fingerprint != own:
                 start = quote(f"init_from={path.parents[1]}")
