@@ -2,6 +2,8 @@
 that is missing.
 """
 
+import ast
+import builtins
 import errno
 import re
 import subprocess
@@ -146,3 +148,50 @@ def test_fault_26_out_of_memory_names_the_setting() -> None:
     assert "data.micro_batch_size" in line
     assert out_of_memory(MemoryError()) is not None
     assert out_of_memory(ValueError("something else")) is None
+
+
+SOURCE = REPO / "src/llm_from_scratch"
+READERS = [SOURCE / f"{name}.py" for name in ("checkpoint", "weights", "run", "tokenizer/load")]
+READERS += sorted(path for folder in ("evaluation", "doctor") for path in (SOURCE / folder).glob("*.py"))
+
+
+def calls_of_the_package(source: str) -> list[str]:
+    """The calls of the package, or of a value's method, below an `except` that names ValueError.
+
+    Python's own functions and those of libraries raise it for what a file or a user brings; the
+    package raises UserError for that, and any other ValueError of its code is a bug.
+    """
+    tree = ast.parse(source)
+    outside = {*dir(builtins)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            outside |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("llm_from_scratch"):
+            outside |= {alias.asname or alias.name for alias in node.names}
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Try):
+            continue
+        caught = {name.id for one in node.handlers for name in ast.walk(one.type or one) if isinstance(name, ast.Name)}
+        if "ValueError" not in caught:
+            continue
+        for call in (one for part in node.body for one in ast.walk(part) if isinstance(one, ast.Call)):
+            root: ast.AST = call.func
+            while isinstance(root, ast.Attribute | ast.Call | ast.Subscript):
+                root = root.func if isinstance(root, ast.Call) else root.value
+            if isinstance(root, ast.Name) and root.id not in outside:
+                found.append(ast.unparse(call.func))
+    return found
+
+
+def test_a_call_of_the_package_below_an_except_of_value_errors_is_seen() -> None:
+    imports = "from llm_from_scratch.weights import load_model\nimport json\n"
+    source = f"{imports}try:\n    {{}}\nexcept (ValueError, OSError):\n    pass"
+    assert calls_of_the_package(source.format("json.loads(int('1'))")) == []
+    assert calls_of_the_package(source.format("load_model(x)")) == ["load_model"]
+    assert calls_of_the_package(source.format("run.tokenizer.encode('a')")) == ["run.tokenizer.encode"]
+
+
+@pytest.mark.parametrize("path", READERS, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_no_bug_of_the_package_is_caught_as_a_value_error(path: Path) -> None:
+    assert calls_of_the_package(path.read_text(encoding="utf-8")) == []

@@ -15,7 +15,7 @@ from llm_from_scratch.checkpoint import save_state
 from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, is_bug
 from llm_from_scratch.evaluation import measure as measuring
 from llm_from_scratch.evaluation.measure import Settings, measure
 from llm_from_scratch.evaluation.results import as_json
@@ -149,3 +149,28 @@ def test_a_baseline_that_cannot_be_measured_costs_its_own_rows(folder: Path, mon
     assert {row.kind for row in short.baselines or []} == {"compressor"}
     few = "3 tokens of training text are too few for order 4: give more text"
     assert [f"n-grams of characters: {few}", f"run: n-grams of tokens: {few}"] == short.left_out[:2]
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("evaluation.texts.open_source", {"data": "story.txt"}),
+        ("evaluation.continuations.passages", {"generate": 1}),
+        ("evaluation.continuations.distinct_n", {"data": "story.txt", "generate": 1}),
+        ("evaluation.continuations.bleu", {"data": "story.txt", "generate": 1}),
+        ("evaluation.references.causal_model", {"gpt2": [Path()]}),
+        ("evaluation.baselines.compressors", {"baselines": True}),
+        ("weights.load_tokenizer", {}),
+        ("tokenizer.load.CharTokenizer", {}),
+    ],
+)
+def test_a_bug_is_no_figure_that_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: dict[str, Any]
+) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(f"llm_from_scratch.{place}", planted)
+    with pytest.raises(ValueError, match=r"^planted$") as raised:
+        figures(**options)
+    assert is_bug(raised.value)

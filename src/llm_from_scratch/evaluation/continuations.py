@@ -109,7 +109,7 @@ def generation_metrics(
     def attempt(measure: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return measure(*arguments)
-        except ValueError as error:
+        except UserError as error:
             if str(error) not in left_out:
                 left_out.append(str(error))
             return None

@@ -323,7 +323,7 @@ def _references(text: Text, settings: Settings, left_out: list[str]) -> list[Bas
         try:
             device = pick_device(settings.device)
             rows.append(references.causal_model(folder, text, settings.overlap, settings.batch_size, device))
-        except ValueError as error:
+        except UserError as error:
             left_out.append(str(error))
     return rows
 
@@ -338,7 +338,7 @@ def _preferences(
         try:
             run.tokenizer.encode(pair.first + pair.second)
             known.append(pair)
-        except ValueError:  # a character tokenizer has no id for one of them
+        except UserError:  # a character tokenizer has no id for one of them
             continue
     if len(known) < len(asked):
         left_out.append(f"{name}: {len(asked) - len(known)} pairs with characters that the tokenizer does not know")
@@ -349,7 +349,7 @@ def _preferences(
 def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[continuations.Passage]:
     try:
         chosen = continuations.passages(text.joined, settings.generate, settings.seed)
-    except ValueError as error:
+    except UserError as error:
         left_out.append(str(error))
         return []
     if len(chosen) < settings.generate:

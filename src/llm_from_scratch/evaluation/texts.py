@@ -225,7 +225,7 @@ def other_text(data: str, option: str = "--data") -> Text:
     else:
         try:
             source = open_source(name=data, path=data, data_dir=Path("data"))
-        except ValueError as error:
+        except UserError as error:
             raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
         source.warn_of_skipped()
     documents = tuple(_clean_documents(source))

@@ -57,7 +57,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if saved.get("kind") == "char" and isinstance(saved.get("characters"), str) and isinstance(byte_fallback, bool):
         try:
             tokenizer = CharTokenizer(saved["characters"], byte_fallback)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{path}: damaged: {error}") from None
     elif saved.get("kind") == "bpe":
         model = read_file(model_path)
@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         try:
             try_parser(model)
             tokenizer = BPETokenizer(model)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{model_path}: damaged: {error}") from None
     elif saved.get("kind") == "gpt2":
         vocab, merges = read_file(folder / VOCAB_FILE), read_file(folder / MERGES_FILE)
@@ -76,7 +76,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             )
         try:
             tokenizer = GPT2Tokenizer(vocab, merges)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{folder / VOCAB_FILE}: {error}") from None
     else:
         raise UserError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
