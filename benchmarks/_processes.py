@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
+SRC = str(REPO / "src")
+# The benchmarks measure this checkout, whether or not the package is installed.
+if SRC not in sys.path:
+    sys.path.insert(0, SRC)
 # Seconds between two polls of a process; a poll takes some 50 microseconds of another core
 POLL = 0.05
 
@@ -40,13 +44,13 @@ def anonymous_mb(pid: int | str = "self") -> float | None:
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Returns the environment of a child process: this one's, with LLM_CORPORA set, this folder on
-    PYTHONPATH, and OMP_NUM_THREADS where `threads` is given.
+    """Returns the environment of a child process: this one's, with LLM_CORPORA set, this checkout's
+    package and this folder on PYTHONPATH, and OMP_NUM_THREADS where `threads` is given.
     """
     found = dict(os.environ)
     # An absolute path, as children run in temporary folders
     found.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, (found.get("PYTHONPATH"), str(Path(__file__).parent))))
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (SRC, found.get("PYTHONPATH"), str(Path(__file__).parent))))
     found["PYTHONWARNINGS"] = "ignore"
     return found | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 

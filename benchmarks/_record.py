@@ -13,11 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from _processes import REPO
+
 from llm_from_scratch import __version__
 from llm_from_scratch.errors import DISTRIBUTION
 
 T = TypeVar("T")
-RESULTS = Path(__file__).parent / "results"
+RESULTS = REPO / "benchmarks" / "results"
 
 
 def options(description: str | None, repeats: int) -> argparse.ArgumentParser:

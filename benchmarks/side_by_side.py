@@ -1,17 +1,18 @@
-"""Two trainings at the same time on the same cores, and what their waiting threads cost a training
-that is alone.
+"""Two trainings at the same time on the same cores, and what sharing costs a training that is alone.
 
 OpenMP's threads wait for each other at the end of every parallel loop: first in a loop that keeps
 the core busy (spins), then asleep. A long spin takes the core from the other training; a short one
-costs a wake-up at each loop. `train.py` asks for machine.SPINS spins; the library's own number is
-300,000. Each setting trains alone, then beside a twin, in turns with the others.
+costs a wake-up at each loop. `train.py` leaves the library's own number, 300,000, where the cores
+are idle, and lets its threads sleep while others need the cores (src/llm_from_scratch/cores.py):
+the row "train.py". A fixed number of spins switches that off. Each row trains alone, then beside a
+twin, in turns with the others.
 
-"ms alone" and "ms beside a twin" are the medians of a step; "speed beside a twin" is their ratio,
-0.5 where two trainings share the cores fairly; "slower alone %" is against the library's own number
-of spins. Times mean something on an idle machine alone.
+"ms alone" and "ms beside a twin" are the medians of a step; "speed beside a twin" is measured
+against the fastest row alone, 0.5 where two trainings share the cores fairly, and "slower alone %"
+as well. Times mean something on an idle machine alone.
 
-    python benchmarks/side_by_side.py                              about ten minutes on two cores
-    python benchmarks/side_by_side.py --spins 0 1000 10000 300000  other settings
+    python benchmarks/side_by_side.py                           about ten minutes on two cores
+    python benchmarks/side_by_side.py --spins 0 10000 300000    other fixed numbers
 """
 
 import os
@@ -24,16 +25,14 @@ from _processes import characters, train_py
 from _record import median, record, take_turns
 from _record import options as common_options
 
-from llm_from_scratch.machine import SPINS, SPINS_VARIABLE
-
-LIBRARY = 300_000  # libgomp's default number of spins
+OWN = "train.py"
 
 
 def main() -> None:
-    """Measures each setting alone and beside a twin, in turns, and records the rows."""
+    """Measures each row alone and beside a twin, in turns, and records them."""
     parser = common_options(__doc__, repeats=3)
-    parser.add_argument("--spins", type=int, nargs="+", default=[LIBRARY, SPINS], help="GOMP_SPINCOUNT of each row")
-    parser.add_argument("--steps", type=int, default=150, help="optimizer steps of a training (default: 150)")
+    parser.add_argument("--spins", nargs="+", default=["1000", "300000"], help="GOMP_SPINCOUNT of further rows")
+    parser.add_argument("--steps", type=int, default=120, help="optimizer steps of a training (default: 120)")
     parser.add_argument("--warmup", type=int, default=30, help="of them not timed (default: 30)")
     parser.add_argument("--threads", type=int, help="of each training (default: one a core)")
     options = parser.parse_args()
@@ -50,39 +49,34 @@ def main() -> None:
             steps = train_py(place, overrides, steps=options.steps, warmup=options.warmup, threads=options.threads)
             return 1000 * steps.seconds
 
-        def measure(spins: int, trainings: int) -> Callable[[], float]:
+        def measure(row: str, trainings: int) -> Callable[[], float]:
             def run() -> float:
-                os.environ[SPINS_VARIABLE] = str(spins)
+                os.environ.pop("GOMP_SPINCOUNT", None)
+                if row != OWN:
+                    os.environ["GOMP_SPINCOUNT"] = row
                 places = [folder / str(next(made)) for _ in range(trainings)]
                 with ThreadPoolExecutor(trainings) as pool:
                     return sum(pool.map(step_ms, places)) / trainings
 
             return run
 
-        measure(SPINS, 1)()  # prepares the text
-        measurements = {(spins, count): measure(spins, count) for spins in options.spins for count in (1, 2)}
-        times = {key: median(values) for key, values in _turns(measurements, options.repeats).items()}
-    base = times[LIBRARY if LIBRARY in options.spins else options.spins[0], 1]
+        measure(OWN, 1)()  # prepares the text
+        names = [OWN, *options.spins]
+        turns = {f"{name} {count}": measure(name, count) for name in names for count in (1, 2)}
+        times = {name: median(values) for name, values in take_turns(turns, options.repeats).items()}
+    best = min(times[f"{name} 1"] for name in names)
     rows = [
         {
-            "spins": spins,
-            "ms alone": times[spins, 1],
-            "ms beside a twin": times[spins, 2],
-            "speed beside a twin": times[spins, 1] / times[spins, 2],
-            "slower alone %": 100 * (times[spins, 1] / base - 1),
+            "spins": name,
+            "ms alone": times[f"{name} 1"],
+            "ms beside a twin": times[f"{name} 2"],
+            "speed beside a twin": best / times[f"{name} 2"],
+            "slower alone %": 100 * (times[f"{name} 1"] / best - 1),
         }
-        for spins in options.spins
+        for name in names
     ]
-    record("side_by_side", rows, options.results, {"repeats": options.repeats, "steps": options.steps})
-
-
-def _turns(
-    measurements: dict[tuple[int, int], Callable[[], float]], repeats: int
-) -> dict[tuple[int, int], list[float]]:
-    """Calls `take_turns`, whose keys are strings, with keys (spins, number of trainings)."""
-    named = {f"{spins} {count}": run for (spins, count), run in measurements.items()}
-    found = take_turns(named, repeats)
-    return {key: found[f"{key[0]} {key[1]}"] for key in measurements}
+    shared = {"steps": options.steps - options.warmup, "threads": options.threads, "repeats": options.repeats}
+    record("side_by_side", rows, options.results, shared)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ SCRIPTS = sorted(path for path in (ROOT / "train.py", ROOT / "generate.py") if p
 # files see each other.
 ANYTHING = "*"
 GROUND = [
+    "cores",
     "environment",
     "errors",
     "files",
@@ -37,6 +38,7 @@ GROUND = [
 SETTINGS = ["config", "check", "saved_config"]
 RUN = ["checkpoint", "weights", "run"]  # a run folder: states, model, all of it
 MAY_IMPORT = {
+    "cores": [],
     "environment": [],
     "errors": [],
     "files": [],

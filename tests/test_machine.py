@@ -1,13 +1,9 @@
 """The machine as a process may use it: limits of containers, devices by name."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
 
 from llm_from_scratch import machine
 
@@ -47,30 +43,3 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch: p
     assert machine.pick_dtype("bfloat16", machine.pick_device("cpu")) is torch.bfloat16
     with pytest.raises(ValueError, match=r"^device=cuda: this machine has mps, cpu$"):
         machine.pick_device("cuda")
-
-
-STARTED = """
-import os, runpy, sys
-sys.argv = [sys.argv[1], "--help"]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit:
-    pass
-print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules, file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_waiting_threads_leave_their_core_unless_the_user_says_otherwise(given: dict[str, str], tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run(
-        [sys.executable, "-c", STARTED, str(REPO / "train.py")],
-        cwd=tmp_path,
-        env=kept | given | {"PYTHONPATH": str(REPO / "src")},
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    spins = given.get("GOMP_SPINCOUNT", "None") if given else str(machine.SPINS)
-    # libgomp, which comes with torch, has not read it yet
-    assert done.stderr.split()[-2:] == [spins, "False"]

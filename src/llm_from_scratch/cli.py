@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from llm_from_scratch import signals
 from llm_from_scratch.errors import stop
-from llm_from_scratch.machine import share_cores
 from llm_from_scratch.places import program
 from llm_from_scratch.terminal import printable, shell, use_utf8
 
@@ -56,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: for every error; a user error prints one line and has status 2.
     """
     use_utf8()
-    share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else ""
     # Lightning starts the other ranks with the training's arguments, without the command's name.

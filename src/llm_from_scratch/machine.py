@@ -13,26 +13,12 @@ from llm_from_scratch.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# Spins of an OpenMP thread that waits for the others, before it sleeps: about 0.1 ms.
-SPINS = 10_000
-SPINS_VARIABLE = "GOMP_SPINCOUNT"  # of libgomp, which torch includes on Linux
 ASSUMED_BYTES = 8 * 1024**3  # memory where the system reports none, as on Windows
 
 
 def cores() -> int:
     """Counts the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def share_cores() -> None:
-    """Shortens OpenMP's busy waiting, so that waiting threads leave their cores to other programs.
-
-    Call it before torch is imported: libgomp reads GOMP_SPINCOUNT then. GOMP_SPINCOUNT or
-    OMP_WAIT_POLICY of the user takes precedence. libgomp's default is 300,000 spins, about 3 ms,
-    in which two trainings on the same cores slow each other down (benchmarks/side_by_side.py).
-    """
-    if not {SPINS_VARIABLE, "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ[SPINS_VARIABLE] = str(SPINS)
 
 
 def memory_bytes() -> int:

@@ -20,7 +20,6 @@ from llm_from_scratch.front.inherit import final_config
 from llm_from_scratch.front.run_name import RUN_NAME, new_name
 from llm_from_scratch.front.sweep import SweepTable, check_sweep, failed, no_sweep
 from llm_from_scratch.front.words import LAST, is_choice, jobs_of, literal, parse, quoted, without_last, without_none
-from llm_from_scratch.machine import share_cores
 from llm_from_scratch.places import expanded
 from llm_from_scratch.terminal import passing, use_utf8
 
@@ -74,7 +73,6 @@ def command(
         @signals.ending
         def program() -> None:
             use_utf8()
-            share_cores()
             # Lightning starts the other ranks with the arguments of rank 0, which it has checked.
             if any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
                 signals.end_with_parent()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
+from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.data.prepare import prepare, source_fingerprint
 from llm_from_scratch.data.prepared import Prepared, check_doc_mask, document_start
 from llm_from_scratch.data.sampler import sequences_before
@@ -257,7 +259,8 @@ def run_loop(
         UserError: when Lightning refuses a callback before the first step.
     """
     try:
-        trainer.fit(module, data, ckpt_path=state)
+        with sharing_cores() if trainer.strategy.root_device.type == "cpu" else nullcontext():
+            trainer.fit(module, data, ckpt_path=state)
     except MISFITS as error:
         raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
