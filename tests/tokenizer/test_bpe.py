@@ -2,6 +2,7 @@
 and memory.
 """
 
+import itertools
 import logging
 import random
 import re
@@ -132,15 +133,36 @@ def test_the_sample_is_spread_evenly_and_bounded():
 
 @given(st.text(st.sampled_from("ab \n"), max_size=60), st.integers(1, 20))
 def test_chunks_hold_the_whole_text(text, limit):
-    chunks = list(_chunks(text, limit))
+    joined = {"ab", " a", "  "}
+    chunks = list(_chunks(text, joined, limit))
     assert "".join(chunks) == text
-    assert all(0 < len(chunk) <= limit for chunk in chunks)
+    assert all(chunks)
+    assert all(before[-1] + after[0] not in joined for before, after in itertools.pairwise(chunks))
+    # A chunk is longer than the limit only where it has no other place to be cut.
+    assert all(
+        len(chunk) <= limit or all(chunk[i - 1 : i + 1] in joined for i in range(1, len(chunk))) for chunk in chunks
+    )
 
 
-def test_chunks_do_not_change_the_ids(bpe):
-    text = TEXT * 30
-    assert len(text) > 3 * 2**14
+@pytest.mark.parametrize("change", [str, lambda text: text.replace("\n", ""), lambda text: text.replace(" ", "")])
+def test_chunks_do_not_change_the_ids(bpe, change):
+    text = change(TEXT * 30)
+    assert len(text) > 2 * 2**14
     assert bpe.encode(text) == sentencepiece.SentencePieceProcessor(model_proto=bpe.model).encode(text)
+
+
+def test_a_book_on_one_line_has_the_ids_of_sentencepiece(corpora: Path):
+    text = (corpora / "oz" / "wizard_of_oz.txt").read_text(encoding="utf-8")
+    tokenizer = BPETokenizer.train([text], 1024)
+    line = text.replace("\n", " ")
+    assert tokenizer.encode(line) == sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model).encode(line)
+
+
+@given(st.text(st.sampled_from("the cat\n \u2581é🌪\0"), max_size=60), st.text(max_size=10))
+def test_a_text_can_be_encoded_in_two_parts_at_its_last_cut(before, after):
+    tokenizer = small_bpe()
+    cut = tokenizer.last_cut(before)
+    assert tokenizer.encode(before[:cut]) + tokenizer.encode(before[cut:] + after) == tokenizer.encode(before + after)
 
 
 def test_a_megabyte_without_a_break(bpe):

@@ -26,8 +26,7 @@ from llm_from_scratch.data.formats import OnProgress, no_progress
 from llm_from_scratch.data.streams import ChangedFileError, compare_checksum
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular
-from llm_from_scratch.tokenizer import END_OF_TEXT, Tokenizer
-from llm_from_scratch.tokenizer.bpe import last_chunk_end
+from llm_from_scratch.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
 
 LONG = 16 * 2**20  # bytes; a text file of at least this size is read in pieces
 # bytes read at a time, and characters of a piece: a multiple of the blocks that a tokenizer learns
@@ -254,15 +253,15 @@ def _regular(pieces: Iterable[str]) -> Iterator[str]:
 def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Yields arrays of token ids; joined, they are the encoding of the whole text.
 
-    The text is cut anew for the tokenizer. Character tokenizers allow any cut, SentencePiece those
-    that our BPE tokenizer makes anyway. For GPT-2's the text is cut where no token can span: at a
-    line end or a space between two words, or between a Chinese character and a comma or full stop.
-    A text without such a place is encoded as a whole, in memory.
+    The text is cut anew for the tokenizer, where no token can span. Character tokenizers allow any
+    cut, SentencePiece's one between two characters that no token has side by side. For a byte-level
+    BPE the text is cut at a line end or a space between two words, or between a Chinese character
+    and a comma or full stop. A text without such a place is encoded as a whole, in memory.
     """
     if tokenizer.kind == "char":
         yield from map(tokenizer.encode_array, pieces)
         return
-    last_cut = last_chunk_end if tokenizer.kind == "bpe" else _last_cut
+    last_cut = tokenizer.last_cut if isinstance(tokenizer, BPETokenizer) else _last_cut
     waiting: list[str] = []
     tail = ""
     for piece in pieces:
@@ -270,9 +269,8 @@ def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.nd
         if cut := last_cut(text):
             yield tokenizer.encode_array("".join([*waiting, text[:cut]]))
             waiting, text = [], text[cut:]
-        # The last two characters, with what follows, may form a place to cut. For SentencePiece all
-        # of the text is needed again: its cuts are counted from the last one.
-        kept = 0 if tokenizer.kind == "bpe" else max(0, len(text) - 2)
+        # The last two characters, with what follows, may form a place to cut.
+        kept = max(0, len(text) - 2)
         waiting.append(text[:kept])
         tail = text[kept:]
     yield tokenizer.encode_array("".join([*waiting, tail]))
@@ -284,6 +282,6 @@ _CUT = re.compile(r"(?s:.*)(?:\S(?:\n(?=\S)|(?= \S))|[\u4e00-\u9fa5](?=[\u3001\u
 
 
 def _last_cut(text: str) -> int:
-    """Returns the last index where a text can be cut for GPT-2's tokenizer; 0 where none is."""
+    """Returns the last index where a text can be cut for a byte-level BPE; 0 where none is."""
     found = _CUT.match(text)
     return found.end() if found else 0

@@ -5,13 +5,14 @@ The settings make it lossless for every Unicode string. `plain.py` is its plain 
 
 import hashlib
 import io
+import itertools
 import operator
 import random
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -93,7 +94,26 @@ class BPETokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return self._around_marks(
-            text, lambda part: [i for chunk in _chunks(part) for i in self._processor.encode(chunk)]
+            text, lambda part: [i for chunk in _chunks(part, self._joined) for i in self._processor.encode(chunk)]
+        )
+
+    def last_cut(self, text: str) -> int:
+        """Returns the last index at which no token can span a cut of `text`; 0 where there is none.
+
+        The parts before and after the index, encoded separately, give the ids of the whole.
+        """
+        return next((i for i in range(len(text) - 1, 0, -1) if text[i - 1 : i + 1] not in self._joined), 0)
+
+    @cached_property
+    def _joined(self) -> frozenset[str]:
+        """Every pair of characters that are neighbours inside a token, with real spaces."""
+        processor = self._processor
+        return frozenset(
+            piece[i : i + 2]
+            for number in range(self.vocab_size)
+            if not (processor.is_byte(number) or processor.is_control(number) or processor.is_unknown(number))
+            for piece in [processor.id_to_piece(number).replace("▁", " ")]
+            for i in range(len(piece) - 1)
         )
 
     def sample(self, text: str, dropout: float, seed: int) -> list[int]:
@@ -240,30 +260,21 @@ def _sample(texts: Iterable[str], limit: int) -> list[str]:
     return kept
 
 
-def _chunks(text: str, limit: int = 2**14) -> Iterator[str]:
-    """Yields `text` in chunks of at most `limit` characters, cut after a newline where possible.
+def _chunks(text: str, joined: Container[str], limit: int = 2**14) -> Iterator[str]:
+    """Yields `text` in chunks of at most `limit` characters that no token spans.
 
-    No token spans a newline. SentencePiece slows down with the length of its input: at 1 M
-    characters to a third of its speed at 16 K.
+    `joined` are the pairs of adjacent characters inside a token. Chunks are cut elsewhere; a part
+    without such a place is one chunk, however long. SentencePiece slows down with the length of
+    its input: at 1 M characters to a third of its speed at 16 K.
     """
     start = 0
     while start < len(text):
         end = start + limit
         if end < len(text):
-            end = text.rfind("\n", start, end) + 1 or end
+            places = itertools.chain(range(end, start, -1), range(end + 1, len(text)))
+            end = next((i for i in places if text[i - 1 : i + 1] not in joined), len(text))
         yield text[start:end]
         start = end
-
-
-def last_chunk_end(text: str, limit: int = 2**14) -> int:
-    """Returns the last index at which `encode` cuts `text`, whatever is appended to it; 0 for none.
-
-    The parts before and after the index, encoded separately, give the ids of the whole.
-    """
-    start = text.rfind("▁") + 1
-    while start + limit < len(text):
-        start = text.rfind("\n", start, start + limit) + 1 or start + limit
-    return start
 
 
 _PARSE = """
