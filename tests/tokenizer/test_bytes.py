@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from byte_level import EOT, TEXT, learn
 from conftest import SMALL, Process, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -25,21 +26,6 @@ from llm_from_scratch.tokenizer import bytes as bytes_module
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
-
-EOT = "<|endoftext|>"
-TEXT = story(20_000) + "don't  we'll\n\n    indent 123 4567 naïve 日本語 ==== x=1;\t\n" * 50
-
-
-def learn(folder: Path, size: int = 700, special: str = EOT) -> Path:
-    """vocab.json and merges.txt with end-of-text as the last id, as GPT-2 has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    bpe = tokenizers.ByteLevelBPETokenizer()
-    bpe.train_from_iterator([TEXT], vocab_size=size - 1, show_progress=False)
-    bpe.add_special_tokens([special])
-    bpe.save_model(str(folder))
-    vocab = bpe.get_vocab()
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")

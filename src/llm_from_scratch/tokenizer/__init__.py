@@ -7,8 +7,8 @@ learns and applies merges from their definition.
 """
 
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer
-from llm_from_scratch.tokenizer.bpe import SAMPLE_BYTES, BPETokenizer
-from llm_from_scratch.tokenizer.bytes import GPT2Tokenizer, open_gpt2
+from llm_from_scratch.tokenizer.bpe import SAMPLE_BYTES, BPETokenizer, SentencePieceTokenizer
+from llm_from_scratch.tokenizer.bytes import BytesTokenizer, GPT2Tokenizer, open_gpt2
 from llm_from_scratch.tokenizer.char import CharTokenizer
 from llm_from_scratch.tokenizer.load import load_tokenizer, train_tokenizer
 
@@ -16,8 +16,10 @@ __all__ = [
     "END_OF_TEXT",
     "SAMPLE_BYTES",
     "BPETokenizer",
+    "BytesTokenizer",
     "CharTokenizer",
     "GPT2Tokenizer",
+    "SentencePieceTokenizer",
     "Tokenizer",
     "load_tokenizer",
     "open_gpt2",

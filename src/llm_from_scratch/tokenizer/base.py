@@ -27,6 +27,11 @@ class Tokenizer(Protocol):
     eot_id: int
     fingerprint: str  # sha256, in hex, of the data that defines the mapping
 
+    @property
+    def special(self) -> dict[str, int]:
+        """The ids of the special tokens by name; no text encodes to them."""
+        return {END_OF_TEXT: self.eot_id}
+
     def encode(self, text: str) -> list[int]:
         """Encodes `text` to ids, without an end-of-text token.
 
@@ -75,7 +80,7 @@ def description(tokenizer: Tokenizer) -> dict[str, Any]:
     return {key: getattr(tokenizer, key) for key in ("kind", "vocab_size", "eot_id", "fingerprint")}
 
 
-def write_description(folder: Path, tokenizer: Tokenizer, **more: str | bool) -> None:
+def write_description(folder: Path, tokenizer: Tokenizer, **more: Any) -> None:
     """Writes `tokenizer.json` into `folder`: the `description` and the kind's entries, `more`."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(description(tokenizer) | more, ensure_ascii=False, indent=2) + "\n"

@@ -40,25 +40,14 @@ class BPETokenizer(Tokenizer):
     kind = "bpe"
 
     def __init__(self, model: bytes) -> None:
-        try:
-            self._processor = processor = spm.SentencePieceProcessor(model_proto=model)
-            pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-        except RuntimeError as error:
-            raise UserError(f"this is no SentencePiece model ({message_of(error)})") from None
+        self._processor = processor = _open_model(model)
         self.model = model
-        self.vocab_size = len(pieces)
+        self.vocab_size = processor.get_piece_size()
         self.eot_id = processor.eos_id()
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self._bytes_of = [
-            bytes([int(piece[3:5], 16)])  # "<0x41>"
-            if processor.is_byte(i)
-            else b""
-            if processor.is_control(i) or processor.is_unknown(i)
-            else piece.replace("▁", " ").encode()
-            for i, piece in enumerate(pieces)
-        ]
+        self._bytes_of = _bytes_of_pieces(processor)
         byte_pieces = sum(map(processor.is_byte, range(self.vocab_size)))
-        if byte_pieces != 256 or self.eot_id < 0 or pieces[self.eot_id] != END_OF_TEXT:
+        if byte_pieces != 256 or self.eot_id < 0 or processor.id_to_piece(self.eot_id) != END_OF_TEXT:
             raise UserError(
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
@@ -182,6 +171,84 @@ class BPETokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         write_description(folder, self)
         (folder / MODEL_FILE).write_bytes(self.model)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """SentencePiece model of somebody else, such as Llama 2's, with its own normalizer.
+
+    `encode` and `decode` give what SentencePiece gives. They are not lossless: the normalizer may
+    change characters, put a space in front of the text or join spaces, and a character without a
+    token becomes the unknown token where the model has no bytes. `decode_bytes` keeps the space in
+    front, so that parts of a text can be decoded one by one.
+
+    Attributes:
+        bos_id: the token with which the model's texts begin; None: there is none.
+        eos_id: the token at which the model stops, which is `eot_id`.
+        add_bos: whether the model expects `bos_id` in front of every text, as all of this kind do.
+
+    Raises:
+        UserError: when `model` is no SentencePiece model, or has no end-of-text token.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes) -> None:
+        self._processor = processor = _open_model(model)
+        self.model = model
+        self.vocab_size = processor.get_piece_size()
+        self.eot_id = self.eos_id = processor.eos_id()
+        if self.eot_id < 0:
+            raise UserError("this SentencePiece model has no end-of-text token")
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        self.add_bos = self.bos_id is not None
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._bytes_of = _bytes_of_pieces(processor)
+
+    @property
+    def special(self) -> dict[str, int]:
+        processor = self._processor
+        return {processor.id_to_piece(i): i for i in range(self.vocab_size) if processor.is_control(i)}
+
+    def encode(self, text: str) -> list[int]:
+        utf8(text)
+        return self._processor.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._processor.decode([int(i) for i in ids])
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join([self._bytes_of[i] for i in ids])
+
+    def save(self, folder: Path) -> None:
+        write_description(folder, self)
+        (folder / MODEL_FILE).write_bytes(self.model)
+
+
+def _open_model(model: bytes) -> spm.SentencePieceProcessor:
+    """Opens the content of a tokenizer.model.
+
+    Raises:
+        UserError: when it is none.
+    """
+    try:
+        processor = spm.SentencePieceProcessor(model_proto=model)
+        processor.get_piece_size()
+    except RuntimeError as error:
+        raise UserError(f"this is no SentencePiece model ({message_of(error)})") from None
+    return processor
+
+
+def _bytes_of_pieces(processor: spm.SentencePieceProcessor) -> list[bytes]:
+    """Returns the bytes of each piece; control pieces and the unknown one have none."""
+    return [
+        bytes([int(piece[3:5], 16)])  # "<0x41>"
+        if processor.is_byte(i)
+        else b""
+        if processor.is_control(i) or processor.is_unknown(i)
+        else piece.replace("▁", " ").encode()
+        for i in range(processor.get_piece_size())
+        for piece in [processor.id_to_piece(i)]
+    ]
 
 
 def _rare_characters(sample: list[str], vocab_size: int) -> str:

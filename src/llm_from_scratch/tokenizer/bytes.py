@@ -1,6 +1,7 @@
-"""Byte-level BPE of GPT-2 (Radford et al. 2019, section 2.2), encoded by tiktoken.
+"""Byte-level BPE (Radford et al. 2019, section 2.2), encoded by tiktoken: GPT-2's and others'.
 
-The files are vocab.json and merges.txt, as transformers and OpenAI publish them.
+GPT-2's files are vocab.json and merges.txt, as transformers and OpenAI publish them. Other models
+differ in their special tokens, in the rule that splits words, and in bytes that they lack.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,23 @@ import numpy as np
 from llm_from_scratch.errors import UserError, message_of, missing_extra
 from llm_from_scratch.places import user_path
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, read_file, utf8, write_description
+from llm_from_scratch.tokenizer.patterns import PATTERNS
 
 log = logging.getLogger(__name__)
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same two files by OpenAI's first names
 MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128; `_merges` takes quadratic time in it
+# sum over all tokens of the squared number of bytes, which bounds the time of `_merges` to about
+# 10 s: SmolLM2's 49,152 tokens have 3 million
+MAX_WORK = 40_000_000
+# The arguments of BytesTokenizer, which are its entries in tokenizer.json
+PARTS = "tokens", "merges", "special", "visible", "pattern", "eot_id", "eos_id", "bos_id", "add_bos"
+ENDS_OF_TEXT = END_OF_TEXT, "<|end_of_text|>", "</s>"
+# A special token of other models that its file does not call special: "<think>", "[INST]"
+_MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+# tiktoken's regular expressions overflow their stack at 1,000,000 white spaces.
+ENDLESS_SPACE = re.compile(r"\s{100000}")
 # Unicode's white space: Python's \s without the separators U+001C to U+001F.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
 # GPT-2's files write each byte of a token as a visible character: 188 bytes as the character of the
@@ -84,10 +96,243 @@ class GPT2Tokenizer(Tokenizer):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join([self._bytes_of[i] for i in ids])
 
+    def tokens(self) -> list[str]:
+        """Returns the token of each id, as vocab.json writes it."""
+        found: dict[str, int] = json.loads(self.files[VOCAB_FILE])
+        return sorted(found, key=found.__getitem__)
+
     def save(self, folder: Path) -> None:
         write_description(folder, self)
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
+
+
+class BytesTokenizer(Tokenizer):
+    """Byte-level BPE of somebody's model; `bytes_tokenizer` makes one from a stranger's lists.
+
+    A text never encodes to a special token: `<|im_end|>` in it becomes ordinary tokens. Special
+    tokens have no bytes, except `visible` ones, which decode as their names. A Unicode
+    normalization that a model's file asks for is left to data.clean, so that every text is given
+    back: ids are the model's for texts in NFC.
+
+    Attributes:
+        bos_id: the token with which the model's texts begin; None: there is none.
+        eos_id: the token at which the model stops: in a chat, the end of its turn.
+        add_bos: whether the model expects `bos_id` in front of every text.
+
+    Raises:
+        UserError: when the parts do not fit together, or tiktoken is not installed.
+    """
+
+    kind = "bytes"
+
+    def __init__(
+        self,
+        tokens: Sequence[str | None],
+        merges: Sequence[str],
+        special: Mapping[str, int],
+        visible: Sequence[str],
+        pattern: str,
+        eot_id: int,
+        eos_id: int,
+        bos_id: int | None = None,
+        add_bos: bool = False,
+    ) -> None:
+        """Takes the parts of a vocabulary.
+
+        Args:
+            tokens: the token of each id in the visible characters of GPT-2's files, or the name of
+                a special token; None: no token has this id.
+            merges: the pairs that are merged, "left right", the first ones first.
+            special: the ids of the special tokens by name.
+            visible: names of the special tokens that decode as themselves.
+            pattern: a key of `patterns.PATTERNS`.
+            eot_id: the end-of-text token.
+            eos_id: the token at which the model stops.
+            bos_id: the token with which texts begin; None: none.
+            add_bos: whether the model expects `bos_id` in front of every text.
+        """
+        _check_parts(tokens, merges, special, visible, pattern, [eot_id, eos_id] + ([] if bos_id is None else [bos_id]))
+        self._special, self.visible, self.pattern = dict(special), sorted(visible), pattern
+        self.eot_id, self.eos_id, self.bos_id, self.add_bos = eot_id, eos_id, bos_id, bool(add_bos)
+        self.tokens, self.merges = [*tokens], [*merges]
+        self.vocab_size = len(self.tokens)
+        named = {i: name for name, i in special.items()}
+        pieces = {i: _piece(token) for i, token in enumerate(tokens) if token is not None and i not in named}
+        ids = {piece: i for i, piece in pieces.items()}
+        written_tokens = [token for token in tokens if token is not None]
+        if len(ids) < len(pieces) or len({*written_tokens}) < len(written_tokens):
+            raise UserError("damaged: a token has two ids")
+        decoded = pieces | {i: name.encode() for i, name in named.items() if name in self.visible}
+        self._bytes_of = [decoded.get(i, b"") for i in range(self.vocab_size)]
+        ranks = ranked(ids, [pair_of(merge) for merge in self.merges])
+        self._id_of_rank = np.array([ids[piece] for piece in ranks], np.uint32)
+        self._known = bytes(byte for byte in range(256) if bytes([byte]) in ranks)
+        tiktoken, _ = _tiktoken("this tokenizer needs tiktoken")
+        self._encoding = tiktoken.Encoding(
+            "bytes", pat_str=PATTERNS[pattern].words, mergeable_ranks=ranks, special_tokens={}
+        )
+        self.fingerprint = hashlib.sha256(json.dumps(self.parts(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def special(self) -> dict[str, int]:
+        return self._special
+
+    def parts(self) -> dict[str, Any]:
+        """Returns the arguments that make this tokenizer."""
+        return {name: getattr(self, name) for name in PARTS}
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Encodes `text` to an array (N,) of uint32.
+
+        Raises:
+            UserError: when `text` holds a lone surrogate, or a character with a byte that is no
+                token of the model.
+        """
+        unknown = utf8(text).translate(None, self._known)
+        if unknown:
+            character = next(c for c in text if not set(c.encode()).isdisjoint(unknown))
+            raise UserError(
+                f"the model's tokenizer has no token for the character {character!r} (U+{ord(character):04X}) at "
+                f"index {text.index(character)} of the text: leave it out"
+            )
+        if ENDLESS_SPACE.search(text):
+            words = _words(text, PATTERNS[self.pattern].words)
+            ranks = np.concatenate([np.array(self._encoding._encode_single_piece(word), np.uint32) for word in words])
+        else:
+            ranks = self._encoding.encode_to_numpy(text, disallowed_special=())
+        return self._id_of_rank[ranks]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join([self._bytes_of[i] for i in ids])
+
+    def save(self, folder: Path) -> None:
+        write_description(folder, self, **self.parts())
+
+
+def _check_parts(
+    tokens: Sequence[str | None],
+    merges: Sequence[str],
+    special: Mapping[str, int],
+    visible: Sequence[str],
+    pattern: str,
+    ids: list[int],
+) -> None:
+    """Checks the types and the ids of the parts of a BytesTokenizer, which may be a stranger's.
+
+    Raises:
+        UserError: when one is wrong.
+    """
+    if not (
+        isinstance(tokens, list)
+        and {*map(type, tokens)} <= {str, type(None)}
+        and isinstance(merges, list)
+        and isinstance(special, dict)
+        and {*map(type, special.values())} <= {int}
+        and all(0 <= i < len(tokens) and tokens[i] == name for name, i in special.items())
+        and isinstance(visible, list)
+        and all(isinstance(name, str) and name in special for name in visible)
+        and all(type(i) is int and 0 <= i < len(tokens) for i in ids)
+    ):
+        raise UserError("damaged: its tokens, special tokens and ids do not fit together")
+    if not isinstance(pattern, str) or pattern not in PATTERNS:
+        raise UserError(f"its pre-tokenizer {str(pattern)[:100]!r} is none of {', '.join(PATTERNS)}")
+    for name in special:
+        if not 0 < len(utf8(name)) <= MAX_PIECE:
+            raise UserError(f"damaged: a special token's name has not 1 to {MAX_PIECE} bytes")
+
+
+def bytes_tokenizer(
+    tokens: Sequence[str | None],
+    merges: Iterable[tuple[str, str]],
+    special: Mapping[str, int],
+    visible: Sequence[str],
+    pattern: str,
+    *,
+    eos_id: int | None,
+    bos_id: int | None = None,
+    add_bos: bool = False,
+) -> BytesTokenizer:
+    """Returns the tokenizer of a stranger's vocabulary, as GGUF and tokenizer.json hold it.
+
+    The merges are held against the definition: each token must be the encoding of its bytes by
+    earlier merges and one more, so that merging by rank gives the ids that merging by this list
+    gives. Merges that no text can reach are left out; Llama 3's file has 152,000 of them. The
+    end-of-text token is the first of ENDS_OF_TEXT that is special, else `eos_id`.
+
+    Raises:
+        UserError: when the lists do not fit together.
+    """
+    eot_id = next((special[name] for name in ENDS_OF_TEXT if name in special), eos_id)
+    if eot_id is None:
+        raise UserError("it has no end-of-text token")
+    hidden = next((name for name in visible if not _MARK.fullmatch(name)), None)
+    if hidden is not None:
+        raise UserError(
+            f"its added token {ascii(hidden)[:100]} is text like any other, which this project cannot encode"
+        )
+    pairs = [(_piece(left), _piece(right)) for left, right in merges]
+    named = {*special.values()}
+    pieces = {_piece(token): i for i, token in enumerate(tokens) if token is not None and i not in named}
+    if sum(len(piece) ** 2 for piece in pieces) > MAX_WORK:
+        raise UserError("its tokens are too long: no tokenizer of a published model has such")
+    ranks = ranked(pieces, pairs)
+    found = _merges(ranks)
+    place_of = {pair: place for place, pair in enumerate(pairs)}
+    places = [place_of.get((left, right), -1) for left, right in found]
+    wrong = next((i for i, (one, two) in enumerate(itertools.pairwise([-1, *places])) if one >= two), None)
+    if wrong is not None:
+        raise UserError(
+            f"its merges are no byte-pair encoding: {ascii(written(b''.join(found[wrong])))[:100]} is merged otherwise"
+        )
+    canonical = [f"{written(left)} {written(right)}" for left, right in found]
+    last = eot_id if eos_id is None else eos_id
+    return BytesTokenizer([*tokens], canonical, dict(special), [*visible], pattern, eot_id, last, bos_id, add_bos)
+
+
+def ranked(ids: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]]) -> dict[bytes, int]:
+    """Returns token -> rank: single bytes in the order of their ids, then what each merge makes.
+
+    Raises:
+        UserError: when a merge joins what is no token yet or makes what is none, or a token is made
+            by no merge.
+    """
+    single = sorted((piece for piece in ids if len(piece) == 1), key=ids.__getitem__)
+    ranks = {piece: rank for rank, piece in enumerate(single)}
+    for number, (left, right) in enumerate(merges):
+        if left not in ranks or right not in ranks or left + right not in ids:
+            raise UserError(f"damaged: merge {number} joins or makes what is no token")
+        ranks.setdefault(left + right, len(ranks))
+    if len(ranks) < len(ids):
+        lacking = next(piece for piece in ids if piece not in ranks)
+        raise UserError(f"damaged: no merge makes the token {ascii(written(lacking))[:100]}")
+    if not ranks:
+        raise UserError("damaged: no tokens")
+    return ranks
+
+
+def pair_of(merge: str) -> tuple[bytes, bytes]:
+    """Converts a line of merges.txt to the bytes of the two tokens.
+
+    Raises:
+        UserError: when it is not two tokens.
+    """
+    parts = merge.split(" ") if isinstance(merge, str) else []
+    if len(parts) != 2:
+        raise UserError(f"damaged: {ascii(merge)[:100]} is no merge of two tokens")
+    return _piece(parts[0]), _piece(parts[1])
+
+
+def _words(text: str, pattern: str) -> Iterator[str]:
+    """Yields the words of a text with endless white space, which tiktoken cannot split."""
+    import regex  # comes with tiktoken
+
+    same = pattern.replace(r"\s", r"\p{White_Space}").replace(r"\S", r"\P{White_Space}").replace("$", r"\Z")
+    for found in regex.finditer(same, text):
+        yield found[0]
 
 
 def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True) -> GPT2Tokenizer:
@@ -187,6 +432,11 @@ def _piece(written: str) -> bytes:
     return piece
 
 
+def written(piece: bytes) -> str:
+    """Writes the bytes of a token as the visible characters of GPT-2's files."""
+    return "".join(map(_CHARACTER_OF.__getitem__, piece))
+
+
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
     """Derives the list of merges from the ids: the pair of tokens behind each merged token.
 
@@ -214,10 +464,6 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
 
 def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[bytes, bytes]:
     """Writes vocab.json and merges.txt in one canonical form, so that equal mappings hash alike."""
-
-    def written(piece: bytes) -> str:
-        return "".join(map(_CHARACTER_OF.__getitem__, piece))
-
     vocab = {
         END_OF_TEXT if piece == END_OF_TEXT.encode() else written(piece): i
         for piece, i in sorted(ranks.items(), key=lambda item: item[1])
@@ -231,7 +477,7 @@ def files_fingerprint(vocab: bytes, merges: bytes) -> str:
     return hashlib.sha256(vocab + merges).hexdigest()
 
 
-def _tiktoken() -> tuple[Any, str]:
+def _tiktoken(what: str = "tokenizer=gpt2 needs tiktoken") -> tuple[Any, str]:
     """Imports tiktoken; returns it and GPT-2's regular expression that splits text into words.
 
     Raises:
@@ -241,5 +487,5 @@ def _tiktoken() -> tuple[Any, str]:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError:
-        raise missing_extra("tokenizer=gpt2 needs tiktoken", "openwebtext") from None
+        raise missing_extra(what, "openwebtext") from None
     return tiktoken, r50k_pat_str

@@ -79,7 +79,7 @@ class CharTokenizer(Tokenizer):
         return b"".join([self._bytes_of[i] for i in ids])
 
     def save(self, folder: Path) -> None:
-        more: dict[str, str | bool] = {"characters": self.characters}
+        more: dict[str, object] = {"characters": self.characters}
         if self.byte_fallback:  # files without bytes keep their earlier format
             more["byte_fallback"] = True
         write_description(folder, self, **more)

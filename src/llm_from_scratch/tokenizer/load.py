@@ -4,11 +4,19 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer.base import JSON_FILE, Tokenizer, description, read_file
-from llm_from_scratch.tokenizer.bpe import MODEL_FILE, BPETokenizer, try_parser
-from llm_from_scratch.tokenizer.bytes import MERGES_FILE, VOCAB_FILE, GPT2Tokenizer, files_fingerprint
+from llm_from_scratch.tokenizer.bpe import MODEL_FILE, BPETokenizer, SentencePieceTokenizer, try_parser
+from llm_from_scratch.tokenizer.bytes import (
+    MERGES_FILE,
+    PARTS,
+    VOCAB_FILE,
+    BytesTokenizer,
+    GPT2Tokenizer,
+    files_fingerprint,
+)
 from llm_from_scratch.tokenizer.char import CharTokenizer
 
 
@@ -44,7 +52,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         UserError: when a file, which it names, is missing or damaged, or its checksum differs.
     """
-    path, model_path = folder / JSON_FILE, folder / MODEL_FILE
+    path = folder / JSON_FILE
     content = read_file(path)
     try:
         saved = json.loads(content)
@@ -59,15 +67,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer = CharTokenizer(saved["characters"], byte_fallback)
         except UserError as error:
             raise UserError(f"{path}: damaged: {error}") from None
-    elif saved.get("kind") == "bpe":
-        model = read_file(model_path)
-        if hashlib.sha256(model).hexdigest() != saved.get("fingerprint"):
-            raise UserError(f"{model_path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
-        try:
-            try_parser(model)
-            tokenizer = BPETokenizer(model)
-        except UserError as error:
-            raise UserError(f"{model_path}: damaged: {error}") from None
+    elif saved.get("kind") in ("bpe", "sentencepiece"):
+        tokenizer = _load_model(folder / MODEL_FILE, saved)
     elif saved.get("kind") == "gpt2":
         vocab, merges = read_file(folder / VOCAB_FILE), read_file(folder / MERGES_FILE)
         if files_fingerprint(vocab, merges) != saved.get("fingerprint"):
@@ -78,9 +79,32 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             tokenizer = GPT2Tokenizer(vocab, merges)
         except UserError as error:
             raise UserError(f"{folder / VOCAB_FILE}: {error}") from None
+    elif saved.get("kind") == "bytes":
+        if lacking := {*PARTS} - {*saved}:
+            raise UserError(f"{path}: damaged: it lacks {min(lacking)}")
+        try:
+            tokenizer = BytesTokenizer(**{key: saved[key] for key in PARTS})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     else:
-        raise UserError(f"{path}: damaged: no tokenizer of kind char, bpe or gpt2")
+        raise UserError(f"{path}: damaged: no tokenizer of kind char, bpe, gpt2, bytes or sentencepiece")
     for key, value in description(tokenizer).items():
         if saved.get(key) != value:
             raise UserError(f"{path}: damaged: {key} is not {value}, which the rest of it gives")
     return tokenizer
+
+
+def _load_model(path: Path, saved: dict[str, Any]) -> BPETokenizer | SentencePieceTokenizer:
+    """Loads a tokenizer.model, for which `saved` is the content of tokenizer.json.
+
+    Raises:
+        UserError: when the model is damaged, or its checksum differs.
+    """
+    model = read_file(path)
+    if hashlib.sha256(model).hexdigest() != saved.get("fingerprint"):
+        raise UserError(f"{path}: damaged: its sha256 is not the fingerprint in {JSON_FILE}")
+    try:
+        try_parser(model)
+        return BPETokenizer(model) if saved["kind"] == "bpe" else SentencePieceTokenizer(model)
+    except UserError as error:
+        raise UserError(f"{path}: damaged: {error}") from None
