@@ -2,6 +2,7 @@
 that is missing.
 """
 
+import argparse
 import ast
 import builtins
 import errno
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 from conftest import REPO
 
 from llm_from_scratch import cli, errors
-from llm_from_scratch.errors import MachineError, UserError, out_of_memory
+from llm_from_scratch.errors import MachineError, UserError, explained
 
 
 def test_the_command_installs_from_the_checkout_or_by_the_own_name(
@@ -137,17 +139,46 @@ def test_a_mistake_and_a_failure_of_the_machine_are_one_line(
 
 
 # Fault 26, on the processor: what an allocation of torch's and of Python's raise.
-def test_fault_26_out_of_memory_names_the_setting() -> None:
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("train", "lower data.micro_batch_size (the batch stays the same)"),
+        ("plan", "lower data.micro_batch_size or the model's size, or add --no-measuring"),
+        ("prepare", "lower prepare.workers"),
+        ("generate", "lower num_samples or max_new_tokens, or use device=cpu"),
+        ("evaluate", "lower --batch-size, or use --device cpu"),
+        ("doctor", "end other programs, or use a machine with more"),
+    ],
+)
+def test_fault_26_out_of_memory_names_a_setting_of_the_command(command: str, advice: str) -> None:
     import torch
 
     with pytest.raises(RuntimeError) as failed:
         torch.empty(2**60, dtype=torch.uint8)
-    line = out_of_memory(failed.value)
-    assert line is not None
-    assert "1152921504606846976 bytes" in line
-    assert "data.micro_batch_size" in line
-    assert out_of_memory(MemoryError()) is not None
-    assert out_of_memory(ValueError("something else")) is None
+    line, status = explained(failed.value, command)
+    assert line.startswith(f"out of memory (tried to allocate 1152921504606846976 bytes): {advice}")
+    assert status == 2
+    assert explained(MemoryError(), command)[0].startswith(f"out of memory: {advice}")
+
+
+def test_advice_on_memory_names_options_and_settings_that_the_command_has() -> None:
+    from llm_from_scratch.config import Config, GenerateConfig, keys
+
+    settings = {*keys(Config), *keys(GenerateConfig)}
+    for command, advice in errors.LESS_MEMORY.items():
+        module = import_module(f"llm_from_scratch.commands.{command.replace('-', '_')}")
+        parser = argparse.ArgumentParser()
+        if hasattr(module, "arguments"):
+            module.arguments(parser)
+        for option in re.findall(r"--[a-z-]+", advice):
+            assert option in parser.format_help(), command
+        named = set(re.findall(r"\b(?:\w+\.\w+|\w+_\w+)\b", advice))
+        assert named <= (set(keys(GenerateConfig)) if command == "generate" else settings), command
+
+
+def test_a_mistake_that_speaks_of_memory_stays_a_mistake() -> None:
+    mistaken = UserError("out of memory.txt: there is no such file")
+    assert explained(mistaken, "train") == ("out of memory.txt: there is no such file", 2)
 
 
 SOURCE = REPO / "src/llm_from_scratch"

@@ -352,6 +352,8 @@ def test_muon_follows_its_new_settings() -> None:
         ("init_from=run model.init_std=0.1", "a model of its own"),
         ("init_from=run tokenizer.vocab_size=300", "brings its own tokenizer, of 320"),
         ("init_from=nowhere", "nowhere is no run folder"),
+        ("init_from=nowhere.pt", "init_from=nowhere.pt: cannot be read (No such file or directory)"),
+        ("init_from=broken.pt data.val_fraction=0.3", "broken.pt: cannot be read as weights"),
         ("task=a run_dir=b", "leave one of them out"),
         ("trainer.extra.accumulate_grad_batches=4", "data.micro_batch_size=N"),
         ("trainer.extra.max_steps=4", "use trainer.max_steps"),
@@ -420,9 +422,10 @@ def test_a_refused_command_writes_nothing(
         pytest.skip("plugins of Hydra are installed")
     before = bytes_below(finished)
     plus = ("trainer.extra.", "callbacks.a", "data.corpora.")
-    if "other.txt" in words:
-        (finished / "other.txt").write_text(story(30_000, seed=1), encoding="utf-8")
-        before = bytes_below(finished)
+    for name in ("other.txt", "broken.pt"):
+        if name in words:
+            (finished / name).write_text(story(30_000, seed=1), encoding="utf-8")
+            before = bytes_below(finished)
     given = [f"+{word}" if word.startswith(plus) else word for word in words.split(" ")]
     new = "resume=run" not in given
     shared = [word for word in SMALL if new and word.partition("=")[0] not in {one.partition("=")[0] for one in given}]

@@ -230,7 +230,7 @@ def test_a_sweeps_table_keeps_brackets(tmp_path: Path, capsys: pytest.CaptureFix
         (folder / ".hydra").mkdir()
         words = [f"data.batch_schedule=[[{number},4]]", "sample.prompt='[/b]'"]
         (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(words), encoding="utf-8")
-    print_sweep([tmp_path / "s[red]"])
+    print_sweep(tmp_path / "s[red]")
     err = capsys.readouterr().err
     assert "data.batch_schedule=[[0,4]]" in err
     assert "[red]" in err.replace("\n", "")

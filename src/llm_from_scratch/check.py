@@ -12,7 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llm_from_scratch import mistakes
 from llm_from_scratch.config import BatchConfig, Config, DataConfig, keys, leaves, walk
-from llm_from_scratch.errors import UserError
+from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.places import PATHS, expanded
 from llm_from_scratch.ranges import Range, range_of
 
@@ -33,6 +33,21 @@ def unknown(key: str, known: list[str]) -> str:
     return f"{key}: there is no such setting" + (f"; did you mean {nearest[0]}?" if nearest else "; see --help")
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Returns a composed configuration as plain values, with its interpolations resolved.
+
+    Raises:
+        UserError: for a value that is missing (`???`), or an interpolation that finds none.
+    """
+    try:
+        for key in sorted(OmegaConf.missing_keys(config)):
+            raise UserError(f"{key}=???: is OmegaConf's mark of a missing value: give another one")
+        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {first_line(error, 300)}; ${{NAME}} stands for another setting") from None
+    return values
+
+
 def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
     """Returns plain values as an instance of the dataclass `schema`, types and ranges checked.
 
@@ -40,7 +55,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
         UserError: for an unknown key, a wrong type or a value out of range, in one line.
     """
     if isinstance(values, DictConfig):
-        values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
+        values = plain(values)
     typed = OmegaConf.structured(schema)
     for item in fields(schema):  # type: ignore[arg-type]
         if is_dataclass(item.type):
@@ -90,11 +105,16 @@ def _check_range(key: str, value: Any, allowed: Range | None) -> None:
 def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
     """Returns the first setting whose type refuses its value, each merged alone, or ""."""
     for group, value in values.items():
-        for name, one in value.items() if isinstance(value, Mapping) else ():
+        alone = (
+            {f"{group}.{name}": {name: one} for name, one in value.items()}
+            if isinstance(value, Mapping)
+            else {group: value}
+        )
+        for key, one in alone.items():
             try:
-                OmegaConf.merge(typed, as_config({group: {name: one}}))
+                OmegaConf.merge(typed, as_config({group: one}))
             except (OmegaConfBaseException, TypeError):
-                return f"{group}.{name}"
+                return key
     return ""
 
 

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.command(options)
     except Exception as error:
-        stop(error)
+        stop(error, name)
 
 
 def _module(name: str) -> ModuleType:

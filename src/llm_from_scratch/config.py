@@ -231,7 +231,8 @@ class CorpusConfig:
     documents: int | None = None  # that the whole corpus has; another count in a download is said
     # data=mix: corpora and their weights; 0 leaves one out
     mix: dict[str, float] | None = ranged(None, ranges.WEIGHTS)
-    corpora: dict[str, Any] = field(default_factory=dict)  # data=mix: the settings of each, as of this group
+    # data=mix: the settings of each, as of this group
+    corpora: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.CORPORA})
 
 
 @dataclass(kw_only=True)

@@ -34,8 +34,25 @@ class MachineError(RuntimeError):
 FAILURES = (OSError, MachineError, FloatingPointError)
 
 
-def stop(error: BaseException) -> NoReturn:
+# Command -> the settings that lower its memory.
+LESS_MEMORY = {
+    "train": (
+        "lower data.micro_batch_size (the batch stays the same), then model.block_size or the model's size;"
+        " what was saved stays"
+    ),
+    "plan": "lower data.micro_batch_size or the model's size, or add --no-measuring",
+    "prepare": "lower prepare.workers",
+    "inspect": "lower prepare.workers",
+    "generate": "lower num_samples or max_new_tokens, or use device=cpu",
+    "evaluate": "lower --batch-size, or use --device cpu",
+    "lm-eval": "lower --batch-size, or use --device cpu",
+}
+
+
+def stop(error: BaseException, command: str) -> NoReturn:
     """Ends the process: one line for a user error or a machine failure, a traceback for a bug.
+
+    `command` is the name of the command that failed.
 
     Raises:
         SystemExit: always, except that HYDRA_FULL_ERROR=1 raises `error` itself.
@@ -45,12 +62,12 @@ def stop(error: BaseException) -> NoReturn:
         raise SystemExit(128 + number)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
-    raise SystemExit(report(error))
+    raise SystemExit(report(error, command))
 
 
-def report(error: BaseException) -> int:
+def report(error: BaseException, command: str) -> int:
     """Prints an error on standard error (a bug with its traceback) and returns its exit status."""
-    line, status = explained(error)
+    line, status = explained(error, command)
     if is_bug(error):
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     else:
@@ -60,35 +77,29 @@ def report(error: BaseException) -> int:
 
 def is_bug(error: BaseException) -> bool:
     """Returns whether an error is a bug: no user error, no machine failure, no lack of memory."""
-    return not isinstance(error, (UserError, *FAILURES)) and out_of_memory(error) is None
+    return not isinstance(error, (UserError, *FAILURES)) and not out_of_memory(error)
 
 
-def explained(error: BaseException) -> tuple[str, int]:
-    """Returns the one-line message of an error and its exit status.
+def explained(error: BaseException, command: str) -> tuple[str, int]:
+    """Returns the one-line message of an error of `command`, and its exit status.
 
     The status is 2 for a user error or a lack of memory, else 1.
     """
-    memory = out_of_memory(error)
-    if memory or isinstance(error, UserError):
-        return memory or first_line(error), 2
+    if isinstance(error, UserError):
+        return first_line(error), 2
+    if out_of_memory(error):
+        needed = re.search(r"allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)", str(error))
+        tried = f" (tried to allocate {needed[1]})" if needed else ""
+        advice = LESS_MEMORY.get(command, "end other programs, or use a machine with more")
+        return f"out of memory{tried}: {advice}", 2
     where = "" if is_bug(error) else " (HYDRA_FULL_ERROR=1 shows where)"
     return f"{type(error).__name__}: {first_line(error)}{where}", 1
 
 
-def out_of_memory(error: BaseException) -> str | None:
-    """Returns a line with the failed allocation and the settings to lower.
-
-    None: `error` is not about memory.
-    """
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, which is no user error, is a lack of memory."""
     text = str(error)
-    if not (isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text):
-        return None
-    needed = re.search(r"allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)", text)
-    tried = f" (tried to allocate {needed[1]})" if needed else ""
-    return (
-        f"out of memory{tried}: lower data.micro_batch_size (the batch stays the same),"
-        " then model.block_size or the model's size; what was saved stays"
-    )
+    return isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text
 
 
 def first_line(error: BaseException, limit: int | None = None) -> str:

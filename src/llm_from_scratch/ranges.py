@@ -66,6 +66,9 @@ BATCH_SCHEDULE = Range(
     lambda value: all(len(pair) == 2 and min(pair) > 0 for pair in value), "[[step, sequences], …], all above 0"
 )
 WEIGHTS = Range(lambda value: all(weight >= 0 for weight in value.values()), "names with weights of 0 or more")
+CORPORA = Range(
+    lambda value: all(isinstance(settings, dict) for settings in value.values()), "names, each with its settings"
+)
 DEVICES = Range(lambda value: value == "auto" or (isinstance(value, int) and value > 0), "a count above 0, or auto")
 THREADS = Range(lambda value: 0 < value <= MAX_THREADS, f"above 0, at most {MAX_THREADS}")
 

@@ -6,6 +6,7 @@ import io
 import re
 import sysconfig
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,9 @@ def read_run(run: Path) -> dict[str, Any]:
     missing = sorted(GROUPS - set(values))
     if missing:
         raise UserError(f"{path}: cut off, it has no {', '.join(missing)}: restore it from a copy")
+    for name in GROUPS:
+        if is_dataclass(getattr(Config(), name)) and not isinstance(values[name], dict):
+            raise UserError(f"{path}: {name} has no settings: restore it from a copy")
     if isinstance(values["logger"], list):  # up to version 0.1: names alone
         values["logger"] = {str(name): {} for name in values["logger"]}
     return values
@@ -135,7 +139,9 @@ def refuse_foreign_code(config: Mapping[str, Any], given: Mapping[str, Any]) -> 
         targets = list(_targets(settings))
         if group == "logger" and name in LOGGERS and not targets:
             _refuse_settings(name, settings, (given.get("logger") or {}).get(name) or {})
-        elif len(targets) != 1 or not (targets[0] in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))):
+        elif len(targets) != 1 or not (
+            str(targets[0]) in HARMLESS or _users_own(targets[0], Path(str(config["run_dir"])))
+        ):
             raise UserError(
                 f"{group}.{name}: a run folder may be a stranger's, and this would run {', '.join(map(str, targets))}:"
                 f" if that is yours, give the whole of it again: +{group}.{name}={{_target_: …}}"

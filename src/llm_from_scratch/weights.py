@@ -172,17 +172,12 @@ def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folde
     return config
 
 
-def load_weights(model: GPT, path: Path) -> None:
-    """Fills a model from a `model.safetensors`, or from a `.pt`, `.pth` or `.ckpt` file.
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a `.pt`, `.pth` or `.ckpt` file by parameter name; runs no code of it.
 
     Raises:
-        UserError: when the file is damaged or not of weights, or names or shapes do not match.
+        UserError: when the file is damaged or not of weights.
     """
-    fill(model, _read_pickle(path) if path.suffix in PICKLES else _read_weights(path), path)
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a pickle by name; no code in the file can run (`weights_only`)."""
     try:
         with open_regular(path) as file:
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -2,6 +2,9 @@
 
 import pytest
 
+from llm_from_scratch.front.program import composed
+from llm_from_scratch.places import config_dir
+
 
 # Fault 21: one line each, with the nearest key.
 @pytest.mark.parametrize(
@@ -38,6 +41,21 @@ import pytest
         ("+trainer.extra.nonsense=1", "trainer.extra.nonsense: lightning.Trainer has no such argument"),
         ("resume=nowhere", "nowhere is no run folder"),
         ("-m optim.lr=1,2 --cfg job", "--cfg and -m: Hydra takes one of them"),
+        ("optim=1e-3", "optim=1e-3: there is no such choice. There are: adamw, muon"),
+        ("model=3", "model=3: there is no such choice. There are: article, gpt2"),
+        ("trainer=true", "trainer=true: there is no such choice. There are: auto"),
+        ("model=[tiny,3]", "model=3: there is no such choice. There are: article, gpt2"),
+        ("-m model=tiny,3", "model=3: there is no such choice. There are: article, gpt2"),
+        ("callbacks=${hydra:job.num}", "callbacks=${hydra:job.num}: there is no such choice"),
+        ("tuned=oz_tinny", "tuned=oz_tinny: there is no such choice; did you mean oz_tiny?"),
+        ("model=[]", "model=[]: a choice is needed: model= one of article, gpt2"),
+        ("hydra/help=3", "the configuration cannot be read: Config group override must be a string"),
+        ("optim.lr=${nope}", "optim.lr: Interpolation key 'nope' not found; ${NAME} stands for another setting"),
+        ("+callbacks.x=[${nope}]", "callbacks.x[0]: Interpolation key 'nope' not found"),
+        ("~task", "run_dir: Interpolation key 'task' not found"),
+        ("optim.lr=???", "optim.lr=???: is OmegaConf's mark of a missing value: give another one"),
+        ("data.corpora=${model}", "data.corpora={"),
+        ("sample.prompt=choice(a,b)", "sample.prompt=choice(a,b): several values: add -m to make one run for each"),
     ],
 )
 def test_fault_21_a_mistake_costs_one_line(
@@ -53,3 +71,8 @@ def test_fault_21_a_mistake_costs_one_line(
     assert printed.err.startswith(f"error: {line}"), printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+@pytest.mark.parametrize("word", ["logger=null", "~logger", "logger=[]"])
+def test_no_choice_of_a_group_is_written_alike_for_every_command(word: str) -> None:
+    assert composed(config_dir(), "train", [word]).logger == {}

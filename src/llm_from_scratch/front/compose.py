@@ -3,19 +3,18 @@
 import difflib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm_from_scratch import mistakes
-from llm_from_scratch.errors import UserError, first_line, missing_extra
+from llm_from_scratch.errors import UserError, message_of, missing_extra
 from llm_from_scratch.front import run_name  # noqa: F401  (registers the resolver of run_dir)
-from llm_from_scratch.front.words import main_config_dir
+from llm_from_scratch.front.words import check_choices, main_config_dir, no_choice
 from llm_from_scratch.places import expanded, program
 from llm_from_scratch.terminal import shell
 
@@ -27,18 +26,26 @@ def compose(config_name: str, job: list[str]) -> DictConfig:
     """Returns the composed config of one job, without Hydra's own group.
 
     Raises:
-        UserError: when an override names a setting or a choice that does not exist; the message
-            suggests the nearest one.
+        UserError: when an override names a setting or a choice that does not exist, with the
+            nearest one; when a file cannot be read, a value is missing, or an interpolation finds
+            none.
     """
+    from llm_from_scratch.check import plain
+
+    check_choices(job, config_name)
     try:
         config = hydra.compose(config_name, job, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
+        _ = config.hydra.mode  # may be an interpolation that finds none
     except MissingConfigException as error:
         raise _no_choice(error) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise _no_setting(error, config_name, job) from None
-    HydraConfig.instance().set_config(config)  # for ${hydra:…} in the values
+    except (yaml.YAMLError, OSError, ValueError) as error:  # of a file of the user's
+        raise UserError(f"the configuration cannot be read: {message_of(error, 300)}") from None
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
+    plain(config)
     return config
 
 
@@ -49,13 +56,7 @@ def _no_choice(error: MissingConfigException) -> UserError:
             return missing_extra(f"{group}={choice}: is not installed here", "sweep")
         package = f"hydra-{choice}-{group.split('/')[1]}"
         return UserError(f"{group}={choice}: is not installed here: pip install {package}")
-    options = list(error.options or [])
-    if group == "data" and (Path(choice).suffix or Path(choice).exists()):
-        return UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}")
-    typed = mistakes.meant(group, choice)
-    nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
-    meant = f"; did you mean {nearest[0]}?" if nearest else "."
-    return UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}")
+    return no_choice(group, choice, error.options or [])
 
 
 def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError:
@@ -63,7 +64,7 @@ def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError
 
     found = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
     if not found:
-        return UserError(first_line(error))
+        return UserError(message_of(error, 300))
     key = found[1]
     known = _flat(hydra.compose(config_name))
     if key.startswith("logger."):
@@ -107,7 +108,7 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
 
 def experiments() -> Iterator[tuple[str, DictConfig]]:
     """Yields (name, config) of each experiment that is one run. Hydra must be initialised."""
-    for path in sorted((Path(main_config_dir()) / "experiment").glob("*.yaml")):
+    for path in sorted((main_config_dir() / "experiment").glob("*.yaml")):
         config = hydra.compose("train", [f"experiment={path.stem}"], return_hydra_config=True)
         if config.hydra.mode != RunMode.MULTIRUN:
             OmegaConf.set_struct(config, False)

@@ -46,12 +46,18 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     if not config.get("resume"):
         _take_shape(config, job)
         return config
-    from llm_from_scratch.check import as_config
-    from llm_from_scratch.config import Config
+    from llm_from_scratch.check import as_config, check, plain
+    from llm_from_scratch.config import Config, leaves
     from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 
-    saved = read_run(Path(config.resume))
-    result = as_config(saved | {"resume": config.resume, "run_dir": config.resume})
+    run_dir = str(config.resume)  # a file of the user's may name it by a number
+    saved = read_run(Path(run_dir))
+    try:
+        before = dict(leaves(check(saved, Config)))
+    except UserError as error:
+        raise UserError(f"{run_dir}/config.yaml: {error}") from None
+    before["optim.custom._target_"] = before["optim.custom"].get("_target_")
+    result = as_config(saved | {"resume": run_dir, "run_dir": run_dir})
     for override in parse(job):
         key = override.key_or_group
         if key.startswith("hydra"):
@@ -60,7 +66,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             raise UserError(
                 f"~{key}: a resumed run has all its settings: give the value that it is to have, {key}=VALUE"
             )
-        if (Path(main_config_dir()) / key).is_dir():
+        if (main_config_dir() / key).is_dir():
             value = override.value()
             choices = value if isinstance(value, list) else [value]
             names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
@@ -72,15 +78,14 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             names = {key}
         for name in names:
             OmegaConf.update(result, name, OmegaConf.select(config, name), merge=False, force_add=True)
-    defaults = asdict(Config())  # a run may be older than a setting
-    run = OmegaConf.merge(as_config(defaults), as_config(saved))
-    fixed = [f"{group}.{name}" for group in ("model", "data", "tokenizer") for name in defaults[group]]
+    fixed = [key for key in before if key.startswith(("model.", "data.", "tokenizer.")) and key not in CHANGEABLE]
     for key in (*fixed, "optim.name", "optim.custom._target_", *SETTLED):
-        before, now = OmegaConf.select(run, key), OmegaConf.select(result, key, default=OmegaConf.select(run, key))
-        if now != before and key not in CHANGEABLE:
-            advice = f"to change it, start a new run ({quote(f'init_from={config.resume}')} takes over its weights)"
-            raise UserError(f"{key}={now}: the resumed run has {before}; {SETTLED.get(key, advice)}")
-    refuse_foreign_code(*(OmegaConf.to_container(each, resolve=True) for each in (result, config)))  # type: ignore[arg-type]
+        # A run may be older than a setting
+        now = OmegaConf.select(result, key, default=before[key])
+        if now != before[key]:
+            advice = f"to change it, start a new run ({quote(f'init_from={run_dir}')} takes over its weights)"
+            raise UserError(f"{key}={now}: the resumed run has {before[key]}; {SETTLED.get(key, advice)}")
+    refuse_foreign_code(asdict(check(result, Config)), plain(config))
     return result
 
 
@@ -93,17 +98,23 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
     changes nothing.
 
     Raises:
-        UserError: when the job asks for another shape or tokenizer, or there is no such run.
+        UserError: when the job asks for another shape or tokenizer, or there is no such run or
+            file.
     """
-    if not isinstance(config.get("init_from"), str):
+    if config.get("init_from") is None:
         return
 
+    from llm_from_scratch.files import open_regular
     from llm_from_scratch.tokenizer import load_tokenizer
     from llm_from_scratch.weights import PICKLES, model_folder, saved_settings
 
-    if Path(config.init_from).suffix in PICKLES:
+    origin = Path(str(config.init_from))
+    if origin.suffix in PICKLES:
+        try:
+            open_regular(origin).close()
+        except OSError as error:
+            raise UserError(f"init_from={origin}: cannot be read ({error.strerror}): name a run, or weights") from None
         return
-    origin = Path(config.init_from)
     model = saved_settings(origin)["model"]
     tokenizer = load_tokenizer(model_folder(origin))
     brought = {f"model.{name}": value for name, value in model.items() if name in config.model}
@@ -114,7 +125,7 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
     asked: dict[str, str] = {}  # setting -> the override that sets it
     for override, word in zip(parse(job), job, strict=True):
         key, value = override.key_or_group, override.value()
-        if (Path(main_config_dir()) / key).is_dir():
+        if (main_config_dir() / key).is_dir():
             choices = value if isinstance(value, list) else [value]
             asked |= {name: f"{word} sets {name}" for choice in choices for name in _set_by(key, choice)}
         else:
@@ -136,7 +147,7 @@ def _set_by(group: str, choice: Any) -> Iterator[str]:
 
     For an experiment, those of its defaults list are included.
     """
-    file = Path(main_config_dir()) / group / f"{choice}.yaml"
+    file = main_config_dir() / group / f"{choice}.yaml"
     if not file.is_file():  # null: none
         return
     text = file.read_text(encoding="utf-8")

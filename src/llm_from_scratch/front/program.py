@@ -19,7 +19,7 @@ from llm_from_scratch.front.compose import compose
 from llm_from_scratch.front.inherit import final_config
 from llm_from_scratch.front.run_name import RUN_NAME, new_name
 from llm_from_scratch.front.sweep import SweepTable, check_sweep, failed, no_sweep
-from llm_from_scratch.front.words import LAST, is_choice, jobs_of, literal, parse, quoted, without_last, without_none
+from llm_from_scratch.front.words import LAST, jobs_of, literal, parse, quoted, without_last, without_none
 from llm_from_scratch.places import expanded
 from llm_from_scratch.terminal import passing, use_utf8
 
@@ -67,8 +67,8 @@ def command(
                 return task(config)
             except Exception as error:
                 if HydraConfig.get().mode == RunMode.MULTIRUN and os.environ.get("HYDRA_FULL_ERROR") != "1":
-                    return failed(error, config)
-                stop(error)
+                    return failed(error, config_name, config)
+                stop(error, config_name)
 
         @signals.ending
         def program() -> None:
@@ -83,7 +83,7 @@ def command(
                     with passing(starting):
                         sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 except Exception as error:
-                    stop(error)
+                    stop(error, config_name)
             SweepTable.failures = 0
             try:
                 hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
@@ -107,7 +107,7 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Chec
         return arguments
     _check_options(arguments, flags)
     sweeps = bool(flags & MULTIRUN)
-    words, others = _settings(arguments, sweeps, config_name, config_dir)
+    words, others = _settings(arguments, config_name, config_dir)
     given = {each.key_or_group: None if each.is_sweep_override() else each.value() for each in parse(words)}
     _check_given(given, sweeps)
     if given.get("resume"):
@@ -133,9 +133,7 @@ def _check_options(arguments: Sequence[str], flags: set[str]) -> None:
             raise UserError(f"{flag}: settings are written as key=value, without dashes: {flag.strip('-')}={value}")
 
 
-def _settings(
-    arguments: Sequence[str], sweeps: bool, config_name: str, config_dir: Path
-) -> tuple[list[str], list[str]]:
+def _settings(arguments: Sequence[str], config_name: str, config_dir: Path) -> tuple[list[str], list[str]]:
     """Returns the settings among the arguments, and the other arguments.
 
     Literal values are quoted, and `last` is replaced by the newest run.
@@ -143,7 +141,7 @@ def _settings(
     Raises:
         UserError: when an argument is neither a setting, an option nor the value of an option.
     """
-    arguments = [argument if sweeps and is_choice(argument) else literal(argument) for argument in arguments]
+    arguments = [literal(argument) for argument in arguments]
     words = [word for word in arguments if ("=" in word and not word.startswith("-")) or word.startswith("~")]
     others = [word for word in arguments if word not in words]
     words = without_none(words, config_dir, config_name)
@@ -225,6 +223,7 @@ def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: 
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise UserError(f"{word}: settings are written as key=value; see --help")
+    words = without_none(words, config_dir, config_name)
     if any(override.is_sweep_override() for override in parse(words)):
         raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
     words = without_last(words, LAST | {"resume": resumes})

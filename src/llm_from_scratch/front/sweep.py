@@ -65,8 +65,10 @@ def check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], 
         print(f"{key}={value}: is one value; for one run each write {key}='choice(…)'", file=sys.stderr)
 
 
-def failed(error: Exception, config: DictConfig) -> float:
+def failed(error: Exception, command: str, config: DictConfig) -> float:
     """Reports the error of one run of a sweep and saves it for the table; the other runs go on.
+
+    `command` is the name of the command, `config` the configuration of the run.
 
     Returns:
         Infinity, the worst validation loss: a sweeper that minimises it avoids these settings.
@@ -74,8 +76,8 @@ def failed(error: Exception, config: DictConfig) -> float:
     from llm_from_scratch.config import FAILURE
     from llm_from_scratch.files import write_file
 
-    line, _ = explained(error)
-    report(error)
+    line, _ = explained(error, command)
+    report(error, command)
     SweepTable.failures += 1
     if "run_dir" in config:
         folder = run_folder(config)
@@ -126,4 +128,4 @@ class SweepTable(Callback):
             for run in completed(root):
                 print(for_stream(f"run: {run}", sys.stdout), flush=True)
         # Failures in other processes are counted from the folders of the runs.
-        SweepTable.failures = max(SweepTable.failures, print_sweep([root]))
+        SweepTable.failures = max(SweepTable.failures, print_sweep(root))

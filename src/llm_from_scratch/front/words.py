@@ -1,7 +1,9 @@
 """Parses a command line: literal values, `last`, `null` for groups, and Hydra's grammar."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,6 +12,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from llm_from_scratch import mistakes
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import PATHS, expanded
 
@@ -39,10 +42,12 @@ LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model
 def literal(argument: str) -> str:
     """Returns a setting of LITERAL, such as `prompt=Oh, it's 5!`, with its value in Hydra's quotes.
 
-    Other arguments stay as they are.
+    Other arguments stay as they are, and so do the values of a sweep, `data.path=choice(a,b)`.
     """
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in LITERAL or (value == "null" and key != "prompt"):
+        return argument
+    if key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")"):
         return argument
     if key.lstrip("+") in PATHS:
         value = expanded(value)
@@ -56,37 +61,36 @@ def quoted(value: str) -> str:
     return QuotedString(escape(value), Quote.single).with_quotes()
 
 
-def is_choice(argument: str) -> bool:
-    """Returns whether an argument sweeps over a literal setting, as `data.path=choice(a,b)`."""
-    key, _, value = argument.partition("=")
-    return key.lstrip("+") in SWEPT and value.startswith("choice(") and value.endswith(")")
-
-
 def without_none(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
-    """Translates `group=null` and `~group` (no choice of that group), which Hydra's grammar lacks.
+    """Translates `group=null`, `group=[]` and `~group`: no choice of that group.
 
     They become `group=none` where that choice exists; else they are dropped.
 
     Raises:
         UserError: when the group needs a choice.
     """
-    # Interpolations stay unresolved
-    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
-    assert isinstance(main, dict)
-    defaults = main.get("defaults") or []
-    absent = {next(iter(entry)) for entry in defaults if isinstance(entry, dict) and None in entry.values()}
+    groups = default_choices(config_dir, config_name)
     kept = []
     for word in words:
         key, _, value = word.removeprefix("~").partition("=")
         group = config_dir / key
-        if not group.is_dir() or not (word.startswith("~") or value == "null"):
+        if not group.is_dir() or not (word.startswith("~") or value in ("null", "[]")):
             kept.append(word)
         elif (group / "none.yaml").exists():
             kept.append(f"{key}=none")
-        elif key not in absent:
+        elif groups.get(key, "none") is not None:
             options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
             raise UserError(f"{word}: a choice is needed: {key}= one of {options}")
     return kept
+
+
+def default_choices(config_dir: Path, config_name: str) -> dict[str, Any]:
+    """Returns group -> choice (None for none) of the defaults list in the main YAML file."""
+    # Interpolations stay unresolved
+    main = OmegaConf.to_container(OmegaConf.load(config_dir / f"{config_name}.yaml"))
+    assert isinstance(main, dict)
+    entries = [next(iter(entry.items())) for entry in main["defaults"] if isinstance(entry, dict)]
+    return {group.split()[-1]: choice for group, choice in entries}  # "optional tuned", "override hydra/help"
 
 
 def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[str]:
@@ -154,9 +158,34 @@ def jobs_of(words: Sequence[str]) -> list[list[str]]:
     return jobs
 
 
-def main_config_dir() -> str:
-    """Returns the folder of the YAML files that Hydra composes from."""
-    return next(source.path for source in HydraConfig.get().runtime.config_sources if source.provider == "main")
+def main_config_dir() -> Path:
+    """Returns the folder of the YAML files that Hydra, which is initialised, composes from."""
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    return next(Path(source.path) for source in sources if source.provider == "main")
+
+
+def check_choices(job: Sequence[str], config_name: str) -> None:
+    """Raises UserError for a group's choice that has no file, such as `optim=1e-3`."""
+    groups = default_choices(main_config_dir(), config_name)
+    for override, word in zip(parse(job), job, strict=True):
+        group, value = override.key_or_group, override.value()
+        if group not in groups or group.startswith("hydra/") or override.is_delete() or isinstance(value, dict):
+            continue
+        folder = main_config_dir() / group
+        typed = value if isinstance(value, str) else word.partition("=")[2]  # 1e-3, not 0.001
+        for choice in map(str, value) if isinstance(value, list) else [typed]:
+            if not (folder / f"{choice}.yaml").is_file():
+                raise no_choice(group, choice, sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def no_choice(group: str, choice: str, options: Sequence[str]) -> UserError:
+    """Returns the error for a choice that `group` lacks, with its equivalent or the nearest one."""
+    if group == "data" and (Path(choice).suffix or Path(choice).exists()):
+        return UserError(f"data={choice}: a file or folder of your own is data=text data.path={choice}")
+    typed = mistakes.meant(group, choice)
+    nearest = [typed] if typed else difflib.get_close_matches(choice, options, n=1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else "."
+    return UserError(f"{group}={choice}: there is no such choice{meant} There are: {', '.join(options)}")
 
 
 def job_overrides() -> list[str]:
@@ -169,6 +198,5 @@ def given_settings(job: Sequence[str]) -> list[str]:
     return [
         override.key_or_group
         for override in parse(job)
-        if not override.key_or_group.startswith("hydra")
-        and not (Path(main_config_dir()) / override.key_or_group).is_dir()
+        if not override.key_or_group.startswith("hydra") and not (main_config_dir() / override.key_or_group).is_dir()
     ]

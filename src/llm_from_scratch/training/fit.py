@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
@@ -33,7 +35,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.weights import PICKLES, LoadedModel, fill, load_model, load_weights, model_folder
+from llm_from_scratch.weights import PICKLES, fill, load_model, model_folder, read_pickle
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def train(
 
     # The text, as tokens.
     state = state_to_resume(config)
-    origin = load_origin(config) if state is None else None
+    origin = load_origin(config) if config.init_from and state is None else None
     tokenizer = tokenizer_of_weights(config, state, origin)
     prepared = prepared or prepare(
         config.data, config.tokenizer, tokenizer=tokenizer, wait=True, settings=config.prepare, fetch=fetch, write=write
@@ -76,8 +78,8 @@ def train(
     # The model.
     torch.manual_seed(config.seed)
     model = build_model(config, prepared)
-    if config.init_from and state is None:
-        start_from(model, Path(config.init_from), origin)
+    if origin:
+        fill(model, origin.weights, origin.path)
     module = LanguageModel(model, config, val_bytes=prepared.text_bytes("val"))
 
     # The loop.
@@ -125,21 +127,33 @@ def step_of(state: Path | None) -> int:
     return int(state.name.split("_")[1]) if state else 0
 
 
-def load_origin(config: Config) -> LoadedModel | None:
-    """Returns the model of the run that `init_from` names.
+@dataclass(frozen=True)
+class Origin:
+    """The weights that a run starts from, by parameter name; a file of weights has no tokenizer."""
 
-    None where it is not set, or names a .pt, .pth or .ckpt file.
+    path: Path
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer | None = None
+
+
+def load_origin(config: Config) -> Origin:
+    """Reads the weights of the run or of the .pt, .pth or .ckpt file that `init_from` names.
+
+    Raises:
+        UserError: when it is missing or damaged.
     """
-    if not config.init_from or Path(config.init_from).suffix in PICKLES:
-        return None
-    return load_model(Path(config.init_from))
+    path = Path(str(config.init_from))
+    if path.suffix in PICKLES:
+        return Origin(path, read_pickle(path))
+    loaded = load_model(path)
+    return Origin(path, dict(loaded.model.named_parameters()), loaded.tokenizer)
 
 
-def tokenizer_of_weights(config: Config, state: Path | None, origin: LoadedModel | None) -> Tokenizer | None:
+def tokenizer_of_weights(config: Config, state: Path | None, origin: Origin | None) -> Tokenizer | None:
     """Returns the tokenizer that the initial weights were trained with.
 
-    None where the settings choose it. Without a checkpoint `state` is None; without a run in
-    `init_from`, `origin` is None.
+    None where the settings choose it. A new run has no checkpoint (`state`), and `origin` only
+    with `init_from`.
     """
     if origin:
         return origin.tokenizer
@@ -162,17 +176,6 @@ def build_model(config: Config, prepared: Prepared) -> GPT:
         eot_id=document_start(prepared) if config.data.doc_mask else None,
         recompute=config.trainer.activation_checkpointing,
     )
-
-
-def start_from(model: GPT, weights: Path, origin: LoadedModel | None) -> None:
-    """Replaces the model's random weights with those of the run or file `weights`.
-
-    `origin` is the loaded model of that run, and None for a file.
-    """
-    if origin:
-        fill(model, dict(origin.model.named_parameters()), weights)
-    else:
-        load_weights(model, weights)
 
 
 def fingerprints(prepared: Prepared) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The end of a run: the table of results, the curves and the commands to run next."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +158,17 @@ def completed(root: Path) -> list[Path]:
     return sorted((run for run in numbered if not (run / FAILURE).exists()), key=lambda run: int(run.name))
 
 
-def print_sweep(roots: Sequence[Path]) -> int:
+def print_sweep(root: Path) -> int:
     """Prints one table of all runs of a sweep, the best first, on standard error.
 
-    Args:
-        roots: the folders that hold the runs; a sweep over corpora has one for each corpus.
+    `root` is the folder that holds the runs.
 
     Returns:
         The number of failed runs. Their reasons are printed below the table.
     """
-    runs = {file.parents[1]: set(OmegaConf.load(file)) for root in roots for file in sorted(root.glob(f"*/{SWEPT}"))}
+    runs = {file.parents[1]: set(OmegaConf.load(file)) for file in sorted(root.glob(f"*/{SWEPT}"))}
     shared = set.intersection(*runs.values()) if len(runs) > 1 else set()
-    table = Table(title=f"All runs of {', '.join(map(str, roots))}", title_justify="left")
+    table = Table(title=f"All runs of {root}", title_justify="left")
     for name in ("run", "overrides", "best step", "nats a token", "bits per byte"):
         table.add_column(name, overflow="fold")
     made, failed = [], []
