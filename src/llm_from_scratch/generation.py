@@ -383,10 +383,13 @@ class TextStream:
         return any(stop.startswith(end) for stop in self._stop)
 
 
-def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig) -> Iterator[list[str]]:
+def generate(
+    model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, end_ids: Sequence[int] = ()
+) -> Iterator[list[str]]:
     """Continues the prompt on the model's device and streams the new text.
 
-    A sample ends at an end-of-text token, before a stop string, or after max_new_tokens. An empty
+    A sample ends at an end-of-text token, at one of `end_ids`, which have no text either, before a
+    stop string, or after max_new_tokens. An empty
     prompt starts a document, with an end-of-text token. The prompt is cleaned as the corpus was
     (`clean_typed`). The same seed gives the same text on a CPU.
 
@@ -399,13 +402,14 @@ def generate(model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConf
     """
     prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]
+    ends = {tokenizer.eot_id, *end_ids}
 
     def pieces() -> Iterator[list[str]]:
         streams = [TextStream(config.stop) for _ in range(config.num_samples)]
         for step, tokens in enumerate(to_host(generate_tokens(model, ids, config)), start=1):
             last = step == config.max_new_tokens
             yield [
-                stream.push(tokenizer.decode_bytes([token]), final=last or token == tokenizer.eot_id)
+                stream.push(b"" if token in ends else tokenizer.decode_bytes([token]), final=last or token in ends)
                 for stream, token in zip(streams, tokens, strict=True)
             ]
             if all(stream.ended for stream in streams):

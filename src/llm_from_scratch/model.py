@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from llm_from_scratch.config import ModelConfig
@@ -443,3 +444,24 @@ class GPT(nn.Module):
     def num_parameters(self) -> int:
         """Counts the distinct parameters: a tied head and a shared layer count once."""
         return sum(p.numel() for p in self.parameters())
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Skips the functions of torch.nn.init that draw random numbers."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def uninitialised(config: GPTConfig, *, eot_id: int | None = None) -> GPT:
+    """Builds a GPT in evaluation mode whose matrices are memory to be filled, as from a file.
+
+    Drawing random numbers takes longer than reading weights.
+    """
+    with _WithoutDrawing():
+        return GPT(config, eot_id=eot_id).eval()

@@ -18,7 +18,7 @@ from torch import Tensor
 from llm_from_scratch.checkpoint import MALFORMED, own_sha256, read_json, reason, verify_own
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
-from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.model import GPT, GPTConfig, uninitialised
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 PICKLES = (".pt", ".pth", ".ckpt")
@@ -28,15 +28,18 @@ PICKLES = (".pt", ".pth", ".ckpt")
 class LoadedModel:
     """Trained model with its tokenizer.
 
-    `step` and `loss` (nats a token) are those of the best validation. `data` is the fingerprint
-    of the prepared text; None in version 0.1.
+    `step` and `loss` (nats a token) are those of the best validation; None for a model that was
+    trained elsewhere. `data` is the fingerprint of the prepared text; None in version 0.1.
+    `end_ids` end a text, as the tokenizer's `eot_id` does. `chat_template` is in Jinja.
     """
 
     model: GPT
     tokenizer: Tokenizer
-    step: int
-    loss: float
+    step: int | None
+    loss: float | None
     data: str | None = None
+    end_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
 
 
 def save_model(
@@ -91,7 +94,7 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
     weights = _read_weights(path)
     config = _verified_config(metadata["model"], weights, folder)
     tokenizer = load_tokenizer(folder)
-    model = GPT(config, eot_id=tokenizer.eot_id if doc_mask else None)
+    model = uninitialised(config, eot_id=tokenizer.eot_id if doc_mask else None)
     fill(model, weights, path)
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}")

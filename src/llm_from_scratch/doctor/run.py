@@ -196,6 +196,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     except UserError as error:
         yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
+    assert loaded.step is not None  # of a run
     # config.json holds the checksum of the weights and has none of its own: it is compared with
     # config.yaml and metrics.jsonl.
     own, differing = asdict(loaded.model.config), []

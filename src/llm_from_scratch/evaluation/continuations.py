@@ -60,14 +60,17 @@ def passages(text: str, count: int, seed: int) -> list[Passage]:
 def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
     """Returns a sampled continuation of the prompt, of at most `characters` characters.
 
-    An end-of-text token ends it earlier. A prompt longer than the context keeps its last tokens.
+    An end-of-text token, or one of the model's `end_ids`, ends it earlier. A prompt longer than the
+    context keeps its last tokens.
     """
     ids = run.tokenizer.encode(prompt)[-run.model.config.block_size :]
     device = next(run.model.parameters()).device
+    ends = {run.tokenizer.eot_id, *run.end_ids}
     stream, written = TextStream(), ""
     config = replace(SAMPLING, max_new_tokens=characters, seed=seed)
     for (token,) in generate_tokens(run.model, torch.tensor([ids], device=device), config):
-        written += stream.push(run.tokenizer.decode_bytes([int(token)]), final=int(token) == run.tokenizer.eot_id)
+        end = int(token) in ends
+        written += stream.push(b"" if end else run.tokenizer.decode_bytes([int(token)]), final=end)
         if stream.ended or len(written) >= characters:
             break
     return written[:characters]

@@ -118,7 +118,8 @@ class HarnessModel(TemplateLM):
             top_p=(asked.get("top_p") or None) if sampled else None,
             stop=[until] if isinstance(until, str) else [stop for stop in until if stop],
         )
-        return "".join(piece for (piece,) in generate(self.run.model, self.run.tokenizer, prompt, config))
+        pieces = generate(self.run.model, self.run.tokenizer, prompt, config, self.run.end_ids)
+        return "".join(piece for (piece,) in pieces)
 
 
 def harness(

@@ -119,7 +119,7 @@ class RunResult(Figures):
     """The figures of one run."""
 
     run: str  # its folder
-    step: int
+    step: int | None  # None: a model that was trained elsewhere
     parameters: int
     tokenizer: str
     positions: list[Position]
