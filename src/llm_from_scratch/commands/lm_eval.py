@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Runs tasks of EleutherAI's lm-eval on a run's model. Its own tasks fetch their data from the Hugging "
         "Face hub; a YAML file of yours over local data needs no network."
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder, or last")
+    parser.add_argument("run", metavar="RUN", help="a run folder, last, a .gguf file, or smollm2 (make weights)")
     parser.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks or groups, or YAML files")
     parser.add_argument("--include", type=user_path, metavar="DIR", help="a folder of further tasks")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples of a task, for a trial")
@@ -32,22 +32,23 @@ def run(options: argparse.Namespace) -> None:
 
     from llm_from_scratch.evaluation.harness import harness
     from llm_from_scratch.machine import pick_device
-    from llm_from_scratch.run import find_run
-    from llm_from_scratch.weights import load_model
+    from llm_from_scratch.pretrained import find_model
 
     for name, least in (("batch_size", 1), ("limit", 1), ("num_fewshot", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
-    folder = find_run(options.run, holding="model/config.json")
+    source = find_model(options.run)
     log_to_stderr(logging.WARNING)
     tasks = [task for task in options.tasks.split(",") if task]
-    run = load_model(folder, pick_device(options.device))
+    run = source.open(pick_device(options.device))
     found = harness(run, tasks, options.include, options.limit, options.num_fewshot, options.batch_size)
     if options.json:
-        print(json.dumps({"run": str(folder), "step": run.step} | found))
+        print(json.dumps({"run": str(source.path), "step": run.step} | found))
         return
-    table = Table(title=f"{folder} (step {run.step})", title_justify="left")
+    table = Table(
+        title=f"{source.path}" + (f" (step {run.step})" if run.step is not None else ""), title_justify="left"
+    )
     table.add_column("task")
     table.add_column("metric")
     for name in ("value", "standard error", "examples"):

@@ -1,0 +1,82 @@
+"""A model by its name: a run of this package, or a model that was trained elsewhere.
+
+last, PATH                  a run folder
+PATH.gguf                   a file of llama.cpp
+PATH                        a folder of transformers, with config.json
+hub:OWNER/NAME@REVISION     the same, from the Hugging Face hub
+smollm2                     a published model that `make weights` installs (`registry`)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm_from_scratch import registry
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.gguf import read as gguf
+from llm_from_scratch.places import user_path
+from llm_from_scratch.run import MODEL, find_run
+from llm_from_scratch.weights import LoadedModel, load_model
+
+HUB = "hub:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies."""
+
+    kind: str  # run | gguf | huggingface
+    path: Path
+
+    def open(
+        self, device: torch.device | str = "cpu", *, block_size: int | None = None, doc_mask: bool = False
+    ) -> LoadedModel:
+        """Loads the model with its tokenizer, in evaluation mode on `device`.
+
+        Args:
+            device: the device to load the model to.
+            block_size: the context, tokens, at most the model's own; None: the model's own.
+            doc_mask: keeps attention within documents, as `data.doc_mask` does in training.
+
+        Raises:
+            UserError: when a file is missing or damaged, or of a model that this package lacks.
+        """
+        if self.kind == "run":
+            if block_size is not None:
+                raise UserError(f"block_size={block_size}: a run keeps the context that it was trained with")
+            return load_model(self.path, device, doc_mask=doc_mask)
+        assert self.kind == "gguf"
+        model, tokenizer, end_ids, template = gguf.load(self.path, block_size=block_size)
+        model.eot_id = tokenizer.eot_id if doc_mask else None
+        return LoadedModel(model.to(device), tokenizer, step=None, loss=None, end_ids=end_ids, chat_template=template)
+
+
+def find_model(name: str, key: str = "run") -> Source:
+    """Resolves the name of a model, of one of the forms above; nothing is loaded.
+
+    Args:
+        name: as above. A folder that is no model is a run folder, whose absence `open` tells.
+        key: the setting or argument whose value is `name`, for the message.
+
+    Raises:
+        UserError: when there is no run yet, or a published model is not installed.
+    """
+    if name in registry.PUBLISHED:
+        return Source("gguf", registry.find(name))
+    path = user_path(name)
+    if path.suffix == ".gguf":
+        return Source("gguf", path)
+    return Source("run", find_run(name, MODEL, key))
+
+
+def open_model(
+    name: str,
+    device: torch.device | str = "cpu",
+    *,
+    block_size: int | None = None,
+    doc_mask: bool = False,
+    key: str = "run",
+) -> LoadedModel:
+    """Loads the model of a name: `find_model`, then `Source.open`."""
+    return find_model(name, key).open(device, block_size=block_size, doc_mask=doc_mask)
