@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "gguf.read": ["gguf.library", "gguf.names", "model", "tokenizer"],
     "gguf.write": ["gguf.library", "gguf.names", "model", "tokenizer"],
     "pretrained": ["registry", "gguf", "weights", "run"],
-    "huggingface": [*RUN, "generation", "model", "tokenizer", *SETTINGS],
+    "huggingface": [],
     "evaluation": [],
     "training": [],
     "api": ["evaluation.scoring", "generation", "config", "pretrained", *RUN],
@@ -195,7 +195,16 @@ TRAINING: dict[str, list[str]] = {
     "results": ["run", *SETTINGS],
     "fit": ["data", *RUN, "model", "plan", "tokenizer", *SETTINGS],
 }
-ORDERED = {"data": DATA, "evaluation": EVALUATION, "training": TRAINING}
+# The same of huggingface/.
+HUGGINGFACE: dict[str, list[str]] = {
+    "families": ["model", *SETTINGS],
+    "settings": ["model", *SETTINGS],
+    "tensors": ["model"],
+    "hub": [],
+    "read": ["checkpoint", "model", "tokenizer", "weights"],
+    "write": ["model", "tokenizer", "weights"],
+}
+ORDERED = {"data": DATA, "evaluation": EVALUATION, "huggingface": HUGGINGFACE, "training": TRAINING}
 MAY_IMPORT |= {
     f"{folder}.{name}": [*(f"{folder}.{other}" for other in list(modules)[:place]), *more]
     for folder, modules in ORDERED.items()

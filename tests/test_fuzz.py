@@ -394,6 +394,52 @@ def model_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     )
 
 
+def huggingface_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
+    """A folder of transformers with one file of weights, and one with two and their index."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from llm_from_scratch.huggingface.read import load
+    from llm_from_scratch.huggingface.write import export
+    from llm_from_scratch.model import GPT, GPTConfig
+    from llm_from_scratch.tokenizer import CharTokenizer
+    from llm_from_scratch.weights import LoadedModel
+
+    tokenizer = CharTokenizer("abcdefg")
+    shape: dict[str, Any] = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8}
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    other: dict[str, Any] = {"qk_norm": False, "rope_scaling": scaling, "tie_weights": False}
+    for name, more in (("one", {}), ("two", other)):
+        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape, **more))
+        export(LoadedModel(model, tokenizer, 5, 1.5), folder / name)
+    whole = folder / "two" / "model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / "two" / file)
+    index = folder / "two" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}), encoding="utf-8")
+
+    def read(folder: Path) -> object:
+        models = [load(folder / name, block_size=4) for name in ("one", "two")]
+        with torch.inference_mode():
+            return [found.model(torch.tensor([[0, 1, 2, 3]])).argmax(-1).tolist() for found in models]
+
+    return (
+        {
+            "one/config.json": hostile_json,
+            "two/config.json": hostile_json,
+            "one/generation_config.json": hostile_json,
+            "one/model.safetensors": hostile_safetensors,
+            "two/model.safetensors.index.json": hostile_json,
+            "two/model-00002-of-00002.safetensors": hostile_safetensors,
+        },
+        lambda folder: None,
+        read,
+    )
+
+
 def checkpoint_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     import torch
 
@@ -626,6 +672,7 @@ KINDS = {
     "index": index_kind,
     "prepared": prepared_kind,
     "model": model_kind,
+    "huggingface": huggingface_kind,
     "checkpoint": checkpoint_kind,
     "config": config_kind,
     "tokenizer": tokenizer_kind,

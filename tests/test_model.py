@@ -13,6 +13,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from small_models import IMPORTED, KINDS, LLAMA3, V, make, twin_of
 from torch import Tensor, nn
 
 from llm_from_scratch.config import ModelConfig
@@ -29,57 +30,6 @@ from llm_from_scratch.model import (
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-V = 61
-# Small models of the three families: what the presets choose, at a size that a test can afford.
-ARTICLE: dict[str, Any] = {
-    "n_layer": 2, "n_head": 1, "norm": "layernorm", "norm_position": "post", "position": "sinusoidal", "activation": "relu",
-    "qk_norm": False, "bias": True, "tie_weights": False, "norm_eps": 1e-5,
-}  # fmt: skip
-GPT2: dict[str, Any] = {
-    "n_layer": 2,
-    "norm": "layernorm",
-    "position": "learned",
-    "activation": "gelu",
-    "qk_norm": False,
-    "bias": True,
-    "norm_eps": 1e-5,
-}
-MODERN: dict[str, Any] = {"n_layer": 2, "n_kv_head": 2}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    # Of the four wavelengths one is kept, one between, two divided
-    "original_max_position_embeddings": 64,
-}
-# Models of others whose weights are to be loaded: the shapes of Qwen3, Qwen2 and Llama 3 that the
-# modern family has not.
-IMPORTED: dict[str, dict[str, Any]] = {
-    "qwen3": {**MODERN, "head_size": 12},
-    "qwen2": {**MODERN, "qk_norm": False, "qkv_bias": True},
-    "llama3": {**MODERN, "qk_norm": False, "rope_scaling": LLAMA3},
-    "linear": {**MODERN, "qk_norm": False, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-}
-KINDS = {
-    **IMPORTED,
-    "article": ARTICLE,
-    "gpt2": GPT2,
-    "modern": MODERN,
-    "shared": {**MODERN, "n_layer": 5, "n_unique_layer": 2},
-    "relu2": {**MODERN, "activation": "relu2"},
-}
-
-
-def make(kind: str, **changes: Any) -> GPT:
-    """A small model whose every parameter is random, biases and norms too, so that none can be
-    forgotten.
-    """
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(**{"vocab_size": V, "block_size": 16, "n_embd": 32, **KINDS[kind], **changes}))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, mean=1.0 if parameter.dim() == 1 else 0.0, std=0.2)
-    return model.eval()
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -95,6 +45,8 @@ def preset(name: str) -> dict[str, Any]:
         ("tiny", 1024, 984_448),
         ("small", 1024, 11_015_808),
         ("medium", 1024, 76_304_640),
+        ("llama", 1024, 9_835_392),
+        ("qwen3", 1024, 13_670_784),
         ("gpt2", 50_257, 124_439_808),
         ("gpt2-medium", 50_257, 354_823_168),
         ("gpt2-large", 50_257, 774_030_080),
@@ -208,102 +160,18 @@ def test_sinusoids_are_those_of_the_paper() -> None:
 
 
 # ------------------------------------------------------------------------------- Hugging Face twins
-def hugging_face(kind: str, config: GPTConfig) -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_weights}
-    if kind not in ("article", "gpt2"):
-        name = "Qwen3" if config.qk_norm else "Qwen2" if config.qkv_bias else "Llama"
-        twin = getattr(transformers, f"{name}ForCausalLM")(
-            getattr(transformers, f"{name}Config")(
-                **sizes, hidden_size=config.n_embd, num_hidden_layers=config.n_layer, head_dim=config.head_dim,
-                num_attention_heads=config.n_head, num_key_value_heads=config.kv_heads, rms_norm_eps=config.norm_eps,
-                intermediate_size=config.inner_size, max_position_embeddings=config.block_size,
-                rope_parameters={"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_base},
-                bos_token_id=None, eos_token_id=None, pad_token_id=None,
-            )
-        )  # fmt: skip
-    else:
-        sizes |= {
-            "n_embd": config.n_embd,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_positions": config.block_size,
-        }
-        sizes |= {"bos_token_id": None, "eos_token_id": None, "layer_norm_epsilon": config.norm_eps}
-        twin = (
-            transformers.GPT2LMHeadModel(
-                transformers.GPT2Config(
-                    **sizes, activation_function={"gelu": "gelu_new", "gelu_erf": "gelu"}[config.activation]
-                )
-            )
-            if kind == "gpt2"
-            else transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**sizes, afn="relu"))
-        )
-    return twin.eval()
-
-
-def twin_weights(kind: str, model: GPT) -> dict[str, Tensor]:
-    """The state dict of the twin; GPT-2 and its ancestor keep their matrices transposed."""
-    own, c = model.state_dict(), model.config
-    modern = kind not in ("article", "gpt2")
-    if modern:
-        names = {"token_embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-        inside = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
-        inside |= {"attention.out": "self_attn.o_proj", "feed_forward.out": "mlp.down_proj"}
-        inside |= {"attention.q_norm": "self_attn.q_norm", "attention.k_norm": "self_attn.k_norm"}
-        layers = "model.layers"
-    else:
-        gpt2 = kind == "gpt2"
-        names = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
-        names = {ours: f"transformer.{theirs}" for ours, theirs in names.items()} | {"head": "lm_head"}
-        if not gpt2:
-            names["token_embedding"] = "transformer.tokens_embed"
-        inside = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2", "attention.qkv": "attn.c_attn"}
-        inside |= {"attention.out": "attn.c_proj", "feed_forward.up": "mlp.c_fc", "feed_forward.out": "mlp.c_proj"}
-        layers = "transformer.h"
-    theirs = {}
-    for key, tensor in own.items():
-        name, leaf = key.rsplit(".", 1)
-        if not name.startswith("blocks."):
-            theirs[f"{names[name]}.{leaf}"] = tensor
-            continue
-        _, layer, part = name.split(".", 2)
-        if part in inside:
-            transposed = not modern and tensor.dim() == 2
-            theirs[f"{layers}.{layer}.{inside[part]}.{leaf}"] = tensor.T if transposed else tensor
-        else:
-            fused = part == "attention.qkv"
-            parts = (
-                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-                if fused
-                else ("mlp.gate_proj", "mlp.up_proj")
-            )
-            widths = (
-                [c.head_dim * h for h in (c.n_head, c.kv_heads, c.kv_heads)] if fused else [c.inner_size, c.inner_size]
-            )
-            for their_part, piece in zip(parts, tensor.split(widths), strict=True):
-                theirs[f"{layers}.{layer}.{their_part}.{leaf}"] = piece
-    if kind == "article":
-        theirs["transformer.positions_embed.weight"] = model.sinusoids
-    if model.head is None:
-        theirs["lm_head.weight"] = own["token_embedding.weight"]
-    return theirs
-
-
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", ["article", "gpt2", "modern", *IMPORTED])
 def test_logits_are_those_of_the_hugging_face_twin(kind: str, tied: bool) -> None:
     model = make(kind, tie_weights=tied)
-    twin = hugging_face(kind, model.config)
-    twin.load_state_dict(twin_weights(kind, model))
+    twin = twin_of(model)
     ids = torch.randint(V, (3, 16))
     torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_exact_gelu_is_that_of_hugging_face() -> None:
     model = make("gpt2", activation="gelu_erf")
-    twin = hugging_face("gpt2", model.config)
-    twin.load_state_dict(twin_weights("gpt2", model))
+    twin = twin_of(model)
     ids = torch.randint(V, (3, 16))
     torch.testing.assert_close(model(ids), twin(ids).logits, rtol=1e-5, atol=1e-5)
 
@@ -311,8 +179,7 @@ def test_the_exact_gelu_is_that_of_hugging_face() -> None:
 @pytest.mark.parametrize("kind", ["article", "gpt2", "modern"])
 def test_loss_and_gradients_are_those_of_the_hugging_face_twin(kind: str) -> None:
     model = make(kind)
-    twin = hugging_face(kind, model.config)
-    twin.load_state_dict(twin_weights(kind, model))
+    twin = twin_of(model)
     ids = torch.randint(V, (3, 16))
     mine, theirs = model.loss(ids[:, :-1], ids[:, 1:]), twin(ids, labels=ids).loss
     torch.testing.assert_close(mine, theirs)

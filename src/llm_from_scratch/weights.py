@@ -162,17 +162,26 @@ def _verified_config(settings: dict[str, Any], weights: dict[str, Tensor], folde
             if isinstance(value, int) and value > max(total, 2**24):
                 raise UserError(f"{name} exceeds the {total} numbers in model.safetensors")
         config = GPTConfig(**settings)
-        if config.unique_layers > len(weights) or config.block_size * config.head_dim > max(total, 2**26):
-            raise UserError("more layers or positions than model.safetensors accounts for")
-        if config.n_layer * config.block_size * config.kv_heads * config.head_dim > max(64 * total, 2**28):
-            raise UserError("more layers and positions than model.safetensors accounts for")
-        heads = 2 * (config.n_head + config.kv_heads) * config.head_dim
-        inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
-        if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
-            raise UserError(f"larger matrices than the {total} numbers in model.safetensors")
+        check_size(config, total, len(weights))
     except MALFORMED as error:
         raise UserError(f"{folder / 'config.json'}: damaged ({reason(error)})") from None
     return config
+
+
+def check_size(config: GPTConfig, total: int, tensors: int) -> None:
+    """Compares the size of an untrusted config's model with a file of `total` numbers in `tensors`.
+
+    Raises:
+        UserError: when the model is larger than the file justifies.
+    """
+    if config.unique_layers > tensors or config.block_size * config.head_dim > max(total, 2**26):
+        raise UserError("more layers or positions than model.safetensors accounts for")
+    if config.n_layer * config.block_size * config.kv_heads * config.head_dim > max(64 * total, 2**28):
+        raise UserError("more layers and positions than model.safetensors accounts for")
+    heads = 2 * (config.n_head + config.kv_heads) * config.head_dim
+    inner = config.inner_size * (3 if config.activation == "swiglu" else 2)
+    if config.n_embd * (config.vocab_size + config.unique_layers * (heads + inner)) > total:
+        raise UserError(f"larger matrices than the {total} numbers in model.safetensors")
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -544,12 +544,12 @@ def test_without_an_extra_the_rest_is_made(here: Path, monkeypatch: pytest.Monke
     for name in ("sacrebleu", "rouge_score", "rouge_score.rouge_scorer", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     report = measured(["run"], Settings(generate=2, gpt2=[here], bertscore=here, entailment=here, **CPU))
-    metrics, hf = "pip install -e '.[metrics]'", "pip install -e '.[hf]'"
+    metrics = "pip install -e '.[metrics]'"
     assert f"BLEU and chrF need: {metrics}" in report["left_out"]
     assert f"ROUGE needs: {metrics}" in report["left_out"]
-    assert f"BERTScore needs: {hf}" in report["left_out"]
-    assert f"entailment needs: {hf}" in report["left_out"]
-    assert f"--gpt2 {here} needs: {hf}" in report["left_out"]
+    assert f"BERTScore needs: {metrics}" in report["left_out"]
+    assert f"entailment needs: {metrics}" in report["left_out"]
+    assert f"--gpt2 {here} needs: {metrics}" in report["left_out"]
     generated = report["runs"][0]["generated"]
     assert "distinct_2" in generated
     assert not {"bleu", "chrf", "rouge1", "self_bleu", "bertscore"} & set(generated)

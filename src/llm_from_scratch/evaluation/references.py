@@ -127,7 +127,7 @@ def _transformers(what: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise missing_extra(f"{what} needs", "hf") from None
+        raise missing_extra(f"{what} needs", "metrics") from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,0 +1,93 @@
+"""A trained model -> a folder that transformers, and what reads its format, loads.
+
+folder/    config.json, generation_config.json, model.safetensors, the tokenizer's files,
+           chat_template.jinja where the model has a template, README.md
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import building_folder, publish
+from llm_from_scratch.huggingface.families import family_of
+from llm_from_scratch.huggingface.settings import one_or_list, to_settings
+from llm_from_scratch.huggingface.tensors import to_weights
+from llm_from_scratch.weights import LoadedModel
+
+
+def export(
+    trained: LoadedModel,
+    folder: Path,
+    *,
+    end_ids: Sequence[int] | None = None,
+    chat_template: str | None = None,
+    card: str | None = None,
+) -> Path:
+    """Writes a model and its tokenizer as a folder of transformers, whole or not at all.
+
+    Args:
+        trained: model and tokenizer; the weights are written in float32.
+        folder: a new folder or an empty one.
+        end_ids: the ids that end a text; None: the end-of-text token.
+        chat_template: the Jinja2 text of a conversation's form; None: the model has none.
+        card: the text of README.md; None: none is written.
+
+    Returns:
+        The folder, as an absolute path.
+
+    Raises:
+        UserError: when no class of transformers computes the model, or the folder holds files.
+    """
+    config, tokenizer = trained.model.config, trained.tokenizer
+    family_of(config)
+    folder = _new_folder(folder)
+    ends = [tokenizer.eot_id] if end_ids is None else list(end_ids)
+    settings = to_settings(config, bos_id=tokenizer.eot_id, end_ids=ends)
+    generation = {"bos_token_id": tokenizer.eot_id, "eos_token_id": one_or_list(ends)}
+    state = {name: parameter.detach().cpu().float() for name, parameter in trained.model.named_parameters()}
+    building = building_folder(folder)
+    try:
+        _write_json(building / "config.json", settings)
+        _write_json(building / "generation_config.json", generation)
+        # transformers reads the metadata before it reads the tensors.
+        save_file(to_weights(state, config), building / "model.safetensors", metadata={"format": "pt"})
+        if chat_template is not None:
+            (building / "chat_template.jinja").write_bytes(chat_template.encode())
+        if card is not None:
+            (building / "README.md").write_bytes(card.encode())
+        publish(building, folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _new_folder(folder: Path) -> Path:
+    """Returns the absolute path of a folder that may be written.
+
+    Raises:
+        UserError: when it holds files, is no folder, is where this command works, or is the place
+            of a run's own model.
+    """
+    path = folder.absolute()
+    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{folder} is no folder: name a new one")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{folder} is not empty: name a new folder")
+    if path == Path.cwd().resolve():
+        raise UserError(f"{folder} is the folder that this command works in: name a new one")
+    if path.name in ("model", ".old-model") and (path.parent / "config.yaml").exists():
+        raise UserError(
+            f"{folder} is the place of the run's own model: name another folder, such as {path.parent / 'export'}"
+        )
+    return path
