@@ -80,6 +80,19 @@ def publish(building: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def leaves_no_empty_folders(*folders: Path) -> Iterator[None]:
+    """Where the body fails, removes those of `folders` and their parents that it made, if empty."""
+    made = [path for path in dict.fromkeys([*folders, *folders[0].parents]) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # another process has made something there since
+                path.rmdir()
+        raise
+
+
 def new_file(path: Path) -> Path:
     """Creates an empty file beside `path`, for a library that writes to a path.
 

@@ -168,7 +168,7 @@ def test_a_file_saved_between_its_checksum_and_its_reading_is_refused(
 
     monkeypatch.setattr(corpus, "_checksums", saved_after)
     settings = {"keep_text": keep_text, "val_fraction": 0.3, **settings}
-    with pytest.raises(ValueError, match="was changed while it was prepared: start again"):
+    with pytest.raises(ValueError, match="was changed while it was read: start again"):
         prepared(tmp_path, path, **settings)
     path.write_bytes(content("first"))
     with pytest.raises(ValueError, match="was changed"):  # not a document to be skipped

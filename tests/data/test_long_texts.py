@@ -2,6 +2,7 @@
 in memory that does not grow.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -20,6 +21,8 @@ from llm_from_scratch.data import documents, long_texts, prepare, tasks
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.documents import is_validation
 from llm_from_scratch.data.long_texts import encode_pieces, open_long, read_pieces
+from llm_from_scratch.data.streams import ChangedFileError
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import BPETokenizer, GPT2Tokenizer, Tokenizer
 
 BLOCK = 2**14  # characters: what a tokenizer learns from at a time
@@ -181,6 +184,23 @@ def test_a_text_without_line_ends_is_encoded_in_pieces(word: str, tokenizer: Tok
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.parametrize("changed", [b"A", b"\xff", b"\xe9"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_file_that_changes_between_its_two_readings_is_refused(changed: bytes, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a" * 50_000)
+    found = open_long(path, "a.txt", "", lambda count: None, encoding)
+    assert found is not None
+    assert "".join(found.pieces()) == "a" * 50_000
+    path.write_bytes(b"a" * 40_000 + changed + b"a" * 9_999)
+    with pytest.raises(ChangedFileError, match=r"a\.txt: it was changed while it was read: start again"):
+        list(found.pieces())
+    path.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*a\.txt: No such file"):
+        list(found.pieces())
+
+
+@pytest.mark.usefixtures("in_small_pieces")
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig", "utf-7"])
 def test_a_long_text_in_another_encoding_is_read_in_pieces(encoding: str, tmp_path: Path) -> None:
     text = f"{'é' * 30_000}\r\n{story(40_000)}"
@@ -203,7 +223,7 @@ def test_a_chinese_text_is_read_in_pieces(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("猫与狗" * 40_000, encoding="utf-8")
     found = open_long(tmp_path / "a.txt", "a.txt", "", lambda count: None)
     assert found is not None
-    assert max(map(len, found._pieces_of_utf8())) <= 2 * BLOCK
+    assert max(map(len, found._pieces_of_utf8(hashlib.sha256()))) <= 2 * BLOCK
 
 
 # ------------------------------------------------------------------------------------------- memory

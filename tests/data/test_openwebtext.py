@@ -211,12 +211,12 @@ from llm_from_scratch.config import PrepareConfig
 from llm_from_scratch.data import tasks
 from llm_from_scratch.data.prepare import prepare
 import test_openwebtext
-write_whole = tasks.write_whole
+write_file = tasks.write_file
 def dying(path, content):
-    write_whole(path, content)
+    write_file(path, content)
     if path.name.startswith("task_"):
         os.kill(os.getpid(), signal.SIGKILL)
-tasks.write_whole = dying
+tasks.write_file = dying
 prepare(test_openwebtext.settings(Path(sys.argv[1])), test_openwebtext.BPE, settings=PrepareConfig(workers=1))
 """
     paths = [str(REPO / "src"), str(REPO / "tests"), str(REPO / "tests/data"), os.environ.get("PYTHONPATH", "")]

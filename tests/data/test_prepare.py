@@ -1,13 +1,20 @@
 """From files to shards: what is reused, what is prepared anew, what is refused."""
 
+import errno
+import json
+import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
-from llm_from_scratch.data.prepare import is_validation, prepare, split_document
+from llm_from_scratch.data import learning, tasks
+from llm_from_scratch.data.prepare import Prepared, is_validation, prepare, prepare_task, split_document
 from llm_from_scratch.data.prepared import check_doc_mask
 from llm_from_scratch.errors import UserError
 
@@ -98,6 +105,92 @@ def test_fault_14_a_second_preparation_stops_at_once(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         with pytest.raises(ValueError, match="is being prepared by another process"):
             prepare(settings, CHARS)
+
+
+def rewrite(path: Path, word: str) -> None:
+    """Writes a table of 30 rows; of one size and one time of modification, whatever the word."""
+    rows = [json.dumps({"text": f"{word} {i:02} and {word} once more " * 9}) for i in range(30)]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+WAYS = ("alone", "mixture", "task")
+ONE_WORKER = PrepareConfig(workers=1)
+
+
+def start(way: str, folder: Path, **settings: Any) -> Prepared:
+    """Prepares the table `folder`/a.jsonl by itself, in a mixture, or as the task of a job array."""
+    given: dict[str, Any] = {"path": str(folder / "a.jsonl"), "val_fraction": 0.3, "keep_text": False}
+    shared = {"dir": str(folder / "data")} | settings
+    if way == "mixture":
+        data = DataConfig(name="mix", mix={"rows": 1.0}, corpora={"rows": given}, **shared)
+        return prepare(data, CHARS, settings=ONE_WORKER)
+    data = DataConfig(name="rows", **given, **shared)
+    if way == "alone":
+        return prepare(data, CHARS, settings=ONE_WORKER)
+    made = prepare_task(data, CHARS, PrepareConfig(task=0))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_after_a_changed_file_a_new_start_succeeds(way: str, tmp_path: Path) -> None:
+    rewrite(tmp_path / "a.jsonl", "first")
+    start("alone", tmp_path, min_chars=1)  # caches the checksum
+    rewrite(tmp_path / "a.jsonl", "other")
+    with pytest.raises(UserError, match="it was changed while it was read: start again"):
+        start(way, tmp_path)
+    assert next(start(way, tmp_path).documents("train")).startswith("other")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_cannot_be_written_is_one_line(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(tmp_path / "a.jsonl", "first")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^data\.dir=.*file/data: .* cannot be written \(Not a directory\): choose"):
+        start(way, tmp_path, dir=str(tmp_path / "file/data"))
+
+    def fail(number: int, name: str) -> Callable[..., None]:
+        def failing(*given: object, **named: object) -> None:
+            raise OSError(number, os.strerror(number), str(tmp_path / name))
+
+        return failing
+
+    monkeypatch.setattr(FileLock, "acquire", fail(errno.EACCES, "data/a.lock"))
+    with pytest.raises(
+        UserError, match=r"^data\.dir=.*/data: .*a\.lock cannot be written \(Permission denied\): choose"
+    ):
+        start(way, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(tasks, "write_shard", fail(errno.ENOSPC, "elsewhere"))
+    with pytest.raises(UserError, match=r"^the disk is full \(No space left on device\): .*data\.dir=FOLDER"):
+        start(way, tmp_path)
+    monkeypatch.setattr(tasks, "write_shard", fail(errno.EACCES, "elsewhere"))
+    with pytest.raises(PermissionError):  # data.dir is not the cause
+        start(way, tmp_path)
+
+
+def test_a_mixture_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    rewrite(tmp_path / "a.jsonl", "first")
+    corpora = {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("a", "missing")}
+    data = DataConfig(name="mix", dir=str(tmp_path / "new/data"), mix=dict.fromkeys(corpora, 1.0), corpora=corpora)
+    with pytest.raises(UserError, match=r"missing\.jsonl: there is no such file"):
+        prepare(data, CHARS)
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_learned_from_a_changed_file_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "SAMPLE_BYTES", 2000)  # less than the file: its checksum is not reached
+    bpe = TokenizerConfig(vocab_size=280)
+    data = DataConfig(name="rows", path=str(tmp_path / "a.jsonl"), dir=str(tmp_path / "data"), keep_text=False)
+    rewrite(tmp_path / "a.jsonl", "first")
+    expected = prepare(replace(data, dir=str(tmp_path / "elsewhere")), bpe, settings=ONE_WORKER)
+    prepare(replace(data, min_chars=1), bpe, settings=ONE_WORKER)
+    rewrite(tmp_path / "a.jsonl", "other")
+    with pytest.raises(UserError, match="start again"):
+        prepare(data, bpe, settings=ONE_WORKER)
+    rewrite(tmp_path / "a.jsonl", "first")
+    assert prepare(data, bpe, settings=ONE_WORKER).tokenizer.fingerprint == expected.tokenizer.fingerprint
 
 
 def test_fault_11_broken_texts_name_file_and_byte(tmp_path: Path) -> None:

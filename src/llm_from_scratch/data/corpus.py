@@ -7,7 +7,8 @@ import codecs
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import Any
 from llm_from_scratch.check import check
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
-from llm_from_scratch.data.documents import File, Selection
+from llm_from_scratch.data.documents import File, Selection, Tally
 from llm_from_scratch.data.downloads import Download
 from llm_from_scratch.data.folders import listed
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.sources import Source, open_source, roots
 from llm_from_scratch.data.tasks import Task
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import sha256, write_file
+from llm_from_scratch.files import BUILDING, sha256, write_file
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Corpus:
     @property
     def building(self) -> Path:
         """Returns the folder of the unfinished preparation; it survives a killed process."""
-        return building_folder(self.folder)
+        return unfinished_folder(self.folder)
 
 
 def plan_corpus(
@@ -133,7 +134,7 @@ def plan_corpus(
     folder = prepared_folder(data, metadata)
     groups = _groups(source, checksums, None if keep_text else data.shard_bytes)
     tasks = [
-        Task(number, tuple(files), selection, building_folder(folder), strict=keep_text)
+        Task(number, tuple(files), selection, unfinished_folder(folder), strict=keep_text)
         for number, files in enumerate(groups)
     ]
     expected = data.documents if data.download and data.max_docs is None else None
@@ -145,9 +146,9 @@ def prepared_folder(data: DataConfig, metadata: dict[str, Any]) -> Path:
     return Path(data.dir) / data.name / f"prepared-{hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:12]}"
 
 
-def building_folder(folder: Path) -> Path:
+def unfinished_folder(folder: Path) -> Path:
     """Returns the path of the unfinished preparation, beside the finished `folder`."""
-    return folder.with_name(f".building-{folder.name}")
+    return folder.with_name(f"{BUILDING}{folder.name}")
 
 
 def _fingerprint(checksums: dict[str, str], keep_text: bool) -> str:
@@ -255,6 +256,31 @@ def _groups(source: Source, checksums: dict[str, str], size: int | None) -> list
         groups[-1].append((name, str(path), checksums.get(name, "")))
         room -= length
     return groups
+
+
+def document_limits(corpus: Corpus) -> dict[int, int]:
+    """Returns the number of documents to take from each task, by its number, for data.max_docs.
+
+    Duplicates are included. Without that setting it is {}: no task has a limit.
+    """
+    if corpus.max_docs is None:
+        return {}
+    if corpus.keep_text:
+        return {task.number: corpus.max_docs for task in corpus.tasks}
+    left, limits = corpus.max_docs, {}
+    for task in corpus.tasks:
+        if left:
+            texts = replace(task, limit=left).documents(Tally())
+            limits[task.number] = sum(1 for _ in texts)
+            left -= limits[task.number]
+        else:
+            limits[task.number] = 0
+    return limits
+
+
+def limited(tasks: Sequence[Task], limits: Mapping[int, int]) -> list[Task]:
+    """Returns the tasks with their document limits, without those whose limit is 0."""
+    return [replace(task, limit=limits.get(task.number)) for task in tasks if limits.get(task.number) != 0]
 
 
 def _checksums(
@@ -366,7 +392,21 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
                 raise UserError(f"{key}: is for a large corpus, and one process prepares this one; leave it out")
 
 
-def estimated_tokens(corpus: Corpus, tasks: list[Task], kind: str, vocab_size: int) -> int:
+def check_space(corpus: Corpus, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
+    """Raises UserError where the token shards will not fit on the disk, by a low estimate."""
+    if corpus.max_docs is not None:
+        return
+    size = 2 if tokenizer.vocab_size <= 65_536 else 4
+    needed = size * estimated_tokens(corpus, tasks, tokenizer.kind, tokenizer.vocab_size)
+    free = shutil.disk_usage(corpus.building).free
+    if needed > free:
+        raise UserError(
+            f"{corpus.folder.parent}: about {needed / 1e9:.3g} GB of token shards are to be written, and {free / 1e9:.3g} GB are free: "
+            "free some, set data.dir=FOLDER on another disk, or take less with data.fraction"
+        )
+
+
+def estimated_tokens(corpus: Corpus, tasks: Sequence[Task], kind: str, vocab_size: int) -> int:
     """Estimates the number of tokens of the tasks from the sizes of their files.
 
     The estimate is rather too low: compressed text is assumed to expand 1.5 to 3 times.

@@ -23,9 +23,8 @@ from llm_from_scratch.data.clean import (
     remove_byte_order_mark,
 )
 from llm_from_scratch.data.formats import OnProgress, no_progress
-from llm_from_scratch.data.streams import ChangedFileError, compare_checksum
+from llm_from_scratch.data.streams import ChangedFileError, changed, compare_checksum, opened
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import open_regular
 from llm_from_scratch.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
 
 LONG = 16 * 2**20  # bytes; a text file of at least this size is read in pieces
@@ -39,7 +38,7 @@ class LongText:
     """Clean text of a long file, on disk: `len()` characters, `size` bytes of UTF-8.
 
     Construction reads the file once, for its checksum and counts; `pieces` reads and cleans it
-    again.
+    again, and compares that checksum.
     """
 
     def __init__(self, path: Path, name: str, checksum: str, on_progress: OnProgress, encoding: str = "utf-8") -> None:
@@ -49,7 +48,7 @@ class LongText:
         self.holds_end_of_text = False
         self._beginning = ""
         before, marks = "", Counter[str]()
-        changed, digest = False, hashlib.sha256()
+        composed, digest = False, hashlib.sha256()
         for raw in self._pieces_of_utf8(digest, on_progress):
             text = decode(raw, name)
             if not self._length:
@@ -65,14 +64,15 @@ class LongText:
             # summed over all pieces, as for the whole text: a character that one piece loses and
             # another gains does not count
             if count:
-                changed = True
+                composed = True
                 marks.update(text)
                 marks.subtract(normal)
             self._beginning = self._beginning or normal[:PIECE]
             self._length += len(normal)
             self.size += len(normal.encode())
-        compare_checksum(path, checksum, digest.hexdigest())
-        if changed:
+        self._sha256 = digest.hexdigest()
+        compare_checksum(path, checksum, self._sha256)
+        if composed:
             self.cleaned["unicode_nfc"] = max(1, sum(count for count in marks.values() if count > 0))
 
     def __len__(self) -> int:
@@ -83,22 +83,32 @@ class LongText:
         return self._beginning[:count]
 
     def pieces(self) -> Iterator[str]:
-        """Yields the clean text in pieces of PIECE characters; the last may be shorter."""
+        """Yields the clean text in pieces of PIECE characters; the last may be shorter.
+
+        Raises:
+            ChangedFileError: when the file has other bytes than at construction.
+            UserError: when it cannot be read.
+        """
         yield from _regular(self._clean_pieces())
 
     def _clean_pieces(self) -> Iterator[str]:
-        first = True
-        for raw in self._pieces_of_utf8():
-            text = raw.decode()
-            if first:
-                text, _ = remove_byte_order_mark(text)
-                first = not text
-            yield normalize_unicode(normalize_line_ends(text)[0])[0]
+        first, digest = True, hashlib.sha256()
+        try:
+            for raw in self._pieces_of_utf8(digest):
+                text = raw.decode()
+                if first:
+                    text, _ = remove_byte_order_mark(text)
+                    first = not text
+                yield normalize_unicode(normalize_line_ends(text)[0])[0]
+        except (UnicodeDecodeError, _NeedsWholeError):  # the first reading found neither
+            raise changed(self.path) from None
+        if digest.hexdigest() != self._sha256:
+            raise changed(self.path)
 
-    def _pieces_of_utf8(self, digest: Any = None, on_progress: OnProgress = no_progress) -> Iterator[bytes]:
+    def _pieces_of_utf8(self, digest: Any, on_progress: OnProgress = no_progress) -> Iterator[bytes]:
         """Yields the uncleaned text in UTF-8, cut where neither NFC nor CRLF spans the cut.
 
-        A `digest` is updated with the file's bytes; None: no checksum is computed.
+        `digest` is updated with the file's bytes.
         """
         rest: list[bytes] = []
         for chunk in self._utf8_chunks(digest, on_progress):
@@ -122,11 +132,10 @@ class LongText:
         decode = None if self.encoding == "utf-8" else codecs.getincrementaldecoder(self.encoding)().decode
         utf8 = codecs.getincrementaldecoder("utf-8")().decode if self.encoding not in ("utf-8", "utf-8-sig") else None
         ascii_only = True
-        with open_regular(self.path) as file:
+        with opened(self.path) as file:
             while chunk := file.read(PIECE):
                 on_progress(len(chunk))
-                if digest is not None:
-                    digest.update(chunk)
+                digest.update(chunk)
                 ascii_only = ascii_only and chunk.isascii()
                 try:
                     if utf8 is not None:
@@ -177,8 +186,7 @@ def open_long(
     the whole reading then reports the place.
 
     Raises:
-        UserError: when the file was changed after its `checksum` was computed.
-        OSError: when the file cannot be read.
+        ChangedFileError: when the file was changed after its `checksum` was computed.
     """
     heard = 0
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_from_scratch.data.corpus import Corpus, building_folder
+from llm_from_scratch.data.corpus import Corpus, unfinished_folder
 from llm_from_scratch.data.documents import SPLITS, Tally
 from llm_from_scratch.data.prepared import FILES, TEXT_FILES, Prepared, manifest_sha256
 from llm_from_scratch.data.report import removes_any, summed, warn, write_report
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.data.tasks import clear, locks_of
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import publish, sha256
+from llm_from_scratch.files import BUILDING, publish, sha256
 from llm_from_scratch.tokenizer import CharTokenizer, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def finish(corpus: Corpus, tokenizer: Tokenizer, records: Mapping[str, dict[str,
     if not corpus.keep_text or removes_any(corpus, tallies):
         write_report(corpus, tallies, splits)
     warn(corpus, tallies)
-    clear(corpus.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp")
+    clear(corpus.building, "repeated_*.bin", "scan_*.bin", "plan.json", "*.tmp", f"{BUILDING}*")
     _count_unknown(corpus, splits, tokenizer)
     texts = [path for path in sorted(corpus.building.glob("*.*")) if path.name in TEXT_FILES]
     publish_prepared(corpus.folder, manifest | {FILES: {path.name: sha256(path) for path in texts}})
@@ -116,7 +116,7 @@ def publish_prepared(folder: Path, manifest: dict[str, Any]) -> None:
     `manifest["sha256"]`, the prepared text's fingerprint, leaves out the checksums of the text
     files: it stays that of version 0.1.
     """
-    building = building_folder(folder)
+    building = unfinished_folder(folder)
     manifest["sha256"] = manifest_sha256(manifest)
     (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     publish(building, folder)

@@ -34,9 +34,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,18 @@ from llm_from_scratch.data.corpus import (
     FORMAT,
     MANY_DOCUMENTS,
     Corpus,
-    building_folder,
+    check_space,
     check_text,
-    estimated_tokens,
+    document_limits,
     is_mixture,
+    limited,
     mixed_corpora,
     plan_corpus,
     prepared_folder,
     tokenizer_of_files,
+    unfinished_folder,
 )
-from llm_from_scratch.data.documents import SPLITS, Tally, is_validation, split_document
+from llm_from_scratch.data.documents import SPLITS, is_validation, split_document
 from llm_from_scratch.data.learning import learn, mixed_text, text_of_splits, text_of_tasks
 from llm_from_scratch.data.manifest import empty_split, finish, mixed_manifest, publish_prepared
 from llm_from_scratch.data.prepared import Prepared, open_prepared
@@ -71,14 +73,15 @@ from llm_from_scratch.data.tasks import (
     make_shards_of_text,
     scan,
     scanned,
+    shared_tokenizer,
     verified_record,
     write_text,
-    write_whole,
 )
 from llm_from_scratch.data.workers import run_tasks
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import leaves_no_empty_folders, write_file
 from llm_from_scratch.machine import cores
-from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+from llm_from_scratch.tokenizer import Tokenizer
 
 __all__ = [
     "MANY_DOCUMENTS",
@@ -130,13 +133,14 @@ def prepare(
     settings = settings or PrepareConfig()
     if settings.task is not None:
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
-    if is_mixture(data):
-        return _prepare_mixture(data, tokenizer_config, tokenizer, wait, settings, fetch, write)
-    with _leaves_no_folders(Path(data.dir) / data.name):
+    with _refuses_in_one_line(data):
+        if is_mixture(data):
+            return _prepare_mixture(data, tokenizer_config, tokenizer, wait, settings, fetch, write)
         corpus = plan_corpus(data, tokenizer_config, tokenizer, fetch, write)
         if is_first_rank():
             corpus.source.warn_of_skipped()
-        return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
+        with _forgets_changed(corpus):
+            return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
 
 
 def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: PrepareConfig) -> Prepared | None:
@@ -155,7 +159,14 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
     assert settings.task is not None
     if is_mixture(data):
         raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
-    corpus = plan_corpus(data, tokenizer_config, None)
+    with _refuses_in_one_line(data):
+        corpus = plan_corpus(data, tokenizer_config, None)
+        with _forgets_changed(corpus):
+            return _prepare_task(corpus, data, settings)
+
+
+def _prepare_task(corpus: Corpus, data: DataConfig, settings: PrepareConfig) -> Prepared | None:
+    assert settings.task is not None
     if corpus.keep_text:
         raise UserError("prepare.task: this corpus is prepared as a whole; leave it out, or set data.keep_text=false")
     if settings.task >= len(corpus.tasks):
@@ -173,7 +184,7 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
             tasks, tokenizer = shared_inputs(corpus, settings)
         task = next((task for task in tasks if task.number == settings.task), None)
         if task is not None:  # None: data.max_docs is reached before it
-            _check_space(corpus, [task], tokenizer)
+            check_space(corpus, [task], tokenizer)
             list(run_tasks(make_shards, [task], engine="local", workers=1, size=task.bytes(), what="shards"))
         if not all(task.path("task", "json").exists() for task in tasks):
             return None
@@ -232,7 +243,7 @@ def _build_with_text(corpus: Corpus) -> None:
         texts = text_of_splits(task.folder, corpus.tokenizer_config.kind)
         tokenizer = learn(task.folder, corpus.tokenizer_config, corpus.tokenizer, texts)
         tokenized = SPLITS[1:] if corpus.metadata["stream"] == "text" else SPLITS
-        shards = make_shards_of_text(task, corpus.splits_whole_documents, tokenized, corpus.source.name)
+        shards = make_shards_of_text(task, tokenizer, corpus.splits_whole_documents, tokenized, corpus.source.name)
         finish(corpus, tokenizer, {task.stem: {"shards": shards, "tally": asdict(tally)}})
     except ValueError:  # the text cannot be prepared: the files built so far are of no use
         shutil.rmtree(corpus.building)
@@ -258,7 +269,7 @@ def shared_inputs(corpus: Corpus, settings: PrepareConfig) -> tuple[list[Task], 
         log.info("%s: learning the tokenizer", corpus.source.name)
         texts = text_of_tasks(tasks, corpus.tokenizer_config.kind)
         learn(corpus.building, corpus.tokenizer_config, corpus.tokenizer, texts)
-    return tasks, load_tokenizer(corpus.building / "tokenizer")
+    return tasks, shared_tokenizer(corpus.building)
 
 
 def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
@@ -270,38 +281,12 @@ def _plan(corpus: Corpus, settings: PrepareConfig) -> list[Task]:
     building, plan = corpus.building, corpus.building / "plan.json"
     building.mkdir(exist_ok=True)
     if not plan.exists():
-        limits = _limits(corpus)
-        _find_repeated(_limited(corpus, limits), settings)
-        write_whole(plan, json.dumps(limits).encode())
+        limits = document_limits(corpus)
+        _find_repeated(limited(corpus.tasks, limits), settings)
+        write_file(plan, json.dumps(limits))
         clear(building, "scan_*.bin")
     limits = {int(number): limit for number, limit in json.loads(plan.read_text(encoding="utf-8")).items()}
-    return _limited(corpus, limits)
-
-
-def _limited(corpus: Corpus, limits: Mapping[int, int]) -> list[Task]:
-    """Returns the tasks with their document limits, without those whose limit is 0."""
-    tasks = [replace(task, limit=limits.get(task.number)) for task in corpus.tasks]
-    return [task for task in tasks if task.limit != 0]
-
-
-def _limits(corpus: Corpus) -> dict[int, int]:
-    """Returns the number of documents to take from each task, by its number, for data.max_docs.
-
-    Duplicates are included. Without that setting it is {}: no task has a limit.
-    """
-    if corpus.max_docs is None:
-        return {}
-    if corpus.keep_text:
-        return {task.number: corpus.max_docs for task in corpus.tasks}
-    left, limits = corpus.max_docs, {}
-    for task in corpus.tasks:
-        if left:
-            texts = replace(task, limit=left).documents(Tally())
-            limits[task.number] = sum(1 for _ in texts)
-            left -= limits[task.number]
-        else:
-            limits[task.number] = 0
-    return limits
+    return limited(corpus.tasks, limits)
 
 
 def _find_repeated(tasks: list[Task], settings: PrepareConfig) -> None:
@@ -315,7 +300,7 @@ def _find_repeated(tasks: list[Task], settings: PrepareConfig) -> None:
         pass
     found = duplicates.repeated(dedup, [scanned(task) for task in tasks])
     for task, numbers in zip(tasks, found, strict=True):
-        write_whole(task.path("repeated", "bin"), numbers.astype("<i8").tobytes())
+        write_file(task.path("repeated", "bin"), numbers.astype("<i8").tobytes())
 
 
 def _run(function: Callable[..., Any], tasks: Sequence[Task], settings: PrepareConfig, what: str) -> Iterator[Any]:
@@ -334,24 +319,10 @@ def _records(
     missing = [keys[key] for key, record in records.items() if record is None]
     if 0 < len(missing) < len(tasks):
         log.info("%d of %d tasks are done already", len(tasks) - len(missing), len(tasks))
-    _check_space(corpus, missing, tokenizer)
+    check_space(corpus, missing, tokenizer)
     for record in _run(make_shards, missing, settings, "shards"):
         records[record["key"]] = record
     return {keys[key].stem: record for key, record in records.items() if record is not None}
-
-
-def _check_space(corpus: Corpus, tasks: list[Task], tokenizer: Tokenizer) -> None:
-    """Raises UserError where the token shards will not fit on the disk, by a low estimate."""
-    if corpus.max_docs is not None:
-        return
-    size = 2 if tokenizer.vocab_size <= 65_536 else 4
-    needed = size * estimated_tokens(corpus, tasks, tokenizer.kind, tokenizer.vocab_size)
-    free = shutil.disk_usage(corpus.building).free
-    if needed > free:
-        raise UserError(
-            f"{corpus.folder.parent}: about {needed / 1e9:.3g} GB of token shards are to be written, and {free / 1e9:.3g} GB are free: "
-            "free some, set data.dir=FOLDER on another disk, or take less with data.fraction"
-        )
 
 
 # ----------------------------------------------------------------------------------------- mixtures
@@ -382,11 +353,12 @@ def _prepare_mixture(
     folder = prepared_folder(data, metadata)
 
     def build() -> None:
-        building = building_folder(folder)
+        building = unfinished_folder(folder)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         texts = mixed_text(list(corpora.values()), list(weights.values()), tokenizer_config.kind)
-        shared = learn(building, tokenizer_config, tokenizer, texts)
+        with _forgets_changed(*corpora.values()):
+            shared = learn(building, tokenizer_config, tokenizer, texts)
         parts = {
             name: prepare(one, tokenizer_config, tokenizer=shared, wait=wait, settings=settings, fetch=fetch)
             for name, one in chosen.items()
@@ -418,34 +390,60 @@ def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wa
             return open_prepared(folder)
     except Timeout:
         raise _busy(folder) from None
-    # A file of the same size and time can have other bytes: without the cached checksums the next
-    # start reads all files again.
+
+
+@contextmanager
+def _forgets_changed(*corpora: Corpus) -> Iterator[None]:
+    """Where a file was changed, removes what the next start would take for right.
+
+    These are the cached checksums, for a file of the same size and time can have other bytes, and
+    what all tasks share, for it may come from the beginning of a file alone, whose checksum was not
+    compared.
+    """
+    try:
+        yield
     except ChangedFileError:
-        folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+        for corpus in corpora:
+            corpus.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
+            clear(corpus.building, "plan.json")
+            shutil.rmtree(corpus.building / "tokenizer", ignore_errors=True)
         raise
 
 
 @contextmanager
-def _leaves_no_folders(corpus: Path) -> Iterator[None]:
-    """Removes the new, empty folders of a corpus where the body raises UserError.
+def _refuses_in_one_line(data: DataConfig) -> Iterator[None]:
+    """Leaves no new, empty folder of a corpus where its preparation fails.
 
     Raises:
-        UserError: when the folders cannot be written.
+        UserError: when the disk is full, or data.dir cannot be written.
     """
-    made = [folder for folder in (corpus, *corpus.parents) if not folder.exists()]
+    root = Path(data.dir)
+    names = [data.name, *(one.name for one in mixed_corpora(data).values())] if is_mixture(data) else [data.name]
     try:
-        yield
+        with leaves_no_empty_folders(*(root / name for name in names)):
+            yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT) and not corpus.is_dir():
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"data.dir={corpus.parent}: {corpus} cannot be written ({error.strerror}): choose another"
+                f"the disk is full ({error.strerror}): free some space, or set data.dir=FOLDER on another disk, and "
+                "start again: finished shards of a large corpus are kept"
+            ) from None
+        if _is_unwritable(root, error):
+            raise UserError(
+                f"data.dir={root}: {error.filename} cannot be written ({error.strerror}): choose another"
             ) from None
         raise
-    except UserError:
-        for folder in filter(Path.is_dir, made):
-            with suppress(OSError):  # another process has made something there since
-                folder.rmdir()
-        raise
+
+
+def _is_unwritable(root: Path, error: OSError) -> bool:
+    """Returns whether an error is about a right to write in the folder `root`, or to make it."""
+    if not isinstance(error.filename, str):
+        return False
+    path, root = Path(error.filename).absolute(), root.absolute()
+    if not (path.is_relative_to(root) or root.is_relative_to(path)):
+        return False
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return denied or (error.errno in (errno.ENOTDIR, errno.ENOENT) and not path.parent.is_dir())
 
 
 @contextmanager

@@ -70,7 +70,12 @@ def compare_checksum(path: Path, checksum: str, found: str) -> None:
     if len(checksum) != SHA256_DIGITS:
         found = stamp(path)
     if checksum not in ("", found):
-        raise ChangedFileError(f"{path}: it was changed while it was prepared: start again")
+        raise changed(path)
+
+
+def changed(path: Path) -> ChangedFileError:
+    """Returns the error for a file whose bytes are not those of its checksum."""
+    return ChangedFileError(f"{path}: it was changed while it was read: start again")
 
 
 def stamp(path: Path) -> str:

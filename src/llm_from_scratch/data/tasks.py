@@ -39,7 +39,9 @@ from llm_from_scratch.data.duplicates import signer, width
 from llm_from_scratch.data.formats import OnProgress, no_progress
 from llm_from_scratch.data.long_texts import LONG, LongText, encode_pieces, pieces_of, read_pieces, size_of
 from llm_from_scratch.data.shards import open_shard, write_shard
+from llm_from_scratch.data.streams import ChangedFileError, stamp
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import write_file
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 LOCK_SECONDS = 10.0  # more than a worker runs on after its parent has ended
@@ -140,7 +142,7 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
         UserError: as `documents`; when an id is outside the vocabulary, or another process makes
             the task.
     """
-    tokenizer = _tokenizer(task.folder / "tokenizer")
+    tokenizer = shared_tokenizer(task.folder)
     key = task.key(tokenizer.fingerprint)
     with _locked(task):
         if (record := verified_record(task, key)) is not None:
@@ -174,7 +176,7 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
         finally:
             spool.unlink(missing_ok=True)
         record = {"key": key, "shards": shards, "tally": asdict(tally)}
-        write_whole(task.path("task", "json"), json.dumps(record, indent=1).encode())
+        write_file(task.path("task", "json"), json.dumps(record, indent=1))
         return record
 
 
@@ -197,11 +199,14 @@ def write_text(task: Task, whole: bool) -> Tally:
                 if size:
                     ends[split].append(ends[split][-1] + size)
     for split in SPLITS:
-        np.array(ends[split][1:], dtype="<u8").tofile(task.folder / f"{split}.ends")
+        # `tofile` reports no full disk
+        (task.folder / f"{split}.ends").write_bytes(np.array(ends[split][1:], dtype="<u8").tobytes())
     return tally
 
 
-def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: str) -> dict[str, Any]:
+def make_shards_of_text(
+    task: Task, tokenizer: Tokenizer, whole: bool, splits: Sequence[str], corpus: str
+) -> dict[str, Any]:
     """Makes the shards of `splits` from the text that `write_text` wrote.
 
     Without `whole`, documents are cut in two: their parts get no end-of-text token.
@@ -209,7 +214,6 @@ def make_shards_of_text(task: Task, whole: bool, splits: Sequence[str], corpus: 
     Returns:
         The entry "shards" of a record, for both splits; without tokens for one not in `splits`.
     """
-    tokenizer = _tokenizer(task.folder / "tokenizer")
     shards = {}
     for split in SPLITS:
         text = task.folder / f"{split}.txt"
@@ -259,21 +263,18 @@ def verified_record(task: Task, key: str) -> dict[str, Any] | None:
     return record
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically: after a crash or a loss of power it is complete or as before."""
-    part = path.with_name(f"{path.name}.tmp")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def shared_tokenizer(folder: Path) -> Tokenizer:
+    """Returns the tokenizer of a build folder, which a process loads once.
+
+    Raises:
+        UserError: as `load_tokenizer`.
+    """
+    path = folder / "tokenizer"
+    return _load_once(path, stamp(path) if path.is_dir() else "")
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer:
+def _load_once(folder: Path, stamp: str) -> Tokenizer:
     return load_tokenizer(folder)
 
 
@@ -294,6 +295,8 @@ def _ids_in_pieces(pieces: Iterator[str], tokenizer: Tokenizer, ends: bool, wher
     """
     try:
         yield from encode_pieces(pieces, tokenizer)
+    except ChangedFileError:  # of `pieces`
+        raise
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     if ends:

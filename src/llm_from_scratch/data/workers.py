@@ -8,7 +8,6 @@ not go on writing.
 """
 
 import ctypes
-import errno
 import logging
 import multiprocessing
 import os
@@ -63,33 +62,19 @@ def run_tasks(
         what: the label of the progress display.
 
     Raises:
-        UserError: when a worker is killed, the disk is full or a library is missing. A task's own
-            error is raised here.
+        UserError: when a worker is killed or a library is missing. A task's own error is raised
+            here.
     """
     if not tasks:
         return
-    with _full_disk():
-        if engine == "ray":
-            yield from _ray(function, tasks)
-        elif min(workers, len(tasks)) == 1:
-            with _Shown(size, what) as shown:
-                for task in tasks:
-                    yield function(task, shown.advance)
-        else:
-            yield from _pool(function, tasks, min(workers, len(tasks)), size, what)
-
-
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"the disk is full ({error.strerror}): free some space, or set data.dir=FOLDER on another disk, and start "
-            "again: finished shards are kept"
-        ) from None
+    if engine == "ray":
+        yield from _ray(function, tasks)
+    elif min(workers, len(tasks)) == 1:
+        with _Shown(size, what) as shown:
+            for task in tasks:
+                yield function(task, shown.advance)
+    else:
+        yield from _pool(function, tasks, min(workers, len(tasks)), size, what)
 
 
 # ---------------------------------------------------------------------------------------- processes
