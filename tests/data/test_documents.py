@@ -163,10 +163,19 @@ def test_with_fraction_and_duplicates_the_policy_is_the_same(tmp_path: Path) -> 
         assert removed["no_text"] <= 7
 
 
-# ------------------------------------------------------------------------------------------ columns
-
-
-# ------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- limits
+@pytest.mark.parametrize("keep_text", [None, False])
+def test_a_fault_behind_the_last_document_taken_is_not_met(keep_text: bool | None, tmp_path: Path) -> None:
+    put(tmp_path / "own/a.jsonl", broken_table({26: b"no", 27: b'{"text": 17}'}))
+    put(tmp_path / "own/b.tar", tar({"a.txt": PAGE.encode()})[:-9000])
+    with pytest.raises(ValueError, match=r"b\.tar.*cut off"):
+        prepared_few(tmp_path, tmp_path / "own", keep_text=keep_text, max_docs=50)
+    for settings in ({}, {"on_error": "stop"}, {"on_error": "skip"}):
+        text = prepared_few(tmp_path, tmp_path / "own", keep_text=keep_text, max_docs=25, **settings)
+        splits = text.manifest["splits"]
+        assert sum(splits[split]["documents"] for split in SPLITS) == 25
+        assert text.manifest["removed"] == {}
+        assert "25 documents were read" in (text.folder / "report.md").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------- encodings

@@ -238,7 +238,7 @@ def documents(
         selection: the settings. `on_error=None` means stop with `strict`; without it, a document
             that is no text is removed and counted, and an unreadable file is an error.
         tally: receives the counts.
-        limit: the greatest number of documents to yield; None: all.
+        limit: the greatest number of documents to yield, none behind which is read; None: all.
         strict: whether a document that is no text is an error by default, as in a small corpus;
             all such documents are then in one message.
         on_progress: called with the number of further bytes read.
@@ -251,17 +251,19 @@ def documents(
     reader = _DocumentReader(selection, tally, faults, on_progress)
     kept = 0
     for file in files:
+        if kept == limit:
+            break
         try:
             for name, content in reader.contents(file):
-                if kept == limit:
-                    verify_file(Path(file[1]), file[2])
-                    faults.report()
-                    return
                 text = reader.clean_text(name, content)
                 del content
-                if text is not None:
-                    kept += 1
-                    yield name, text
+                if text is None:
+                    continue
+                kept += 1
+                yield name, text
+                if kept == limit:  # a fault behind this document is none of the selection
+                    verify_file(Path(file[1]), file[2])
+                    break
         except UserError as error:
             faults.file(file[0], error)
     faults.report()

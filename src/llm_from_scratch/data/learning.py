@@ -4,6 +4,7 @@ Tokens are learned from the training split alone. A character tokenizer also rea
 split, only to find out whether it has a character without a token.
 """
 
+import functools
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_from_scratch.config import TokenizerConfig
-from llm_from_scratch.data.corpus import Corpus
+from llm_from_scratch.data.corpus import Corpus, document_limits, limited
 from llm_from_scratch.data.documents import SPLITS, Tally, split_pieces
 from llm_from_scratch.data.tasks import Task, documents_in_pieces
 from llm_from_scratch.tokenizer import SAMPLE_BYTES, Tokenizer, train_tokenizer
@@ -68,14 +69,19 @@ def mixed_text(corpora: Sequence[Corpus], weights: Sequence[float], kind: str) -
     """Returns a sample of a mixture, by split, in pieces.
 
     For training, each corpus gives its weight's share of SAMPLE_BYTES; for a character tokenizer,
-    all its text. For validation, each corpus gives all its text.
+    all its text. For validation, each corpus gives all its text. Its text is that of data.max_docs;
+    duplicates are part of it, for they are found later.
     """
 
+    @functools.cache
+    def tasks(place: int) -> list[Task]:
+        taken = limited(corpora[place].tasks, document_limits(corpora[place]))
+        return [replace(task, strict=False) for task in taken]
+
     def texts(split: str, limit: int | None) -> Iterator[str]:
-        for corpus, weight in zip(corpora, weights, strict=True):
-            tasks = [replace(task, limit=corpus.max_docs, strict=False) for task in corpus.tasks]
+        for place, (corpus, weight) in enumerate(zip(corpora, weights, strict=True)):
             share = None if limit is None else limit * weight / sum(weights)
-            yield from _sample(tasks, split, share, whole=corpus.splits_whole_documents, exact=True)
+            yield from _sample(tasks(place), split, share, whole=corpus.splits_whole_documents, exact=True)
 
     return {"train": texts("train", None if kind == "char" else SAMPLE_BYTES), "val": texts("val", None)}
 
