@@ -1,5 +1,7 @@
 """The bytes of a file: several streams, bombs, bits that flip (row 12 of the faults)."""
 
+import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -69,6 +71,29 @@ def test_fault_12_every_flipped_bit_of_a_compressed_file_is_seen(name: str, tmp_
             good[i] ^= 1 << bit
     # The date and the name in gzip's header are not checked, nor are unused bits of others
     assert harmless <= 30
+
+
+class Failing:
+    """A decoder that raises `error`."""
+
+    eof, needs_input, unused_data = False, True, b""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EIO, "Input/output error"), TypeError("a bug")], ids=repr
+)
+def test_what_is_no_damage_of_the_file_is_not_called_damage(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(streams.DECODERS, "bz2", lambda: (Failing(error), OSError))
+    with pytest.raises(type(error)):
+        read(tmp_path, "a.txt.bz2", bz2.compress(b"text"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -1,6 +1,8 @@
 """Tables of texts: columns, rows, what is wrong with one."""
 
+import errno
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from containers import TEXTS, jsonl, parquet, read, refused, texts_in, texts_of
 from small_corpora import PAGE, prepared_few, put
 
 from llm_from_scratch.data import streams, tables
+from llm_from_scratch.data.formats import Format
 from llm_from_scratch.data.readers import read_documents
 
 
@@ -65,6 +68,30 @@ def test_fault_12_a_table_that_repeats_a_long_text(tmp_path: Path, monkeypatch: 
     refused(tmp_path, "a.parquet", parquet(["ab" * 10_000] * 300, compression="zstd"), "a decompression bomb")
 
 
+def test_what_is_no_damage_of_a_table_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = parquet(list(TEXTS))
+    monkeypatch.setattr(tables, "ROWS", "sixteen")  # a bug of the package's own
+    with pytest.raises(TypeError):
+        read(tmp_path, "a.parquet", raw)
+    monkeypatch.undo()
+
+    class Disk(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads -= 1
+            if self.reads < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    for reads in (0, 2):
+        disk = Disk(raw)
+        disk.reads = reads
+        reader = tables.TableReader(Format(), streams.Budget(), lambda *_: None, lambda *_: None)
+        with pytest.raises(OSError, match="Input/output error"):
+            list(tables.parquet_rows(disk, put(tmp_path / "a.parquet", raw), "a.parquet", reader))
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> None:
     rows = [{"text": f"{PAGE}{'ab' * i}"} for i in range(1100)]
@@ -90,12 +117,12 @@ def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) 
     from pyarrow.parquet import write_table
 
     struct = pa.array([{"text": "one", "n": 1}, {"text": None, "n": 2}, None, {"text": "four", "n": 4}])
-    write_table(pa.table({"data": struct, "other": [1, 2, 3, 4]}), tmp_path / "file")
+    write_table(pa.table({"data": struct, "list": [["x"]] * 4}), tmp_path / "file")
     faults: list[str] = []
     found = read_documents(tmp_path / "file", "a.parquet", "data.text", on_fault=lambda name, _: faults.append(name))
     assert texts_of(list(found)) == ["one", "four"]
     assert faults == ["a.parquet:2", "a.parquet:3"]
-    for wrong in ("data.body", "data", "nothing.text"):
+    for wrong in ("data.body", "data", "nothing.text", "list.list.element"):
         with pytest.raises(ValueError, match="data.column|no text but dict"):
             list(read_documents(tmp_path / "file", "a.parquet", wrong))
 

@@ -74,7 +74,7 @@ def members(file: io.BufferedReader, archive: str) -> Iterator[tuple[str, Iterat
         block = file.read(BLOCK)
         if len(block) < BLOCK:
             raise UserError(f"{archive}: cut off: a tar ends with a block of zeros, and this one does not; get it anew")
-        with damaged(archive):
+        with damaged(archive, tarfile.TarError):
             header = _header(block)
         if header is None:
             break

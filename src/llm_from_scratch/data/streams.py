@@ -182,9 +182,7 @@ class _Zstd:
     # bytes of input at a time: 4 bytes expand to 128 KiB at most, so a step to 32 MiB at most
     STEP = 2**10
 
-    def __init__(self) -> None:
-        import zstandard
-
+    def __init__(self, zstandard: Any) -> None:
         self.frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
         self.pending = memoryview(b"")
 
@@ -207,11 +205,18 @@ class _Zstd:
         return self.frame.decompress(step)
 
 
-DECODERS: dict[str, Callable[[], _Decoder]] = {
-    "gz": _Gzip,
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW + 2**20),
-    "bz2": bz2.BZ2Decompressor,
-    "zst": _Zstd,
+def _zstd() -> tuple[_Decoder, type[Exception]]:
+    import zstandard
+
+    return _Zstd(zstandard), zstandard.ZstdError
+
+
+# compression -> a new decoder, and the class of its errors about damaged bytes
+DECODERS: dict[str, Callable[[], tuple[_Decoder, type[Exception]]]] = {
+    "gz": lambda: (_Gzip(), zlib.error),
+    "xz": lambda: (lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_WINDOW + 2**20), lzma.LZMAError),
+    "bz2": lambda: (bz2.BZ2Decompressor(), OSError),
+    "zst": _zstd,
 }
 
 
@@ -221,11 +226,16 @@ def missing_library(name: str, library: str) -> UserError:
 
 
 @contextmanager
-def damaged(name: str) -> Iterator[None]:
-    """Turns any error of a library about the file `name` into a one-line UserError."""
+def damaged(name: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns a library's own `errors` about the file `name` into a one-line UserError.
+
+    Of these, a lack of memory and a failure of the disk (an OSError with its number) pass.
+    """
     try:
         yield
-    except Exception as error:
+    except errors as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         raise UserError(f"{name}: damaged ({message_of(error, 200)}); get the file anew") from None
 
 
@@ -237,6 +247,7 @@ def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budge
     damaged or beyond the budget.
     """
     decoder: _Decoder | None = None
+    damage: type[Exception] = Exception
     ended = False
     for data in chunks:
         while data:
@@ -246,11 +257,11 @@ def expanded(chunks: Iterator[bytes], compression: str, name: str, budget: Budge
                     if not data:
                         break
                 try:
-                    decoder = DECODERS[compression]()
+                    decoder, damage = DECODERS[compression]()
                 except ImportError:
                     raise missing_library(name, "zstandard") from None
             while True:
-                with damaged(name):
+                with damaged(name, damage):
                     out = decoder.decompress(data, CHUNK)
                 data = b""
                 if out:

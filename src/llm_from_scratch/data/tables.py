@@ -9,6 +9,7 @@ rows.json                                 one document an object or string: rows
 
 import codecs
 import csv
+import functools
 import io
 import itertools
 import json
@@ -338,50 +339,42 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
     Its metadata give the decompressed size, which is checked against the budget beforehand.
     """
     try:
-        from pyarrow import compute, large_binary, parquet, types
+        from pyarrow import ArrowException, compute, large_binary, parquet, types
     except ImportError:
         raise missing_library(name, "pyarrow") from None
+    library = functools.partial(damaged, name, ArrowException, OSError, UnicodeDecodeError)
     budget, column = reader.budget, reader.form.column
     budget.read = path.stat().st_size
-    with damaged(name):
+    with library():
         file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
         columns = list(file.schema_arrow.names)
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-        expected = sum(max(0, part.total_uncompressed_size) for part in chunks if part.path_in_schema == column)
-        field, *inner = [column] if column in columns else column.split(".")
-        found = field in columns and (not inner or bool(expected))
-        kind: Any = file.schema_arrow.field(field).type if found else None
-        for key in inner if found else ():
-            kind = kind.field(key).type
-        if found and types.is_dictionary(kind):
+        sizes = [part.total_uncompressed_size for part in chunks if part.path_in_schema == column]
+    field, *inner = [column] if column in columns else column.split(".")
+    with library():
+        kind: Any = file.schema_arrow.field(field).type if field in columns and (sizes or not inner) else None
+        for key in inner:
+            kind = kind.field(key).type if kind is not None and types.is_struct(kind) else None
+        if kind is not None and types.is_dictionary(kind):
             kind = kind.value_type
-    if not found:
+    if kind is None:
         raise UserError(f"{name}: no column {column!r}: data.column names the text, of {ascii(columns)[:200]}")
     if types.is_nested(kind) or types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind):
         raise UserError(
             f"{name}: no column of texts {column!r} but one of {str(kind)[:200]}: data.column names the text, of "
             f"{ascii(columns)[:200]}"
         )
-    budget.spend(expected, name)
+    budget.spend(sum(max(0, size) for size in sizes), name)
     reader._ignore(name, set(columns) - {field})
     rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
     number = 0
     while True:
-        with damaged(name):
+        with library():
             batch = next(rows, None)
-            if batch is None:
-                return
-            values = batch.column(0)
-            for key in inner:
-                values = compute.struct_field(values, key)
-            if types.is_dictionary(values.type):
-                values = values.dictionary_decode()
-            if types.is_string(values.type) or types.is_large_string(values.type):
-                # As bytes: `clean` reports those that are not UTF-8, where pyarrow would fail for
-                # all rows.
-                values = values.cast(large_binary())
-            texts = values.to_pylist()
+            texts = [] if batch is None else _texts(batch.column(0), inner, compute, large_binary(), types)
+        if batch is None:
+            return
         budget.on_progress(budget.read * len(texts) // max(1, file.metadata.num_rows))
         for text in texts:
             number += 1
@@ -389,3 +382,15 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
                 # a dictionary can repeat a long text in few bytes
                 budget.spend(len(document.raw), name)
                 yield document
+
+
+def _texts(values: Any, inner: list[str], compute: Any, large_binary: Any, types: Any) -> list[Any]:
+    """Returns the rows of a batch's column, or of the field `inner` of it, as Python values."""
+    for key in inner:
+        values = compute.struct_field(values, key)
+    if types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if types.is_string(values.type) or types.is_large_string(values.type):
+        # As bytes: `clean` reports those that are not UTF-8, where pyarrow would fail for all rows.
+        values = values.cast(large_binary)
+    return values.to_pylist()
