@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llm_from_scratch.config import TokenizerConfig
-from llm_from_scratch.data.formats import Document, Format
+from llm_from_scratch.data.formats import PLAIN_FORMAT, Document, Format
 from llm_from_scratch.data.readers import read_documents
 
 TEXTS = ["What a pretty story!\n", "", "é “猫” 🦁\r\n", "said the Lion. " * 100]
@@ -113,10 +113,10 @@ CONTAINERS: dict[str, Callable[[list[str]], bytes]] = {
 ARCHIVES = [name for name in CONTAINERS if name not in ("a.jsonl", "a.TAR")]
 
 
-def read(folder: Path, name: str, raw: bytes, column: str = "text") -> list[Document]:
+def read(folder: Path, name: str, raw: bytes, form: Format = PLAIN_FORMAT) -> list[Document]:
     path = folder / "file"
     path.write_bytes(raw)
-    return list(read_documents(path, name, column))
+    return list(read_documents(path, name, form))
 
 
 def texts_of(documents: list[Document]) -> list[str]:
@@ -133,7 +133,7 @@ def refused(folder: Path, name: str, raw: bytes, match: str) -> None:
     assert [path.name for path in folder.iterdir()] == ["file"]
 
 
-def texts_in(folder: Path, name: str, raw: str | bytes, form: Format | str = "text") -> list[str]:
+def texts_in(folder: Path, name: str, raw: str | bytes, form: Format = PLAIN_FORMAT) -> list[str]:
     """The texts of the documents of one file."""
     (folder / "file").write_bytes(raw if isinstance(raw, bytes) else raw.encode())
     return texts_of(list(read_documents(folder / "file", name, form)))

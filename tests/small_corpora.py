@@ -1,7 +1,9 @@
 """Small corpora of the tests of data/: files put in place, opened and prepared."""
 
 import hashlib
+import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ BOOK = (
     + b"Dorothy lived in Kansas.\n" * 20_000
     + b"*** END OF THE PROJECT GUTENBERG EBOOK ***\n"
 )
+linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
 SHA256 = hashlib.sha256(BOOK).hexdigest()
 
 
@@ -53,12 +56,26 @@ def names(path: object, on_error: str | None = None) -> list[str]:
 
 
 def prepared(folder: Path, path: object, **settings: Any) -> Prepared:
-    """A text of the user's, by characters, in `folder`/data."""
+    """A text of the user's, by characters, in `folder`/data; warned of as in a new process."""
+    sources._warn_once.cache_clear()
     return prepare(DataConfig(name="text", path=str(path), dir=str(folder / "data"), **settings), CHARS)
 
 
 # Of a handful of documents, some to validate on.
 prepared_few: Callable[..., Prepared] = partial(prepared, val_fraction=0.3)
+
+
+def broken_table(bad: dict[int, bytes]) -> bytes:
+    """Returns 30 lines of JSON; `bad` are other lines in their place, by number from 1."""
+    lines = (bad.get(i, json.dumps({"text": f"{PAGE}{'ab' * i}"}).encode()) for i in range(1, 31))
+    return b"\n".join(lines)
+
+
+def corpus(folder: Path, texts: dict[str, str], **settings: Any) -> DataConfig:
+    """Writes texts below `folder`; they and the earlier ones are the corpus."""
+    for name, text in texts.items():
+        put(folder / "texts" / name, text)
+    return DataConfig(name="text", path=str(folder / "texts"), dir=str(folder / "data"), **settings)
 
 
 def mix(folder: Path, **changes: Any) -> DataConfig:

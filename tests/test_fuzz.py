@@ -595,7 +595,7 @@ def reader_kind(
         (folder / name).write_bytes(make())
 
         def read(folder: Path) -> object:
-            return sum(len(document.raw) for document in read_documents(folder / name, name, "text"))
+            return sum(len(document.raw) for document in read_documents(folder / name, name))
 
         return {name: mutation}, lambda folder: None, read
 

@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 from containers import CHARS
-from small_corpora import PAGE, prepared_few, put
+from small_corpora import broken_table, prepared_few, put
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import prepare
-
-
-def broken_table(bad: dict[int, bytes]) -> bytes:
-    lines = (bad.get(i, json.dumps({"text": f"{PAGE}{'ab' * i}"}).encode()) for i in range(1, 31))
-    return b"\n".join(lines)
 
 
 def test_young_settings_leave_the_names_of_prepared_folders_as_they_were(tmp_path: Path) -> None:

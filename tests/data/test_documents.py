@@ -16,10 +16,10 @@ from containers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from small_corpora import PAGE, prepared_few, put
+from small_corpora import PAGE, broken_table, prepared_few, put
 
 from llm_from_scratch.data.documents import SPLITS, is_validation, split_document, split_pieces
-from llm_from_scratch.data.formats import Format
+from llm_from_scratch.data.formats import PLAIN_FORMAT, Format
 from llm_from_scratch.data.readers import read_documents
 
 BAD_LINES = {
@@ -33,13 +33,8 @@ BAD_LINES = {
 }
 
 
-def read(folder: Path, name: str, raw: str | bytes, form: Format | str = "text") -> list[str]:
+def read(folder: Path, name: str, raw: str | bytes, form: Format = PLAIN_FORMAT) -> list[str]:
     return texts_of(list(read_documents(put(folder / "file", raw), name, form)))
-
-
-def broken_table(bad: dict[int, bytes]) -> bytes:
-    lines = (bad.get(i, json.dumps({"text": f"{PAGE}{'ab' * i}"}).encode()) for i in range(1, 31))
-    return b"\n".join(lines)
 
 
 # --------------------------------------------------------------------------------------- the policy

@@ -5,16 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_corpora import NOVEL, lock, names, opened, prepared, put
-
-from llm_from_scratch.data import sources
-
-linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
-
-
-@pytest.fixture(autouse=True)
-def said_anew() -> None:
-    sources._warn_once.cache_clear()
+from small_corpora import NOVEL, linux, lock, names, opened, prepared, put
 
 
 @linux

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,9 @@ from containers import (
     parquet,
     tar,
 )
-from small_corpora import NOVEL, lock, opened, prepared, put
+from small_corpora import NOVEL, linux, lock, opened, prepared, put
 
 from llm_from_scratch.data import corpus, readers, sources
-
-linux = pytest.mark.skipif(sys.platform == "win32", reason="no such names or files there")
-
-
-@pytest.fixture(autouse=True)
-def said_anew() -> None:
-    sources._warn_once.cache_clear()
 
 
 @linux
@@ -48,7 +40,6 @@ def test_every_file_that_is_not_read_is_named_once_and_in_the_report(
     for name in ("c.html", "d.json", "e.csv", ".hidden.txt", ".git", "f", "broken.txt", "round", "pipe.txt"):
         assert f'"{name}"' in report
     caplog.clear()
-    sources._warn_once.cache_clear()
     assert prepared(tmp_path, own).folder == text.folder
     assert "9 in all" in caplog.text  # a later start says it, too
 
@@ -101,6 +92,24 @@ def test_columns_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCa
     assert not (text.folder / "report.md").exists()
 
 
+@pytest.mark.parametrize("keep_text", [None, False])
+def test_every_column_that_is_not_read_is_counted_once(
+    keep_text: bool | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    columns = {f"column {i:02}": i for i in range(25)}
+    for part in range(3):
+        rows = [json.dumps(columns | {f"of part {part}": 1, "text": NOVEL + "ab" * i}) for i in range(10)]
+        put(tmp_path / f"own/{part}.jsonl", "\n".join(rows))
+    settings = {"keep_text": keep_text, "shard_bytes": 1, "val_fraction": 0.3, "min_chars": 1}
+    text = prepared(tmp_path, tmp_path / "own", **settings)
+    assert "column 09 (a column beside data.column); and 18 more" in caplog.text
+    assert "| a column beside data.column | 28 | " in (text.folder / "report.md").read_text(encoding="utf-8")
+    wide = ",".join([f"c{i}" for i in range(100)]) + f",text\n{'1,' * 100}{NOVEL}\n"
+    text = prepared(tmp_path, put(tmp_path / "wide.csv", wide + wide.partition("\n")[2] * 30), **settings)
+    assert "| a column beside data.column | 100 or more | " in (text.folder / "report.md").read_text(encoding="utf-8")
+
+
 # --------------------------------------------------------------------------------------- unreadable
 @pytest.fixture
 def locked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +129,6 @@ def test_a_file_that_cannot_be_read_is_an_error_or_is_counted(
         prepared(tmp_path, tmp_path / "own", **settings)
     prepared(tmp_path, tmp_path / "own", on_error="skip", **settings)
     assert "locked.txt (Permission denied)" in caplog.text
-
-
-# -------------------------------------------------------------------------------------------- names
 
 
 @linux

@@ -10,22 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from containers import CHARS
 from filelock import FileLock
+from small_corpora import corpus
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import learning, tasks
 from llm_from_scratch.data.prepare import Prepared, is_validation, prepare, prepare_task, split_document
 from llm_from_scratch.data.prepared import check_doc_mask
 from llm_from_scratch.errors import UserError
-
-CHARS = TokenizerConfig(kind="char", vocab_size=None)
-
-
-def corpus(folder: Path, texts: dict[str, str], **settings: object) -> DataConfig:
-    for name, text in texts.items():
-        (folder / "texts").mkdir(exist_ok=True)
-        (folder / "texts" / name).write_text(text, encoding="utf-8")
-    return DataConfig(name="text", path=str(folder / "texts"), dir=str(folder / "data"), **settings)  # type: ignore[arg-type]
 
 
 def test_one_document_gives_its_last_part(tmp_path: Path) -> None:

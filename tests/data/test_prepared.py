@@ -3,19 +3,10 @@
 from pathlib import Path
 
 import pytest
-from containers import (
-    CHARS,
-)
+from containers import CHARS
+from small_corpora import corpus
 
-from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.prepare import prepare
-
-
-def corpus(folder: Path, texts: dict[str, str], **settings: object) -> DataConfig:
-    for name, text in texts.items():
-        (folder / "texts").mkdir(exist_ok=True)
-        (folder / "texts" / name).write_text(text, encoding="utf-8")
-    return DataConfig(name="text", path=str(folder / "texts"), dir=str(folder / "data"), **settings)  # type: ignore[arg-type]
 
 
 def test_a_damaged_manifest_says_what_to_do(tmp_path: Path) -> None:

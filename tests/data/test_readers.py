@@ -159,7 +159,7 @@ def test_an_archive_prepares_the_same_bytes_as_its_documents_in_files(count: int
     texts = [f"Document {i} of {count}: {'é猫ab'[i % 4]} is its letter. " * 30 for i in range(count)]
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed/urlsf_subset00.tar").write_bytes(nested(texts))
-    for document in read_documents(tmp_path / "packed/urlsf_subset00.tar", "urlsf_subset00.tar", "text"):
+    for document in read_documents(tmp_path / "packed/urlsf_subset00.tar", "urlsf_subset00.tar"):
         place = tmp_path / "plain" / document.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(document.raw)

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from conftest import story
-from containers import jsonl, tar
+from containers import CHARS, jsonl, tar
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.prepare import prepare
 
 EXPECTED = Path(__file__).with_name("same_bytes.json")
-CHARS = TokenizerConfig(kind="char", vocab_size=None)
 MANY = {
     **{f"{i:02}.txt": story(300 + 10 * i, seed=i % 13) for i in range(25)},
     "empty.txt": "",

@@ -116,7 +116,7 @@ def watch():
         highest = max(highest, anonymous())
 threading.Thread(target=watch, daemon=True).start()
 try:
-    for document in read_documents(pathlib.Path(sys.argv[1]), sys.argv[1], "text"): pass
+    for document in read_documents(pathlib.Path(sys.argv[1]), sys.argv[1]): pass
     print("read")
 except ValueError as error:
     print(error)

@@ -17,7 +17,7 @@ from llm_from_scratch.data.readers import read_documents
 
 def test_the_column_is_named_in_data_column(tmp_path: Path) -> None:
     for name, raw in (("a.jsonl", jsonl(TEXTS, "body")), ("a.parquet", parquet(list(TEXTS), "body"))):
-        assert texts_of(read(tmp_path, name, raw, "body")) == TEXTS
+        assert texts_of(read(tmp_path, name, raw, Format("body"))) == TEXTS
         refused(tmp_path, name, raw, r"'text'.*data\.column names the text, of \['id', 'body'\]")
 
 
@@ -30,7 +30,7 @@ def test_tables_of_every_compression_and_encoding(tmp_path: Path) -> None:
     from pyarrow.parquet import write_table
 
     write_table(pa.table({"text": pa.array(TEXTS, pa.large_string())}), tmp_path / "large.parquet")
-    assert texts_of(list(read_documents(tmp_path / "large.parquet", "large.parquet", "text"))) == TEXTS
+    assert texts_of(list(read_documents(tmp_path / "large.parquet", "large.parquet"))) == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_a_wrong_column_is_no_fault_of_each_row(name: str, tmp_path: Path) -> No
 def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) -> None:
     rows = [{"data": {"text": "inner", "a.b": "dotted"}}, {"data.text": "literal", "data": {"text": "inner"}}]
     raw = "\n".join(map(json.dumps, rows))
-    assert texts_in(tmp_path, "a.jsonl", raw, "data.text") == ["inner", "literal"]
-    assert texts_in(tmp_path, "a.json", json.dumps(rows), "data.text") == ["inner", "literal"]
-    assert texts_in(tmp_path, "a.jsonl", json.dumps(rows[0]), "data.a.b") == ["dotted"]
+    assert texts_in(tmp_path, "a.jsonl", raw, Format("data.text")) == ["inner", "literal"]
+    assert texts_in(tmp_path, "a.json", json.dumps(rows), Format("data.text")) == ["inner", "literal"]
+    assert texts_in(tmp_path, "a.jsonl", json.dumps(rows[0]), Format("data.a.b")) == ["dotted"]
     refused(tmp_path, "a.jsonl", b'{"data": "x"}', r"^a\.jsonl: no row holds a text under 'text'.*\['data'\]")
     pa = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
@@ -119,12 +119,14 @@ def test_a_nested_key_is_named_by_a_path_and_a_literal_one_wins(tmp_path: Path) 
     struct = pa.array([{"text": "one", "n": 1}, {"text": None, "n": 2}, None, {"text": "four", "n": 4}])
     write_table(pa.table({"data": struct, "list": [["x"]] * 4}), tmp_path / "file")
     faults: list[str] = []
-    found = read_documents(tmp_path / "file", "a.parquet", "data.text", on_fault=lambda name, _: faults.append(name))
+    found = read_documents(
+        tmp_path / "file", "a.parquet", Format("data.text"), on_fault=lambda name, _: faults.append(name)
+    )
     assert texts_of(list(found)) == ["one", "four"]
     assert faults == ["a.parquet:2", "a.parquet:3"]
     for wrong in ("data.body", "data", "nothing.text", "list.list.element"):
         with pytest.raises(ValueError, match="data.column|no text but dict"):
-            list(read_documents(tmp_path / "file", "a.parquet", wrong))
+            list(read_documents(tmp_path / "file", "a.parquet", Format(wrong)))
 
 
 def test_bytes_of_a_parquet_row_that_are_no_utf8_are_of_that_row(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_csv_and_tsv_are_tables(tmp_path: Path) -> None:
     assert texts_in(tmp_path, "a.tsv", "n\ttext\n1\ta, b; c\n") == ["a, b; c"]
     names = [document.name for document in read_documents(put(tmp_path / "file", table), "a.csv")]
     assert names == ["a.csv:2", "a.csv:3", "a.csv:6", "a.csv:7"]
-    assert texts_in(tmp_path, "a.csv", "data.text\nx\n", "data.text") == ["x"]
+    assert texts_in(tmp_path, "a.csv", "data.text\nx\n", Format("data.text")) == ["x"]
     assert texts_in(tmp_path, "a.csv", '"id","two\nlines",text\n1,2,x\n') == ["x"]
     assert texts_in(tmp_path, "a.csv", '"id";"two\n,lines";"text"\n1;2;x\n') == ["x"]
     assert texts_in(tmp_path, "a.csv", '5" disk,text\n1,x\n') == ["x"]

@@ -130,10 +130,6 @@ def test_fault_12_a_truncated_archive_leaves_no_shard_of_its_own(tmp_path: Path)
     assert not list((folder / "data/openwebtext").glob("prepared-*/"))
 
 
-def kill(job: int, told: object) -> None:
-    signal.raise_signal(job)
-
-
 def test_fault_13_killed_three_times_and_started_again(tmp_path: Path) -> None:
     whole = prepare(settings(subsets(tmp_path / "whole", count=120)), BPE, settings=ONE)
     folder = subsets(tmp_path / "killed", count=120)

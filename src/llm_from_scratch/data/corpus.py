@@ -18,10 +18,11 @@ from llm_from_scratch.check import check
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.documents import File, Selection, Tally
-from llm_from_scratch.data.downloads import Download
 from llm_from_scratch.data.folders import listed
 from llm_from_scratch.data.quality import chosen
+from llm_from_scratch.data.shards import id_dtype
 from llm_from_scratch.data.sources import Source, open_source, roots
+from llm_from_scratch.data.streams import stamp
 from llm_from_scratch.data.tasks import Task
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import BUILDING, sha256, write_file
@@ -200,7 +201,7 @@ def source_of(data: DataConfig, fetch: bool) -> Source:
         layouts=data.layouts,
         published=data.published,
         download=data.download,
-        downloads={key: Download(one.files, one.mirrors, one.sha256) for key, one in data.downloads.items()},
+        downloads=data.downloads,
         connections=data.connections,
         data_dir=Path(data.dir),
         fetch=fetch,
@@ -307,13 +308,13 @@ def _checksums(
     new = 0
     for name, path in source.paths:
         try:
-            stat = path.stat()
+            size = path.stat().st_size
             if not cache:
-                found[name] = sha256(path) if stat.st_size <= 10**9 else f"{stat.st_size} {stat.st_mtime_ns}"
+                found[name] = sha256(path) if size <= 10**9 else stamp(path)
                 continue
-            key = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
+            key = f"{path.absolute()} {stamp(path)}"
             if not isinstance(known.get(key), str):
-                if not new and stat.st_size > 10**8:
+                if not new and size > 10**8:
                     log.info("reading the files of %s once for their checksums", source.name)
                 known[key] = sha256(path)
                 new += 1
@@ -396,8 +397,9 @@ def check_space(corpus: Corpus, tasks: Sequence[Task], tokenizer: Tokenizer) -> 
     """Raises UserError where the token shards will not fit on the disk, by a low estimate."""
     if corpus.max_docs is not None:
         return
-    size = 2 if tokenizer.vocab_size <= 65_536 else 4
-    needed = size * estimated_tokens(corpus, tasks, tokenizer.kind, tokenizer.vocab_size)
+    needed = id_dtype(tokenizer.vocab_size).itemsize * estimated_tokens(
+        corpus, tasks, tokenizer.kind, tokenizer.vocab_size
+    )
     free = shutil.disk_usage(corpus.building).free
     if needed > free:
         raise UserError(

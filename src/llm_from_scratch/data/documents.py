@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.data.clean import clean
-from llm_from_scratch.data.formats import COLUMN, Format, OnProgress, is_plain, no_progress
+from llm_from_scratch.data.formats import COLUMN, MAX_COLUMNS, Format, OnProgress, is_plain, no_progress
 from llm_from_scratch.data.long_texts import LONG, LongText, beginning_of, holds_end_of_text, open_long, pieces_of
 from llm_from_scratch.data.quality import failed, language
 from llm_from_scratch.data.readers import read_documents
@@ -81,7 +81,8 @@ class Tally:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     # reason -> number of archive members and table columns that are not read
     skipped: dict[str, int] = field(default_factory=dict)
-    named: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first NAMED of them
+    # reason -> the first NAMED of them; of columns the first MAX_COLUMNS
+    named: dict[str, list[str]] = field(default_factory=dict)
     separators: int = 0  # documents whose text contains the end-of-text token's name
 
     def remove(self, reason: str, name: str, text: str | LongText) -> None:
@@ -92,12 +93,12 @@ class Tally:
             examples.append((name, beginning_of(text, EXAMPLE)))
 
     def skip(self, name: str, why: str) -> None:
-        """Counts an archive member or table column not read; a column in `named` only once."""
+        """Counts an archive member or table column not read; a column once, up to MAX_COLUMNS."""
         names = self.named.setdefault(why, [])
-        if why == COLUMN and name in names:
+        if why == COLUMN and (name in names or len(names) == MAX_COLUMNS):
             return
         self.skipped[why] = self.skipped.get(why, 0) + 1
-        if len(names) < NAMED:
+        if len(names) < (MAX_COLUMNS if why == COLUMN else NAMED):
             names.append(name)
 
 

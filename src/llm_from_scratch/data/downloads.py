@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -24,6 +23,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from llm_from_scratch.config import DownloadConfig
 from llm_from_scratch.data.streams import read_file
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import sha256 as sha256_of
@@ -34,32 +34,20 @@ TIMEOUT = 10.0  # seconds without a response or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
-@dataclass(frozen=True)
-class Download:
-    """One published form of a corpus: its files and the mirrors that serve them.
+def names_of(files: str) -> list[str]:
+    """Returns the paths that `DownloadConfig.files` stands for, its range of numbers expanded.
 
-    `files` is a path below the data folder; a range as in `part{00..20}.tar` stands for many files.
-    `mirrors` are base URLs, tried in turn.
+    Raises:
+        UserError: when a path leads out of the data folder, or the range is empty.
     """
-
-    files: str
-    mirrors: Sequence[str]
-    sha256: str | None = None  # of a download's only file; None: not checked
-
-    def names(self) -> list[str]:
-        """Returns the paths of the files, with the range of numbers expanded.
-
-        Raises:
-            UserError: when a path leads out of the data folder, or the range is empty.
-        """
-        span = re.search(r"\{(\d+)\.\.(\d+)\}", self.files)
-        names = [self.files]
-        if span:
-            numbers = range(int(span[1]), int(span[2]) + 1)
-            names = [self.files.replace(span[0], f"{number:0{len(span[1])}}") for number in numbers]
-        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or not names:
-            raise UserError(f"data.downloads: {self.files!r} must be files below data.dir")
-        return names
+    span = re.search(r"\{(\d+)\.\.(\d+)\}", files)
+    names = [files]
+    if span:
+        numbers = range(int(span[1]), int(span[2]) + 1)
+        names = [files.replace(span[0], f"{number:0{len(span[1])}}") for number in numbers]
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or not names:
+        raise UserError(f"data.downloads: {files!r} must be files below data.dir")
+    return names
 
 
 def corpus_file(
@@ -113,7 +101,7 @@ def _not_fetched(name: str, target: Path) -> UserError:
 
 
 def bring_all(
-    name: str, download: Download, roots: Sequence[Path], connections: int, fetch: bool
+    name: str, download: DownloadConfig, roots: Sequence[Path], connections: int, fetch: bool
 ) -> list[tuple[str, Path]]:
     """Returns (name, path) of a download's files, sorted; downloads the missing ones in parallel.
 
@@ -123,7 +111,10 @@ def bring_all(
     Raises:
         UserError: when a file is missing and cannot be downloaded, or fails its check.
     """
-    files = {file: next((root / file for root in roots if (root / file).is_file()), None) for file in download.names()}
+    files = {
+        file: next((root / file for root in roots if (root / file).is_file()), None)
+        for file in names_of(download.files)
+    }
     data_dir = roots[0]
     missing = [file for file, path in files.items() if path is None]
     if missing and not download.mirrors:

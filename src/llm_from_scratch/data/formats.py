@@ -17,6 +17,7 @@ KINDS = {"ndjson": "jsonl"} | {kind: kind for kind in ("jsonl", "json", "csv", "
 # Limit in bytes of a document in a table, an archive or a compressed file. The longest novels have
 # 10 MB, and a line of JSON can take 30 times its length in memory.
 MAX_DOCUMENT = 16 * 2**20
+MAX_COLUMNS = 100  # names of columns that are not read, as far as they are remembered and counted
 # Reasons not to read a file, a member or a column.
 COLUMN, HIDDEN = "a column beside data.column", "hidden"
 OTHER_NAME = "no name of a text, a table or an archive"

@@ -13,7 +13,8 @@ import numpy as np
 from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
-from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, open_shard
+from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, id_dtype, open_shard
+from llm_from_scratch.data.tasks import documents_in_pieces
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import read_bounded, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
@@ -41,7 +42,7 @@ class Prepared:
         Their ids are verified too where the split has less than VERIFY_BELOW bytes of ids.
         """
         facts = self.manifest["splits"][split]
-        small = facts.get("tokens", 0) * (2 if self.tokenizer.vocab_size <= 65_536 else 4) < VERIFY_BELOW
+        small = facts.get("tokens", 0) * id_dtype(self.tokenizer.vocab_size).itemsize < VERIFY_BELOW
         return [
             open_shard(self.folder / name, tokenizer=self.tokenizer.fingerprint, verify=small, index_sha256=checksum)
             for name, checksum in facts["shards"].items()
@@ -58,7 +59,8 @@ class Prepared:
         """
         if self.has_text:
             self.verify_text(split)
-            yield from read_documents(self.folder / f"{split}.txt")
+            for _, pieces in documents_in_pieces(self.folder / f"{split}.txt"):
+                yield "".join(pieces)
             return
         for shard in self.shards(split):
             start = 0
@@ -206,15 +208,6 @@ def manifest_sha256(manifest: dict[str, Any]) -> str:
 
 def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} {what}: delete {path.parent} and it is prepared anew")
-
-
-def read_documents(path: Path) -> Iterator[str]:
-    """Yields the documents of a cleaned text; the file of their ends lies beside it."""
-    start = 0
-    with path.open("rb") as file:
-        for end in np.fromfile(path.with_suffix(".ends"), dtype="<u8").tolist():
-            yield file.read(end - start).decode()
-            start = end
 
 
 def document_start(prepared: Prepared) -> int:

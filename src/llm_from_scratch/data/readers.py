@@ -26,6 +26,7 @@ from llm_from_scratch.data.formats import (
     MAX_DOCUMENT,
     OTHER_NAME,
     OTHER_SUFFIXES,
+    PLAIN_FORMAT,
     TEXT_SUFFIXES,
     Document,
     Format,
@@ -56,7 +57,7 @@ MAX_DEPTH = 3  # archives within archives; OpenWebText has two
 def read_documents(
     path: Path,
     name: str,
-    form: Format | str = "text",
+    form: Format = PLAIN_FORMAT,
     on_progress: OnProgress = no_progress,
     *,
     checksum: str = "",
@@ -69,7 +70,7 @@ def read_documents(
         path: a regular file.
         name: its name in messages and in the documents' names. Its suffixes say the format; a name
             without a known suffix is that of a text.
-        form: the column, encoding and separator; a string is the column of a table.
+        form: the column, encoding and separator.
         on_progress: called with the number of bytes of the file read since the last call.
         checksum: the sha256 that the bytes must have, or the file's "SIZE TIME" (`stamp`); ""
             accepts any.
@@ -82,7 +83,6 @@ def read_documents(
             the column, needs a library that is not installed, or has changed. The message names the
             file and the member, line or row.
     """
-    form = Format(form) if isinstance(form, str) else form
     reader = _Reader(form, Budget(on_progress=on_progress), on_fault, on_skip)
     compression, kind = kind_of(name)
     if kind == "parquet" and compression is None:

@@ -11,7 +11,7 @@ from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.corpus import Corpus
 from llm_from_scratch.data.documents import NAMED, NOT_READ, SPLITS, Tally
 from llm_from_scratch.data.folders import listed
-from llm_from_scratch.data.formats import COLUMN
+from llm_from_scratch.data.formats import COLUMN, MAX_COLUMNS
 from llm_from_scratch.data.quality import RULES
 from llm_from_scratch.pages import as_markdown
 from llm_from_scratch.tokenizer import END_OF_TEXT
@@ -157,7 +157,8 @@ def _not_read(corpus: Corpus, tallies: list[Tally]) -> list[str]:
     lines = ["", "## Not read", "", "| what | count | the first |", "|---|---|---|"]
     for why, names in reasons.items():
         first = ", ".join(_code(name).replace("|", "\\|") for name in names[:NAMED])
-        lines.append(f"| {why} | {counts[why]:,} | {first} |")
+        uncounted = why == COLUMN and any(len(tally.named.get(why, [])) == MAX_COLUMNS for tally in tallies)
+        lines.append(f"| {why} | {counts[why]:,}{' or more' if uncounted else ''} | {first} |")
     return lines
 
 

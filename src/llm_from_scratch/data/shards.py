@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sha256
 
 MAGIC = "llm-from-scratch token shard"
 VERSION = 1
@@ -84,7 +85,7 @@ def write_shard(
     """
     bin_path, index_path = _paths(path)
     bin_part, index_part = (p.with_name(p.name + ".tmp") for p in (bin_path, index_path))
-    dtype = _dtype(vocab_size)
+    dtype = id_dtype(vocab_size)
     digest, ends, tokens, text_bytes = hashlib.sha256(), array("Q"), 0, 0
     try:
         # Deletes what a killed worker left, rather than write into it.
@@ -186,10 +187,9 @@ def open_shard(
             f"{bin_path} was made with the tokenizer {info.tokenizer!r} and this run has {tokenizer!r}: "
             "prepare the data again with this tokenizer, or use the other one"
         )
-    if verify or (verify is None and bin_path.stat().st_size < VERIFY_BELOW):
-        with bin_path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != info.sha256:
-                raise _damaged(bin_path, "does not have the checksum it was written with")
+    verify = bin_path.stat().st_size < VERIFY_BELOW if verify is None else verify
+    if verify and sha256(bin_path) != info.sha256:
+        raise _damaged(bin_path, "does not have the checksum it was written with")
     tokens = _map(bin_path, info.dtype, info.tokens)
     if bin_path.stat().st_size >= VERIFY_BELOW and hasattr(mmap, "MADV_RANDOM"):
         # Chunks are read at random positions: read-ahead would fill the page cache with bytes that
@@ -211,7 +211,7 @@ def _parse(header: bytes, path: Path) -> dict[str, Any]:
     numbers = [value for value in found.values() if isinstance(value, int)]
     if {key: type(value) for key, value in found.items()} != _HEADER or min(numbers) < 0:
         raise _damaged(path, "lacks a field, or has one of another type than it should")
-    if found["dtype"] != _dtype(found["vocab_size"]).str:
+    if found["dtype"] != id_dtype(found["vocab_size"]).str:
         raise _damaged(path, f"says {found['dtype']!r} for a vocabulary of {found['vocab_size']}")
     return found
 
@@ -222,7 +222,8 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     return path.with_name(name + ".bin"), path.with_name(name + ".idx")
 
 
-def _dtype(vocab_size: int) -> np.dtype:
+def id_dtype(vocab_size: int) -> np.dtype:
+    """Returns the type of the ids of a vocabulary in shards: uint16, or uint32 above 65,536 ids."""
     return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_from_scratch.data.downloads import Download, bring_all, corpus_file
+from llm_from_scratch.config import DownloadConfig
+from llm_from_scratch.data.downloads import bring_all, corpus_file
 from llm_from_scratch.data.folders import Tree, fixed_part, listed
 from llm_from_scratch.data.formats import (
     NAMED_SUFFIXES,
@@ -113,7 +114,7 @@ def open_source(
     layouts: list[str] | None = None,
     published: str | None = None,
     download: str | None = None,
-    downloads: Mapping[str, Download] | None = None,
+    downloads: Mapping[str, DownloadConfig] | None = None,
     connections: int = 4,
     data_dir: Path,
     fetch: bool = True,
@@ -175,7 +176,7 @@ def _laid_out(
     return [], []
 
 
-def _published_as(name: str, download: str, downloads: Mapping[str, Download]) -> Download:
+def _published_as(name: str, download: str, downloads: Mapping[str, DownloadConfig]) -> DownloadConfig:
     """Returns one of the downloads of the corpus `name`.
 
     Raises:
@@ -240,16 +241,15 @@ def _refuse_empty(path: str, files: Sequence[Path]) -> None:
 
 def _standard_library() -> list[tuple[str, Path]]:
     root = Path(sysconfig.get_path("stdlib"))
-    named = sorted((file.relative_to(root).as_posix(), file) for file in root.rglob("*.py"))
-    # _sysconfigdata… differs between machines: it describes how Python was built.
-    named = [
-        (name, file)
-        for name, file in named
-        if NOT_LIBRARY.isdisjoint(name.split("/")) and not name.startswith("_sysconfigdata")
-    ]
-    if not named:
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = set(folders) - NOT_LIBRARY
+        # _sysconfigdata… differs between machines: it describes how Python was built.
+        names = [name for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+        found += [Path(folder, name) for name in names]
+    if not found:
         raise UserError(f"data=stdlib: this Python has no library source in {root}: use data=text data.path=FILE")
-    return named
+    return sorted((file.relative_to(root).as_posix(), file) for file in found)
 
 
 def roots(data_dir: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_from_scratch.data.formats import COLUMN, MAX_DOCUMENT, Document, Format, OnFault, OnSkip
+from llm_from_scratch.data.formats import COLUMN, MAX_COLUMNS, MAX_DOCUMENT, Document, Format, OnFault, OnSkip
 from llm_from_scratch.data.streams import CHUNK, Budget, damaged, missing_library
 from llm_from_scratch.errors import UserError, message_of
 
@@ -29,7 +29,6 @@ ROWS = 16  # rows of a Parquet file in memory at a time
 HEADER_LINES = 100  # most lines of a CSV header, whose quoted names can span lines
 # JSON objects without a text, from the first, after which the column is taken to be wrong
 WITHOUT_TEXT = 1000
-MAX_COLUMNS = 100  # column names of JSON objects that are remembered
 
 
 @dataclass(frozen=True)

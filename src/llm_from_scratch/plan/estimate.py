@@ -13,6 +13,7 @@ from torch import nn
 
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
+from llm_from_scratch.data.shards import id_dtype
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.measuring import Measured
 from llm_from_scratch.plan.sizes import (
@@ -82,7 +83,7 @@ def plan(
             # Two checkpoints are kept while a third is written.
             "checkpoints": 3 * state,
             "model": 2 * 4 * N,  # float32; the best model, and the next one while it is written
-            "shards": (text.train_tokens + text.val_tokens) * (2 if text.vocab_size <= 65_536 else 4),
+            "shards": (text.train_tokens + text.val_tokens) * id_dtype(text.vocab_size).itemsize,
             "free": shutil.disk_usage(_there(Path(config.run_dir))).free,
         },
     }
