@@ -1,8 +1,9 @@
 """Tokenizers, text <-> ids: the third step of the data (source, clean, tokenize, shards, sample)
 and the last of generation.
 
-Three tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair
-encoding by SentencePiece (`bpe.py`), and the byte-level BPE of GPT-2 (`bytes.py`). `plain.py`
+Five tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair
+encoding by SentencePiece and another's such model (`bpe.py`), the byte-level BPE of GPT-2 and of
+others (`bytes.py`). `huggingface.py` and `gguf.py` write and read them as others' files. `plain.py`
 learns and applies merges from their definition.
 """
 
