@@ -60,6 +60,7 @@ MAY_IMPORT = {
     "tokenizer.bytes": ["tokenizer.base", "tokenizer.patterns"],
     "tokenizer.char": ["tokenizer.base"],
     "tokenizer.load": ["tokenizer.base", "tokenizer.bpe", "tokenizer.bytes", "tokenizer.char"],
+    "tokenizer.template": ["tokenizer.base", "tokenizer.bpe", "tokenizer.bytes"],
     "tokenizer.gguf": [
         "tokenizer.base",
         "tokenizer.bpe",
@@ -224,6 +225,7 @@ ONLY_IN = {
     "pytorch_lightning": [],  # the other name of lightning: two copies of every class
     "hydra": ["commands", "front", "training.objects"],
     "sentencepiece": ["tokenizer.bpe"],
+    "jinja2": ["tokenizer.template"],
 }
 
 

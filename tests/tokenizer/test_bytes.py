@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from byte_level import EOT, TEXT, learn
+from byte_level import EOT, TEXT, learn, stranger
 from conftest import SMALL, Process, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -19,9 +19,12 @@ from small_corpora import mix
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.plan.sizes import assumed_text
-from llm_from_scratch.tokenizer import GPT2Tokenizer, load_tokenizer, open_gpt2
+from llm_from_scratch.tokenizer import BytesTokenizer, GPT2Tokenizer, load_tokenizer, open_gpt2
 from llm_from_scratch.tokenizer import bytes as bytes_module
+from llm_from_scratch.tokenizer.huggingface import read
+from llm_from_scratch.tokenizer.patterns import PATTERNS
 
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
@@ -265,3 +268,90 @@ def test_a_run_needs_no_files_but_its_own(
 def test_a_plan_takes_the_vocabulary_of_the_files(files: Path, gpt2: GPT2Tokenizer) -> None:
     config = check({"tokenizer": {"kind": "gpt2", "vocab_size": None, "path": str(files)}}, Config)
     assert assumed_text(config, 10**6).vocab_size == gpt2.vocab_size
+
+
+# ----------------------------------------------------------------------------------- other byte-level
+@pytest.fixture(scope="module", params=PATTERNS)
+def other_bytes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BytesTokenizer:
+    found = read(stranger(request.param, tmp_path_factory.mktemp("bytes")))
+    assert isinstance(found, BytesTokenizer)
+    return found
+
+
+def test_another_ones_bytes_are_saved_and_loaded(other_bytes: BytesTokenizer, tmp_path: Path) -> None:
+    other_bytes.save(tmp_path)
+    for again in (load_tokenizer(tmp_path), pickle.loads(pickle.dumps(other_bytes))):
+        assert again.encode(TEXT) == other_bytes.encode(TEXT)
+        assert isinstance(again, BytesTokenizer)
+        assert again.parts() == other_bytes.parts()
+        assert again.fingerprint == other_bytes.fingerprint
+    assert other_bytes.decode(other_bytes.encode(TEXT)) == TEXT
+    changed = other_bytes.parts() | {"eos_id": 0}
+    assert BytesTokenizer(**changed).fingerprint != other_bytes.fingerprint
+
+
+@pytest.mark.parametrize("around", ["", "x", "1", "!", "'s"])
+def test_endless_white_space_has_the_same_rule(
+    other_bytes: BytesTokenizer, around: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(2)
+    texts = [around + "".join(rng.choices(" \n\r\xa0", k=rng.randrange(8))) + around for _ in range(300)]
+    expected = [other_bytes.encode(text) for text in texts]
+    monkeypatch.setattr(bytes_module, "ENDLESS_SPACE", bytes_module.re.compile(".", bytes_module.re.DOTALL))
+    assert [other_bytes.encode(text) for text in texts] == expected
+
+
+def test_a_million_spaces_are_encoded(other_bytes: BytesTokenizer) -> None:
+    for text in (" " * 1_500_000 + "x", (" \n" * 600_000) + "1", "a" * 10**6):
+        assert other_bytes.decode(other_bytes.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("pattern", "(a+)+$", "is none of gpt2, smollm, qwen2, llama3"),
+        ("pattern", ["gpt2"], "is none of gpt2"),
+        ("tokens", "abc", "do not fit together"),
+        ("tokens", [1], "do not fit together"),
+        ("tokens", [EOT, "<|im_start|>", "<|im_end|>", "a", "a"], "two ids"),
+        ("tokens", [EOT, "<|im_start|>", "<|im_end|>", "é" * 2], "merge 0 joins"),
+        ("tokens", [EOT, "<|im_start|>", "<|im_end|>"], "merge 0 joins"),
+        ("merges", {}, "do not fit together"),
+        ("merges", [3], "no merge of two tokens"),
+        ("merges", ["a  b"], "no merge of two tokens"),
+        ("special", [], "do not fit together"),
+        ("special", {"<|im_end|>": 1}, "do not fit together"),
+        ("special", {"<|im_end|>": True}, "do not fit together"),
+        ("visible", ["<|other|>"], "do not fit together"),
+        ("eot_id", -1, "do not fit together"),
+        ("bos_id", 10**9, "do not fit together"),
+        ("eos_id", 1.0, "do not fit together"),
+        ("extra", 1, None),
+    ],
+)
+def test_a_damaged_description_is_one_line(
+    other_bytes: BytesTokenizer, key: str, value: object, message: str | None, tmp_path: Path
+) -> None:
+    other_bytes.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {key: value}), encoding="utf-8")
+    if message is None:
+        assert load_tokenizer(tmp_path).fingerprint == other_bytes.fingerprint
+        return
+    with pytest.raises(UserError, match=rf"tokenizer\.json: .*{message}") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+    path.write_text('{"kind": "bytes"}', encoding="utf-8")
+    with pytest.raises(UserError, match="it lacks add_bos"):
+        load_tokenizer(tmp_path)
+
+
+def test_tokens_that_show_decode_as_their_names(tmp_path: Path) -> None:
+    content = json.loads((stranger("qwen2", tmp_path) / "tokenizer.json").read_bytes())
+    content["added_tokens"].append(content["added_tokens"][0] | {"content": "<think>", "special": False, "id": 600})
+    content["model"]["vocab"]["<think>"] = len(content["model"]["vocab"])
+    content["added_tokens"][-1]["id"] = content["model"]["vocab"]["<think>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = read(tmp_path)
+    assert tokenizer.decode([tokenizer.special["<think>"], 1, *tokenizer.encode("a")]) == "<think>a"
+    assert tokenizer.special["<think>"] not in tokenizer.encode("<think>")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import smollm2
-from byte_level import EOT, TEXT, learn
+from byte_level import EOT, TEXT, learn, stranger
 from conftest import story
 from small_corpora import PROSE_AND_CODE
 from tokenizer_strings import ODD, strings
@@ -26,26 +26,6 @@ tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 KINDS = ("char", "char with bytes", "bpe", "gpt2", "smollm", "qwen2", "llama3")
-
-
-def stranger(pattern: str, folder: Path) -> Path:
-    """A byte-level BPE with the pre-tokenizer of `pattern`, trained by the library: special tokens
-    first, and bytes that its text lacks are no tokens.
-    """
-    empty = tokenizers.Tokenizer(tokenizers.models.BPE()).to_str()
-    written = json.loads(empty) | {"pre_tokenizer": PATTERNS[pattern].written}
-    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(written))
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=600, special_tokens=[EOT, "<|im_start|>", "<|im_end|>"], show_progress=False
-    )
-    tokenizer.train_from_iterator([TEXT, "e\u0301 \u2028 \xa0 👩‍👩‍👧 ▁▅ 3½ ٣"], trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    names |= {"clean_up_tokenization_spaces": False, "split_special_tokens": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
-    return folder
 
 
 def made(kind: str, folder: Path) -> Tokenizer:

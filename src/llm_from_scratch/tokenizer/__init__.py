@@ -3,8 +3,9 @@ and the last of generation.
 
 Five tokenizers share one protocol, `base.Tokenizer`: single characters (`char.py`), byte-pair
 encoding by SentencePiece and another's such model (`bpe.py`), the byte-level BPE of GPT-2 and of
-others (`bytes.py`). `huggingface.py` and `gguf.py` write and read them as others' files. `plain.py`
-learns and applies merges from their definition.
+others (`bytes.py`). `huggingface.py` and `gguf.py` write and read them as others' files.
+`template.py` makes ids of a conversation. `plain.py` learns and applies merges from their
+definition.
 """
 
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer
