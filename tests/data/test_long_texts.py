@@ -24,6 +24,8 @@ from llm_from_scratch.data.long_texts import encode_pieces, open_long, read_piec
 from llm_from_scratch.data.streams import ChangedFileError
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import BPETokenizer, GPT2Tokenizer, Tokenizer
+from llm_from_scratch.tokenizer.gguf import from_gguf
+from llm_from_scratch.tokenizer.patterns import PATTERNS
 
 BLOCK = 2**14  # characters: what a tokenizer learns from at a time
 KINDS = {"char": TokenizerConfig(kind="char", vocab_size=None), "bpe": TokenizerConfig(vocab_size=300)}
@@ -145,15 +147,27 @@ def gpt2() -> Tokenizer:
     return GPT2Tokenizer(json.dumps({token: i for i, token in enumerate(tokens)}).encode(), b"")
 
 
-@pytest.fixture(scope="module", params=["bpe", "gpt2"])
+def other_bytes(pattern: str) -> Tokenizer:
+    """The same with the pre-tokenizer of another model."""
+    found = gpt2()
+    assert isinstance(found, GPT2Tokenizer)
+    tokens = found.tokens()
+    merges = [f"{token[:-1]} {token[-1]}" for token in tokens[256:-1]]
+    types, end = [1] * 263 + [3], {"eos": 263}
+    return from_gguf(tokens, types, [], merges, "gpt2", PATTERNS[pattern].names[0], end, {})
+
+
+@pytest.fixture(scope="module", params=["bpe", "gpt2", *list(PATTERNS)[1:]])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    return gpt2() if request.param == "gpt2" else BPETokenizer.train([odd_text(1, 2000), story(20_000)], 500)
+    if request.param in PATTERNS:
+        return gpt2() if request.param == "gpt2" else other_bytes(request.param)
+    return BPETokenizer.train([odd_text(1, 2000), story(20_000)], 500)
 
 
 PARTS = st.sampled_from(
     [
         *("\n", "\n\n", " ", "  ", " \n", "\r", "\t", "\x85", "\x1c", "\u2028", "a", "word", "▁", "'s", "'", "é", "1"),
-        *("猫", "，", "。", "a，", "猫。", "x" * 9000, "猫" * 9000),
+        *("!", "!\n", "猫", "，", "。", "a，", "猫。", "x" * 9000, "猫" * 9000),
     ]
 )
 

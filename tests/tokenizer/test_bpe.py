@@ -2,8 +2,10 @@
 and memory.
 """
 
+import io
 import itertools
 import logging
+import pickle
 import random
 import re
 from functools import cache
@@ -15,8 +17,9 @@ from conftest import REPO, run, story
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_corpora import PROSE_AND_CODE as TEXT
+from tokenizer_strings import strings
 
-from llm_from_scratch.tokenizer import BPETokenizer
+from llm_from_scratch.tokenizer import BPETokenizer, SentencePieceTokenizer, load_tokenizer
 from llm_from_scratch.tokenizer.bpe import _chunks, _sample
 
 
@@ -218,3 +221,40 @@ def test_sampled_pieces_are_the_same_text_cut_elsewhere():
     pairs = (text[i : i + 2] for i in range(len(text)))
     pair = next(pair for pair in pairs if pair.isalpha() and len(tokenizer.encode(pair)) == 1)
     assert sum(len(tokenizer.sample(pair, 0.3, seed)) == 2 for seed in range(2000)) == pytest.approx(600, abs=80)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_another_ones_model_encodes_as_sentencepiece_does(kind: str, tmp_path: Path):
+    """With its own normalizer and the space that it puts in front of a text."""
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines()),
+        model_writer=content,
+        model_type=kind,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(content.getvalue())
+    tokenizer.save(tmp_path)
+    other = sentencepiece.SentencePieceProcessor(model_proto=content.getvalue())
+    for found in (tokenizer, load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        for text in [TEXT, *strings(300, 9)]:
+            ids = found.encode(text)
+            assert ids == other.encode(text)
+            assert found.decode(ids) == other.decode(ids)
+    assert (tokenizer.eot_id, tokenizer.bos_id, tokenizer.special) == (2, 1, {"<s>": 1, "</s>": 2})
+    assert tokenizer.decode(tokenizer.encode(" ﬁ  x")) == "fi x"  # not what went in
+    assert tokenizer.decode_bytes(tokenizer.encode("the")) == b" the"
+    with pytest.raises(ValueError, match="lone surrogate"):
+        tokenizer.encode("\ud800")
+
+
+def test_a_model_without_an_end_of_text_is_refused():
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines()), model_writer=content, vocab_size=60, eos_id=-1, minloglevel=2
+    )
+    with pytest.raises(ValueError, match="no end-of-text token"):
+        SentencePieceTokenizer(content.getvalue())
