@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 from small_models import STATE, small_model
 
-from llm_from_scratch.checkpoint import (
-    checkpoints,
-    prune_states,
-    save_state,
-)
+from llm_from_scratch.checkpoint import checkpoints, newest_state, prune_states, save_state
 from llm_from_scratch.files import building_folder
-from llm_from_scratch.run import MODEL, RunFolder, append_row, last_run, line_checksums, read_rows, remove_leftovers
+from llm_from_scratch.places import MODEL
+from llm_from_scratch.run import (
+    RunFolder,
+    append_row,
+    data_fingerprint,
+    last_run,
+    line_checksums,
+    read_rows,
+    remove_leftovers,
+)
 from llm_from_scratch.weights import load_model
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1" / "run"
@@ -30,7 +35,7 @@ def test_last_is_the_newest_run(tmp_path: Path) -> None:
     assert last_run(tmp_path) == tmp_path / "text/b"
     (tmp_path / "oz/sweep/0/model").mkdir()
     (tmp_path / "oz/sweep/0/model/config.json").write_text("")
-    assert last_run(tmp_path, holding="model/config.json") == tmp_path / "oz/sweep/0"
+    assert last_run(tmp_path, holding=MODEL) == tmp_path / "oz/sweep/0"
 
 
 def test_what_others_keep_beside_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
@@ -141,5 +146,5 @@ def test_a_run_of_version_0_1_by_its_parts() -> None:
     loaded = folder.model(doc_mask=True)
     assert (loaded.step, loaded.model.eot_id) == (best["step"], loaded.tokenizer.eot_id)
     assert folder.model().model.eot_id is None
-    assert folder.states() == [folder.newest_state()]
-    assert len(folder.data_fingerprint() or "") == 64
+    assert checkpoints(FIXTURE) == [newest_state(FIXTURE)]
+    assert len(data_fingerprint(FIXTURE) or "") == 64

@@ -1,6 +1,5 @@
 """The package as a library: load a run, score a text, continue a prompt (docs/api.md)."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +7,7 @@ import numpy as np
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.evaluation.scoring import score as score_windows
-from llm_from_scratch.evaluation.scoring import scorer, windows
+from llm_from_scratch.evaluation.scoring import likelihood_row, scorer, total_nats, windows
 from llm_from_scratch.generation import generate as generate_pieces
 from llm_from_scratch.machine import pick_device
 from llm_from_scratch.pretrained import open_model
@@ -27,17 +25,21 @@ class TextScore:
     @property
     def loss(self) -> float:
         """Returns the loss in nats a token."""
-        return self.nats / self.tokens
+        return self._row["loss"]
 
     @property
     def bits_per_byte(self) -> float:
         """Returns bits a byte of the text, which compares models of different tokenizers."""
-        return self.nats / math.log(2) / self.text_bytes
+        return self._row["bits_per_byte"]
 
     @property
     def perplexity(self) -> float:
         """Returns exp(loss), the loss capped at 700 so that it is finite."""
-        return math.exp(min(self.loss, 700.0))
+        return self._row["perplexity"]
+
+    @property
+    def _row(self) -> dict[str, float]:
+        return likelihood_row(self.nats, self.tokens, self.text_bytes)
 
 
 def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
@@ -82,8 +84,8 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
         raise UserError("the text is empty: there is nothing to score")
     model = scorer(run.model, run.tokenizer.eot_id)
     batches = windows([ids.astype(np.int64)], model, overlap=overlap, batch_size=batch_size)
-    nats = sum(float(part.sum(dtype=np.float64)) for part, _ in score_windows(model, batches))
-    return TextScore(nats, len(ids), len(text.encode()))
+    nats, tokens = total_nats(model, batches)
+    return TextScore(nats, tokens, len(text.encode()))
 
 
 def generate(run: LoadedModel, prompt: str = "", **settings: Any) -> list[str]:

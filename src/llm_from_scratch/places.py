@@ -1,4 +1,6 @@
-"""The folder of Hydra's YAML files, the words that start a command, and the user's paths."""
+"""The folder of Hydra's YAML files, the words that start a command, the user's paths, and where a
+run has its model.
+"""
 
 import os
 import sys
@@ -6,6 +8,7 @@ from pathlib import Path
 
 from llm_from_scratch.errors import UserError
 
+MODEL = "model/config.json"  # in a run folder, from its first validation on
 # The settings that are paths of the user's.
 PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "tokenizer.path", "prompt_file")
 

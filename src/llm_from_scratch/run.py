@@ -23,17 +23,16 @@ from typing import Any
 import torch
 
 from llm_from_scratch.check import check
-from llm_from_scratch.checkpoint import MALFORMED, MANIFEST, checkpoints, newest_state, read_json
+from llm_from_scratch.checkpoint import MALFORMED, MANIFEST, checkpoints, read_json
 from llm_from_scratch.config import Config
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links, write_file
-from llm_from_scratch.places import user_path
+from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.saved_config import read_run
 from llm_from_scratch.terminal import note
 from llm_from_scratch.weights import LoadedModel, load_model, model_folder
 
 log = logging.getLogger(__name__)
-MODEL = "model/config.json"  # a run holds it from its first validation on
 # The temporary names of a run's files, with and without the random part that keeps them apart.
 LEFTOVER = re.compile(
     r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
@@ -68,14 +67,6 @@ class RunFolder:
         validations = [row for row in self.rows() if row.get("split") == "val"]
         return min(validations, key=lambda row: row["loss"], default=None)
 
-    def states(self) -> list[Path]:
-        """Lists the checkpoint folders, newest first, unverified."""
-        return checkpoints(self.path)
-
-    def newest_state(self) -> Path | None:
-        """Returns the newest intact checkpoint, every byte verified; None where there is none."""
-        return newest_state(self.path)
-
     def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
         """Loads the weights of the best validation with their tokenizer, in evaluation mode.
 
@@ -84,10 +75,6 @@ class RunFolder:
             doc_mask: keeps attention within documents, as `data.doc_mask` does in training.
         """
         return load_model(self.path, device, doc_mask=doc_mask)
-
-    def data_fingerprint(self) -> str | None:
-        """Returns the fingerprint of the run's prepared text; None where no file records it."""
-        return data_fingerprint(self.path)
 
 
 # ------------------------------------------------------------------------------------ finding a run

@@ -154,7 +154,7 @@ def test_a_baseline_that_cannot_be_measured_costs_its_own_rows(folder: Path, mon
 @pytest.mark.parametrize(
     ("place", "options"),
     [
-        ("evaluation.texts.open_source", {"data": "story.txt"}),
+        ("evaluation.texts.source_of", {"data": "story.txt"}),
         ("evaluation.continuations.passages", {"generate": 1}),
         ("evaluation.continuations.distinct_n", {"data": "story.txt", "generate": 1}),
         ("evaluation.continuations.bleu", {"data": "story.txt", "generate": 1}),

@@ -21,11 +21,11 @@ from llm_from_scratch.evaluation import scoring
 from llm_from_scratch.evaluation.measure import Settings, measure
 from llm_from_scratch.evaluation.scoring import (
     ACTIVATIONS,
-    likelihood,
     likelihood_row,
     scorer,
     token_nats,
     token_nats_and_greedy,
+    total_nats,
     windows,
     windows_at_once,
 )
@@ -63,8 +63,9 @@ def test_it_equals_a_plain_loop_over_the_text(overlap: float, device: str) -> No
         nats -= model(torch.tensor([context]))[0, -1].log_softmax(-1)[int(target)].item()
     scored = scorer(model.to(device), eot)
     for batch_size in (1, 3, 64):
-        row = likelihood(scored, windows([text], scored, overlap, batch_size), text_bytes=100)
-        assert row["tokens"] == 45
+        total, tokens = total_nats(scored, windows([text], scored, overlap, batch_size))
+        row = likelihood_row(total, tokens, text_bytes=100)
+        assert tokens == 45
         assert row["loss"] == pytest.approx(nats / 45, abs=1e-5)
         assert row["bits_per_byte"] == pytest.approx(nats / math.log(2) / 100, abs=1e-5)
         assert row["perplexity"] == pytest.approx(math.exp(nats / 45), rel=1e-5)

@@ -17,8 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.description = (
         "Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second "
-        "group, make fuller tables; --report writes a page of all of it and prints the first figures. Nothing "
-        "is downloaded."
+        "group, make fuller tables; --report writes a page of all of it and prints the first figures. Models are read "
+        "from the disk alone; a corpus that --data or --against names is downloaded where it is not at hand."
     )
     parser.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
     parser.add_argument(
@@ -43,7 +43,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="write report.md with pictures and report.html there, or that one page, its pictures in a folder of its name;"
         f" implies --baselines --pairs --generate {PASSAGES}",
     )
-    more.add_argument("--data", metavar="PATH|NAME", help="score another text, all of it: a file, a folder, oz, …")
+    more.add_argument(
+        "--data",
+        metavar="PATH|NAME",
+        help="score another text, all of it: a file, a folder, oz, …; WikiText, known by the names of its files, with"
+        " words counted as in its published perplexities",
+    )
     more.add_argument("--ensemble", action="store_true", help="all runs together: the mean of their probabilities")
     more.add_argument("--baselines", action="store_true", help="n-grams, compressors and the article's own figures")
     more.add_argument(
@@ -87,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
 
     from llm_from_scratch.data.prepared import Prepared
     from llm_from_scratch.evaluation.measure import open_with_data
-    from llm_from_scratch.evaluation.scoring import likelihood, scorer, windows
+    from llm_from_scratch.evaluation.scoring import likelihood_row, scorer, total_nats, windows
 
     if not 0 <= options.overlap < 1:
         raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
@@ -98,8 +103,9 @@ def run(options: argparse.Namespace) -> None:
 
     def figures(text: Prepared) -> dict[str, Any]:
         tokens = [shard.tokens for shard in text.shards(options.split)]
-        batches = windows(tokens, model, options.overlap, options.batch_size)
-        return likelihood(model, batches, text.text_bytes(options.split))
+        nats, count = total_nats(model, windows(tokens, model, options.overlap, options.batch_size))
+        size = text.text_bytes(options.split)
+        return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
 
     row = figures(prepared)
     if prepared.parts:

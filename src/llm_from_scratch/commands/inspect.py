@@ -6,7 +6,7 @@ import json
 from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
-from llm_from_scratch.places import config_dir
+from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
 
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
-    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
     prepared = text_of_run(config) or prepare(
         config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
     )

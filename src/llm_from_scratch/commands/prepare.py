@@ -5,7 +5,7 @@ import sys
 
 from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
 from llm_from_scratch.front.program import composed
-from llm_from_scratch.places import config_dir
+from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
 
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
 
     log_to_stderr()
     started = time.monotonic()
-    config = check(composed(config_dir(), "train", options.overrides, resumes="model/config.json"), Config)
+    config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
     if config.prepare.task is None:
         prepared = text_of_run(config) or prepare_all(
             config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare

@@ -24,7 +24,8 @@ from llm_from_scratch.evaluation.results import Baseline, Evaluation, RunResult,
 from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, UnitNats, first_characters, other_text
 from llm_from_scratch.machine import pick_device
-from llm_from_scratch.run import MODEL, RunFolder, data_fingerprint
+from llm_from_scratch.places import MODEL
+from llm_from_scratch.run import RunFolder, data_fingerprint
 from llm_from_scratch.weights import LoadedModel
 
 log = logging.getLogger(__name__)

@@ -126,12 +126,6 @@ def score(model: Scorer, batches: Windows) -> Iterator[tuple[np.ndarray, np.ndar
         yield nats.cpu().numpy()[counted], np.nonzero(counted)[1]
 
 
-def text_nats(model: Scorer, ids: Sequence[int]) -> float:
-    """Returns the total -ln p of a text after an end-of-text, in windows without overlap."""
-    batches = windows([np.array(ids, dtype=np.int64)], model, overlap=0.0, batch_size=1)
-    return float(sum(nats.sum(dtype=np.float64) for nats, _ in score(model, batches)))
-
-
 def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
     """Returns -ln of the mean probability of each token: (N,) of -ln p from each model -> (N,).
 
@@ -142,22 +136,26 @@ def mean_probability(nats: Sequence[np.ndarray]) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------ figures
-def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
-    """Returns loss (nats a token), bits per byte and perplexity a token, from the total nats."""
-    loss = nats / tokens
-    return {"loss": loss, "bits_per_byte": nats / math.log(2) / text_bytes, "perplexity": math.exp(min(loss, 700.0))}
-
-
-def likelihood(model: Scorer, batches: Windows, text_bytes: int) -> dict[str, float]:
-    """Returns loss (nats a token), bits per byte, perplexity, tokens and bytes of a whole split.
-
-    Args:
-        model: the model to score with.
-        batches: windows that score every token of the split once.
-        text_bytes: UTF-8 bytes of the text that the tokens encode.
-    """
+def total_nats(model: Scorer, batches: Windows) -> tuple[float, int]:
+    """Returns the total -ln p of the targets, and their number."""
     total, tokens = 0.0, 0
     for nats, _ in score(model, batches):
         total += float(nats.sum(dtype=np.float64))
         tokens += len(nats)
-    return likelihood_row(total, tokens, text_bytes) | {"tokens": tokens, "bytes": text_bytes}
+    return total, tokens
+
+
+def text_nats(model: Scorer, ids: Sequence[int]) -> float:
+    """Returns the total -ln p of a text after an end-of-text, in windows without overlap."""
+    return total_nats(model, windows([np.array(ids, dtype=np.int64)], model, overlap=0.0, batch_size=1))[0]
+
+
+def perplexity(nats: float) -> float:
+    """Returns exp(nats), with the nats capped at 700 so that it is finite."""
+    return math.exp(min(nats, 700.0))
+
+
+def likelihood_row(nats: float, tokens: int, text_bytes: int) -> dict[str, float]:
+    """Returns loss (nats a token), bits per byte and perplexity a token, from the total nats."""
+    loss = nats / tokens
+    return {"loss": loss, "bits_per_byte": nats / math.log(2) / text_bytes, "perplexity": perplexity(loss)}

@@ -5,6 +5,8 @@ same bytes.
 """
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,20 +15,28 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.check import check
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.clean import clean
+from llm_from_scratch.data.corpus import source_of
 from llm_from_scratch.data.formats import is_plain
 from llm_from_scratch.data.long_texts import LONG, PIECE, LongText, in_memory, open_long
 from llm_from_scratch.data.prepare import MANY_DOCUMENTS
-from llm_from_scratch.data.sources import Source, open_source
+from llm_from_scratch.data.sources import Source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.results import Figures, TextInfo
+from llm_from_scratch.evaluation.scoring import likelihood_row, perplexity
 from llm_from_scratch.files import sha256
 from llm_from_scratch.places import config_dir, user_path
 from llm_from_scratch.saved_config import read_config
 
+log = logging.getLogger(__name__)
 BLOCK = 500  # bytes of a block, about 90 words, where there are few documents
-WIKITEXT = ("wiki.test.raw", "wiki.test.tokens")  # names of the test part as published
+# WikiText as published: its files, of which a folder's test part is scored, and the hub's folders
+WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(raw|tokens)")
+WIKITEXT_TEST = ("wiki.test.raw", "wiki.test.tokens")
+WIKITEXT_FOLDER = re.compile(r"wikitext-(2|103)(-raw)?(-v1)?")
 TRAIN_CHARACTERS = 5_000_000  # of the training part at most, for baselines and memorisation
 
 
@@ -134,13 +144,10 @@ class UnitNats:
         Perplexity a word is exp(nats / words).
         """
         unit_bits = self._nats / np.log(2)
-        bits, low, high = bootstrap_ratio(unit_bits, self.text.sizes)
+        _, low, high = bootstrap_ratio(unit_bits, self.text.sizes)
         total = float(self._nats.sum())
-        return {
-            "loss": total / self.tokens,
-            "perplexity": float(np.exp(min(total / self.tokens, 700.0))),
-            "perplexity_word": float(np.exp(min(total / max(self.text.words, 1), 700.0))),
-            "bits_per_byte": bits,
+        return likelihood_row(total, self.tokens, int(self.text.ends[-1])) | {
+            "perplexity_word": perplexity(total / max(self.text.words, 1)),
             "bits_per_byte_low": low,
             "bits_per_byte_high": high,
             "bits_per_character": total / float(np.log(2)) / self.text.characters,
@@ -205,31 +212,38 @@ def first_characters(documents: Iterable[str], limit: int = TRAIN_CHARACTERS) ->
 def other_text(data: str, option: str = "--data") -> Text:
     """Returns the whole text of `--data` or another option, cleaned as for training.
 
-    A folder with WikiText (Merity et al. 2016; the files of its archives, or the hub's tables)
-    gives its test part, with words counted as there.
+    A part of WikiText (Merity et al. 2016), known by its published name, is one document, with
+    words counted as in its published perplexities; a log line says so.
 
     Args:
         data: a file, a folder, a glob, or the name of one of configs/data.
         option: the option's name, for messages.
 
     Raises:
-        UserError: when there is no such text.
+        UserError: when there is no such text, or a named corpus cannot be downloaded.
     """
     if wikitext := _wikitext(user_path(data)):
+        log.info("%s %s: scored as WikiText: one document, and the end of a line is a word", option, data)
         return wikitext
-    config = config_dir() / "data" / f"{data}.yaml"
-    if config.exists() and not Path(data).exists():
-        values = read_config(config)
-        known = {key: values[key] for key in ("file", "url", "sha256", "must_contain") if key in values}
-        source = open_source(name=data, data_dir=Path("data"), **known)
-    else:
-        try:
-            source = open_source(name=data, path=data, data_dir=Path("data"))
-        except UserError as error:
-            raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
-        source.warn_of_skipped()
+    source = _source(data, option)
+    source.warn_of_skipped()
     documents = tuple(_clean_documents(source))
     return Text(f"{data}, all of it", documents, whole=len(documents) >= MANY_DOCUMENTS)
+
+
+def _source(data: str, option: str) -> Source:
+    """Returns the files of a path or of a named corpus, which is read as a training reads it."""
+    config = config_dir() / "data" / f"{data}.yaml"
+    if not config.exists() or Path(data).exists():
+        try:
+            return source_of(DataConfig(name=data, path=data), fetch=False)
+        except UserError as error:
+            raise UserError(str(error).replace("data.path=", f"{option} ", 1)) from None
+    # The defaults of the schema are those of configs/data/base.yaml.
+    settings = check({key: value for key, value in read_config(config).items() if key != "defaults"}, DataConfig)
+    if settings.file is None and settings.layouts is None and settings.name != "stdlib":
+        raise UserError(f"{option} {data}: names no text by itself: name a file, a folder or another corpus")
+    return source_of(settings, fetch=True)
 
 
 def _clean_documents(source: Source) -> Iterator[str | LongText]:
@@ -245,21 +259,15 @@ def _clean_documents(source: Source) -> Iterator[str | LongText]:
 
 
 def _wikitext(path: Path) -> Text | None:
-    """Returns WikiText's test part in a folder, or a file named as a published part; else None.
-
-    The part is one document, as is usual.
-    """
-    files = [path / name for name in WIKITEXT] if path.is_dir() else [path]
-    found = next((file for file in files if file.is_file() and file.name.startswith("wiki.")), None)
-    tables = sorted(path.glob("test-*.parquet")) if "wikitext" in path.name else []
-    if found:
-        text = found.read_bytes()
-    elif tables:
+    """Returns a published part of WikiText: the file itself, or a folder's test part; else None."""
+    if path.is_file() and WIKITEXT.fullmatch(path.name):
+        text, part = path.read_bytes(), path.name
+    elif found := next((path / name for name in WIKITEXT_TEST if (path / name).is_file()), None):
+        text, part = found.read_bytes(), found.name
+    elif WIKITEXT_FOLDER.fullmatch(path.name) and (tables := sorted(path.glob("test-*.parquet"))):
         # A row is a line; a line that holds only a space is an empty row in the hub's tables.
         rows = Source(path.name, [(table.name, table) for table in tables]).documents()
-        text = b"".join(row.raw or b" \n" for row in rows)
+        text, part = b"".join(row.raw or b" \n" for row in rows), "test"
     else:
         return None
-    return Text(
-        f"{path.name}, {found.name if found else 'test'}", (clean(text, path.name)[0],), whole=False, lines=True
-    )
+    return Text(f"{path.name}, {part}", (clean(text, path.name)[0],), whole=False, lines=True)

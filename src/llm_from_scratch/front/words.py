@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from llm_from_scratch import mistakes
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.places import PATHS, expanded
+from llm_from_scratch.places import MODEL, PATHS, expanded
 
 # Settings whose values are texts or paths: they are quoted, so that Hydra does not parse them.
 LITERAL = (
@@ -36,7 +36,7 @@ LITERAL = (
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
 # Settings that take `last` -> the file that the newest run must hold.
-LAST = {"resume": "config.yaml", "init_from": "model/config.json", "run": "model/config.json"}
+LAST = {"resume": "config.yaml", "init_from": MODEL, "run": MODEL}
 
 
 def literal(argument: str) -> str:
