@@ -15,8 +15,8 @@ import torch
 from llm_from_scratch import registry
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.gguf import read as gguf
-from llm_from_scratch.places import user_path
-from llm_from_scratch.run import MODEL, find_run
+from llm_from_scratch.places import MODEL, user_path
+from llm_from_scratch.run import find_run
 from llm_from_scratch.weights import LoadedModel, load_model
 
 HUB = "hub:"

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -129,7 +130,29 @@ def test_a_model_on_which_the_native_parser_crashes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parser: str, words: str
 ) -> None:
     BPETokenizer.train(["What a pretty story it was, said the Lion. " * 20], 300).save(tmp_path)
-    load_tokenizer(tmp_path)
+    bpe_module.try_parser.cache_clear()
     monkeypatch.setattr(bpe_module, "_PARSE", parser)
-    with pytest.raises(ValueError, match=rf"tokenizer\.model: damaged: .*{words}"):
-        load_tokenizer(tmp_path)
+    for _ in range(2):  # tried again, and refused again
+        with pytest.raises(ValueError, match=rf"tokenizer\.model: damaged: .*{words}"):
+            load_tokenizer(tmp_path)
+    monkeypatch.undo()
+    load_tokenizer(tmp_path)
+
+
+def test_a_process_tries_the_parser_once_on_the_same_model(
+    bpe: BPETokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bytes] = []
+    original = bpe_module.subprocess.run
+
+    def counted(command: list[str], *, input: bytes, **settings: Any) -> Any:
+        tried.append(input)
+        return original(command, input=input, **settings)
+
+    monkeypatch.setattr(bpe_module.subprocess, "run", counted)
+    bpe_module.try_parser.cache_clear()
+    other = BPETokenizer.train([TEXT], 399)
+    for name, tokenizer in (("run", bpe), ("prepared", bpe), ("other", other)):
+        tokenizer.save(tmp_path / name)
+        load_tokenizer(tmp_path / name)
+    assert tried == [bpe.model, other.model]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from logging import getLogger
 from pathlib import Path
 
@@ -352,8 +352,12 @@ processor.encode("".join(pieces))
 """
 
 
+@lru_cache(maxsize=16)
 def try_parser(model: bytes) -> None:
     """Parses a model in a child process, as the native parser can crash on an untrusted one.
+
+    The same bytes are tried once in a process. No verdict is kept on the disk: whoever could write
+    there could vouch for any model.
 
     Raises:
         UserError: when the child fails, crashes or takes more than 60 seconds.
