@@ -103,6 +103,11 @@ def new_file(path: Path) -> Path:
     return building
 
 
+def existing_parent(path: Path) -> Path:
+    """Returns a path that exists: `path`, or the nearest folder above it."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
 def sync(path: Path) -> None:
     """Flushes a file's bytes, or a folder's entries, to the disk (fsync)."""
     if os.name == "nt" and path.is_dir():

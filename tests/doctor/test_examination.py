@@ -15,7 +15,7 @@ def test_a_check_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("a driver\nthat lies")
         yield
 
-    monkeypatch.setattr(examination, "devices", broken)
+    monkeypatch.setattr(examination, "processors", broken)
     found = list(examine())
     (bad,) = (finding for finding in found if "driver" in finding.what)
     assert bad.mark == "fault"

@@ -651,6 +651,19 @@ def test_runs_that_hold_out_different_texts_need_one_text(here: Path, tmp_path: 
     assert both[0]["bits_per_byte"] == both[1]["bits_per_byte"]
 
 
+def test_copies_are_shown_where_the_first_run_has_no_training_text(both: Evaluation, tmp_path: Path) -> None:
+    report = copy.deepcopy(both)
+    assert report.runs[0].generated
+    report.runs[0].generated.memorised = None
+    write_report(report, tmp_path / "results.md")
+    rows = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
+    (row,) = (row for row in rows if row.startswith("| copied, 20 characters or more "))
+    first, second, true = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    assert first == ""
+    assert second.endswith("%")
+    assert true.endswith("%")
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_the_summary_and_the_tables_fit_the_terminal(both: Evaluation, columns: int) -> None:
     report = copy.deepcopy(both)

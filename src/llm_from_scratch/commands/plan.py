@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.model import GPTConfig
     from llm_from_scratch.plan.estimate import plan
     from llm_from_scratch.plan.measuring import measure
-    from llm_from_scratch.plan.sizes import assumed_text, counted, devices, meta_model, text_size
+    from llm_from_scratch.plan.sizes import assumed_text, counted, device_count, meta_model, text_size
     from llm_from_scratch.plan.table import show
     from llm_from_scratch.training.checks import require_device
     from llm_from_scratch.training.memory import micro_batch_size
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     measured = None
     if not options.no_measuring:
         shape = GPTConfig(vocab_size=text.vocab_size, **vars(config.model))
-        measured = measure(config, shape, micro_batch_size(config, devices(config.trainer)))
+        measured = measure(config, shape, micro_batch_size(config, device_count(config.trainer)))
     result = plan(config, text, measured, hours=options.hours, presets=presets)
     if options.json:
         print(json.dumps(result))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
-from llm_from_scratch.files import refuse_links
+from llm_from_scratch.files import existing_parent, refuse_links
 from llm_from_scratch.front.compose import experiments
 from llm_from_scratch.front.inherit import final_config, may_fetch
 from llm_from_scratch.front.program import command
@@ -94,7 +94,7 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
             f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
             " give all of them one run_dir=PATH, or start them with torchrun or srun"
         )
-    there = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    there = existing_parent(run_dir)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
     held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from llm_from_scratch.doctor.findings import Finding, fault
-from llm_from_scratch.doctor.machine import bfloat16, compiler, corpora, devices, disk, versions
+from llm_from_scratch.doctor.machine import bfloat16, compiler, corpora, disk, processors, versions
 from llm_from_scratch.doctor.run import (
     ExaminedRun,
     configuration,
@@ -34,7 +34,7 @@ def examine(run: Path | None = None) -> Iterator[Finding]:
         raise UserError(f"{run}: there is no such folder; name a run, such as one of outputs/*/*, or last")
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", versions),
-        ("devices", devices),
+        ("devices", processors),
         ("bfloat16", bfloat16),
         ("compiler", compiler),
         ("disk", disk),

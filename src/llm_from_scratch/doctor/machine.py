@@ -20,6 +20,7 @@ from llm_from_scratch import __version__, machine
 from llm_from_scratch.data.sources import open_source, roots
 from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
 from llm_from_scratch.errors import DISTRIBUTION, UserError, message_of
+from llm_from_scratch.files import existing_parent
 from llm_from_scratch.places import config_dir
 
 NETWORK_SECONDS = 3.0
@@ -59,7 +60,7 @@ def versions() -> Iterator[Finding]:
         yield ok(", ".join(good))
 
 
-def devices() -> Iterator[Finding]:
+def processors() -> Iterator[Finding]:
     """Lists the CPU and GPUs that torch can use; warns of an NVIDIA GPU that it cannot."""
     cores, own, threads = os.cpu_count() or 1, machine.cores(), torch.get_num_threads()
     allowed = f", of which this process may use {own}" if own < cores else ""
@@ -103,7 +104,7 @@ def compiler() -> Iterator[Finding]:
 def disk() -> Iterator[Finding]:
     """Checks that data/ and outputs/ are writable and have free disk space."""
     for name in ("data", "outputs"):
-        place = next(folder for folder in (Path(name), *Path(name).absolute().parents) if folder.exists())
+        place = existing_parent(Path(name))
         free = shutil.disk_usage(place).free
         if not os.access(place, os.W_OK):
             yield fault(f"{name}/ cannot be written", f"give yourself the right to write in {place}, or choose others")

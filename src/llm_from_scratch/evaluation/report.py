@@ -329,10 +329,10 @@ def _continuation_rows(columns: Sequence[GenerationMetrics | None]) -> list[_Row
         for key, name, _ in DEFINITIONS
     ]
     copied = _of(columns, "memorised")
-    rows += [
-        (f"copied, {length} characters or more", [own.get(length) for own in copied], ".1%") for length in copied[0]
+    lengths = next((own for own in copied if own), {})
+    return rows + [
+        (f"copied, {length} characters or more", [own.get(length) for own in copied], ".1%") for length in lengths
     ]
-    return rows
 
 
 def _style_rows(columns: Sequence[GenerationMetrics | None]) -> list[_Row]:

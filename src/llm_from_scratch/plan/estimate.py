@@ -14,13 +14,14 @@ from torch import nn
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.shards import id_dtype
+from llm_from_scratch.files import existing_parent
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.measuring import Measured
 from llm_from_scratch.plan.sizes import (
     TOKENS_A_PARAMETER,
     TextSize,
     compute_optimal,
-    devices,
+    device_count,
     meta_model,
     nearest,
     training_flops,
@@ -51,7 +52,7 @@ def plan(
     """
     model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
     N, shape, settings = model.num_parameters(), model.config, config.trainer
-    world = devices(settings)
+    world = device_count(settings)
     batches = config.data.batch_size, config.data.batch_schedule
     a_step, at_first = batches[0] * shape.block_size, batch_size_at(0, *batches) * shape.block_size
     D = sequences_before(settings.max_steps, *batches) * shape.block_size
@@ -84,7 +85,7 @@ def plan(
             "checkpoints": 3 * state,
             "model": 2 * 4 * N,  # float32; the best model, and the next one while it is written
             "shards": (text.train_tokens + text.val_tokens) * id_dtype(text.vocab_size).itemsize,
-            "free": shutil.disk_usage(_there(Path(config.run_dir))).free,
+            "free": shutil.disk_usage(existing_parent(Path(config.run_dir))).free,
         },
     }
     seconds = hours and hours * 3600
@@ -101,7 +102,7 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
     """Returns the memory of one process in bytes (by use, in total, available), and the micro-batch
     size that it is for.
     """
-    settings, world, gpu = config.trainer, devices(config.trainer), on_gpu(config.trainer)
+    settings, world, gpu = config.trainer, device_count(config.trainer), on_gpu(config.trainer)
     micro = micro_batch_size(config, world)
     shards = world if settings.strategy == "fsdp" else 1
     matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
@@ -150,7 +151,7 @@ def times(config: Config, text: TextSize, measured: Measured, parameters: int) -
     compiling is included where the run would compile.
     """
     settings, T = config.trainer, config.model.block_size
-    world = devices(settings)
+    world = device_count(settings)
     step = config.data.batch_size / world * measured.seconds_a_sequence + measured.seconds_an_update
     compiled, saved, cost = False, 0.0, 0.0
     sequences = sequences_before(settings.max_steps, config.data.batch_size, config.data.batch_schedule) / world
@@ -179,7 +180,3 @@ def warnings_at_start(config: Config, text: TextSize) -> list[str]:
     if config.data.overfit or config.trainer.max_steps <= config.optim.warmup_steps:
         return []
     return plan(config, text, None, hours=None, presets={})["unwise"][:2]
-
-
-def _there(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -125,7 +125,7 @@ def counted(prepared: Prepared) -> TextSize:
     return TextSize(tokens, val["tokens"], train["text_bytes"], size, "tokens" not in train, train["documents"])
 
 
-def devices(settings: TrainerConfig) -> int:
+def device_count(settings: TrainerConfig) -> int:
     """Returns the number of devices that a run trains on, over all nodes."""
     here = torch.cuda.device_count() if settings.devices == "auto" and on_gpu(settings) else settings.devices
     return (here if isinstance(here, int) else 1) * settings.num_nodes

@@ -13,7 +13,7 @@ from llm_from_scratch.plan.sizes import (
     CHARACTERS,
     GPT2_VOCABULARY,
     TOKENS_A_PARAMETER,
-    devices,
+    device_count,
     meta_model,
     nearest,
     on_cpu,
@@ -152,7 +152,7 @@ def cpu_seconds(config: Config) -> float:
     model = meta_model(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
     data, settings = config.data, config.trainer
     tokens = sequences_before(settings.max_steps, data.batch_size, data.batch_schedule) * config.model.block_size
-    busy = min(cores(), devices(settings) * (settings.threads or torch.get_num_threads()))
+    busy = min(cores(), device_count(settings) * (settings.threads or torch.get_num_threads()))
     return training_flops(model) * tokens / (CPU_RATE * busy)
 
 
