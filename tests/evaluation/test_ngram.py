@@ -21,6 +21,7 @@ from llm_from_scratch.evaluation.ngram import (
     character_ids,
     distribution,
     kneser_ney,
+    kneser_neys,
     modified_discounts,
     nats,
 )
@@ -38,6 +39,14 @@ def test_the_modified_discounts_by_hand() -> None:
     assert modified_discounts(np.array([1, 2, 4])) == FALLBACK  # no n-gram comes three times
     # n1 = n2 = 1, n3 = 7: Y = 1/3, D2 = 2 - 3 (1/3) 7 = -5.
     assert modified_discounts(np.array([1, 2, *[3] * 7, 4])) == FALLBACK
+
+
+@pytest.mark.parametrize("discount", [None, 0.75])
+def test_the_models_of_all_orders_are_those_of_each_order(discount: float | None) -> None:
+    ids, test = np.random.default_rng(0).integers(0, 4, (2, 300))
+    for order, model in enumerate(kneser_neys(ids, 5, 4, discount)):
+        assert len(model.levels) == order
+        np.testing.assert_array_equal(nats(model, test), nats(kneser_ney(ids, order, 4, discount), test))
 
 
 def test_modified_kneser_ney_by_hand() -> None:

@@ -18,10 +18,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from torchmetrics.functional.text import chrf_score, rouge_score, sacre_bleu_score
 
 from llm_from_scratch.evaluation.overlap import (
+    SearchableText,
     bleu,
     chrf,
     distinct_n,
-    match_lengths,
     memorisation,
     repetition,
     rouge,
@@ -96,12 +96,14 @@ def plain_matches(text: str, training: str) -> list[int]:
 @settings(max_examples=200, deadline=None)
 @given(st.text("ab\0é", max_size=30), st.text("abé", max_size=40))
 def test_match_lengths_equal_a_plain_search(text: str, training: str) -> None:
-    assert match_lengths(text, training).tolist() == plain_matches(text, training)
+    assert SearchableText(training).match_lengths(text).tolist() == plain_matches(text, training)
 
 
 def test_memorisation_by_hand() -> None:
     #       copied: "quick br" (8), "ox jump" (7); single letters elsewhere
-    row = memorisation(["a quick bread", "ox jumpXX"], "The quick brown fox jumps", at_least=(1, 5, 8, 9, 100))
+    row = memorisation(
+        ["a quick bread", "ox jumpXX"], SearchableText("The quick brown fox jumps"), at_least=(1, 5, 8, 9, 100)
+    )
     # " quick br" is 9 characters, "ox jump" 7, of 13 + 9
     assert row[9] == 9 / 22
     assert row[8] == 9 / 22
@@ -113,7 +115,7 @@ def test_memorisation_by_hand() -> None:
 
 
 def test_a_match_does_not_run_from_one_text_into_the_next() -> None:
-    assert memorisation(["abc", "def"], "abcdef", at_least=(4,))[4] == 0
+    assert memorisation(["abc", "def"], SearchableText("abcdef"), at_least=(4,))[4] == 0
 
 
 def shuffled(text: str) -> str:
@@ -123,11 +125,12 @@ def shuffled(text: str) -> str:
 
 
 def separates(train: str, held_out: str, long: int) -> None:
-    copying = memorisation([train[1_000:3_000], train[5_000:6_000]], train, at_least=(50, long))
-    honest = memorisation([held_out], train, at_least=(50, long))
+    searchable = SearchableText(train)
+    copying = memorisation([train[1_000:3_000], train[5_000:6_000]], searchable, at_least=(50, long))
+    honest = memorisation([held_out], searchable, at_least=(50, long))
     assert copying[long] == 1 > honest[long] + 0.9
     assert len(copying["longest"]) >= 2_000 > 5 * len(honest["longest"])
-    assert memorisation([shuffled(held_out)], train, at_least=(50,))[50] <= 0.5 * honest[50]
+    assert memorisation([shuffled(held_out)], searchable, at_least=(50,))[50] <= 0.5 * honest[50]
 
 
 def test_a_memorising_text_is_told_from_one_that_is_not() -> None:

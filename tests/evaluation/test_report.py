@@ -32,6 +32,7 @@ from llm_from_scratch.evaluation.intervals import bootstrap_ratio
 from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_nats
 from llm_from_scratch.evaluation.measure import RunWithData, Settings, measure, open_with_data
 from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
+from llm_from_scratch.evaluation.overlap import SearchableText
 from llm_from_scratch.evaluation.pairs import BIAS_LIMITS, GRAMMAR_LIMITS
 from llm_from_scratch.evaluation.references import bertscore, causal_model, entailment
 from llm_from_scratch.evaluation.report import print_summary, print_tables, write_report
@@ -221,6 +222,20 @@ def test_a_causal_model_of_transformers_on_the_same_bytes(here: Path, tmp_path: 
     assert row["tokens"] == len(ids)
 
 
+def test_a_model_of_transformers_that_fails_costs_its_own_row(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_gpt2(tmp_path)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr("transformers.GPT2LMHeadModel.forward", broken)
+    report = measured(["run"], Settings(data="story.txt", gpt2=[folder], **CPU))
+    assert report["runs"][0]["bits_per_byte"] > 0
+    assert report["left_out"] == [f"--gpt2 {folder}: cannot be used (no kernel)"]
+
+
 def tiny_gpt2(folder: Path) -> Path:
     transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -267,7 +282,9 @@ def test_a_copying_model_and_another_author_are_told_from_the_text_itself() -> N
 
     def figures(text: str) -> dict[str, Any]:
         texts = [text[i * 500 : i * 500 + 400] for i in range(4)]
-        return as_json(generation_metrics(texts, chosen, Comparison(train=train, against=("other", other)), []))  # type: ignore[no-any-return]
+        return as_json(
+            generation_metrics(texts, chosen, Comparison(train=SearchableText(train), against=("other", other)), [])
+        )  # type: ignore[no-any-return]
 
     copied, honest, foreign = figures(train), figures(held_out), figures(other)
     assert copied["memorised"]["200"] == 1.0
@@ -608,7 +625,7 @@ def test_an_ensemble_gives_each_token_the_mean_of_the_probabilities(
     given = [-np.log([0.5, 0.001]), -np.log([0.25, 0.003])]
     np.testing.assert_allclose(mean_probability(given), -np.log([0.375, 0.002]))
 
-    def another(name: str, device: str, **settings: bool) -> RunWithData:
+    def another(name: str, device: str, text: str = "required") -> RunWithData:
         one = open_with_data("run", device)
         with torch.no_grad():
             for weight in one.run.model.parameters():

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import story
+from conftest import as_version_0_1, story
 
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import save_state
@@ -17,8 +18,9 @@ from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.errors import UserError, is_bug
 from llm_from_scratch.evaluation import measure as measuring
+from llm_from_scratch.evaluation import overlap
 from llm_from_scratch.evaluation.measure import Settings, measure
-from llm_from_scratch.evaluation.results import as_json
+from llm_from_scratch.evaluation.results import Evaluation, as_json
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import data_fingerprint
 from llm_from_scratch.saved_config import save_config
@@ -78,7 +80,7 @@ def test_a_changed_text_is_not_the_runs(folder: Path, capsys: pytest.CaptureFixt
     main(["evaluate", "run", "--json", "--device", "cpu"])
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] == pytest.approx(before["bits"])
     shutil.rmtree("data")
-    for options in ({}, {"generate": 1}, {"data": "story.txt", "baselines": True}):
+    for options in ({}, {"generate": 1}):
         with pytest.raises(UserError, match=r"^run: the text has changed since the run: .*: put the text back"):
             figures(**options)
     for words in (["evaluate", "run"], ["inspect", "resume=run"], ["prepare", "resume=run"]):
@@ -87,6 +89,8 @@ def test_a_changed_text_is_not_the_runs(folder: Path, capsys: pytest.CaptureFixt
         assert ended.value.code == 2
         assert "error: run: the text has changed since the run" in capsys.readouterr().err
     assert figures(data="story.txt")["text"] != before["text"]  # which needs none of it
+    (line, _) = figures(data="story.txt", baselines=True)["left_out"]
+    assert line.startswith("n-grams and compressors: they learn from a run's training text. run: the text has changed")
 
 
 def test_two_runs_together_are_each_held_against_their_text(folder: Path) -> None:
@@ -147,7 +151,7 @@ def test_a_baseline_that_cannot_be_measured_costs_its_own_rows(folder: Path, mon
     monkeypatch.setattr(measuring, "training_text", lambda opened: ["Tot"])
     short = measure(["run"], settings)
     assert {row.kind for row in short.baselines or []} == {"compressor"}
-    few = "3 tokens of training text are too few for order 4: give more text"
+    few = "3 tokens of training text are too few for order 6: give more text"
     assert [f"n-grams of characters: {few}", f"run: n-grams of tokens: {few}"] == short.left_out[:2]
 
 
@@ -174,3 +178,68 @@ def test_a_bug_is_no_figure_that_is_left_out(
     with pytest.raises(ValueError, match=r"^planted$") as raised:
         figures(**options)
     assert is_bug(raised.value)
+
+
+def scored(names: list[str], **options: Any) -> Evaluation:
+    """An evaluation on a text of its own, of other figures than its likelihood."""
+    (Path("other.txt")).write_text(story(3000, seed=1), encoding="utf-8")
+    options = {"data": "other.txt", "baselines": True, "generate": 2, "against": "other.txt"} | options
+    return measure(names, Settings(**options, **CPU))
+
+
+def test_a_run_whose_text_is_gone_is_measured_without_it(folder: Path) -> None:
+    shutil.copytree("run", "gone")
+    config = as_version_0_1(Path("gone/config.yaml"))
+    Path("gone/config.yaml").write_text(config.replace("name: story", "name: lost"), encoding="utf-8")
+    Path("story.txt").rename("moved.txt")
+
+    gone, whole = scored(["gone"], faithfulness=True), scored(["run"])
+    assert gone.runs[0].bits_per_byte == whole.runs[0].bits_per_byte
+    assert (gone.baselines, gone.article is not None) == (None, True)
+    assert gone.runs[0].generated
+    assert gone.truth
+    for metrics in (gone.runs[0].generated, gone.truth):
+        assert metrics.memorised is metrics.delta is metrics.faithfulness is None
+        assert metrics.style
+    assert gone.runs[0].generated.bleu is not None
+    why = "data.path=story.txt: there is no such file"
+    assert any(line.startswith("n-grams and compressors: ") and why in line for line in gone.left_out)
+    assert any(line.startswith("gone: copies of its training text") and why in line for line in gone.left_out)
+    with pytest.raises(UserError, match=r"^data\.path=story\.txt: there is no such file"):
+        figures_of("gone")
+
+    both = scored(["gone", "run"])  # what learns from a training text takes the first one at hand
+    assert [row.bits_per_byte for row in both.baselines or []] == [row.bits_per_byte for row in whole.baselines or []]
+    assert both.runs[0].generated
+    assert both.runs[1].generated
+    assert both.runs[0].generated.memorised is None
+    assert both.runs[1].generated.memorised is not None
+
+
+def figures_of(name: str) -> Evaluation:
+    return measure([name], Settings(**CPU))
+
+
+def test_a_model_of_which_no_training_text_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "open_model", lambda name, device: (Path(name), None, load_model(Path("run"))))
+    evaluation = scored(["a/model"], pairs=True)
+    assert evaluation.runs[0].run == str(Path("a/model"))
+    assert evaluation.runs[0].bits_per_byte > 0
+    assert evaluation.baselines is None
+    with pytest.raises(UserError, match=r"model: no training text is known of this model: name a text to score"):
+        figures_of("a/model")
+
+
+def test_runs_of_one_text_read_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree("run", "other")
+    calls: Counter[str] = Counter()
+    for module, name in ((measuring, "training_text"), (overlap, "_suffix_array")):
+        original = getattr(module, name)
+
+        def counted(*arguments: Any, original: Any = original, name: str = name) -> Any:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
+    scored(["run", "other"])
+    assert calls == {"training_text": 1, "_suffix_array": 1}

@@ -35,7 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
-    more = parser.add_argument_group("more figures")
+    _arguments_of_more_figures(parser.add_argument_group("more figures"))
+
+
+def _arguments_of_more_figures(more: argparse._ArgumentGroup) -> None:
     more.add_argument(
         "--report",
         type=user_path,

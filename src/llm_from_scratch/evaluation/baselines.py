@@ -3,11 +3,11 @@
 import numpy as np
 
 from llm_from_scratch.evaluation.compression import COMPRESSORS, compressor_bits
-from llm_from_scratch.evaluation.ngram import character_ids, kneser_ney, nats
+from llm_from_scratch.evaluation.ngram import character_ids, kneser_neys, nats
 from llm_from_scratch.evaluation.results import ArticleFigures, Baseline
 from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
-ORDERS = range(7)
+ORDER = 6  # of the longest n-grams
 # PPM reads at most so many of each text: it is plain Python, about a second for 100,000 characters.
 PPM_CHARACTERS = 1_000_000
 ARTICLE_NOTE = "the article's own, not comparable"
@@ -34,10 +34,10 @@ def counting(
         of: the name of the symbols, “characters” or “tokens”.
     """
     rows = []
-    for order in ORDERS:
+    for order, model in enumerate(kneser_neys(train, ORDER, vocab_size)):
         kind = ("uniform", "unigram")[order] if order < 2 else f"Kneser-Ney {order}"
         units = UnitNats(text)
-        units.add(nats(kneser_ney(train, order, vocab_size), test), lengths)
+        units.add(nats(model, test), lengths)
         name, note = f"{kind}, {of}", f"{vocab_size:,} symbols"
         rows.append(Baseline(name=name, kind=of.split(" ")[0], note=note, **units.figures()))
     return rows

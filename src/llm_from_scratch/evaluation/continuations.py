@@ -17,7 +17,16 @@ import torch
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.faithfulness import faithfulness
-from llm_from_scratch.evaluation.overlap import bleu, chrf, distinct_n, memorisation, repetition, rouge, self_bleu
+from llm_from_scratch.evaluation.overlap import (
+    SearchableText,
+    bleu,
+    chrf,
+    distinct_n,
+    memorisation,
+    repetition,
+    rouge,
+    self_bleu,
+)
 from llm_from_scratch.evaluation.references import bertscore, entailment
 from llm_from_scratch.evaluation.results import GenerationMetrics
 from llm_from_scratch.evaluation.style import burrows_delta, sentences, style
@@ -81,13 +90,13 @@ class Comparison:
     """Texts and models that continuations are compared with; None leaves a metric out.
 
     Args:
-        train: the training text.
+        train: the training text: copies of it, Burrows's Delta to it, its names.
         against: the name and the text of another author, for Burrows's Delta.
         bertscore: the folder of a model. entailment: the folder of a classifier.
         faithfulness: whether to count names, genders and relations by rules.
     """
 
-    train: str
+    train: SearchableText | None = None
     against: tuple[str, str] | None = None
     bertscore: Path | None = None
     entailment: Path | None = None
@@ -123,13 +132,14 @@ def generation_metrics(
     if comparison.entailment:
         prompts, parts = [passage.prompt for passage in chosen], [sentences(text) for text in texts]
         figures |= attempt(entailment, prompts, parts, comparison.entailment) or {}
-    figures |= _copied(attempt(memorisation, texts, train, LENGTHS))
     figures["style"] = attempt(style, joined)
-    if comparison.against:
-        name, other = comparison.against
-        figures["delta"] = attempt(burrows_delta, joined, {"training text": train, name: other})
-    if comparison.faithfulness:
-        figures["faithfulness"] = _mean_faithfulness(texts, chosen, train[:BACKGROUND])
+    if train:
+        figures |= _copied(attempt(memorisation, texts, train, LENGTHS))
+        if comparison.against:
+            name, other = comparison.against
+            figures["delta"] = attempt(burrows_delta, joined, {"training text": train.text, name: other})
+        if comparison.faithfulness:
+            figures["faithfulness"] = _mean_faithfulness(texts, chosen, train.text[:BACKGROUND])
     return GenerationMetrics(
         **figures,
         distinct_1=distinct_n(texts, 1),

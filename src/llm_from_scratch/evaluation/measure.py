@@ -9,8 +9,9 @@ figure that cannot be measured, such as for a missing library or file, adds a li
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from llm_from_scratch.data.prepared import document_start, find_prepared
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, pairs, references
 from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_nats, token_bytes
+from llm_from_scratch.evaluation.overlap import SearchableText
 from llm_from_scratch.evaluation.results import Baseline, Evaluation, RunResult, Sample, Sampling, UsedSettings
 from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, UnitNats, first_characters, other_text
@@ -30,6 +32,7 @@ from llm_from_scratch.weights import LoadedModel
 
 log = logging.getLogger(__name__)
 SHOWN = 3  # samples of each run
+Need = Literal["required", "optional", "unused"]  # of a run's own text
 UNKNOWN_TEXT = (
     "it does not say which text it was trained on (version 0.1, no checkpoint): its tokenizer alone was compared"
 )
@@ -64,11 +67,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunWithData:
-    """A run folder, its model, and the run's prepared text; None where it is not needed."""
+    """A run folder, its model, and the run's prepared text.
+
+    `text` is None where it is not needed or not at hand; `lacks` is the reason for the latter.
+    """
 
     folder: Path
     run: LoadedModel
     text: Prepared | None
+    lacks: str = ""
 
     @property
     def prepared(self) -> Prepared:
@@ -77,25 +84,46 @@ class RunWithData:
         return self.text
 
 
-def open_with_data(name: str, device: str, *, with_text: bool = True) -> RunWithData:
+def open_model(name: str, device: str) -> tuple[Path, Config | None, LoadedModel]:
+    """Opens the model to evaluate: its folder, its settings, and the model with its tokenizer.
+
+    The settings name the training text; None: it is a model of which no training text is known.
+
+    Raises:
+        UserError: when there is no such model, or a file of it is damaged.
+    """
+    folder = RunFolder.find(name, holding=MODEL)
+    config = folder.config()
+    return folder.path, config, folder.model(pick_device(device), doc_mask=config.data.doc_mask)
+
+
+def open_with_data(name: str, device: str, text: Need = "required") -> RunWithData:
     """Opens a run folder: its model, and the prepared text that it was trained on.
 
     Args:
         name: a path, or `last` for the newest run.
         device: of the model, or auto.
-        with_text: whether to open the prepared text; not needed where another text is scored.
+        text: whether the prepared text is opened, and whether a run without it is refused.
 
     Raises:
-        UserError: when one of them is missing or damaged, or the text is not the run's.
+        UserError: when the model or a required text is missing or damaged, or the text is not the
+            run's.
     """
-    folder = RunFolder.find(name, holding=MODEL)
-    config = folder.config()
-    run = folder.model(pick_device(device), doc_mask=config.data.doc_mask)
-    text = run_text(folder.path, config, run) if with_text else None
-    if config.data.doc_mask and text:
-        # Raises UserError where no end-of-text token separates the documents.
-        document_start(text)
-    return RunWithData(folder.path, run, text)
+    folder, config, run = open_model(name, device)
+    if text == "unused":
+        return RunWithData(folder, run, None)
+    try:
+        if config is None:
+            raise UserError(f"{folder}: no training text is known of this model: name a text to score with --data")
+        prepared = run_text(folder, config, run)
+        if config.data.doc_mask:
+            # Raises UserError where no end-of-text token separates the documents.
+            document_start(prepared)
+    except UserError as error:
+        if text == "required":
+            raise
+        return RunWithData(folder, run, None, lacks=str(error))
+    return RunWithData(folder, run, prepared)
 
 
 def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
@@ -156,8 +184,10 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
     """
     _check(settings)
     asked = _read_asked(settings)
-    own = not settings.data or settings.baselines or bool(settings.generate)
-    opened = [open_with_data(name, settings.device, with_text=own) for name in names]
+    needs: Need = "required"
+    if settings.data:
+        needs = "optional" if settings.baselines or settings.generate else "unused"
+    opened = [open_with_data(name, settings.device, needs) for name in names]
     text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
     _check_together(opened, text, settings)
     evaluation = Evaluation(
@@ -169,14 +199,16 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
         left_out=[f"{one.folder}: {UNKNOWN_TEXT}" for one in opened if one.text and not data_fingerprint(one.folder)],
     )
     chosen = _passages(text, settings, evaluation.left_out) if settings.generate else []
+    training = _training_texts(opened) if chosen or settings.baselines else [None] * len(opened)
+    first = next(filter(None, training), None)
     if chosen:
-        _add_truth(evaluation, chosen, _comparison(opened[0], asked, settings))
+        _add_truth(evaluation, chosen, _comparison(first, asked, settings))
     nats = []
-    for one in opened:
+    for one, train in zip(opened, training, strict=True):
         log.info("measuring %s", one.folder)
         result, own_nats = _run_result(one, text, settings)
         if chosen:
-            _add_generated(result, one, chosen, _comparison(one, asked, settings), settings.seed, evaluation.left_out)
+            _add_generated(result, one, chosen, _comparison(train, asked, settings), settings.seed, evaluation.left_out)
         result.bias = _preferences(one.run, asked.bias, f"{one.folder}: bias", evaluation.left_out)
         result.grammar = _preferences(one.run, asked.grammar, f"{one.folder}: grammar", evaluation.left_out)
         evaluation.runs.append(result)
@@ -184,7 +216,7 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
     rows = [_ensemble(text, opened[0].run, nats)] if settings.ensemble else []
     if settings.baselines:
         log.info("measuring the baselines")
-        rows += _baselines(text, training_text(opened[0]), opened, evaluation.left_out)
+        rows += _baselines(text, first, opened, evaluation.left_out)
         evaluation.article = list(baselines.ARTICLE)
     rows += _references(text, settings, evaluation.left_out)
     text.compare([*evaluation.runs, *rows])
@@ -251,6 +283,34 @@ def _held_out(opened: RunWithData, split: str) -> Text:
     return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)
 
 
+# ------------------------------------------------------------------------------------ training text
+@dataclass(frozen=True)
+class TrainingText:
+    """The first `TRAIN_CHARACTERS` characters of a run's training text."""
+
+    documents: list[str]
+
+    @cached_property
+    def joined(self) -> SearchableText:
+        """Returns the documents, concatenated."""
+        return SearchableText("".join(self.documents))
+
+
+def _training_texts(opened: Sequence[RunWithData]) -> list[TrainingText | None]:
+    """Reads the training text of each run, once for runs that share it; None: not at hand."""
+    read: dict[str, TrainingText] = {}
+    found: list[TrainingText | None] = []
+    for one in opened:
+        if one.text is None:
+            found.append(None)
+            continue
+        fingerprint = one.text.manifest["sha256"]
+        if fingerprint not in read:
+            read[fingerprint] = TrainingText(training_text(one))
+        found.append(read[fingerprint])
+    return found
+
+
 def training_text(opened: RunWithData) -> list[str]:
     """Returns the run's training documents, the first `TRAIN_CHARACTERS` characters of them."""
     return first_characters(opened.prepared.documents("train"))
@@ -286,14 +346,18 @@ def _ensemble(text: Text, run: LoadedModel, nats: Sequence[np.ndarray | None]) -
     return Baseline(name=f"{len(each)} runs together", kind="ensemble", note=note, **units.figures())
 
 
-def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData], left_out: list[str]) -> list[Baseline]:
+def _baselines(
+    text: Text, train: TrainingText | None, opened: Sequence[RunWithData], left_out: list[str]
+) -> list[Baseline]:
     """Scores n-grams of characters and of each tokenizer's tokens, and compressors.
 
     A kind that cannot be measured, such as the tokens of a tokenizer that lacks a character of
-    `train`, adds a line to `left_out`.
+    `train`, adds a line to `left_out`. All are left out where no training text is at hand.
     """
     rows: list[Baseline] = []
-    joined = "".join(train)
+    if train is None:
+        left_out.append(f"n-grams and compressors: they learn from a run's training text. {opened[0].lacks}")
+        return rows
 
     def attempt(name: str, kind: Callable[[], list[Baseline]]) -> None:
         try:
@@ -301,14 +365,14 @@ def _baselines(text: Text, train: list[str], opened: Sequence[RunWithData], left
         except UserError as error:
             left_out.append(f"{name}: {error}")
 
-    attempt("n-grams of characters", lambda: baselines.characters(text, joined))
+    attempt("n-grams of characters", lambda: baselines.characters(text, train.joined.text))
     runs: dict[str, RunWithData] = {}
     for one in opened:
         runs.setdefault(one.run.tokenizer.fingerprint, one)
     for one in runs.values():
         of = f"tokens ({_tokenizer_name(one.run)})" if len(runs) > 1 else "tokens"
-        attempt(f"{one.folder}: n-grams of tokens", partial(_token_ngrams, text, train, one.run, of))
-    attempt("compressors", lambda: baselines.compressors(text, joined))
+        attempt(f"{one.folder}: n-grams of tokens", partial(_token_ngrams, text, train.documents, one.run, of))
+    attempt("compressors", lambda: baselines.compressors(text, train.joined.text))
     return rows
 
 
@@ -366,9 +430,9 @@ def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[conti
     return chosen
 
 
-def _comparison(one: RunWithData, asked: _Asked, settings: Settings) -> continuations.Comparison:
+def _comparison(train: TrainingText | None, asked: _Asked, settings: Settings) -> continuations.Comparison:
     return continuations.Comparison(
-        train="".join(training_text(one)),
+        train=train.joined if train else None,
         against=asked.against,
         bertscore=settings.bertscore,
         entailment=settings.entailment,
@@ -400,5 +464,7 @@ def _add_generated(
         for i, passage in enumerate(chosen)
     ]
     result.generated = continuations.generation_metrics(written, chosen, comparison, left_out)
+    if comparison.train is None:
+        left_out.append(f"{one.folder}: copies of its training text and Burrows's Delta to it. {one.lacks}")
     shown = zip(chosen[:SHOWN], written, strict=False)
     result.samples = [Sample(**asdict(passage), written=own) for passage, own in shown]

@@ -11,6 +11,8 @@ Sources: Kneser and Ney 1995, "Improved backing-off for m-gram language modeling
 interpolated).
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,39 +97,54 @@ def kneser_ney(ids: np.ndarray, order: int, vocab_size: int, discount: float | N
     Raises:
         UserError: when an argument is out of range, or T is below `order`.
     """
+    return deque(kneser_neys(ids, order, vocab_size, discount), maxlen=1).pop()
+
+
+def kneser_neys(ids: np.ndarray, order: int, vocab_size: int, discount: float | None = None) -> Iterator[KneserNey]:
+    """Yields the models of the orders 0 to `order`, for each of which n-grams are counted once.
+
+    They share the levels below their highest order. Arguments and errors are those of `kneser_ney`.
+    """
     ids = _checked(ids, vocab_size)
     if order < 0 or (discount is not None and not 0 <= discount <= 1):
         raise UserError(f"order={order}, discount={discount}: the order is 0 or more, the discount from 0 to 1")
     if len(ids) < order:
         raise UserError(f"{len(ids)} tokens of training text are too few for order {order}: give more text")
-    grams = []
-    # Index of the n-gram that starts at each token; order 0 has one n-gram, the empty one
-    at = np.zeros(len(ids) + 1, dtype=np.int64)
+
+    def of_order(n: int) -> float | None:
+        return 0.0 if discount is not None and n == 1 else discount
+
+    yield KneserNey(vocab_size, ())
+    lower: list[Level] = []
+    shorter = np.zeros(1, dtype=np.int64)  # keys of the n-grams one shorter; order 0 has the empty one
+    at = np.zeros(len(ids) + 1, dtype=np.int64)  # index of the one that starts at each token
+    contexts = 1  # n-grams two shorter
     for n in range(1, order + 1):
         size = len(ids) - n + 1
-        keys, first, at = np.unique(at[:size] * vocab_size + ids[n - 1 :], return_index=True, return_inverse=True)
-        grams.append((keys, first, at))
-    levels: list[Level] = []
-    for n, (keys, _, at) in enumerate(grams, 1):
-        if n == order:
-            counts = np.bincount(at)
-        else:  # each distinct longer n-gram is one continuation of the n-gram that it ends with
-            counts = np.bincount(at[grams[n][1] + 1], minlength=len(keys))
-        if discount is None:
-            discounts = np.array([0.0, *modified_discounts(counts)])[np.minimum(counts, 3)]
-        else:
-            discounts = np.full(len(counts), discount if n > 1 else 0.0)
-        kept = np.maximum(counts - discounts, 0.0)
-        contexts, width = keys // vocab_size, len(levels[-1].keys) if levels else 1
-        levels.append(
-            Level(
-                keys,
-                kept,
-                totals=np.bincount(contexts, weights=counts, minlength=width),
-                left=np.bincount(contexts, weights=counts - kept, minlength=width),
-            )
-        )
-    return KneserNey(vocab_size, tuple(levels))
+        keys, first, found = np.unique(at[:size] * vocab_size + ids[n - 1 :], return_index=True, return_inverse=True)
+        if n > 1:  # each distinct n-gram is one continuation of the shorter one that it ends with
+            continuations = np.bincount(at[first + 1], minlength=len(shorter))
+            lower.append(_level(shorter, continuations, contexts, vocab_size, of_order(n - 1)))
+            contexts = len(shorter)
+        own = _level(keys, np.bincount(found), contexts, vocab_size, of_order(n))
+        yield KneserNey(vocab_size, (*lower, own))
+        shorter, at = keys, found
+
+
+def _level(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int, discount: float | None) -> Level:
+    """Builds a level of the n-grams `keys`; `contexts` is the number of the n-grams one shorter."""
+    if discount is None:
+        discounts = np.array([0.0, *modified_discounts(counts)])[np.minimum(counts, 3)]
+    else:
+        discounts = np.full(len(counts), discount)
+    kept = np.maximum(counts - discounts, 0.0)
+    context = keys // vocab_size
+    return Level(
+        keys,
+        kept,
+        totals=np.bincount(context, weights=counts, minlength=contexts),
+        left=np.bincount(context, weights=counts - kept, minlength=contexts),
+    )
 
 
 def nats(model: KneserNey, ids: np.ndarray) -> np.ndarray:

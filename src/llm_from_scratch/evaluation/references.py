@@ -52,8 +52,15 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
     ids, places = np.concatenate(parts), np.concatenate(starts)
     block_size = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW, len(ids))
     model = model.to(device).float().eval()
+
+    def hidden_states(batch: torch.Tensor) -> torch.Tensor:
+        try:
+            return model(input_ids=batch).logits  # type: ignore[no-any-return]
+        except Exception as error:  # a stranger's model makes the library raise anything
+            raise UserError(f"--gpt2 {folder}: cannot be used ({first_line(error, 200)})") from None
+
     scorer = Scorer(
-        hidden_states=lambda batch: model(input_ids=batch).logits,
+        hidden_states=hidden_states,
         # Some models scale or cap their logits, so their own forward pass computes them.
         head=lambda logits: logits,
         block_size=block_size,
@@ -115,10 +122,13 @@ def entailment(prompts: Sequence[str], texts: Sequence[Sequence[str]], folder: P
     if not pairs:
         raise UserError("entailment is told of sentences, and the texts hold none")
     longest = min(getattr(model.config, "max_position_embeddings", MAX_WINDOW), MAX_WINDOW)
-    found = [
-        int(model(**tokenizer(*pair, truncation=True, max_length=longest, return_tensors="pt")).logits.argmax())
-        for pair in pairs
-    ]
+    try:
+        found = [
+            int(model(**tokenizer(*pair, truncation=True, max_length=longest, return_tensors="pt")).logits.argmax())
+            for pair in pairs
+        ]
+    except Exception as error:  # a stranger's model makes the library raise anything
+        raise UserError(f"--entailment {folder}: cannot be used ({first_line(error, 200)})") from None
     entailed, contradicted = (found.count(kind) / len(found) for kind in kinds)
     return {"entailed": entailed, "contradicted": contradicted}
 

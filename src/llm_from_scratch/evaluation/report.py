@@ -205,7 +205,7 @@ def _notes_on_likelihood(evaluation: Evaluation, first: str) -> list[str]:
     if any(row.kind == "compressor" for row in rows):
         notes.append(
             "The n-grams are interpolated modified Kneser-Ney (Chen and Goodman 1999), learned from the training part of the"
-            " (first) run; the compressors read it first, and learn on as they read."
+            " first run that has one at hand; the compressors read it first, and learn on as they read."
         )
     if evaluation.article:
         notes.append(
