@@ -177,7 +177,7 @@ EVALUATION: dict[str, list[str]] = {
     "faithfulness": [],
     "continuations": ["weights", "generation", *SETTINGS],
     "harness": ["weights", "generation", "kernels", *SETTINGS],
-    "measure": ["run", "weights", "data", *SETTINGS],
+    "measure": ["pretrained", "run", "weights", "data", *SETTINGS],
     "figures": [],
     "report": [],
 }

@@ -137,14 +137,14 @@ def test_a_run_of_version_0_1_by_its_parts() -> None:
     """It is older than some settings of the model: those have their defaults, and its
     weights load.
     """
-    folder = RunFolder.find(str(FIXTURE), holding=MODEL)
+    folder = RunFolder(FIXTURE)
     config = folder.config()
     assert (config.model.n_embd, config.model.head_size, config.model.qkv_bias) == (16, None, False)
     assert [row["step"] for row in folder.rows() if row["split"] == "val"] == [10, 20]
     best = folder.best()
     assert best is not None
-    loaded = folder.model(doc_mask=True)
+    loaded = load_model(FIXTURE, doc_mask=True)
     assert (loaded.step, loaded.model.eot_id) == (best["step"], loaded.tokenizer.eot_id)
-    assert folder.model().model.eot_id is None
+    assert load_model(FIXTURE).model.eot_id is None
     assert checkpoints(FIXTURE) == [newest_state(FIXTURE)]
     assert len(data_fingerprint(FIXTURE) or "") == 64

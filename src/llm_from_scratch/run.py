@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import MALFORMED, MANIFEST, checkpoints, read_json
 from llm_from_scratch.config import Config
@@ -30,7 +28,7 @@ from llm_from_scratch.files import open_regular, refuse_links, write_file
 from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.saved_config import read_run
 from llm_from_scratch.terminal import note
-from llm_from_scratch.weights import LoadedModel, load_model, model_folder
+from llm_from_scratch.weights import model_folder
 
 log = logging.getLogger(__name__)
 # The temporary names of a run's files, with and without the random part that keeps them apart.
@@ -44,11 +42,6 @@ class RunFolder:
     """Folder of a run; each method reads one part of it from the disk and verifies it."""
 
     path: Path
-
-    @classmethod
-    def find(cls, name: str, holding: str = "config.yaml", key: str = "run") -> "RunFolder":
-        """Finds the run folder of a path or of `last`, as `find_run` does."""
-        return cls(find_run(name, holding, key))
 
     def config(self) -> Config:
         """Reads the settings of config.yaml; settings added after the run have their defaults.
@@ -66,15 +59,6 @@ class RunFolder:
         """Returns the validation row of lowest loss, the first of equal ones; None without any."""
         validations = [row for row in self.rows() if row.get("split") == "val"]
         return min(validations, key=lambda row: row["loss"], default=None)
-
-    def model(self, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
-        """Loads the weights of the best validation with their tokenizer, in evaluation mode.
-
-        Args:
-            device: the device to load the model to.
-            doc_mask: keeps attention within documents, as `data.doc_mask` does in training.
-        """
-        return load_model(self.path, device, doc_mask=doc_mask)
 
 
 # ------------------------------------------------------------------------------------ finding a run

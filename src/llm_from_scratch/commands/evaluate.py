@@ -20,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "group, make fuller tables; --report writes a page of all of it and prints the first figures. Models are read "
         "from the disk alone; a corpus that --data or --against names is downloaded where it is not at hand."
     )
-    parser.add_argument("run", metavar="RUN", nargs="+", help="run folders, or last")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="+", help="run folders, last, and with --data .gguf files or smollm2 (make weights)"
+    )
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"
     )

@@ -26,7 +26,7 @@ from llm_from_scratch.evaluation.results import Baseline, Evaluation, RunResult,
 from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, UnitNats, first_characters, other_text
 from llm_from_scratch.machine import pick_device
-from llm_from_scratch.places import MODEL
+from llm_from_scratch.pretrained import find_model
 from llm_from_scratch.run import RunFolder, data_fingerprint
 from llm_from_scratch.weights import LoadedModel
 
@@ -85,23 +85,23 @@ class RunWithData:
 
 
 def open_model(name: str, device: str) -> tuple[Path, Config | None, LoadedModel]:
-    """Opens the model to evaluate: its folder, its settings, and the model with its tokenizer.
+    """Opens the model to evaluate: its path, its settings, and the model with its tokenizer.
 
-    The settings name the training text; None: it is a model of which no training text is known.
+    The settings name the training text; None: it is no run, and no training text is known of it.
 
     Raises:
         UserError: when there is no such model, or a file of it is damaged.
     """
-    folder = RunFolder.find(name, holding=MODEL)
-    config = folder.config()
-    return folder.path, config, folder.model(pick_device(device), doc_mask=config.data.doc_mask)
+    source = find_model(name)
+    config = RunFolder(source.path).config() if source.kind == "run" else None
+    return source.path, config, source.open(pick_device(device), doc_mask=bool(config and config.data.doc_mask))
 
 
 def open_with_data(name: str, device: str, text: Need = "required") -> RunWithData:
     """Opens a run folder: its model, and the prepared text that it was trained on.
 
     Args:
-        name: a path, or `last` for the newest run.
+        name: as `pretrained.find_model` takes it; `last` for the newest run.
         device: of the model, or auto.
         text: whether the prepared text is opened, and whether a run without it is refused.
 

@@ -55,7 +55,7 @@ def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, devi
 
     def hidden_states(batch: torch.Tensor) -> torch.Tensor:
         try:
-            return model(input_ids=batch).logits  # type: ignore[no-any-return]
+            return model(input_ids=batch).logits
         except Exception as error:  # a stranger's model makes the library raise anything
             raise UserError(f"--gpt2 {folder}: cannot be used ({first_line(error, 200)})") from None
 
