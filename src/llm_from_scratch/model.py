@@ -232,7 +232,7 @@ class Attention(nn.Module):
             attn_mask=mask,
             # The kernel takes no keys: it draws from the device's generator.
             dropout_p=self.dropout if keys is not None else 0.0,
-            is_causal=mask is None and time > 1,
+            is_causal=mask is None and bool(time > 1),  # bool: time is symbolic where a graph is exported
             enable_gqa=self.heads[0] != self.heads[1],
         )
         return self.out(y.transpose(1, 2).reshape(batch, time, -1))
