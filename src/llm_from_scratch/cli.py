@@ -28,13 +28,14 @@ COMMANDS = {
     "inspect": "look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them",
     "evaluate": "loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
     "lm-eval": "a run on the tasks of EleutherAI's lm-eval (extra: harness)",
+    "export": "a trained model in the format of other programs: Hugging Face, GGUF (llama.cpp, Ollama), ONNX",
     "doctor": "check this machine, and a run: one line for each finding, with what to do",
     "settings": "every setting of train.py and generate.py: its default, its range and what it does",
     "demo": "train on the Wizard of Oz for a few minutes, then write a story",
 }
 RULE = (
     "What composes a configuration (train, generate, plan, prepare, inspect, demo) takes key=value."
-    " What looks at something that exists (evaluate, lm-eval, doctor) takes a RUN and --options."
+    " What looks at something that exists (evaluate, lm-eval, export, doctor) takes a RUN and --options."
 )
 
 

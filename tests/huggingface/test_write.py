@@ -73,6 +73,7 @@ def test_the_folder_holds_what_was_given(tmp_path: Path) -> None:
     folder = export(trained(), tmp_path / "export", end_ids=[3, 5], chat_template="{{ é }}\n", card="# A model\n")
     assert sorted(path.name for path in folder.iterdir()) == [
         *("README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"),
+        *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
     ]
     assert (folder / "chat_template.jinja").read_bytes() == "{{ é }}\n".encode()
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))

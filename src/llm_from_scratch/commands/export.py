@@ -1,14 +1,16 @@
 """`export`: a trained model in the format of other programs."""
 
+from __future__ import annotations
+
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.places import user_path
-from llm_from_scratch.terminal import note, quote
+from llm_from_scratch.terminal import argument, note
 
 if TYPE_CHECKING:
     from llm_from_scratch.weights import LoadedModel
@@ -17,7 +19,13 @@ DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 FORMATS = {
     "hf": "Hugging Face: config.json, model.safetensors, tokenizer.json and a model card, for transformers",
     "gguf": "llama.cpp and Ollama: model.gguf with its tokenizer, and a Modelfile",
-    "onnx": "onnxruntime: model.onnx, of any batch and length, and tokenizer.json",
+    "onnx": "onnxruntime: model.onnx, for any batch and length, and tokenizer.json",
+}
+# What to do with the folder
+NEXT = {
+    "hf": "transformers: AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer likewise, FOLDER={folder}",
+    "gguf": "llama.cpp: llama-cli -m {folder}/model.gguf; Ollama: ollama create NAME -f {folder}/Modelfile",
+    "onnx": "onnxruntime: InferenceSession(FOLDER + '/model.onnx').run(None, {{'input_ids': ids}}), FOLDER={folder}",
 }
 
 
@@ -36,28 +44,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Exports the model; prints the folder on standard output, what to do with it on standard error."""
-    if options.dtype and options.to != "gguf":
-        raise UserError(f"--dtype {options.dtype}: for --to gguf alone; {options.to} is written in float32")
+    """Exports the model; prints the folder on standard output, how to use it on standard error."""
     from llm_from_scratch.huggingface.write import new_folder
     from llm_from_scratch.pretrained import find_model
 
+    if options.dtype and options.to != "gguf":
+        raise UserError(f"--dtype {options.dtype}: for --to gguf alone; --to {options.to} writes float32")
     folder = new_folder(options.folder)
     source = find_model(options.run)
     model = source.open()
     if options.to == "hf":
-        _to_hugging_face(model, source.path, folder)
-    elif options.to == "gguf":
-        _to_gguf(model, folder, options.dtype or "f16")
+        from llm_from_scratch.huggingface.write import export
+
+        export(model, folder, end_ids=model.end_ids or None, chat_template=model.chat_template)
     else:
-        _to_onnx(model, folder)
-    note(NEXT[options.to].format(folder=quote(str(folder)), python=quote(sys.executable)))
+        building = building_folder(folder)
+        try:
+            if options.to == "gguf":
+                _write_gguf(model, building, options.dtype or "f16")
+            else:
+                _write_onnx(model, building)
+            publish(building, folder)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+    note(NEXT[options.to].format(folder=argument(folder)))
     print(options.folder)
 
 
-# The first command of the other program
-NEXT = {
-    "hf": "transformers: pipeline('text-generation', {folder!r}, tokenizer={folder!r})",
-    "gguf": "llama.cpp: llama-cli -m {folder}/model.gguf; Ollama: ollama create NAME -f {folder}/Modelfile",
-    "onnx": "onnxruntime: InferenceSession({folder!r} + '/model.onnx').run(None, {{'input_ids': ids}})",
-}
+def _write_gguf(model: LoadedModel, folder: Path, dtype: str) -> None:
+    from llm_from_scratch.gguf.write import export
+
+    export(
+        model.model,
+        model.tokenizer,
+        folder,
+        dtype=dtype,
+        chat_template=model.chat_template,
+        end_ids=model.end_ids,
+    )
+
+
+def _write_onnx(model: LoadedModel, folder: Path) -> None:
+    from llm_from_scratch.onnx import export
+    from llm_from_scratch.tokenizer.huggingface import write
+
+    export(model.model, folder / "model.onnx")
+    write(model.tokenizer, folder, chat_template=model.chat_template)

@@ -17,6 +17,7 @@ from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.huggingface.families import family_of
 from llm_from_scratch.huggingface.settings import one_or_list, to_settings
 from llm_from_scratch.huggingface.tensors import to_weights
+from llm_from_scratch.tokenizer.huggingface import write as write_tokenizer
 from llm_from_scratch.weights import LoadedModel
 
 
@@ -45,7 +46,7 @@ def export(
     """
     config, tokenizer = trained.model.config, trained.tokenizer
     family_of(config)
-    folder = _new_folder(folder)
+    folder = new_folder(folder)
     ends = [tokenizer.eot_id] if end_ids is None else list(end_ids)
     settings = to_settings(config, bos_id=tokenizer.eot_id, end_ids=ends)
     generation = {"bos_token_id": tokenizer.eot_id, "eos_token_id": one_or_list(ends)}
@@ -56,8 +57,7 @@ def export(
         _write_json(building / "generation_config.json", generation)
         # transformers reads the metadata before it reads the tensors.
         save_file(to_weights(state, config), building / "model.safetensors", metadata={"format": "pt"})
-        if chat_template is not None:
-            (building / "chat_template.jinja").write_bytes(chat_template.encode())
+        write_tokenizer(tokenizer, building, chat_template=chat_template)
         if card is not None:
             (building / "README.md").write_bytes(card.encode())
         publish(building, folder)
@@ -71,7 +71,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _new_folder(folder: Path) -> Path:
+def new_folder(folder: Path) -> Path:
     """Returns the absolute path of a folder that may be written.
 
     Raises:
