@@ -154,7 +154,7 @@ DATA: dict[str, list[str]] = {
     "corpus": ["tokenizer", *SETTINGS],
     "learning": ["tokenizer", *SETTINGS],
     "sampler": ["tokenizer"],
-    "prepared": ["tokenizer"],
+    "prepared": ["tokenizer", "config"],
     "report": ["tokenizer"],
     "manifest": ["tokenizer"],
     "workers": [],

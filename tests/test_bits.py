@@ -16,7 +16,7 @@ from conftest import REPO, SMALL, run, story
 
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import load_state, newest_state
-from llm_from_scratch.config import Config, DataConfig, TokenizerConfig
+from llm_from_scratch.config import BatchConfig, Config, DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import SPLITS, prepare
 from llm_from_scratch.data.prepared import open_prepared
 from llm_from_scratch.environment import read_environment
@@ -58,7 +58,7 @@ def prepared(name: str) -> Callable[[Path], Any]:
         text = open_prepared(folder / "data/text" / name)
         shards = {split: [plain(shard.tokens) for shard in text.shards(split)] for split in SPLITS}
         documents = {split: list(text.documents(split)) for split in SPLITS}
-        sampler = text.sampler(text.manifest["stream"], block_size=8, batch_size=4, seed=1)
+        sampler = text.sampler(BatchConfig(stream=text.manifest["stream"], batch_size=4), block_size=8, seed=1)
         return shards, documents, plain(sampler.batch(3)), text.manifest["sha256"], text.tokenizer.fingerprint
 
     return read

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import Process
 
-from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.config import BatchConfig, DataConfig, TokenizerConfig
 from llm_from_scratch.data.inspection import frequencies, inspect, lengths
 from llm_from_scratch.data.prepare import Prepared, prepare
 
@@ -42,7 +42,7 @@ def test_frequencies_of_a_part_of_every_shard() -> None:
 
 
 def test_everything_by_hand(prepared: Prepared) -> None:
-    sampler = prepared.sampler("tokens", block_size=12, batch_size=8, seed=1)
+    sampler = prepared.sampler(BatchConfig(batch_size=8), block_size=12, seed=1)
     result = inspect(prepared, sampler, chunks=3, pieces=10)
     train = list(prepared.documents("train"))
     characters = Counter("".join(train))

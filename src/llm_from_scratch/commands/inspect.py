@@ -24,6 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints sizes, frequent tokens and training chunks of a text, which it prepares if needed."""
+    from dataclasses import replace
+
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection
@@ -36,13 +38,9 @@ def run(options: argparse.Namespace) -> None:
     prepared = text_of_run(config) or prepare(
         config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
     )
-    sampler = prepared.sampler(
-        config.data.stream,
-        config.data.subword_dropout,
-        block_size=config.model.block_size,
-        batch_size=max(config.data.batch_size, options.chunks),
-        seed=config.seed,
-    )
+    # a larger batch begins with the sequences of a smaller one
+    data = replace(config.data, batch_size=max(config.data.batch_size, options.chunks), batch_schedule=None)
+    sampler = prepared.sampler(data, block_size=config.model.block_size, seed=config.seed)
     result = inspection.inspect(prepared, sampler, chunks=options.chunks, pieces=options.pieces)
     if options.json:
         print(json.dumps(result))

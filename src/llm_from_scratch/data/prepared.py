@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_from_scratch.config import BatchConfig
 from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
@@ -68,20 +69,21 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
-        """Returns the sampler of training batches.
+    def sampler(self, data: BatchConfig, **place: int) -> Sampler:
+        """Returns the sampler of the training batches that the settings describe.
 
         Args:
-            stream: "text" (tokenized as it is read) or "tokens" (the shards).
-            subword_dropout: probability of leaving out a BPE merge, for "text" alone.
-            settings: block_size, batch_size, batch_schedule, seed, rank, world_size.
+            data: the group `data` of a run.
+            place: block_size (tokens) and seed of the run; of one of its processes also rank and
+                world_size.
         """
-        if stream == "text":
+        shared: dict[str, Any] = {"batch_size": data.batch_size, "batch_schedule": data.batch_schedule, **place}
+        if data.stream == "text":
             self.verify_text("train")
             ends = np.fromfile(self.folder / "train.ends", dtype="<u8")
             path = self.folder / "train.txt"
-            return RandomTextSampler(path, ends, self.tokenizer, subword_dropout=subword_dropout, **settings)
-        return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **settings)
+            return RandomTextSampler(path, ends, self.tokenizer, subword_dropout=data.subword_dropout, **shared)
+        return RandomChunkSampler([shard.tokens for shard in self.shards("train")], **shared)
 
     def verify_text(self, split: str) -> None:
         """Verifies the checksums of a split's cleaned text and of its document ends.
@@ -123,10 +125,9 @@ class Mixture(Prepared):
         for part in self.parts:
             yield from part.documents(split)
 
-    def sampler(self, stream: str, subword_dropout: float = 0.0, **settings: Any) -> Sampler:
+    def sampler(self, data: BatchConfig, **place: int) -> Sampler:
         corpora = self.manifest["corpora"]
-        parts = zip(corpora, self.parts, strict=True)
-        samplers = {name: part.sampler(stream, subword_dropout, **settings) for name, part in parts}
+        samplers = {name: part.sampler(data, **place) for name, part in zip(corpora, self.parts, strict=True)}
         return MixedSampler(samplers, {name: one["weight"] for name, one in corpora.items()})  # type: ignore[arg-type]
 
 

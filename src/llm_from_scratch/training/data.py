@@ -70,15 +70,13 @@ class TextDataModule(lightning.LightningDataModule):
         A CUDA GPU keeps a small corpus in its memory.
         """
         assert self.trainer is not None
-        shared = {
-            "block_size": self.block_size,
-            "batch_size": self.settings.batch_size,
-            "batch_schedule": self.batch_schedule,
-            "seed": self.seed,
-            "rank": self.trainer.global_rank,
-            "world_size": self.trainer.world_size,
-        }
-        self.sampler = self.prepared.sampler(self.settings.stream, self.settings.subword_dropout, **shared)
+        self.sampler = self.prepared.sampler(
+            self.settings,
+            block_size=self.block_size,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
         device, chunks = self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
