@@ -20,10 +20,13 @@ from hypothesis import settings
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 # Before torch: test processes stand side by side, one core each
 os.environ["OMP_NUM_THREADS"] = "1"
+REPO = Path(__file__).resolve().parents[1]
+# No test reads or writes a real home, where corpora lie by default; processes run in folders of
+# their own.
+os.environ.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
 # No test asserts a time: a busy machine is no fault.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
-REPO = Path(__file__).resolve().parents[1]
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -57,9 +60,6 @@ def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None
         "PYTHONIOENCODING": "utf-8",
         "PYTHONWARNINGS": "ignore",
     }
-    environment.setdefault(
-        "LLM_CORPORA", str(REPO.parent / "shared" / "corpora")
-    )  # the processes run in folders of their own
     environment |= variables or {}
     command = [sys.executable, *arguments]
     return subprocess.run(

@@ -98,7 +98,8 @@ def go_to_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.delenv("LLM_CORPORA", raising=False)
-    for name in ("HOME", "USERPROFILE"):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("HOME", "USERPROFILE", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
 

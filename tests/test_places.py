@@ -18,7 +18,8 @@ from llm_from_scratch import places
 from llm_from_scratch.check import check
 from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config, DataConfig, GenerateConfig
-from llm_from_scratch.data.sources import open_source, roots
+from llm_from_scratch.data.downloads import roots
+from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.front.words import LITERAL, literal

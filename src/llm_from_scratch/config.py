@@ -212,7 +212,7 @@ class CorpusConfig:
 
     name: str = ranged("oz", ranges.NAME)  # names the folder of the prepared data, and of the runs
     path: str | None = None  # data=text: a file, a folder or a glob; texts, tables and archives of them
-    file: str | None = ranged(None, ranges.BELOW_DATA)  # a named corpus: its place below data/ or the corpora folder
+    file: str | None = ranged(None, ranges.BELOW_DATA)  # a named corpus: its place below data/ or the folder of corpora
     url: str | None = None  # where it is downloaded from when no copy is at hand
     sha256: str | None = None  # of the file, where it is published and stable
     must_contain: str | None = None  # a line by which the file is known, where no checksum is
@@ -255,7 +255,7 @@ class SelectionConfig:
 class StorageConfig:
     """The splits of a prepared text, and the storage of its shards."""
 
-    dir: str = "data"  # holds downloads and prepared shards
+    dir: str = "data"  # holds prepared shards; a named corpus is looked for here first
     val_fraction: float = ranged(0.1, PART)  # of the characters of one document, or of many documents
     keep_text: bool | None = None  # beside the tokens, the cleaned text; null: of a corpus below 100 MB
     # bytes of files: smaller files of a large corpus go together into a shard of so much

@@ -83,11 +83,11 @@ def publish(building: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def leaves_no_empty_folders(*folders: Path) -> Iterator[None]:
     """Where the body fails, removes those of `folders` and their parents that it made, if empty."""
-    made = [path for path in dict.fromkeys([*folders, *folders[0].parents]) if not path.exists()]
+    made = {path for folder in folders for path in (folder, *folder.parents) if not os.path.lexists(path)}
     try:
         yield
     except BaseException:
-        for path in made:
+        for path in sorted(made, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):  # another process has made something there since
                 path.rmdir()
         raise

@@ -158,7 +158,7 @@ TRAIN_NAMES: Mapping[str, str] = {
         ("file", "input", "input_file", "text", "train_file", "data_path", "train_data"),
         "data=text data.path=FILE, FOLDER or GLOB",
     ),
-    "data_dir": "data.dir=PATH holds downloads and prepared texts; data=text data.path=PATH trains on files of your own",
+    "data_dir": "data.dir=PATH holds prepared texts; data=text data.path=PATH trains on files of your own",
     **dict.fromkeys(
         ("val_split", "test_size", "validation_split", "split", "val_size", "val_ratio"), "data.val_fraction=X"
     ),

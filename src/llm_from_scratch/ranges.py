@@ -58,7 +58,7 @@ NAME = Range(
     lambda value: bool(re.fullmatch(r"[\w-][\w.-]*", value)),
     "letters, digits, '_', '-' and '.', which is not the first",
 )
-# A configuration may be untrusted: its download must not be written outside data.dir.
+# A configuration may be untrusted: its download must stay below data.dir or the folder of corpora.
 BELOW_DATA = Range(_is_below, "a path below data.dir")
 GLOBS_BELOW_DATA = Range(lambda value: all(map(_is_below, value)), "globs below data.dir")
 ENCODING = Range(_is_encoding, "one of Python's text encodings: utf-8, cp1252, latin-1, utf-16")

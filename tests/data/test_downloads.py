@@ -1,6 +1,8 @@
 """Downloads that break off, stall, lie; what they leave."""
 
+import os
 import socket
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +14,13 @@ from small_corpora import BOOK, SHA256, TITLE, go_to_an_empty_place, oz, put
 from llm_from_scratch.data import downloads
 from llm_from_scratch.data.formats import Document
 
+PLACE = Path("shared/oz")
+
 
 @pytest.fixture(autouse=True)
 def empty_place(tmp_path, monkeypatch):
     go_to_an_empty_place(tmp_path, monkeypatch)
+    monkeypatch.setenv("LLM_CORPORA", "shared")
 
 
 class Server(ThreadingHTTPServer):
@@ -76,13 +81,13 @@ def server():
 def test_a_download_is_published_whole_and_told(server, capsys, caplog):
     caplog.set_level("INFO")
     source = oz(server.url, sha256=SHA256)
-    assert source.paths == [("oz/wizard_of_oz.txt", Path("data/oz/wizard_of_oz.txt"))]
+    assert source.paths == [("oz/wizard_of_oz.txt", PLACE / "wizard_of_oz.txt")]
     assert list(source.documents()) == [Document("oz/wizard_of_oz.txt", BOOK)]
-    assert [path.name for path in Path("data/oz").iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
+    assert [path.name for path in PLACE.iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == ""  # a bar is for terminals
-    assert f"downloaded {Path('data/oz/wizard_of_oz.txt')}: {len(BOOK):,} bytes" in caplog.text
+    assert f"downloaded {PLACE / 'wizard_of_oz.txt'}: {len(BOOK):,} bytes" in caplog.text
     oz(server.url)
     assert server.requests == [None]  # the second time it is there
 
@@ -97,18 +102,18 @@ def test_the_next_run_goes_on_too(server):
     server.breaks = [100_000, 0]
     with pytest.raises(ValueError, match=r"broke off after 100,000 of 500,1\d\d bytes"):
         oz(server.url)
-    assert not Path("data/oz/wizard_of_oz.txt").exists()
+    assert not (PLACE / "wizard_of_oz.txt").exists()
     assert next(oz(server.url, sha256=SHA256).documents()).raw == BOOK
     assert server.requests[-1] == "bytes=100000-"
 
 
 @pytest.mark.parametrize("held", [BOOK, BOOK + b"more"])
 def test_a_download_killed_before_its_rename_is_fetched_anew(server, held):
-    put("data/oz/wizard_of_oz.txt.part", held)
-    put("data/oz/wizard_of_oz.txt.part.etag", server.etag)
+    put(PLACE / "wizard_of_oz.txt.part", held)
+    put(PLACE / "wizard_of_oz.txt.part.etag", server.etag)
     assert next(oz(server.url, sha256=SHA256).documents()).raw == BOOK
     assert server.requests == [f"bytes={len(held)}-", None]
-    assert [path.name for path in Path("data/oz").iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
+    assert [path.name for path in PLACE.iterdir() if path.suffix != ".lock"] == ["wizard_of_oz.txt"]
 
 
 def test_a_range_that_is_refused_without_bytes_at_hand_is_one_line(server):
@@ -135,8 +140,8 @@ def test_a_download_that_fails_leaves_nothing_but_what_it_can_go_on_with(server,
     server.breaks = [sent, 0] if sent else [0]
     with pytest.raises(ValueError, match="cannot download"):
         oz(server.url)
-    left = sorted(path.name for path in Path("data").rglob("*") if path.is_file())
-    assert left == (["wizard_of_oz.txt.part", "wizard_of_oz.txt.part.etag"] if sent else [])
+    left = sorted(path.name for path in Path().rglob("*"))
+    assert left == (["oz", "shared", "wizard_of_oz.txt.part", "wizard_of_oz.txt.part.etag"] if sent else [])
     assert next(oz(server.url).documents()).raw == BOOK
 
 
@@ -191,7 +196,7 @@ def test_the_wrong_content_is_refused_and_fetched_anew_the_next_time(server, con
 def test_a_wrong_checksum_is_refused(server):
     with pytest.raises(ValueError, match=f"its sha256 is {SHA256}, not 00"):
         oz(server.url, sha256="00")
-    assert not Path("data/oz/wizard_of_oz.txt").exists()
+    assert not (PLACE / "wizard_of_oz.txt").exists()
 
 
 def test_without_a_network_one_line_says_what_to_do(capsys: pytest.CaptureFixture[str]):
@@ -214,5 +219,78 @@ def test_a_missing_page_is_one_line(server):
 
 def test_an_unwritable_folder_is_one_line(server):
     put("data", b"a file, not a folder")
+    put("shared", b"a file, not a folder")
     with pytest.raises(ValueError, match="cannot write in data"):
         oz(server.url)
+
+
+def test_all_checkouts_of_a_user_share_a_download(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLM_CORPORA")
+    found = oz(server.url).paths[0][1]
+    assert found == downloads.corpora_folder() / "oz/wizard_of_oz.txt"
+    assert found.is_relative_to(tmp_path / "home")
+    assert list(Path().iterdir()) == []
+    (tmp_path / "another checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "another checkout")
+    assert oz(server.url).paths[0][1] == found
+    assert server.requests == [None]
+
+
+@pytest.mark.parametrize("home", ["a file", "no home"])
+def test_without_a_home_to_write_in_a_download_goes_below_data(home, server, monkeypatch, caplog):
+    monkeypatch.delenv("LLM_CORPORA")
+    if home == "a file":
+        put("../home", b"")
+    else:
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        monkeypatch.delenv("LOCALAPPDATA")
+    assert oz(server.url).paths[0][1] == Path("data/oz/wizard_of_oz.txt")
+    assert "cannot be written" in caplog.text
+    assert (
+        "the download goes below data, where no other checkout finds it (LLM_CORPORA=FOLDER names a place)"
+        in caplog.text
+    )
+    assert list(Path().iterdir()) == [Path("data")]
+
+
+def test_a_home_that_may_not_be_searched_is_no_place_of_corpora(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLM_CORPORA")
+    stat = os.stat
+
+    def refused(path, **more):
+        if str(path).startswith(str(tmp_path / "home")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert downloads.roots(Path("data")) == [Path("data"), downloads.NEIGHBOUR]
+    put("../shared/corpora/oz/wizard_of_oz.txt", BOOK)
+    assert oz(server.url).paths[0][1] == Path("../shared/corpora/oz/wizard_of_oz.txt")
+
+
+def test_a_download_that_began_below_data_goes_on_there(server):
+    put("data/oz/wizard_of_oz.txt.part", BOOK[:1000])
+    put("data/oz/wizard_of_oz.txt.part.etag", server.etag)
+    assert oz(server.url).paths[0][1] == Path("data/oz/wizard_of_oz.txt")
+    assert server.requests == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, "/home/a/.cache"),
+        ("linux", {"XDG_CACHE_HOME": "/cache"}, "/cache"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "/home/a/.cache"),
+        ("darwin", {"XDG_CACHE_HOME": "/cache"}, "/home/a/Library/Caches"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local"),
+        ("win32", {}, "/home/a/AppData/Local"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of POSIX")
+def test_the_folder_of_corpora_follows_the_platform(platform, variables, expected, monkeypatch):
+    for name in ("LLM_CORPORA", "LOCALAPPDATA"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "platform", platform)
+    for name, value in {"HOME": "/home/a", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert downloads.corpora_folder() == Path(expected, "llm-from-scratch/corpora")

@@ -157,8 +157,8 @@ def one(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         server.faults[f"urlsf_subset{part:02}.tar"] = ["refuse", *faults]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downloads, "TIMEOUT", 0.5)
-        patch.delenv("LLM_CORPORA", raising=False)
         folder = tmp_path_factory.mktemp("one")
+        patch.setenv("LLM_CORPORA", str(folder / "shared"))
         data = settings(folder, "tars", server.url)
         with pytest.raises(ValueError, match=r"cannot download .*urlsf_subset03\.tar .*by hand at"):
             prepare(data, BPE, settings=PrepareConfig(workers=1))
@@ -170,7 +170,7 @@ def one(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def beside(one: Prepared, folder: Path) -> Path:
     """Another folder with the same downloaded files."""
     (folder / "data/openwebtext").mkdir(parents=True)
-    for path in one.folder.parent.glob("*.tar"):
+    for path in (one.folder.parents[2] / "shared/openwebtext").glob("*.tar"):
         shutil.copy2(path, folder / "data/openwebtext")
     return folder
 
@@ -178,7 +178,7 @@ def beside(one: Prepared, folder: Path) -> Path:
 def test_everything_arrives_whole_and_is_counted(
     one: Prepared, server: Server, files: dict[str, dict[str, bytes]]
 ) -> None:
-    place = one.folder.parent
+    place = one.folder.parents[2] / "shared/openwebtext"
     assert {path.name: path.read_bytes() for path in place.glob("*.tar")} == files["tars"]
     assert not list(place.glob("*.part*"))
     # Went on by range
@@ -232,7 +232,7 @@ prepare(test_openwebtext.settings(Path(sys.argv[1])), test_openwebtext.BPE, sett
 def test_the_other_layouts_hold_the_same_documents(
     one: Prepared, server: Server, files: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("LLM_CORPORA", raising=False)
+    monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "shared"))
     archive = files["zenodo"]["openwebtext.tar.xz"]
     # A forged rest has the right length and the wrong bytes: the checksum sees it, and the whole is
     # asked for.
@@ -267,8 +267,9 @@ def test_hostile_archives_leave_nothing(one: Prepared, tmp_path: Path) -> None:
     assert not list(place.glob("prepared-*/"))
 
 
-def test_trained_on_for_fifty_steps(one: Prepared, train: Process) -> None:
+def test_trained_on_for_fifty_steps(one: Prepared, train: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = one.folder.parents[2]
+    monkeypatch.setenv("LLM_CORPORA", str(folder / "shared"))
     small = [
         "model.n_layer=1",
         "model.n_embd=32",

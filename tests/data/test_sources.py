@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from small_corpora import BOOK, TITLE, go_to_an_empty_place, oz, put
 
+from llm_from_scratch.data import downloads
 from llm_from_scratch.data.clean import clean
 from llm_from_scratch.data.sources import open_source
 
@@ -16,7 +17,8 @@ def empty_place(tmp_path, monkeypatch):
 def test_the_file_is_looked_for_in_order(monkeypatch, tmp_path):
     neighbour = put("../shared/corpora/oz/wizard_of_oz.txt", BOOK)
     assert oz().paths[0][1].samefile(neighbour)
-    default = put(tmp_path / "home/.cache/llm-from-scratch/corpora/oz/wizard_of_oz.txt", BOOK)
+    default = put(downloads.corpora_folder() / "oz/wizard_of_oz.txt", BOOK)
+    assert default.is_relative_to(tmp_path / "home")
     assert oz().paths[0][1] == default
     named = put(tmp_path / "corpora/oz/wizard_of_oz.txt", BOOK)
     monkeypatch.setenv("LLM_CORPORA", str(tmp_path / "corpora"))

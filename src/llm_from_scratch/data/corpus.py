@@ -18,10 +18,11 @@ from llm_from_scratch.check import check
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.clean import CLEANING_VERSION
 from llm_from_scratch.data.documents import File, Selection, Tally
+from llm_from_scratch.data.downloads import roots
 from llm_from_scratch.data.folders import listed
 from llm_from_scratch.data.quality import chosen
 from llm_from_scratch.data.shards import id_dtype
-from llm_from_scratch.data.sources import Source, open_source, roots
+from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.data.streams import stamp
 from llm_from_scratch.data.tasks import Task
 from llm_from_scratch.errors import UserError

@@ -1,9 +1,14 @@
-"""Downloads of published corpora: complete or not at all, resumable, and verified."""
+"""Downloads of published corpora: complete or not at all, resumable, and verified.
+
+All checkouts of a user share the folder that downloads go to.
+"""
 
 import http.client
 import logging
+import os
 import re
 import ssl
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -26,12 +31,86 @@ from rich.progress import (
 from llm_from_scratch.config import DownloadConfig
 from llm_from_scratch.data.streams import read_file
 from llm_from_scratch.errors import UserError, message_of
+from llm_from_scratch.files import leaves_no_empty_folders, new_file
 from llm_from_scratch.files import sha256 as sha256_of
+from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import console, one_line
 
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without a response or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+# a folder of corpora beside the checkout
+NEIGHBOUR = Path("../shared/corpora")
+
+
+def corpora_folder() -> Path | None:
+    """Returns the folder of corpora that all checkouts share, and that downloads go to.
+
+    The variable LLM_CORPORA names it; by default it is in the user's cache. None: the user has no
+    home.
+    """
+    if named := os.environ.get("LLM_CORPORA"):
+        return user_path(named)
+    if sys.platform == "win32":
+        cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        cache = "~/Library/Caches"
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        cache = cache if Path(cache).is_absolute() else "~/.cache"
+    folder = user_path(cache) / "llm-from-scratch/corpora"
+    return folder if folder.is_absolute() else None
+
+
+def roots(data_dir: Path) -> list[Path]:
+    """Returns the folders in which a named corpus may lie, in the order of the search."""
+    shared, neighbour = corpora_folder(), None if os.environ.get("LLM_CORPORA") else NEIGHBOUR
+    return [data_dir, *(folder for folder in (shared, neighbour) if folder is not None and _may_search(folder))]
+
+
+def _may_search(folder: Path) -> bool:
+    """Returns whether the user may look for files in a folder; it need not exist."""
+    try:
+        (folder / "file").exists()
+    except OSError:
+        return False
+    return True
+
+
+def _at_hand(file: str, data_dir: Path) -> Path | None:
+    """Returns a file's path in the first of `roots(data_dir)` that has it; None without one."""
+    return next((root / file for root in roots(data_dir) if (root / file).is_file()), None)
+
+
+def _folder_for(files: Sequence[str], data_dir: Path) -> Path:
+    """Returns the folder below which `files` are downloaded: the one that all checkouts share.
+
+    It is `data_dir` where that one cannot be written, and for a download that began there.
+    """
+    if any((data_dir / f"{file}.part").exists() for file in files):
+        return data_dir
+    shared = corpora_folder()
+    reason: str | None = "the user has no home"
+    try:
+        if shared is not None:
+            shared.mkdir(parents=True, exist_ok=True)
+            new_file(shared / "download").unlink()
+            return shared
+    except OSError as error:
+        reason = error.strerror
+    log.warning(
+        "%s cannot be written (%s): the download goes below %s, where no other checkout finds it (LLM_CORPORA=FOLDER names a place)",
+        *(shared or "the folder of corpora", reason, data_dir),
+    )
+    return data_dir
+
+
+def _places(files: Sequence[str], data_dir: Path) -> list[Path]:
+    """Returns every folder that a download of `files` may make."""
+    shared = corpora_folder()
+    return [(root / file).parent for root in (data_dir, *([shared] if shared else [])) for file in files]
 
 
 def names_of(files: str) -> list[str]:
@@ -56,12 +135,12 @@ def corpus_file(
     url: str | None,
     sha256: str | None,
     must_contain: str | None,
-    roots: Sequence[Path],
+    data_dir: Path,
     fetch: bool,
 ) -> Path:
     """Returns the path of a named corpus's file, which is downloaded where it is missing.
 
-    The first of the folders `roots` that has the file is used; a download goes into `roots[0]`.
+    The first of the folders `roots(data_dir)` that has the file is used.
 
     Args:
         name: the corpus, for messages.
@@ -69,17 +148,16 @@ def corpus_file(
         url: its address; None: it cannot be downloaded.
         sha256: its checksum; None: not checked.
         must_contain: a text that it must contain; None: not checked.
-        roots: the folders to search, in order.
+        data_dir: data.dir.
         fetch: whether it may be downloaded.
 
     Raises:
         UserError: when the file fails a check, or is missing and cannot be downloaded.
     """
-    target = roots[0] / file
-    for candidate in (root / file for root in roots):
-        if candidate.is_file():
-            _check(candidate, f"{candidate} is not what data={name} means", sha256, must_contain)
-            return candidate
+    target = data_dir / file
+    if found := _at_hand(file, data_dir):
+        _check(found, f"{found} is not what data={name} means", sha256, must_contain)
+        return found
     by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
     if url is None:
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
@@ -88,7 +166,8 @@ def corpus_file(
     # The checksum of a Project Gutenberg file changes with each release, the marker lines around
     # the book stay.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
-    with _progress() as progress:
+    with leaves_no_empty_folders(*_places([file], data_dir)), _progress() as progress:
+        target = _folder_for([file], data_dir) / file
         _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
     return target
 
@@ -101,46 +180,52 @@ def _not_fetched(name: str, target: Path) -> UserError:
 
 
 def bring_all(
-    name: str, download: DownloadConfig, roots: Sequence[Path], connections: int, fetch: bool
+    name: str, download: DownloadConfig, data_dir: Path, connections: int, fetch: bool
 ) -> list[tuple[str, Path]]:
     """Returns (name, path) of a download's files, sorted; downloads the missing ones in parallel.
 
-    A file is taken from the first of the folders `roots` that has it, else downloaded into the
-    first over one of `connections` connections, if `fetch` allows it.
+    A file is taken from the first of the folders `roots(data_dir)` that has it, else downloaded
+    over one of `connections` connections, if `fetch` allows it.
 
     Raises:
         UserError: when a file is missing and cannot be downloaded, or fails its check.
     """
-    files = {
-        file: next((root / file for root in roots if (root / file).is_file()), None)
-        for file in names_of(download.files)
-    }
-    data_dir = roots[0]
-    missing = [file for file, path in files.items() if path is None]
-    if missing and not download.mirrors:
-        raise UserError(
-            f"data={name}: there is no {data_dir / missing[0]}, and data.downloads names no mirror to bring it from"
-        )
-    if missing and not fetch:
-        raise _not_fetched(name, data_dir / missing[0])
-    stop = threading.Event()
-    with _progress() as progress, ThreadPoolExecutor(connections) as pool:
-
-        def bring(file: str) -> None:
-            target = data_dir / file
-            urls = [f"{mirror.rstrip('/')}/{target.name}" for mirror in download.mirrors]
-            _bring(name, target, urls, f"put the file by hand at {target}", progress, stop, download.sha256)
-
-        try:
-            for done in as_completed([pool.submit(bring, file) for file in missing]):
-                done.result()
-        except BaseException:  # Ctrl-C, too: it must not wait for gigabytes
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    found = {file: _at_hand(file, data_dir) for file in names_of(download.files)}
+    missing = [file for file, path in found.items() if path is None]
+    files = [(file, path) for file, path in found.items() if path is not None]
     if missing:
+        by_hand = data_dir / missing[0]
+        if not download.mirrors:
+            raise UserError(f"data={name}: there is no {by_hand}, and data.downloads names no mirror to bring it from")
+        if not fetch:
+            raise _not_fetched(name, by_hand)
+        files += _bring_missing(name, missing, download, data_dir, connections)
         log.info("%s: brought %d of %d files", name, len(missing), len(files))
-    return sorted((file, path or data_dir / file) for file, path in files.items())
+    return sorted(files)
+
+
+def _bring_missing(
+    name: str, missing: Sequence[str], download: DownloadConfig, data_dir: Path, connections: int
+) -> list[tuple[str, Path]]:
+    """Downloads files in parallel; returns (name, path) of each."""
+    stop = threading.Event()
+    with leaves_no_empty_folders(*_places(missing, data_dir)):
+        root = _folder_for(missing, data_dir)
+        with _progress() as progress, ThreadPoolExecutor(connections) as pool:
+
+            def bring(file: str) -> None:
+                urls = [f"{mirror.rstrip('/')}/{Path(file).name}" for mirror in download.mirrors]
+                by_hand = f"put the file by hand at {data_dir / file}"
+                _bring(name, root / file, urls, by_hand, progress, stop, download.sha256)
+
+            try:
+                for done in as_completed([pool.submit(bring, file) for file in missing]):
+                    done.result()
+            except BaseException:  # Ctrl-C, too: it must not wait for gigabytes
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    return [(file, root / file) for file in missing]
 
 
 def _bring(
@@ -188,7 +273,9 @@ def _bring(
         reason = message_of(error)
         raise UserError(f"data={name}: cannot download {url} ({reason}): {by_hand}") from None
     except OSError as error:
-        raise UserError(f"data={name}: cannot write in {target.parent}: {error.strerror}") from None
+        raise UserError(
+            f"data={name}: cannot write in {target.parent}: {error.strerror}: LLM_CORPORA=FOLDER names a place for downloads"
+        ) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_from_scratch.config import DownloadConfig
-from llm_from_scratch.data.downloads import bring_all, corpus_file
+from llm_from_scratch.data.downloads import bring_all, corpus_file, roots
 from llm_from_scratch.data.folders import Tree, fixed_part, listed
 from llm_from_scratch.data.formats import (
     NAMED_SUFFIXES,
@@ -33,10 +33,6 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 
 log = logging.getLogger(__name__)
-# The folder of corpora that all checkouts of a user share, unless LLM_CORPORA names another; and
-# one beside the checkout.
-CORPORA = "~/.cache/llm-from-scratch/corpora"
-NEIGHBOUR = Path("../shared/corpora")
 # Folders of the library that are not read: tests, demonstrations and generated tables, which are no
 # typical code, and packages that are not Python's own.
 NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
@@ -127,8 +123,8 @@ def open_source(
     Args:
         name: the corpus, as data.name.
         path: the user's own file, folder or glob.
-        file: the one file of a named corpus, looked for in `roots(data_dir)`, then downloaded.
-        url: the address that `file` is downloaded from, into `data_dir`.
+        file: the one file of a named corpus, looked for in `roots(data_dir)`, else downloaded.
+        url: the address that `file` is downloaded from.
         sha256: the checksum that `file` must have; None accepts any.
         must_contain: a text that `file` must contain.
         form: how the files are read.
@@ -149,7 +145,7 @@ def open_source(
         return Source(name, _standard_library(), form)
     if download is not None:
         chosen = _published_as(name, download, downloads or {})
-        return Source(name, bring_all(name, chosen, roots(data_dir), connections, fetch), form)
+        return Source(name, bring_all(name, chosen, data_dir, connections, fetch), form)
     found, skipped = _laid_out(name, layouts or [], data_dir, on_error)
     if found:
         return Source(name, found, form, skipped)
@@ -160,7 +156,7 @@ def open_source(
         )
     if file is None:
         raise UserError(f"data={name} needs data.path=FILE, FOLDER or GLOB")
-    return Source(name, [(file, corpus_file(name, file, url, sha256, must_contain, roots(data_dir), fetch))], form)
+    return Source(name, [(file, corpus_file(name, file, url, sha256, must_contain, data_dir, fetch))], form)
 
 
 def _laid_out(
@@ -250,9 +246,3 @@ def _standard_library() -> list[tuple[str, Path]]:
     if not found:
         raise UserError(f"data=stdlib: this Python has no library source in {root}: use data=text data.path=FILE")
     return sorted((file.relative_to(root).as_posix(), file) for file in found)
-
-
-def roots(data_dir: Path) -> list[Path]:
-    """Returns the folders in which a named corpus may lie, in the order of the search."""
-    named = os.environ.get("LLM_CORPORA")
-    return [data_dir, user_path(named)] if named else [data_dir, user_path(CORPORA), NEIGHBOUR]

@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from llm_from_scratch import __version__, machine
-from llm_from_scratch.data.sources import open_source, roots
+from llm_from_scratch.data.downloads import roots
+from llm_from_scratch.data.sources import open_source
 from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
 from llm_from_scratch.errors import DISTRIBUTION, UserError, message_of
 from llm_from_scratch.files import existing_parent
