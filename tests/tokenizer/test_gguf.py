@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import smollm2
-from byte_level import learn
+from byte_level import learn, stranger
 from conftest import story
 from small_corpora import PROSE_AND_CODE
 from tokenizer_strings import ODD, strings
@@ -21,6 +21,7 @@ from llm_from_scratch.tokenizer import (
     open_gpt2,
 )
 from llm_from_scratch.tokenizer.gguf import from_gguf, to_gguf
+from llm_from_scratch.tokenizer.huggingface import read
 
 TEXT = story(20_000) + PROSE_AND_CODE
 
@@ -159,7 +160,8 @@ def small() -> dict[str, Any]:
         ({"types": [1] * 6, "ids": {}}, "no end-of-text token"),
         ({"merges": ["a b"]}, "no merge makes the token 'Ġab'".replace("Ġ", r"\\u0120")),
         ({"merges": ["a b", "Ġ ab", "b b"]}, "merge 2 joins or makes what is no token"),
-        ({"merges": ["Ġ ab", "a b"]}, "merge 0 joins"),
+        ({"merges": ["Ġ ab", "a b"]}, "no merge makes the token"),
+        ({"merges": ["Ġ zz", "a b"]}, "merge 0 joins"),
         ({"merges": ["a b c", "Ġ ab"]}, "not two tokens"),
         ({"tokens": ["a", "a", "Ġ", "ab", "Ġab", "<|endoftext|>"]}, "damaged"),
         ({"tokens": ["a", "b", " ", "ab", "Ġab", "<|endoftext|>"]}, "not the bytes of a token"),
@@ -183,6 +185,26 @@ def test_merges_that_no_text_reaches_are_left_out() -> None:
     assert isinstance(tokenizer, BytesTokenizer)
     assert tokenizer.merges == ["a b", "b c", "ab c"]
     assert tokenizer.encode("abcbc") == [5, 4]
+
+
+def test_the_merges_of_a_tiktoken_vocabulary_are_those_of_its_ranks(tmp_path: Path) -> None:
+    """Converted from ranks, as Llama 3's, a list has every pair of tokens that makes a token, also
+    pairs of tokens that come later.
+    """
+    tokenizer = read(stranger("llama3", tmp_path))
+    parts = arguments(to_gguf(tokenizer))
+    rank = {token: i for i, token in enumerate(parts["tokens"])}
+    pairs = [
+        (i, rank[token[:at]], rank[token[at:]], f"{token[:at]} {token[at:]}")
+        for token, i in rank.items()
+        if token not in tokenizer.special
+        for at in range(1, len(token))
+        if token[:at] in rank and token[at:] in rank
+    ]
+    every = [pair[-1] for pair in sorted(pairs)]
+    assert any(max(left, right) > i for i, left, right, _ in pairs)
+    assert len(every) > len(parts["merges"])
+    assert from_gguf(**parts | {"merges": every}).fingerprint == tokenizer.fingerprint
 
 
 def test_a_merge_that_would_come_otherwise_is_refused() -> None:

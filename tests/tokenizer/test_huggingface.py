@@ -282,6 +282,12 @@ def test_an_added_token_that_is_a_word_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_run_folders_tokenizer_is_told_apart(tmp_path: Path) -> None:
+    CharTokenizer("ab").save(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer\.json: it is the tokenizer of a run of this project"):
+        read(tmp_path)
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it has no tokenizer\.json, tokenizer\.model or vocab\.json"):
         read(tmp_path)

@@ -34,7 +34,7 @@ ENDS_OF_TEXT = END_OF_TEXT, "<|end_of_text|>", "</s>"
 # A special token of other models that its file does not call special: "<think>", "[INST]"
 _MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 # tiktoken's regular expressions overflow their stack at 1,000,000 white spaces.
-ENDLESS_SPACE = re.compile(r"\s{100000}")
+ENDLESS_SPACE = re.compile(r"(?<!\s)\s{100000}")
 # Unicode's white space: Python's \s without the separators U+001C to U+001F.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
 # GPT-2's files write each byte of a token as a visible character: 188 bytes as the character of the
@@ -279,7 +279,7 @@ def bytes_tokenizer(
     pieces = {_piece(token): i for i, token in enumerate(tokens) if token is not None and i not in named}
     if sum(len(piece) ** 2 for piece in pieces) > MAX_WORK:
         raise UserError("its tokens are too long: no tokenizer of a published model has such")
-    ranks = ranked(pieces, pairs)
+    ranks = ranked(pieces, _in_reach(pieces, pairs))
     found = _merges(ranks)
     place_of = {pair: place for place, pair in enumerate(pairs)}
     places = [place_of.get((left, right), -1) for left, right in found]
@@ -291,6 +291,19 @@ def bytes_tokenizer(
     canonical = [f"{written(left)} {written(right)}" for left, right in found]
     last = eot_id if eos_id is None else eos_id
     return BytesTokenizer([*tokens], canonical, dict(special), [*visible], pattern, eot_id, last, bos_id, add_bos)
+
+
+def _in_reach(ids: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the merges without those of a token that only a later merge makes.
+
+    Where each token is merged from two earlier ones, no text reaches such a merge: the token that
+    it makes has been made before.
+    """
+    made = {piece for piece in ids if len(piece) == 1}
+    for left, right in merges:
+        if (left in made and right in made) or left not in ids or right not in ids:
+            made.add(left + right)
+            yield left, right
 
 
 def ranked(ids: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]]) -> dict[bytes, int]:

@@ -266,6 +266,8 @@ class _Reader:
     def __init__(self, content: dict[str, Any], names: dict[str, Any], vocab_size: int | None) -> None:
         self.content, self.names = content, names
         model = content.get("model")
+        if "kind" in content and "fingerprint" in content:
+            raise UserError("it is the tokenizer of a run of this project: name the run folder")
         if not isinstance(model, dict):
             raise UserError("damaged: it has no model")
         self.model = model
