@@ -18,16 +18,13 @@ import numpy as np
 from llm_from_scratch.errors import UserError, message_of, missing_extra
 from llm_from_scratch.places import user_path
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, read_file, utf8, write_description
+from llm_from_scratch.tokenizer.merges import MAX_PIECE, MAX_WORK, derived, in_reach, pair_of, piece_of, ranked, written
 from llm_from_scratch.tokenizer.patterns import PATTERNS
 
 log = logging.getLogger(__name__)
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 OPENAI_FILES = "encoder.json", "vocab.bpe"  # the same two files by OpenAI's first names
-MAX_PIECE = 512  # bytes of a token; GPT-2's longest has 128; `_merges` takes quadratic time in it
-# sum over all tokens of the squared number of bytes, which bounds the time of `_merges` to about
-# 10 s: SmolLM2's 49,152 tokens have 3 million
-MAX_WORK = 40_000_000
 # The arguments of BytesTokenizer, which are its entries in tokenizer.json
 PARTS = "tokens", "merges", "special", "visible", "pattern", "eot_id", "eos_id", "bos_id", "add_bos"
 ENDS_OF_TEXT = END_OF_TEXT, "<|end_of_text|>", "</s>"
@@ -37,12 +34,6 @@ _MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 ENDLESS_SPACE = re.compile(r"(?<!\s)\s{100000}")
 # Unicode's white space: Python's \s without the separators U+001C to U+001F.
 LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{1000,}")
-# GPT-2's files write each byte of a token as a visible character: 188 bytes as the character of the
-# same number, the others as U+0100 and on.
-_SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
-_CHARACTER_OF = {byte: chr(byte) for byte in _SEEN}
-_CHARACTER_OF |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(_SEEN)))}
-_BYTE_OF = dict.fromkeys(range(256), 0xFFFF) | {ord(character): byte for byte, character in _CHARACTER_OF.items()}
 
 
 class GPT2Tokenizer(Tokenizer):
@@ -158,7 +149,7 @@ class BytesTokenizer(Tokenizer):
         self.tokens, self.merges = [*tokens], [*merges]
         self.vocab_size = len(self.tokens)
         named = {i: name for name, i in special.items()}
-        pieces = {i: _piece(token) for i, token in enumerate(tokens) if token is not None and i not in named}
+        pieces = {i: piece_of(token) for i, token in enumerate(tokens) if token is not None and i not in named}
         ids = {piece: i for i, piece in pieces.items()}
         written_tokens = [token for token in tokens if token is not None]
         if len(ids) < len(pieces) or len({*written_tokens}) < len(written_tokens):
@@ -274,13 +265,13 @@ def bytes_tokenizer(
         raise UserError(
             f"its added token {ascii(hidden)[:100]} is text like any other, which this project cannot encode"
         )
-    pairs = [(_piece(left), _piece(right)) for left, right in merges]
+    pairs = [(piece_of(left), piece_of(right)) for left, right in merges]
     named = {*special.values()}
-    pieces = {_piece(token): i for i, token in enumerate(tokens) if token is not None and i not in named}
+    pieces = {piece_of(token): i for i, token in enumerate(tokens) if token is not None and i not in named}
     if sum(len(piece) ** 2 for piece in pieces) > MAX_WORK:
         raise UserError("its tokens are too long: no tokenizer of a published model has such")
-    ranks = ranked(pieces, _in_reach(pieces, pairs))
-    found = _merges(ranks)
+    ranks = ranked(pieces, in_reach(pieces, pairs))
+    found = derived(ranks)
     place_of = {pair: place for place, pair in enumerate(pairs)}
     places = [place_of.get((left, right), -1) for left, right in found]
     wrong = next((i for i, (one, two) in enumerate(itertools.pairwise([-1, *places])) if one >= two), None)
@@ -291,52 +282,6 @@ def bytes_tokenizer(
     canonical = [f"{written(left)} {written(right)}" for left, right in found]
     last = eot_id if eos_id is None else eos_id
     return BytesTokenizer([*tokens], canonical, dict(special), [*visible], pattern, eot_id, last, bos_id, add_bos)
-
-
-def _in_reach(ids: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the merges without those of a token that only a later merge makes.
-
-    Where each token is merged from two earlier ones, no text reaches such a merge: the token that
-    it makes has been made before.
-    """
-    made = {piece for piece in ids if len(piece) == 1}
-    for left, right in merges:
-        if (left in made and right in made) or left not in ids or right not in ids:
-            made.add(left + right)
-            yield left, right
-
-
-def ranked(ids: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]]) -> dict[bytes, int]:
-    """Returns token -> rank: single bytes in the order of their ids, then what each merge makes.
-
-    Raises:
-        UserError: when a merge joins what is no token yet or makes what is none, or a token is made
-            by no merge.
-    """
-    single = sorted((piece for piece in ids if len(piece) == 1), key=ids.__getitem__)
-    ranks = {piece: rank for rank, piece in enumerate(single)}
-    for number, (left, right) in enumerate(merges):
-        if left not in ranks or right not in ranks or left + right not in ids:
-            raise UserError(f"damaged: merge {number} joins or makes what is no token")
-        ranks.setdefault(left + right, len(ranks))
-    if len(ranks) < len(ids):
-        lacking = next(piece for piece in ids if piece not in ranks)
-        raise UserError(f"damaged: no merge makes the token {ascii(written(lacking))[:100]}")
-    if not ranks:
-        raise UserError("damaged: no tokens")
-    return ranks
-
-
-def pair_of(merge: str) -> tuple[bytes, bytes]:
-    """Converts a line of merges.txt to the bytes of the two tokens.
-
-    Raises:
-        UserError: when it is not two tokens.
-    """
-    parts = merge.split(" ") if isinstance(merge, str) else []
-    if len(parts) != 2:
-        raise UserError(f"damaged: {ascii(merge)[:100]} is no merge of two tokens")
-    return _piece(parts[0]), _piece(parts[1])
 
 
 def _words(text: str, pattern: str) -> Iterator[str]:
@@ -380,7 +325,7 @@ def open_gpt2(path: str | None, places: Iterable[Path] = (), fetch: bool = True)
         reason = message_of(error, 150)
         raise UserError(f"tokenizer=gpt2: tiktoken cannot get GPT-2's ranks ({reason}): {by_hand}") from None
     ranks = encoding._mergeable_ranks
-    return GPT2Tokenizer(*_files(ranks | {END_OF_TEXT.encode(): encoding.eot_token}, _merges(ranks)))
+    return GPT2Tokenizer(*_files(ranks | {END_OF_TEXT.encode(): encoding.eot_token}, derived(ranks)))
 
 
 def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
@@ -391,9 +336,9 @@ def _open_pair(vocab: Path, merges: Path) -> GPT2Tokenizer:
     try:
         lines = read_file(merges).decode().splitlines()
         lines = lines[1:] if lines[:1] and lines[0].startswith("#version") else lines
-        pairs = [tuple(_piece(part) for part in line.split(" ")) for line in lines if line]
+        pairs = [tuple(piece_of(part) for part in line.split(" ")) for line in lines if line]
         pieces = {piece: i for piece, i in ranks.items() if piece != END_OF_TEXT.encode()}
-        if pairs != (found := _merges(pieces)):
+        if pairs != (found := derived(pieces)):
             number = next((i for i, two in enumerate(zip(pairs, found, strict=False)) if two[0] != two[1]), len(found))
             raise UserError(
                 f"its merge {number} is not the one that the ids of {vocab.name} give: the two do not belong together"
@@ -420,59 +365,12 @@ def _ranks(vocab: bytes) -> dict[bytes, int]:
     ):
         raise UserError("damaged: no object of tokens with the ids 0, 1, 2, …, each once")
     ends = found.pop(END_OF_TEXT, None)
-    ranks = {_piece(piece): i for piece, i in found.items()}
+    ranks = {piece_of(piece): i for piece, i in found.items()}
     if ends is None or not all(bytes([byte]) in ranks for byte in range(256)):
         raise UserError(f"no vocabulary of GPT-2's kind: it lacks {END_OF_TEXT} or some of the 256 bytes")
     if END_OF_TEXT.encode() in ranks:
         raise UserError(f"no vocabulary of GPT-2's kind: {END_OF_TEXT} is a token of text in it")
     return ranks | {END_OF_TEXT.encode(): ends}
-
-
-def _piece(written: str) -> bytes:
-    """Converts a token of GPT-2's files, a visible character a byte, to its bytes.
-
-    Raises:
-        UserError: when it is not written so, is empty or longer than MAX_PIECE.
-    """
-    try:
-        piece = written.translate(_BYTE_OF).encode("latin-1")
-    except UnicodeEncodeError:
-        piece = b""
-    if not 0 < len(piece) <= MAX_PIECE:
-        raise UserError(
-            f"damaged: {ascii(written)[:100]} are not the bytes of a token, 1 to {MAX_PIECE}, as GPT-2 writes them"
-        )
-    return piece
-
-
-def written(piece: bytes) -> str:
-    """Writes the bytes of a token as the visible characters of GPT-2's files."""
-    return "".join(map(_CHARACTER_OF.__getitem__, piece))
-
-
-def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, ...]]:
-    """Derives the list of merges from the ids: the pair of tokens behind each merged token.
-
-    The pair is the encoding of the token's bytes by tokens of lower ids. Where each encoding has
-    two tokens, merging by ids (tiktoken) and by the list of merges (other libraries) agree on every
-    text: a pair that is not in the list would have been merged otherwise before.
-
-    Raises:
-        UserError: when the encoding of a token has more than two tokens.
-    """
-    found = []
-    for piece in sorted(ranks, key=ranks.__getitem__):
-        parts = [piece[i : i + 1] for i in range(len(piece))]
-        while len(parts) > 2:
-            best, at = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(itertools.pairwise(parts)))
-            if best >= ranks[piece]:
-                raise UserError(
-                    f"the token {ascii(piece.decode(errors='replace'))[:100]} is not merged from two others"
-                )
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        if len(parts) == 2:
-            found.append(tuple(parts))
-    return found
 
 
 def _files(ranks: dict[bytes, int], merges: list[tuple[bytes, ...]]) -> tuple[bytes, bytes]:

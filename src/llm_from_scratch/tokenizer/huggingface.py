@@ -15,7 +15,6 @@ from llm_from_scratch.files import write_file
 from llm_from_scratch.tokenizer.base import END_OF_TEXT, JSON_FILE, Tokenizer, read_file, utf8
 from llm_from_scratch.tokenizer.bpe import MODEL_FILE, BPETokenizer, SentencePieceTokenizer, try_parser
 from llm_from_scratch.tokenizer.bytes import (
-    MAX_WORK,
     MERGES_FILE,
     VOCAB_FILE,
     BytesTokenizer,
@@ -24,6 +23,7 @@ from llm_from_scratch.tokenizer.bytes import (
     open_gpt2,
 )
 from llm_from_scratch.tokenizer.char import CharTokenizer
+from llm_from_scratch.tokenizer.merges import MAX_WORK
 from llm_from_scratch.tokenizer.model_proto import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, read_model, write_model
 from llm_from_scratch.tokenizer.patterns import PATTERNS, pattern_of_json
 
