@@ -73,8 +73,8 @@ def test_a_word_that_no_setting_has_costs_one_line(capsys: pytest.CaptureFixture
 
 # What bash does at Tab: it calls the installed function with the line so far, and shows COMPREPLY.
 COMPLETION = """
-eval "$(python {script} -sc install=bash)"
-COMP_LINE="python {script} {line}"; COMP_POINT=${{#COMP_LINE}}; COMP_CWORD=$(set -- $COMP_LINE; echo $(($# - 1)))
+eval "$({start} -sc install=bash)"
+COMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; COMP_CWORD=$(set -- $COMP_LINE; echo $(($# - 1)))
 hydra_bash_completion
 echo "${{COMPREPLY[@]}}"
 """
@@ -82,22 +82,29 @@ echo "${{COMPREPLY[@]}}"
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
-    ("script", "line", "choices"),
+    ("start", "line", "choices"),
     [
-        ("train.py", "data=oz model=ti", "model=tiny"),
-        ("train.py", "-m optim.be", "optim.beta1= optim.beta2="),
-        ("generate.py", "run=last temp", "temperature="),
+        ("python train.py", "python train.py data=oz model=ti", "model=tiny"),
+        ("python train.py", "python train.py -m optim.be", "optim.beta1= optim.beta2="),
+        ("python generate.py", "python generate.py run=last temp", "temperature="),
         # Hydra's grammar cannot read it: nothing is said in mid-line
-        ("generate.py", "prompt='Once upon zq", ""),
+        ("python generate.py", "python generate.py prompt='Once upon zq", ""),
+        ("llm-from-scratch", "llm-from-scratch pre", "prepare"),
+        ("llm-from-scratch train", "llm-from-scratch train data=oz model=ti", "model=tiny"),
+        ("llm-from-scratch", "llm-from-scratch plan model=ti", "model=tiny"),
+        ("llm-from-scratch", "llm-from-scratch generate run=last temp", "temperature="),
+        ("llm-from-scratch", "llm-from-scratch doctor model=ti", ""),
     ],
 )
-def test_bash_completes_settings(script: str, line: str, choices: str) -> None:
+def test_bash_completes_settings(start: str, line: str, choices: str) -> None:
+    if shutil.which(start.split()[0]) is None:
+        pytest.skip("needs the installed program")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPO / "src"),
     }
     done = subprocess.run(
-        ["bash", "--norc", "-c", COMPLETION.format(script=script, line=line)],
+        ["bash", "--norc", "-c", COMPLETION.format(start=start, line=line)],
         cwd=REPO,
         env=environment,
         capture_output=True,

@@ -6,6 +6,7 @@ standard output, all else to standard error.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +20,8 @@ from llm_from_scratch.terminal import printable, shell, use_utf8
 
 # Commands that are Hydra programs: their modules have `main()`, which reads sys.argv.
 HYDRA_PROGRAMS = ("train", "generate")
+# Command -> the Hydra program whose settings it takes.
+SETTINGS_OF = {**dict.fromkeys(("train", "plan", "prepare", "inspect", "demo"), "train"), "generate": "generate"}
 # Command -> its line in --help. Its module is commands/NAME.py, with "_" for "-".
 COMMANDS = {
     "train": "train a GPT, make a sweep of trainings, or go on with a run",
@@ -63,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name in HYDRA_PROGRAMS or relaunched:
         sys.argv[1:] = words if relaunched else words[1:]
         return _module("train" if relaunched else name).main()
+    if name in ("-sc", "--shell-completion"):
+        return complete(words)
     parser = Parser(prog=shell(*program()), description="Builds a GPT from scratch, step by step.", epilog=RULE)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for each, line in COMMANDS.items():
@@ -81,6 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.command(options)
     except Exception as error:
         stop(error, name)
+
+
+def complete(words: Sequence[str]) -> None:
+    """Answers a shell's request: the script that it loads, or words for the line in `COMP_LINE`.
+
+    Hydra completes the settings of its programs, and knows no name of a command before them.
+    """
+    line = os.environ.get("COMP_LINE", "")
+    start, _, rest = line.lstrip().partition(" ")
+    name, space, settings = rest.lstrip().partition(" ")
+    if words[-1].startswith("query=") and not space:
+        return print("\n".join(COMMANDS))
+    os.environ["COMP_LINE"] = f"{start} {settings}"
+    sys.argv[1:] = words
+    if name in SETTINGS_OF or not words[-1].startswith("query="):
+        _module(SETTINGS_OF.get(name, "train")).main()
 
 
 def _module(name: str) -> ModuleType:

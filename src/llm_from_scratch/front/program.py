@@ -199,9 +199,10 @@ def _check_completion(arguments: Sequence[str]) -> None:
     """
     asked = [argument for argument in arguments if argument not in ("-sc", "--shell-completion")]
     if len(asked) != 1 or not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", asked[0]):
+        start = Path(sys.argv[0]).name
+        start = f"python {start}" if start.endswith(".py") else start
         raise UserError(
-            f"-sc {' '.join(asked)}: shell completion is for bash, zsh or fish:"
-            f' eval "$(python {Path(sys.argv[0]).name} -sc install=bash)"'
+            f'-sc {" ".join(asked)}: shell completion is for bash, zsh or fish: eval "$({start} -sc install=bash)"'
         )
     if asked[0].startswith("query") and os.environ.get("HYDRA_FULL_ERROR") != "1":
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the program ends
