@@ -15,7 +15,7 @@ from llm_from_scratch.cli import COMMANDS, HYDRA_PROGRAMS, main
 
 def test_every_command_is_a_file_with_arguments_and_run() -> None:
     files = {path.stem.replace("_", "-") for path in (REPO / "src/llm_from_scratch/commands").glob("[!_]*.py")}
-    assert files - {"texts"} == set(COMMANDS)
+    assert files == set(COMMANDS)
     for name in COMMANDS:
         module = import_module(f"llm_from_scratch.commands.{name.replace('-', '_')}")
         if name in HYDRA_PROGRAMS:

@@ -11,6 +11,7 @@ from conftest import REPO
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.front.compose import model_presets
 from llm_from_scratch.front.program import composed
 
 
@@ -48,3 +49,12 @@ def test_a_file_of_the_users_own_that_is_wrong_costs_one_line(configs: Path, con
 def test_an_interpolation_takes_the_value_of_another_setting(configs: Path) -> None:
     words = ["model.n_layer=3", "data.batch_size=${model.n_layer}"]
     assert check(composed(configs, "train", words), Config).data.batch_size == 3
+
+
+def test_a_machines_own_settings_are_no_part_of_the_presets(configs: Path) -> None:
+    before = model_presets(configs)
+    assert before["gpt2-medium"].model.n_layer == 24
+    assert before["gpt2-medium"].model.position == "learned"
+    (configs / "local/default.yaml").write_text("# @package _global_\nmodel: {n_layer: 9}\n", encoding="utf-8")
+    assert composed(configs, "train", []).model.n_layer == 9
+    assert model_presets(configs) == before

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_from_scratch import signals
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import config_dir, program
 from llm_from_scratch.terminal import argument, for_stream, printable, shell
 
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
             **{name: oz.get(name) for name in ("name", "path", "file", "url", "sha256", "must_contain")},
             data_dir=Path("data"),
         )
-    except ValueError as error:
+    except UserError as error:
         so = "So this demonstration trains on the source code of Python's standard library."
         print(printable(f"{error}\n{so}"), file=sys.stderr)
         # Its validation split is eighty times as long as the book's: two validations fit into five

@@ -87,6 +87,10 @@ def _arguments_of_more_figures(more: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints loss, perplexity and bits per byte of a run; more runs or options make a report."""
+    for name, least in (("batch_size", 1), ("generate", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     asked = (options.report, options.data, options.baselines, options.gpt2, options.generate, options.against)
     if (
         len(options.run) > 1

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
+from llm_from_scratch.commands.prepare import prepared_text
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import MODEL, config_dir
@@ -29,15 +29,12 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection
-    from llm_from_scratch.data.prepare import prepare
 
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
     config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
-    prepared = text_of_run(config) or prepare(
-        config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
-    )
+    prepared = prepared_text(config)
     # a larger batch begins with the sequences of a smaller one
     data = replace(config.data, batch_size=max(config.data.batch_size, options.chunks), batch_schedule=None)
     sampler = prepared.sampler(data, block_size=config.model.block_size, seed=config.seed)

@@ -4,8 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from llm_from_scratch.commands.texts import tokenizer_of_origin
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.front.compose import model_presets
+from llm_from_scratch.front.inherit import tokenizer_of_origin
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
@@ -58,12 +59,11 @@ def run(options: argparse.Namespace) -> None:
         text = counted(prepared)
     else:
         text = text_size(config, tokenizer_of_origin(config))
-    presets = {}
-    for path in sorted((configs / "model").glob("*.yaml")):
-        if path.stem == "article":  # one layer, one head: to look at
-            continue
-        preset = check(composed(configs, "train", [f"model={path.stem}"]), Config).model
-        presets[path.stem] = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(preset))).num_parameters()
+    presets = {
+        name: meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(check(preset, Config).model))).num_parameters()
+        for name, preset in model_presets(configs).items()
+        if name != "article"  # one layer, one head: to look at
+    }
     measured = None
     if not options.no_measuring:
         shape = GPTConfig(vocab_size=text.vocab_size, **vars(config.model))

@@ -2,11 +2,17 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llm_from_scratch.commands.texts import text_of_run, tokenizer_of_origin
+from llm_from_scratch.front.inherit import tokenizer_of_origin
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.data.prepared import Prepared
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +24,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… prepare.workers=2 …")
 
 
+def prepared_text(config: "Config") -> "Prepared":
+    """Returns the text of the run that `resume` names, else the settings' own, prepared if needed.
+
+    Raises:
+        UserError: when the text cannot be prepared, or has changed since that run.
+    """
+    from llm_from_scratch.data.prepare import prepare
+    from llm_from_scratch.evaluation.measure import run_text
+    from llm_from_scratch.weights import load_model
+
+    if config.resume:
+        folder = Path(config.resume)
+        return run_text(folder, config, load_model(folder))
+    return prepare(config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare)
+
+
 def run(options: argparse.Namespace) -> None:
     """Prepares a corpus's token shards, or one task of them, and prints counts."""
     import time
@@ -25,15 +47,12 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepare import SPLITS, prepare_task
-    from llm_from_scratch.data.prepare import prepare as prepare_all
 
     log_to_stderr()
     started = time.monotonic()
     config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
     if config.prepare.task is None:
-        prepared = text_of_run(config) or prepare_all(
-            config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare
-        )
+        prepared = prepared_text(config)
     else:
         part = prepare_task(config.data, config.tokenizer, config.prepare)
         if part is None:

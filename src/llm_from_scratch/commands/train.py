@@ -73,7 +73,7 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)
-    if config.resume and run_text(config, job, warn=False) is None:
+    if config.resume and text_to_resume(config, job, warn=False) is None:
         check_text(config.data, given_settings(job))
     for line in too_much(config, recipes):
         note(line)
@@ -131,7 +131,7 @@ def recipes() -> dict[str, "Config"]:
     return {name: check_settings(composed, Config) for name, composed in experiments()}
 
 
-def run_text(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
+def text_to_resume(config: "Config", job: Sequence[str], *, warn: bool) -> "Prepared | None":
     """Returns the prepared text of the resumed run; None if it has to be prepared again.
 
     Args:
@@ -196,7 +196,7 @@ def one_run(composed: DictConfig) -> float:
         return train(
             config,
             claim,
-            run_text(config, job, warn=is_first_rank()) if config.resume else None,
+            text_to_resume(config, job, warn=is_first_rank()) if config.resume else None,
             fetch=may_fetch(final, composed, job),
             write=not config.resume or config.data.dir == composed.data.dir,
             announce=announce,

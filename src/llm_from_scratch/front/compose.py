@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import hydra
 import yaml
@@ -104,6 +105,13 @@ def _flat(config: DictConfig, prefix: str = "") -> list[str]:
         if OmegaConf.is_dict(config._get_node(key)):
             found += _flat(config[key], f"{prefix}{key}.")
     return found
+
+
+def model_presets(config_dir: Path) -> dict[str, DictConfig]:
+    """Returns name -> settings of each `model=` choice, as its own file has them."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
+        names = sorted(path.stem for path in (config_dir / "model").glob("*.yaml"))
+        return {name: hydra.compose(f"model/{name}") for name in names}
 
 
 def experiments() -> Iterator[tuple[str, DictConfig]]:

@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.words import main_config_dir, parse
 from llm_from_scratch.terminal import quote
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
+    from llm_from_scratch.tokenizer import Tokenizer
 
 # Settings that a choice of `trainer` replaces together: trainer=cpu after trainer=ddp_cpu is one
 # process.
@@ -140,6 +144,19 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
             what = "tokenizer" if group == "tokenizer" else "model"
             raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
         OmegaConf.update(config, name, value)
+
+
+def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
+    """Returns the tokenizer of the run that `init_from` names; None if it names no run.
+
+    It is None on `resume`, too, and for a file of weights alone (.pt, .ckpt).
+    """
+    from llm_from_scratch.tokenizer import load_tokenizer
+    from llm_from_scratch.weights import PICKLES, model_folder
+
+    if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
+        return None
+    return load_tokenizer(model_folder(Path(config.init_from)))
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:

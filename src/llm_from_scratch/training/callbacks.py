@@ -214,15 +214,7 @@ class Checkpoints(Callback):
                 log.info("callbacks.%s has other settings than before: it begins anew", name)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
-        """Checks that a checkpoint can hold the state of each user's callback.
-
-        Stops a resumed run that such a callback had stopped.
-
-        Raises:
-            UserError: when a state holds a value of an unsupported type.
-        """
-        for name, callback in self.users.items():
-            plain_state(callback.state_dict(), f"callbacks.{name}")
+        """Stops a resumed run that a callback of the user's had stopped."""
         if self.stopped:
             trainer.should_stop = True
             log.info(
@@ -239,7 +231,16 @@ class Checkpoints(Callback):
             trainer.should_stop = True
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Removes checkpoints that a killed run left half built, before the writer starts."""
+        """Checks that a checkpoint can hold the state of each user's callback.
+
+        The claim has not started yet. Then checkpoints that a killed run left half built are
+        removed, before the writer starts.
+
+        Raises:
+            UserError: when a state holds a value of an unsupported type.
+        """
+        for name, callback in self.users.items():
+            plain_state(callback.state_dict(), f"callbacks.{name}")
         if trainer.is_global_zero:
             remove_leftovers(self.run_dir)
 
