@@ -215,6 +215,7 @@ HUGGINGFACE: dict[str, list[str]] = {
     "tensors": ["model"],
     "hub": [],
     "read": ["checkpoint", "model", "tokenizer", "weights"],
+    "card": ["checkpoint", "data.prepared", "run", "weights", *SETTINGS],
     "write": ["model", "tokenizer", "weights"],
 }
 ORDERED = {"data": DATA, "evaluation": EVALUATION, "huggingface": HUGGINGFACE, "training": TRAINING}

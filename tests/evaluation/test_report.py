@@ -586,6 +586,7 @@ def test_the_command_writes_pages_and_one_json_object(
     assert report["text"]["bytes"] == plain["bytes"]
     assert {"runs", "baselines", "article", "truth", "left_out", "settings"} <= set(report)
     assert {path.name for path in (tmp_path / "r").iterdir()} >= {"report.md", "report.html", "bits_per_byte.png"}
+    assert json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8")) == report
     assert "left out: GPT-2" in done.stderr
     assert done.stderr.splitlines()[-1] == f"report: {tmp_path / 'r' / 'report.html'}"
 

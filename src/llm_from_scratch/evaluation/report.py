@@ -3,6 +3,7 @@
 Evaluation -> blocks (headings, paragraphs, tables, pictures, quotes) -> `pages`
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,15 @@ from rich.text import Text as RichText
 
 from llm_from_scratch.evaluation.figures import draw, heat, run_names
 from llm_from_scratch.evaluation.pairs import Preference
-from llm_from_scratch.evaluation.results import Evaluation, Figures, GenerationMetrics, RunResult, Sample, ScoredPassage
+from llm_from_scratch.evaluation.results import (
+    Evaluation,
+    Figures,
+    GenerationMetrics,
+    RunResult,
+    Sample,
+    ScoredPassage,
+    as_json,
+)
 from llm_from_scratch.files import write_file
 from llm_from_scratch.pages import (
     Block,
@@ -113,7 +122,9 @@ def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
-    """Writes report.md, report.html and the charts into `folder`, which is created where missing.
+    """Writes report.md, report.html, report.json and the charts into `folder`.
+
+    The folder is created where missing. report.json is the object that `--json` prints.
 
     If `folder` ends with .md, writes that page alone, for a repository's documentation, with its
     charts in a folder of its name beside it.
@@ -129,6 +140,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     drawn = draw(evaluation, folder)
+    write_file(folder / "report.json", json.dumps(as_json(evaluation)) + "\n")
     write_file(folder / "report.md", markdown(blocks(evaluation, drawn)))
     drawn.pop("passages.png")  # the HTML page colours the passages itself
     write_file(folder / "report.html", html_page(blocks(evaluation, drawn), folder))

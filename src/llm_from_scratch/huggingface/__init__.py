@@ -5,6 +5,7 @@
     tensors   parameters <-> tensors
     hub       a model of the Hugging Face hub -> a folder
     read      a folder of transformers -> a GPT
+    card      the model card of a run: README.md
     write     a trained model -> a folder that transformers loads
 
 A folder of a stranger's is untrusted: nothing in it runs, and its sizes are compared with its

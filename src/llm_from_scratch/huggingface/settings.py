@@ -60,7 +60,7 @@ def from_settings(settings: Any) -> dict[str, Any]:
     model_type = settings.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        raise UserError(f"model_type={model_type!r:.60} is not supported: {', '.join(FAMILIES)} are")
+        raise UserError(f"model_type={model_type!r:.60} is not supported (supported: {', '.join(FAMILIES)})")
     if settings.get("quantization_config") is not None:
         raise UserError("quantization_config: quantized weights are not read: take the model before its quantization")
     for name, fixed in family.fixed.items():
@@ -73,7 +73,8 @@ def from_settings(settings: Any) -> dict[str, Any]:
     values |= {name: choices[0] for name, choices in family.settings.items()}
     activation = settings.get(family.activation, family.default_activation)
     if not isinstance(activation, str) or activation not in family.activations:
-        raise UserError(f"{family.activation}={activation!r:.60} is not supported: {', '.join(family.activations)} are")
+        known = ", ".join(family.activations)
+        raise UserError(f"{family.activation}={activation!r:.60} is not supported (supported: {known})")
     values["activation"] = family.activations[activation]
     if family.biases:
         values["bias"] = Key(family.biases[0], bool, False).read(settings)
@@ -90,7 +91,7 @@ def _demand(settings: Mapping[str, Any], name: str, value: bool, default: bool, 
     """Raises UserError where an entry of config.json is not `value`."""
     found = Key(name, bool, default).read(settings)
     if found is not value:
-        raise UserError(f"{name}={shown(found)} is not supported{beside}: {shown(value)} is")
+        raise UserError(f"{name}={shown(found)} is not supported{beside} (supported: {shown(value)})")
 
 
 def _refuse_windows(settings: Mapping[str, Any], layers: int) -> None:
@@ -125,7 +126,7 @@ def _rope(settings: Mapping[str, Any], positions: int) -> tuple[float, dict[str,
     if kind == "default":
         return base, None
     if not isinstance(kind, str) or kind not in ROPE_SCALING:
-        raise UserError(f"rope_type={kind!r:.60} is not supported: default, {', '.join(ROPE_SCALING)} are")
+        raise UserError(f"rope_type={kind!r:.60} is not supported (supported: default, {', '.join(ROPE_SCALING)})")
     known = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
     found = {"rope_type": kind} | {key: value for key, value in scaling.items() if key not in known}
     if kind == "llama3":
