@@ -399,7 +399,7 @@ def huggingface_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from llm_from_scratch.huggingface.read import load
+    from llm_from_scratch.huggingface.read import load_weights
     from llm_from_scratch.huggingface.write import export
     from llm_from_scratch.model import GPT, GPTConfig
     from llm_from_scratch.tokenizer import CharTokenizer
@@ -422,7 +422,7 @@ def huggingface_kind(folder: Path) -> tuple[dict[str, Any], Seal, Read]:
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}), encoding="utf-8")
 
     def read(folder: Path) -> object:
-        models = [load(folder / name, block_size=4) for name in ("one", "two")]
+        models = [load_weights(folder / name, block_size=4) for name in ("one", "two")]
         with torch.inference_mode():
             return [found.model(torch.tensor([[0, 1, 2, 3]])).argmax(-1).tolist() for found in models]
 

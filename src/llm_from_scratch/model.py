@@ -102,19 +102,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
-def position_tables(config: GPTConfig) -> dict[str, Tensor]:
-    """Returns the tables of positions, by the name of their buffer in `GPT`; {} for learned ones.
-
-    The configuration determines them, so the state dict leaves them out.
-    """
-    if config.position == "sinusoidal":
-        return {"sinusoids": sinusoids(config.block_size, config.n_embd)}
-    if config.position == "rotary":
-        cos, sin = rotary_tables(config.block_size, config.head_dim, config.rope_base, config.rope_scaling)
-        return {"rotary_cos": cos, "rotary_sin": sin}
-    return {}
-
-
 class KVCache:
     """Keys and values of the positions read so far: two buffers (B, G, capacity, D) a layer.
 
@@ -324,10 +311,15 @@ class GPT(nn.Module):
         super().__init__()
         self.config, self.eot_id, self.recompute = config, eot_id, recompute
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        # The configuration determines these tables, so the state dict leaves them out.
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        for name, table in position_tables(config).items():
-            self.register_buffer(name, table, persistent=False)
+        elif config.position == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(config.block_size, config.n_embd), persistent=False)
+        else:
+            cos, sin = rotary_tables(config.block_size, config.head_dim, config.rope_base, config.rope_scaling)
+            self.register_buffer("rotary_cos", cos, persistent=False)
+            self.register_buffer("rotary_sin", sin, persistent=False)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.unique_layers))
         self.norm = make_norm(config, config.n_embd) if config.norm_position == "pre" else nn.Identity()

@@ -7,25 +7,19 @@ hub:OWNER/NAME@REVISION     the same, from the Hugging Face hub
 smollm2                     a published model that `make weights` installs (`registry`)
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from llm_from_scratch import registry
-from llm_from_scratch.errors import UserError, first_line
-from llm_from_scratch.files import read_bounded
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.gguf import read as gguf
 from llm_from_scratch.huggingface import hub
 from llm_from_scratch.huggingface import read as huggingface
 from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.run import find_run
-from llm_from_scratch.tokenizer.huggingface import CONFIG_FILE, TEMPLATE_FILE
-from llm_from_scratch.tokenizer.huggingface import read as read_tokenizer
 from llm_from_scratch.weights import LoadedModel, load_model
-
-MAX_TEMPLATE = 10_000_000  # bytes of a file with a chat template; the longest published ones have 60,000
 
 
 @dataclass(frozen=True)
@@ -52,30 +46,10 @@ class Source:
             if block_size is not None:
                 raise UserError(f"block_size={block_size}: a run keeps the context that it was trained with")
             return load_model(self.path, device, doc_mask=doc_mask)
-        if self.kind == "gguf":
-            model, tokenizer, end_ids, template = gguf.load(self.path, block_size=block_size)
-        else:
-            tokenizer = read_tokenizer(self.path)
-            found = huggingface.load(self.path, vocab_size=tokenizer.vocab_size, block_size=block_size)
-            model, end_ids, template = found.model, tuple(found.end_ids), _chat_template(self.path)
+        load = gguf.load if self.kind == "gguf" else huggingface.load
+        model, tokenizer, end_ids, template = load(self.path, block_size=block_size)
         model.eot_id = tokenizer.eot_id if doc_mask else None
         return LoadedModel(model.to(device), tokenizer, step=None, loss=None, end_ids=end_ids, chat_template=template)
-
-
-def _chat_template(folder: Path) -> str | None:
-    """Returns the chat template of a folder of transformers: a file of its own, else a setting."""
-    for name in (TEMPLATE_FILE, CONFIG_FILE):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = read_bounded(path, MAX_TEMPLATE).decode()
-            found = content if name == TEMPLATE_FILE else json.loads(content).get("chat_template")
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
-        if isinstance(found, str):
-            return found
-    return None
 
 
 def find_model(name: str, key: str = "run") -> Source:

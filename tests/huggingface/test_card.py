@@ -11,6 +11,7 @@ import yaml
 from conftest import story
 
 from llm_from_scratch.check import check
+from llm_from_scratch.cli import main
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.environment import record_environment
@@ -165,3 +166,8 @@ def test_a_run_whose_text_is_gone_has_no_counts(run: Path) -> None:
     for path in (run.parent / "data").rglob("manifest.json"):
         path.unlink()
     assert "| text | not known to this card |" in model_card(load_model(run), run)
+
+
+def test_export_writes_the_card(run: Path) -> None:
+    main(["export", str(run), "out", "--to", "hf"])
+    assert (run.parent / "out" / "README.md").read_text(encoding="utf-8") == model_card(load_model(run), run)

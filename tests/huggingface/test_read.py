@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from small_models import LLAMA3, V, make
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.huggingface.read import load
+from llm_from_scratch.huggingface.read import load, load_weights
 from llm_from_scratch.huggingface.settings import to_settings
 from llm_from_scratch.huggingface.tensors import to_weights
+from llm_from_scratch.huggingface.write import export
+from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.weights import LoadedModel
 
 GPT = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
 LLAMA = {
@@ -60,11 +63,11 @@ def test_what_transformers_saves_is_read_with_equal_logits(
 ) -> None:
     twin = theirs(model_type, arguments)
     twin.save_pretrained(tmp_path)
-    found = load(tmp_path)
+    found = load_weights(tmp_path)
     ids = torch.randint(V, (3, 16))
     with torch.inference_mode():
         torch.testing.assert_close(found.model(ids), twin(ids).logits, rtol=1e-5, atol=1e-5)
-    assert found.end_ids == [2, 5]
+    assert found.end_ids == (2, 5)
     assert not found.model.training
 
 
@@ -74,18 +77,18 @@ def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
     twin.save_pretrained(tmp_path / "many", max_shard_size="10KB")
     shards = sorted((tmp_path / "many").glob("model-*-of-*.safetensors"))
     assert len(shards) > 3
-    one, many = (dict(load(tmp_path / name).model.named_parameters()) for name in ("one", "many"))
+    one, many = (dict(load_weights(tmp_path / name).model.named_parameters()) for name in ("one", "many"))
     assert all(torch.equal(one[name], many[name]) for name in one)
     shards[2].unlink()
     with pytest.raises(UserError, match=f"^{shards[2]} is missing$"):
-        load(tmp_path / "many")
+        load_weights(tmp_path / "many")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_float32_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     twin = theirs("llama", LLAMA).to(dtype)
     twin.save_pretrained(tmp_path)
-    weight = load(tmp_path).model.token_embedding.weight
+    weight = load_weights(tmp_path).model.token_embedding.weight
     assert weight.dtype == torch.float32
     assert torch.equal(weight, twin.model.embed_tokens.weight.float())
 
@@ -110,32 +113,32 @@ def change(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize("kind", ["gpt2", "article", "llama3"])
 def test_a_shorter_context_reads_the_same_beginning(kind: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, kind)
-    whole, short = load(folder).model, load(folder, block_size=5).model
+    whole, short = load_weights(folder).model, load_weights(folder, block_size=5).model
     assert (whole.config.block_size, short.config.block_size) == (16, 5)
     ids = torch.randint(V, (2, 5))
     assert torch.equal(whole(ids), short(ids))
     for wrong in (0, 17):
         with pytest.raises(UserError, match=f"block_size={wrong} must be from 1 to the model's own 16$"):
-            load(folder, block_size=wrong)
+            load_weights(folder, block_size=wrong)
 
 
 def test_the_rows_that_pad_a_vocabulary_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, tie_weights=False)
-    whole, cut = load(folder).model, load(folder, vocab_size=V - 7).model
+    whole, cut = load_weights(folder).model, load_weights(folder, vocab_size=V - 7).model
     assert cut.config.vocab_size == cut.token_embedding.num_embeddings == V - 7
     ids = torch.randint(V - 7, (2, 9))
     torch.testing.assert_close(cut(ids), whole(ids)[..., : V - 7])
     with pytest.raises(UserError, match=r"config.json: the tokenizer has 62 tokens and the model 61$"):
-        load(folder, vocab_size=V + 1)
+        load_weights(folder, vocab_size=V + 1)
 
 
 def test_sinusoids_in_a_table_of_positions_are_recognized(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "article")
-    assert load(folder).model.config.position == "sinusoidal"
+    assert load_weights(folder).model.config.position == "sinusoidal"
     tensors = load_file(folder / "model.safetensors")
     tensors["transformer.positions_embed.weight"][3, 3] += 0.01
     save_file(tensors, folder / "model.safetensors")
-    assert load(folder).model.config.position == "learned"
+    assert load_weights(folder).model.config.position == "learned"
 
 
 def test_a_stored_head_may_repeat_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
@@ -143,25 +146,25 @@ def test_a_stored_head_may_repeat_the_embedding_it_is_tied_to(tmp_path: Path) ->
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors")
-    assert load(folder).model.head is None
+    assert load_weights(folder).model.head is None
     tensors["lm_head.weight"][0, 0] += 1
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(
         UserError, match=r"lm_head.weight is not model.embed_tokens.weight, and tie_word_embeddings says"
     ):
-        load(folder)
+        load_weights(folder)
 
 
 def test_ends_come_from_the_generation_config_first(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     change(folder / "config.json", eos_token_id=7)
-    assert load(folder).end_ids == [7]
+    assert load_weights(folder).end_ids == (7,)
     # One is stated twice, and one is beyond the vocabulary
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 7, 5, 999]}', encoding="utf-8")
-    assert load(folder).end_ids == [5, 7]
+    assert load_weights(folder).end_ids == (5, 7)
     (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}', encoding="utf-8")
     with pytest.raises(UserError, match=r"generation_config.json: eos_token_id=\['</s>'\] must be an id or a list"):
-        load(folder)
+        load_weights(folder)
 
 
 def test_a_snapshot_in_the_cache_of_the_hub_is_links_to_blobs(tmp_path: Path) -> None:
@@ -171,10 +174,36 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_links_to_blobs(tmp_path: Path) ->
     blobs = blobs.rename(tmp_path / "models--owner--name" / "blobs")
     for name in ("config.json", "model.safetensors"):
         (snapshot / name).symlink_to(Path("..", "..", "blobs", name))
-    assert load(snapshot).model.config.n_layer == 2
+    assert load_weights(snapshot).model.config.n_layer == 2
     elsewhere = snapshot.rename(tmp_path / "models--owner--name" / "copied")
     with pytest.raises(UserError, match="config.json is a link that leads out of|config.json is missing"):
-        load(elsewhere)
+        load_weights(elsewhere)
+
+
+def test_a_model_with_its_tokenizer_and_template(tmp_path: Path) -> None:
+    """Rows beyond the tokenizer's tokens are left out, here ten."""
+    tokenizer = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + V - 1))))
+    folder = export(LoadedModel(make("modern"), tokenizer, None, None), tmp_path / "model")
+    model, found, end_ids, template = load(folder, block_size=8)
+    assert (model.config.block_size, model.config.vocab_size, end_ids, template) == (8, V, (0,), None)
+    assert found.encode("0:k") == tokenizer.encode("0:k")
+    for content, expected in (("{{ a }}", "{{ a }}"), ([{"name": "default", "template": "b"}], "b"), ([], None)):
+        change(folder / "tokenizer_config.json", chat_template=content)
+        assert load(folder)[3] == expected
+    change(folder / "tokenizer_config.json", chat_template=7)
+    with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template must be a text, or a list of texts"):
+        load(folder)
+    (folder / "chat_template.jinja").write_text("{{ é }}", encoding="utf-8")
+    assert load(folder)[3] == "{{ é }}"
+    padded = load_file(folder / "model.safetensors")
+    padded["model.embed_tokens.weight"] = torch.cat((padded["model.embed_tokens.weight"], torch.ones(10, 32)))
+    save_file(padded, folder / "model.safetensors")
+    change(folder / "config.json", vocab_size=V + 10)
+    assert load(folder)[0].config.vocab_size == V
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(folder.parent / "elsewhere.json")
+    with pytest.raises(UserError, match=r"tokenizer.json is a link that leads out of"):
+        load(folder)
 
 
 # ------------------------------------------------------------------------------------------- refused
@@ -188,7 +217,7 @@ def sharded(path: Path) -> tuple[Path, dict[str, Any]]:
         save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
     index = {"metadata": {}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert load(folder).model.config.n_layer == 2
+    assert load_weights(folder).model.config.n_layer == 2
     return folder, index
 
 
@@ -201,7 +230,7 @@ def test_an_index_names_safetensors_files_of_its_folder_alone(name: str, tmp_pat
     index["weight_map"]["model.norm.weight"] = name
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(UserError, match=r"index.json: .* is no .safetensors file of this folder$") as caught:
-        load(folder)
+        load_weights(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -212,11 +241,11 @@ def test_links_out_and_pipes_are_refused(tmp_path: Path) -> None:
         (folder / name).unlink()
         (folder / name).symlink_to(other / name)
         with pytest.raises(UserError, match=f"{name} is a link that leads out of {folder}"):
-            load(folder)
+            load_weights(folder)
         (folder / name).unlink()
         (folder / name).mkdir()
         with pytest.raises(UserError, match=f"^{folder / name}: "):
-            load(folder)
+            load_weights(folder)
 
 
 def test_a_tensor_in_two_shards_or_a_name_twice_is_refused(tmp_path: Path) -> None:
@@ -227,10 +256,10 @@ def test_a_tensor_in_two_shards_or_a_name_twice_is_refused(tmp_path: Path) -> No
     save_file(whole | {"model.norm.weight": torch.ones(32)}, folder / second)
     save_file(tensors | {"model.norm.weight": torch.ones(32)}, folder / first)
     with pytest.raises(UserError, match=f"^{folder / second}: the tensor 'model.norm.weight' is in another file too$"):
-        load(folder)
+        load_weights(folder)
     (folder / "config.json").write_text('{"model_type": "llama", "model_type": "qwen3"}', encoding="utf-8")
     with pytest.raises(UserError, match=r"config.json: a name stands in it twice$"):
-        load(folder)
+        load_weights(folder)
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
@@ -239,11 +268,11 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"pytorch_model.bin: a pickle can run code, so it is not read: convert it"
     ) as caught:
-        load(folder)
+        load_weights(folder)
     assert "\n" not in str(caught.value)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match=r"model.safetensors is missing, and model.safetensors.index.json too$"):
-        load(folder)
+        load_weights(folder)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +293,12 @@ def test_sizes_are_compared_with_the_files_before_anything_is_allocated(
     values: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = folder_of(tmp_path)
-    load(folder)
+    load_weights(folder)
     change(folder / "config.json", **values)
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=message) as caught:
-            load(folder)
+            load_weights(folder)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -280,7 +309,7 @@ def test_sizes_are_compared_with_the_files_before_anything_is_allocated(
 def test_a_context_too_long_for_the_file_may_be_shortened(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     change(folder / "config.json", max_position_embeddings=2**31 - 1)
-    assert load(folder, block_size=16).model.config.block_size == 16
+    assert load_weights(folder, block_size=16).model.config.block_size == 16
 
 
 def test_tensors_of_other_types_are_refused(tmp_path: Path) -> None:
@@ -289,7 +318,7 @@ def test_tensors_of_other_types_are_refused(tmp_path: Path) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"].double()
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"the tensor 'model.norm.weight' is of F64: F32, F16, BF16 are read$"):
-        load(folder)
+        load_weights(folder)
 
 
 def test_a_file_cut_short_and_a_missing_folder_are_named(tmp_path: Path) -> None:
@@ -297,7 +326,7 @@ def test_a_file_cut_short_and_a_missing_folder_are_named(tmp_path: Path) -> None
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
     with pytest.raises(UserError, match=f"^{folder / 'model.safetensors'}: damaged \\(SafetensorError: "):
-        load(folder)
+        load_weights(folder)
     shutil.rmtree(folder)
     with pytest.raises(UserError, match=f"^{folder}: there is no such folder"):
-        load(folder)
+        load_weights(folder)

@@ -4,19 +4,22 @@ overwritten.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import story
 from small_models import IMPORTED, V, make
 
+from llm_from_scratch.api import generate
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.huggingface import write
-from llm_from_scratch.huggingface.read import load
+from llm_from_scratch.huggingface.read import load, load_weights
 from llm_from_scratch.huggingface.write import export
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.tokenizer import CharTokenizer, train_tokenizer
 from llm_from_scratch.weights import LoadedModel
 
 TOKENIZER = CharTokenizer("".join(chr(ord("0") + i) for i in range(V - 1)))
@@ -44,7 +47,7 @@ def test_transformers_computes_the_same_from_the_folder(kind: str, tied: bool, t
         settings = {"attention_mask": torch.ones_like(ids), "do_sample": False, "eos_token_id": None}
         written = twin.generate(ids, max_new_tokens=6, pad_token_id=0, **settings)
     assert torch.equal(mine, written)
-    back = load(folder).model
+    back = load_weights(folder).model
     assert all(torch.equal(a, b) for a, b in zip(ours.model.parameters(), back.parameters(), strict=True))
 
 
@@ -64,13 +67,14 @@ def test_gpt2_at_its_full_size(tmp_path: Path) -> None:
     twin = transformers.AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(twin(ids).logits, expected, rtol=1e-5, atol=1e-5)
     del twin
-    back = load(folder).model
+    back = load_weights(folder).model
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), back.parameters(), strict=True))
     assert torch.equal(back(ids), expected)
 
 
 def test_the_folder_holds_what_was_given(tmp_path: Path) -> None:
-    folder = export(trained(), tmp_path / "export", end_ids=[3, 5], chat_template="{{ é }}\n", card="# A model\n")
+    ours = replace(trained(), end_ids=(3, 5), chat_template="{{ é }}\n")
+    folder = export(ours, tmp_path / "export", card="# A model\n")
     assert sorted(path.name for path in folder.iterdir()) == [
         *("README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"),
         *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
@@ -78,9 +82,28 @@ def test_the_folder_holds_what_was_given(tmp_path: Path) -> None:
     assert (folder / "chat_template.jinja").read_bytes() == "{{ é }}\n".encode()
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     assert generation == {"bos_token_id": 0, "eos_token_id": [3, 5]}
-    assert load(folder).end_ids == [3, 5]
+    assert load(folder)[2:] == ((3, 5), "{{ é }}\n")
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["eos_token_id"] == [3, 5]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_text_is_continued_alike_from_the_folder(kind: str, tmp_path: Path) -> None:
+    """A prompt through AutoTokenizer and AutoModelForCausalLM, as a reader of the model card does."""
+    transformers = pytest.importorskip("transformers")
+    text = story(6000)
+    tokenizer = train_tokenizer(kind, [text], 320 if kind == "bpe" else None)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_embd=32, n_head=2, block_size=64)).eval()
+    folder = export(LoadedModel(model, tokenizer, 1, 1.0), tmp_path / "export")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    twin = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    prompt = "Dorothy  went to\n\nthe castle."
+    batch = theirs(prompt, return_tensors="pt")
+    assert batch["input_ids"][0].tolist() == tokenizer.encode(prompt)
+    written = twin.generate(**batch, max_new_tokens=20, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    run = LoadedModel(model, tokenizer, 1, 1.0)
+    assert generate(run, prompt, max_new_tokens=20, temperature=0) == [tokenizer.decode(written.tolist())]
 
 
 def test_a_folder_that_holds_files_or_is_a_runs_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +127,7 @@ def test_a_folder_that_holds_files_or_is_a_runs_own_is_refused(tmp_path: Path, m
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert load(export(trained(), tmp_path / "empty")).model.config.n_layer == 2
+    assert load_weights(export(trained(), tmp_path / "empty")).model.config.n_layer == 2
 
 
 def test_a_model_of_no_family_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -54,9 +54,12 @@ def run(options: argparse.Namespace) -> None:
     source = find_model(options.run)
     model = source.open()
     if options.to == "hf":
+        from llm_from_scratch.huggingface.card import model_card
         from llm_from_scratch.huggingface.write import export
 
-        export(model, folder, end_ids=model.end_ids or None, chat_template=model.chat_template)
+        # Without its settings, as where model/ alone was copied, a run has no recipe to tell.
+        known = source.kind == "run" and (source.path / "config.yaml").exists()
+        export(model, folder, card=model_card(model, source.path) if known else None)
     else:
         building = building_folder(folder)
         try:

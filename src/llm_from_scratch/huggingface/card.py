@@ -20,7 +20,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.huggingface.families import Family, family_of
 from llm_from_scratch.pages import Block, Heading, Paragraph, Table, markdown
-from llm_from_scratch.run import RunFolder
+from llm_from_scratch.run import RunFolder, data_fingerprint
 from llm_from_scratch.weights import LoadedModel
 
 # The rights in the texts that have a name here. Those in a model's weights are for whoever
@@ -57,6 +57,7 @@ def model_card(trained: LoadedModel, run: Path, *, name: str | None = None, lice
         UserError: when no class of transformers computes the model, a file of the run is damaged,
             or the licence is no identifier.
     """
+    assert trained.step is not None, "a card is made from a run"
     if licence is not None and not LICENCE.fullmatch(licence):
         raise UserError(f"licence={licence!r:.60} must be an identifier, such as mit, apache-2.0 or cc-by-4.0")
     family = family_of(trained.model.config)
@@ -88,7 +89,7 @@ def _what(trained: LoadedModel, config: Config, family: Family) -> str:
 # ---------------------------------------------------------------------------------- data and recipe
 def _data(run: Path, config: Config) -> list[Block]:
     """Returns the table of corpora, with the counts of the prepared text where it is at hand."""
-    known = RunFolder(run).data_fingerprint()
+    known = data_fingerprint(run)
     prepared = find_prepared(Path(config.data.dir) / config.data.name, known) if known else None
     if config.data.mix:
         weights = {name: f"{weight:g}" for name, weight in config.data.mix.items() if weight}

@@ -24,7 +24,9 @@ from llm_from_scratch.files import open_regular, read_bounded, refuse_links
 from llm_from_scratch.huggingface.families import FAMILIES, Family
 from llm_from_scratch.huggingface.settings import from_settings
 from llm_from_scratch.huggingface.tensors import HEAD, SINUSOIDS, check_shapes, pairs, stored_names
-from llm_from_scratch.model import GPT, GPTConfig, position_tables, sinusoids
+from llm_from_scratch.model import GPT, GPTConfig, sinusoids, uninitialised
+from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.tokenizer.huggingface import read as read_tokenizer
 from llm_from_scratch.weights import check_size
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -34,15 +36,53 @@ MAX_SHARDS = 1000
 DTYPES = ("F32", "F16", "BF16")  # read as float32
 
 
+TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+MAX_TEMPLATE = 1_000_000  # bytes
+
+
 @dataclass
 class ForeignModel:
     """The model of a folder, in evaluation mode, and the ids that end a text of it."""
 
     model: GPT
-    end_ids: list[int]
+    end_ids: tuple[int, ...]
 
 
-def load(folder: Path, *, vocab_size: int | None = None, block_size: int | None = None) -> ForeignModel:
+def load(folder: Path, *, block_size: int | None = None) -> tuple[GPT, Tokenizer, tuple[int, ...], str | None]:
+    """Loads the model and the tokenizer of a folder of transformers; weights are float32.
+
+    Rows beyond the tokenizer's tokens pad the vocabulary and are left out.
+
+    Args:
+        folder: with config.json, the weights and the tokenizer's files.
+        block_size: the context, tokens, at most the model's own; None: the model's own.
+
+    Returns:
+        the model, the tokenizer, the ids that end a text, and the template of a chat in Jinja.
+
+    Raises:
+        UserError: when a file is missing, damaged or leads out of the folder, or is of a model or
+            a tokenizer that this package lacks.
+    """
+    if not folder.is_dir():
+        raise _no_folder(folder)
+    for name in TOKENIZER_FILES:
+        _checked(folder, name)
+    template = _chat_template(folder)
+    tokenizer = read_tokenizer(folder)
+    found = load_weights(folder, vocab_size=tokenizer.vocab_size, block_size=block_size)
+    return found.model, tokenizer, found.end_ids, template
+
+
+def load_weights(folder: Path, *, vocab_size: int | None = None, block_size: int | None = None) -> ForeignModel:
     """Loads the model of a folder of transformers; float16 and bfloat16 become float32.
 
     Args:
@@ -56,7 +96,7 @@ def load(folder: Path, *, vocab_size: int | None = None, block_size: int | None 
             does not compute the model; it names the file.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder: name one with config.json and model.safetensors")
+        raise _no_folder(folder)
     settings = _read_json(folder, CONFIG)
     with _naming(folder / CONFIG):
         arguments = from_settings(settings)
@@ -73,7 +113,11 @@ def load(folder: Path, *, vocab_size: int | None = None, block_size: int | None 
         if family is FAMILIES["openai-gpt"] and weights.has_sinusoids(stored):
             config = replace(config, position="sinusoidal")
         model = _filled(config, stored, weights)
-    return ForeignModel(model.eval(), _end_ids(folder, settings, config.vocab_size))
+    return ForeignModel(model, _end_ids(folder, settings, config.vocab_size))
+
+
+def _no_folder(folder: Path) -> UserError:
+    return UserError(f"{folder}: there is no such folder: name one with config.json and model.safetensors")
 
 
 def _check_sizes(arguments: Mapping[str, Any], vocab_size: int | None, block_size: int | None) -> None:
@@ -216,15 +260,11 @@ class Weights:
 
 # -------------------------------------------------------------------------------------------- model
 def _filled(config: GPTConfig, stored: GPTConfig, weights: Weights) -> GPT:
-    """Builds a model and fills it, one parameter at a time, without drawing weights before.
+    """Builds a model and fills it, one parameter at a time.
 
     `stored` is the config of the files, whose vocabulary and table of positions may be longer.
     """
-    with torch.device("meta"):
-        model = GPT(config)
-    model.to_empty(device="cpu")
-    for name, table in position_tables(config).items():
-        model.register_buffer(name, table, persistent=False)
+    model = uninitialised(config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for pair in pairs(stored):
@@ -234,7 +274,7 @@ def _filled(config: GPTConfig, stored: GPTConfig, weights: Weights) -> GPT:
     return model
 
 
-def _end_ids(folder: Path, settings: Mapping[str, Any], vocab_size: int) -> list[int]:
+def _end_ids(folder: Path, settings: Mapping[str, Any], vocab_size: int) -> tuple[int, ...]:
     """Reads eos_token_id of generation_config.json, else of config.json.
 
     An id that the model cannot write ends nothing and is left out.
@@ -248,4 +288,26 @@ def _end_ids(folder: Path, settings: Mapping[str, Any], vocab_size: int) -> list
         ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
         if not all(type(one) is int and one >= 0 for one in ids):
             raise UserError(f"eos_token_id={ids!r:.60} must be an id or a list of ids")
-    return [one for one in dict.fromkeys(ids) if one < vocab_size]
+    return tuple(one for one in dict.fromkeys(ids) if one < vocab_size)
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Reads the template of a chat: a file of its own, or an entry of tokenizer_config.json.
+
+    The entry is the template, or a list of several by name, of which `default` is read.
+    """
+    path = _checked(folder, TEMPLATE)
+    if path.exists():
+        with _naming(path):
+            return read_bounded(path, MAX_TEMPLATE).decode()
+    path = folder / TOKENIZER_CONFIG
+    if not path.exists():
+        return None
+    content = _read_json(folder, TOKENIZER_CONFIG)
+    with _naming(path):
+        found = content.get("chat_template")
+        if isinstance(found, list):
+            found = {one["name"]: one["template"] for one in found}.get("default")
+        if found is not None and not isinstance(found, str):
+            raise UserError("chat_template must be a text, or a list of texts with names")
+        return found

@@ -6,7 +6,6 @@ folder/    config.json, generation_config.json, model.safetensors, the tokenizer
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,27 @@ from llm_from_scratch.tokenizer.huggingface import write as write_tokenizer
 from llm_from_scratch.weights import LoadedModel
 
 
-def export(
-    trained: LoadedModel,
-    folder: Path,
-    *,
-    end_ids: Sequence[int] | None = None,
-    chat_template: str | None = None,
-    card: str | None = None,
-) -> Path:
+def export(trained: LoadedModel, folder: Path, *, card: str | None = None) -> Path:
     """Writes a model and its tokenizer as a folder of transformers, whole or not at all.
 
+    The weights are float32. A model without `end_ids` ends a text with the tokenizer's `eot_id`.
+
     Args:
-        trained: model and tokenizer; the weights are written in float32.
+        trained: the model, its tokenizer, ids that end a text and template of a chat.
         folder: a new folder or an empty one.
-        end_ids: the ids that end a text; None: the end-of-text token.
-        chat_template: the Jinja2 text of a conversation's form; None: the model has none.
         card: the text of README.md; None: none is written.
 
     Returns:
         The folder, as an absolute path.
 
     Raises:
-        UserError: when no class of transformers computes the model, or the folder holds files.
+        UserError: when no class of transformers computes the model, its files cannot describe the
+            tokenizer, or the folder holds files.
     """
     config, tokenizer = trained.model.config, trained.tokenizer
     family_of(config)
     folder = new_folder(folder)
-    ends = [tokenizer.eot_id] if end_ids is None else list(end_ids)
+    ends = trained.end_ids or (tokenizer.eot_id,)
     settings = to_settings(config, bos_id=tokenizer.eot_id, end_ids=ends)
     generation = {"bos_token_id": tokenizer.eot_id, "eos_token_id": one_or_list(ends)}
     state = {name: parameter.detach().cpu().float() for name, parameter in trained.model.named_parameters()}
@@ -57,7 +50,7 @@ def export(
         _write_json(building / "generation_config.json", generation)
         # transformers reads the metadata before it reads the tensors.
         save_file(to_weights(state, config), building / "model.safetensors", metadata={"format": "pt"})
-        write_tokenizer(tokenizer, building, chat_template=chat_template)
+        write_tokenizer(tokenizer, building, chat_template=trained.chat_template)
         if card is not None:
             (building / "README.md").write_bytes(card.encode())
         publish(building, folder)
