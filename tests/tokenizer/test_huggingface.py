@@ -25,6 +25,7 @@ from llm_from_scratch.tokenizer.patterns import PATTERNS
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
+OURS = ("char", "bpe", "gpt2", "smollm")  # for the long texts
 KINDS = ("char", "char with bytes", "bpe", "gpt2", "smollm", "qwen2", "llama3")
 
 
@@ -77,8 +78,8 @@ def test_transformers_gives_the_same_ids_of_fifty_thousand_strings(pair: tuple[T
     assert [text for text in texts(50_000, tokenizer, 1) if not same(tokenizer, other, text)] == []
 
 
-@pytest.mark.parametrize("pair", KINDS[:5], indirect=True)
-@pytest.mark.parametrize("name", ["oz/wizard_of_oz.txt", "shakespeare/input.txt"])
+@pytest.mark.parametrize("pair", OURS, indirect=True)
+@pytest.mark.parametrize("name", ["oz/wizard_of_oz.txt", pytest.param("shakespeare/input.txt", marks=pytest.mark.slow)])
 def test_books_have_the_same_ids(pair: tuple[Tokenizer, Any, Path], name: str, corpora: Path) -> None:
     tokenizer, other, _ = pair
     text = (corpora / name).read_text(encoding="utf-8")
@@ -89,7 +90,7 @@ def test_books_have_the_same_ids(pair: tuple[Tokenizer, Any, Path], name: str, c
     assert same(tokenizer, other, text)
 
 
-@pytest.mark.parametrize("pair", KINDS[:5], indirect=True)
+@pytest.mark.parametrize("pair", OURS, indirect=True)
 def test_a_megabyte_of_code_has_the_same_ids(pair: tuple[Tokenizer, Any, Path]) -> None:
     tokenizer, other, _ = pair
     size = 0

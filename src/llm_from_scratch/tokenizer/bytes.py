@@ -159,7 +159,7 @@ class BytesTokenizer(Tokenizer):
         ranks = ranked(ids, [pair_of(merge) for merge in self.merges])
         self._id_of_rank = np.array([ids[piece] for piece in ranks], np.uint32)
         self._known = bytes(byte for byte in range(256) if bytes([byte]) in ranks)
-        tiktoken, _ = _tiktoken("this tokenizer needs tiktoken")
+        tiktoken, _ = _tiktoken("this tokenizer needs tiktoken", "weights")
         self._encoding = tiktoken.Encoding(
             "bytes", pat_str=PATTERNS[pattern].words, mergeable_ranks=ranks, special_tokens={}
         )
@@ -388,7 +388,7 @@ def files_fingerprint(vocab: bytes, merges: bytes) -> str:
     return hashlib.sha256(vocab + merges).hexdigest()
 
 
-def _tiktoken(what: str = "tokenizer=gpt2 needs tiktoken") -> tuple[Any, str]:
+def _tiktoken(what: str = "tokenizer=gpt2 needs tiktoken", extra: str = "openwebtext") -> tuple[Any, str]:
     """Imports tiktoken; returns it and GPT-2's regular expression that splits text into words.
 
     Raises:
@@ -398,5 +398,5 @@ def _tiktoken(what: str = "tokenizer=gpt2 needs tiktoken") -> tuple[Any, str]:
         import tiktoken
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError:
-        raise missing_extra(what, "openwebtext") from None
+        raise missing_extra(what, extra) from None
     return tiktoken, r50k_pat_str
