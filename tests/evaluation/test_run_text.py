@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import as_version_0_1, story
+from gguf_models import random_model
 
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import save_state
@@ -19,12 +20,16 @@ from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.errors import UserError, is_bug
 from llm_from_scratch.evaluation import measure as measuring
 from llm_from_scratch.evaluation import overlap
+from llm_from_scratch.evaluation.likelihood import likelihood
 from llm_from_scratch.evaluation.measure import Settings, measure
 from llm_from_scratch.evaluation.results import Evaluation, as_json
+from llm_from_scratch.evaluation.texts import Text
+from llm_from_scratch.gguf.write import export
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.run import data_fingerprint
 from llm_from_scratch.saved_config import save_config
-from llm_from_scratch.weights import load_model, save_model
+from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.weights import LoadedModel, load_model, save_model
 
 CPU = {"device": "cpu"}
 
@@ -220,14 +225,24 @@ def figures_of(name: str) -> Evaluation:
     return measure([name], Settings(**CPU))
 
 
-def test_a_model_of_which_no_training_text_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "open_model", lambda name, device: (Path(name), None, load_model(Path("run"))))
-    evaluation = scored(["a/model"], pairs=True)
-    assert evaluation.runs[0].run == str(Path("a/model"))
-    assert evaluation.runs[0].bits_per_byte > 0
-    assert evaluation.baselines is None
-    with pytest.raises(UserError, match=r"model: no training text is known of this model: name a text to score"):
-        figures_of("a/model")
+def test_a_model_that_was_trained_elsewhere_has_no_training_text(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = random_model("llama", 4)
+    export(model, CharTokenizer("abc"), folder / "model.gguf", dtype="f32")
+    (folder / "abc.txt").write_text("abcab" * 300, encoding="utf-8")
+    evaluation = measure(["model.gguf"], Settings(data="abc.txt", baselines=True, generate=1, **CPU))
+    (result,) = evaluation.runs
+    assert (result.run, result.step, evaluation.baselines) == ("model.gguf", None, None)
+    text = Text("made", ("abcab" * 300,), whole=False)
+    own = LoadedModel(model.eval(), CharTokenizer("abc"), step=None, loss=None)
+    assert result.bits_per_byte == pytest.approx(likelihood(own, text).figures["bits_per_byte"], rel=1e-5)
+    why = "model.gguf: no training text is known of this model: name a text to score with --data"
+    assert f"n-grams and compressors: they learn from a run's training text. {why}" in evaluation.left_out
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "model.gguf", "--device", "cpu"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {why}\n"
 
 
 def test_runs_of_one_text_read_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

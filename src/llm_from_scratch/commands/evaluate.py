@@ -21,7 +21,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "from the disk alone; a corpus that --data or --against names is downloaded where it is not at hand."
     )
     parser.add_argument(
-        "run", metavar="RUN", nargs="+", help="run folders, last, and with --data .gguf files or smollm2 (make weights)"
+        "run",
+        metavar="RUN",
+        nargs="+",
+        help="run folders or last; with --data also .gguf files and smollm2 (make weights)",
     )
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"

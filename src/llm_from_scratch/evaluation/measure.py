@@ -291,8 +291,8 @@ class TrainingText:
     documents: list[str]
 
     @cached_property
-    def joined(self) -> SearchableText:
-        """Returns the documents, concatenated."""
+    def searchable(self) -> SearchableText:
+        """Returns the documents, concatenated, in which copies are found."""
         return SearchableText("".join(self.documents))
 
 
@@ -365,14 +365,14 @@ def _baselines(
         except UserError as error:
             left_out.append(f"{name}: {error}")
 
-    attempt("n-grams of characters", lambda: baselines.characters(text, train.joined.text))
+    attempt("n-grams of characters", lambda: baselines.characters(text, train.searchable.text))
     runs: dict[str, RunWithData] = {}
     for one in opened:
         runs.setdefault(one.run.tokenizer.fingerprint, one)
     for one in runs.values():
         of = f"tokens ({_tokenizer_name(one.run)})" if len(runs) > 1 else "tokens"
         attempt(f"{one.folder}: n-grams of tokens", partial(_token_ngrams, text, train.documents, one.run, of))
-    attempt("compressors", lambda: baselines.compressors(text, train.joined.text))
+    attempt("compressors", lambda: baselines.compressors(text, train.searchable.text))
     return rows
 
 
@@ -432,7 +432,7 @@ def _passages(text: Text, settings: Settings, left_out: list[str]) -> list[conti
 
 def _comparison(train: TrainingText | None, asked: _Asked, settings: Settings) -> continuations.Comparison:
     return continuations.Comparison(
-        train=train.joined if train else None,
+        train=train.searchable if train else None,
         against=asked.against,
         bertscore=settings.bertscore,
         entailment=settings.entailment,
