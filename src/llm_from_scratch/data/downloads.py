@@ -39,10 +39,7 @@ from llm_from_scratch.terminal import console, one_line
 log = logging.getLogger(__name__)
 TIMEOUT = 10.0  # seconds without a response or a byte
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
-
-
-# a folder of corpora beside the checkout
-NEIGHBOUR = Path("../shared/corpora")
+NEIGHBOUR = Path("../shared/corpora")  # a folder of corpora beside the checkout
 
 
 def corpora_folder() -> Path | None:
@@ -84,11 +81,19 @@ def _at_hand(file: str, data_dir: Path) -> Path | None:
     return next((root / file for root in roots(data_dir) if (root / file).is_file()), None)
 
 
-def _folder_for(files: Sequence[str], data_dir: Path) -> Path:
-    """Returns the folder below which `files` are downloaded: the one that all checkouts share.
+@contextmanager
+def _folder_for(files: Sequence[str], data_dir: Path) -> Iterator[Path]:
+    """Yields the folder below which `files` are downloaded: the one that all checkouts share.
 
-    It is `data_dir` where that one cannot be written, and for a download that began there.
+    It is `data_dir` where that one cannot be written, and for a download that began there. A failed
+    download leaves no empty folder.
     """
+    places = [data_dir, *filter(None, [corpora_folder()])]
+    with leaves_no_empty_folders(*((root / file).parent for root in places for file in files)):
+        yield _writable_folder(files, data_dir)
+
+
+def _writable_folder(files: Sequence[str], data_dir: Path) -> Path:
     if any((data_dir / f"{file}.part").exists() for file in files):
         return data_dir
     shared = corpora_folder()
@@ -105,12 +110,6 @@ def _folder_for(files: Sequence[str], data_dir: Path) -> Path:
         *(shared or "the folder of corpora", reason, data_dir),
     )
     return data_dir
-
-
-def _places(files: Sequence[str], data_dir: Path) -> list[Path]:
-    """Returns every folder that a download of `files` may make."""
-    shared = corpora_folder()
-    return [(root / file).parent for root in (data_dir, *([shared] if shared else [])) for file in files]
 
 
 def names_of(files: str) -> list[str]:
@@ -166,8 +165,8 @@ def corpus_file(
     # The checksum of a Project Gutenberg file changes with each release, the marker lines around
     # the book stay.
     markers = ("*** START OF", "*** END OF") if "gutenberg" in url else ()
-    with leaves_no_empty_folders(*_places([file], data_dir)), _progress() as progress:
-        target = _folder_for([file], data_dir) / file
+    with _folder_for([file], data_dir) as folder, _progress() as progress:
+        target = folder / file
         _bring(name, target, [url], by_hand, progress, threading.Event(), sha256, must_contain, *markers)
     return target
 
@@ -209,23 +208,21 @@ def _bring_missing(
 ) -> list[tuple[str, Path]]:
     """Downloads files in parallel; returns (name, path) of each."""
     stop = threading.Event()
-    with leaves_no_empty_folders(*_places(missing, data_dir)):
-        root = _folder_for(missing, data_dir)
-        with _progress() as progress, ThreadPoolExecutor(connections) as pool:
+    with _folder_for(missing, data_dir) as folder, _progress() as progress, ThreadPoolExecutor(connections) as pool:
 
-            def bring(file: str) -> None:
-                urls = [f"{mirror.rstrip('/')}/{Path(file).name}" for mirror in download.mirrors]
-                by_hand = f"put the file by hand at {data_dir / file}"
-                _bring(name, root / file, urls, by_hand, progress, stop, download.sha256)
+        def bring(file: str) -> None:
+            urls = [f"{mirror.rstrip('/')}/{Path(file).name}" for mirror in download.mirrors]
+            by_hand = f"put the file by hand at {data_dir / file}"
+            _bring(name, folder / file, urls, by_hand, progress, stop, download.sha256)
 
-            try:
-                for done in as_completed([pool.submit(bring, file) for file in missing]):
-                    done.result()
-            except BaseException:  # Ctrl-C, too: it must not wait for gigabytes
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-    return [(file, root / file) for file in missing]
+        try:
+            for done in as_completed([pool.submit(bring, file) for file in missing]):
+                done.result()
+        except BaseException:  # Ctrl-C, too: it must not wait for gigabytes
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [(file, folder / file) for file in missing]
 
 
 def _bring(
