@@ -27,6 +27,7 @@ from llm_from_scratch.model import (
     rotate,
     self_attention,
     sinusoids,
+    uninitialised,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -400,3 +401,16 @@ def test_norms_keep_to_the_fused_kernel_in_mixed_precision(request: pytest.Fixtu
     with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
         warnings.simplefilter("error")
         model.loss(*torch.zeros(2, 1, 8, dtype=torch.int64)).backward()
+
+
+@pytest.mark.parametrize("position", ["rotary", "sinusoidal", "learned"])
+def test_a_model_to_be_filled(position: str) -> None:
+    """Filled, it computes what another one does, and no random numbers were drawn for it."""
+    config = GPTConfig(vocab_size=11, n_layer=1, n_embd=16, n_head=2, block_size=8, position=position)
+    full, state = GPT(config).eval(), torch.get_rng_state()
+    empty = uninitialised(config, eot_id=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    empty.load_state_dict(full.state_dict())
+    ids = torch.tensor([[1, 2, 5]])
+    assert torch.equal(empty(ids), full(ids))
+    assert (empty.eot_id, empty.training) == (3, False)
