@@ -1,5 +1,6 @@
 """Models by their names: runs, GGUF files, published ones."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from gguf_models import random_model
 from llamacpp import LlamaCpp
 from small_models import small_model
 
-from llm_from_scratch import registry
+from llm_from_scratch import pretrained, registry
 from llm_from_scratch.api import generate, load_run, score
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.generation import generate as generate_pieces
+from llm_from_scratch.generation import generate_tokens
 from llm_from_scratch.gguf.write import export
+from llm_from_scratch.huggingface.write import export as export_folder
 from llm_from_scratch.pretrained import Source, find_model, open_model
-from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.tokenizer import CharTokenizer, huggingface
+from llm_from_scratch.tokenizer.template import render_ids
 from llm_from_scratch.weights import LoadedModel
 
 ABC = CharTokenizer("abc")
@@ -53,6 +57,28 @@ def test_a_run_and_a_file_of_the_same_model(tmp_path: Path) -> None:
     assert masked.model.eot_id == 0
     with pytest.raises(UserError, match="block_size=4: a run keeps the context"):
         open_model(str(tmp_path / "run"), block_size=4)
+
+
+def test_a_folder_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids above the tokenizer's are cut off; the template is that of the tokenizer's settings."""
+    model = random_model("qwen3", 9)
+    export_folder(LoadedModel(model, CharTokenizer("abcdefgh"), None, None), tmp_path / "model")
+    huggingface.write(ABC, tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_bytes())
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ x }}"}))
+    assert find_model(str(tmp_path / "model")).kind == "huggingface"
+    found = open_model(str(tmp_path / "model"), block_size=8)
+    assert (found.model.config.vocab_size, found.model.config.block_size, found.tokenizer.fingerprint) == (
+        4,
+        8,
+        ABC.fingerprint,
+    )
+    assert (found.chat_template, found.end_ids, found.step) == ("{{ x }}", (0,), None)
+    ids = torch.tensor([[1, 2, 3, 0]])
+    assert torch.equal(found.model(ids), model(ids)[..., :4])
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ y }}")
+    monkeypatch.setattr(pretrained.hub, "download", lambda name: tmp_path / "model")
+    assert open_model("hub:owner/name@main").chat_template == "{{ y }}"
 
 
 def test_the_library_takes_a_file(exported: Path) -> None:
@@ -119,3 +145,15 @@ def test_smollm2_at_float32_is_llama_cpps(smollm2: Path, corpora: Path, tmp_path
     own = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
     with LlamaCpp(path, 512) as peer:
         assert np.abs(np.array(peer.logprobs([ids])[0]) - own.numpy()).max() < 0.03
+
+
+@pytest.mark.slow
+def test_smollm2_answers_a_question(smollm2: Path) -> None:
+    run = open_model(str(smollm2), block_size=256)
+    assert run.chat_template is not None
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = render_ids(run.chat_template, asked, run.tokenizer, add_generation_prompt=True)
+    config = SamplingConfig(max_new_tokens=20, temperature=0)
+    answer = [int(token) for (token,) in generate_tokens(run.model, torch.tensor([ids]), config)]
+    end = next(i for i, token in enumerate(answer) if token in run.end_ids)
+    assert run.tokenizer.decode(answer[:end]) == "The capital of France is Paris."

@@ -453,7 +453,7 @@ class SamplingConfig:
 class GenerateConfig(SamplingConfig):
     """The config of generate.py: the model, the prompt and the sampling."""
 
-    run: str = "last"  # a run folder, last (the newest one below outputs/), a .gguf file, or smollm2 (make weights)
+    run: str = "last"  # a run folder or last, the newest below outputs/; a .gguf file, a folder of transformers, hub:OWNER/NAME, smollm2
     prompt: str = ""  # what the text continues; empty: the start of a document; -: standard input
     prompt_file: str | None = None  # a UTF-8 file that holds the prompt, in place of prompt; -: standard input
     device: str = "auto"  # auto | cpu | cuda | mps; auto: the best one of this machine

@@ -14,7 +14,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Runs tasks of EleutherAI's lm-eval on a run's model. Its own tasks fetch their data from the Hugging "
         "Face hub; a YAML file of yours over local data needs no network."
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder, last, a .gguf file, or smollm2 (make weights)")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run folder, last, a .gguf file, a folder of transformers, hub:OWNER/NAME or smollm2",
+    )
     parser.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks or groups, or YAML files")
     parser.add_argument("--include", type=user_path, metavar="DIR", help="a folder of further tasks")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples of a task, for a trial")
