@@ -190,3 +190,52 @@ def test_without_the_extra_one_line_says_what_brings_it(
     assert (stopped.value.code, out) == (2, "")
     assert err.startswith("error: lm-eval needs: pip install -e '.[harness]'")
     assert err.count("\n") == 1
+
+
+# lm-eval's own class for models of transformers
+THEIRS = """
+import json, sys
+import lm_eval
+from lm_eval.tasks import TaskManager
+
+folder, include = sys.argv[1:]
+found = lm_eval.simple_evaluate(
+    model="hf",
+    model_args={"pretrained": folder, "dtype": "float32"},
+    tasks=["made", "rolling"],
+    task_manager=TaskManager(include_path=include),
+    device="cpu",
+    batch_size=3,
+    bootstrap_iters=0,
+)
+print(json.dumps(found["results"], default=str))
+"""
+
+
+@needs
+def test_the_exported_model_in_lm_evals_own_class_has_the_same_figures(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    rows: list[dict[str, Any]] = [
+        {"context": "Dorothy", "choices": [" went to the castle.", " castle the to went."], "right": 0},
+        {"context": "The Lion was", "choices": [" afraid of", " green"], "right": 1},
+        {"context": story(150, seed=8).rstrip(), "choices": [" Toto looked at", " XQZ"], "right": 0},
+    ]
+    lines = ["output_type: multiple_choice", 'doc_to_text: "{{context}}"', 'doc_to_choice: "{{choices}}"']
+    lines += ['doc_to_target: "{{right}}"', 'target_delimiter: ""', "metric_list:"]
+    task(tmp_path, "made", rows, [*lines, "  - metric: acc", "  - metric: brier_score"])
+    lines = ["output_type: loglikelihood_rolling", 'doc_to_text: ""', 'doc_to_target: "{{text}}"', "metric_list:"]
+    texts = [{"text": story(size, seed=9)} for size in (40, 300)]
+    task(tmp_path, "rolling", texts, [*lines, "  - metric: bits_per_byte", "  - metric: word_perplexity"])
+    variables = OFFLINE | {"HF_HOME": str(tmp_path / "hf")}
+    exported = process(["-m", "llm_from_scratch", "export", "run", str(tmp_path / "out"), "--to", "hf"], finished)
+    assert exported.returncode == 0, exported.stderr
+    tasks = ["--tasks", "made,rolling", "--include", str(tmp_path), "--batch-size", "3", "--device", "cpu", "--json"]
+    ours = process(["-m", "llm_from_scratch", "lm-eval", "run", *tasks], finished, variables)
+    assert ours.returncode == 0, ours.stderr
+    theirs = process(["-c", THEIRS, str(tmp_path / "out"), str(tmp_path)], tmp_path, variables)
+    assert theirs.returncode == 0, theirs.stderr
+    found = [json.loads(done.stdout.splitlines()[-1]) for done in (ours, theirs)]
+    for name, metrics in (("made", ("acc", "brier_score")), ("rolling", ("bits_per_byte", "word_perplexity"))):
+        for metric in metrics:
+            mine, other = ((found[0]["results"], found[1])[i][name][f"{metric},none"] for i in (0, 1))
+            assert mine == pytest.approx(other, rel=1e-5), metric
