@@ -187,7 +187,8 @@ def split_linears(model: GPT) -> None:
         return
     threads = torch.get_num_threads()
     model.head = SplitLinear(head.weight, None, threads)  # type: ignore[assignment]
-    for module in list(model.blocks.modules()):
+    # A list with the linear layers in it would keep their weights beside the new ones.
+    for module in [one for one in model.blocks.modules() if not isinstance(one, nn.Linear)]:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, SplitLinear(child.weight, child.bias, threads))
