@@ -107,7 +107,7 @@ MAY_IMPORT = {
     "huggingface": [],
     "evaluation": [],
     "training": [],
-    "api": ["evaluation.scoring", "generation", "config", "pretrained", *RUN],
+    "api": ["evaluation.scoring", "generation", "config", "pretrained", "tokenizer", *RUN],
     # The public names, imported lazily
     "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],
     "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
@@ -180,8 +180,8 @@ EVALUATION: dict[str, list[str]] = {
     "overlap": [],
     "faithfulness": [],
     "continuations": ["weights", "generation", *SETTINGS],
-    "harness": ["weights", "generation", "kernels", *SETTINGS],
-    "measure": ["pretrained", "run", "weights", "data", *SETTINGS],
+    "harness": ["weights", "generation", "kernels", "tokenizer", *SETTINGS],
+    "measure": ["pretrained", "registry", "run", "weights", "data", *SETTINGS],
     "figures": [],
     "report": [],
 }

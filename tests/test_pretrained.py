@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byte_level import stranger
 from conftest import Process
 from gguf_models import random_model
 from llamacpp import LlamaCpp
@@ -20,8 +21,9 @@ from llm_from_scratch.generation import generate as generate_pieces
 from llm_from_scratch.generation import generate_tokens
 from llm_from_scratch.gguf.write import export
 from llm_from_scratch.huggingface.write import export as export_folder
+from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.pretrained import Source, find_model, open_model
-from llm_from_scratch.tokenizer import CharTokenizer, huggingface
+from llm_from_scratch.tokenizer import CharTokenizer, begin_ids, first_id, huggingface
 from llm_from_scratch.tokenizer.template import render_ids
 from llm_from_scratch.weights import LoadedModel
 
@@ -157,3 +159,25 @@ def test_smollm2_answers_a_question(smollm2: Path) -> None:
     answer = [int(token) for (token,) in generate_tokens(run.model, torch.tensor([ids]), config)]
     end = next(i for i, token in enumerate(answer) if token in run.end_ids)
     assert run.tokenizer.decode(answer[:end]) == "The capital of France is Paris."
+
+
+def test_a_model_that_expects_a_begin_of_text_reads_one_before_every_text(tmp_path: Path) -> None:
+    """Llama's way: what the text costs, and how it goes on, is computed behind that token."""
+    stranger("llama3", tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_bytes()) | {"add_bos_token": True}), encoding="utf-8")
+    tokenizer = huggingface.read(tmp_path)
+    bos_id = tokenizer.special["<|im_start|>"]
+    torch.manual_seed(0)
+    shape = {"block_size": 64, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape)).eval()
+    loaded = LoadedModel(model, tokenizer, None, None)
+    ids = tokenizer.encode("Dorothy went")
+    assert bos_id not in ids
+    with torch.inference_mode():
+        found = score(loaded, "Dorothy went")
+        expected = model.loss(torch.tensor([[bos_id, *ids[:-1]]]), torch.tensor([ids]), "sum")
+        assert found.nats == pytest.approx(float(expected), rel=1e-5)
+        best = int(model(torch.tensor([[bos_id, *ids]]))[0, -1].argmax())
+        assert generate(loaded, "Dorothy went", temperature=0.0, max_new_tokens=1) == [tokenizer.decode([best])]
+    assert (first_id(tokenizer), begin_ids(ABC), first_id(ABC)) == (bos_id, [], ABC.eot_id)

@@ -11,6 +11,7 @@ from llm_from_scratch.evaluation.scoring import likelihood_row, scorer, total_na
 from llm_from_scratch.generation import generate as generate_pieces
 from llm_from_scratch.machine import pick_device
 from llm_from_scratch.pretrained import open_model
+from llm_from_scratch.tokenizer import first_id
 from llm_from_scratch.weights import LoadedModel
 
 
@@ -82,7 +83,7 @@ def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int 
     ids = run.tokenizer.encode_array(text)
     if not len(ids):
         raise UserError("the text is empty: there is nothing to score")
-    model = scorer(run.model, run.tokenizer.eot_id)
+    model = scorer(run.model, first_id(run.tokenizer))
     batches = windows([ids.astype(np.int64)], model, overlap=overlap, batch_size=batch_size)
     nats, tokens = total_nats(model, batches)
     return TextScore(nats, tokens, len(text.encode()))

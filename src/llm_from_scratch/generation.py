@@ -22,7 +22,7 @@ from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.model import GPT, KVCache
 from llm_from_scratch.static_step import Sampler, StaticStep, attention_kernels, bucket
-from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.tokenizer import Tokenizer, begin_ids
 
 log = logging.getLogger(__name__)
 
@@ -401,7 +401,7 @@ def generate(
     Raises:
         UserError: at the call, when the tokenizer does not know a character of the prompt.
     """
-    prompt_ids = tokenizer.encode(clean_typed(prompt)) or [tokenizer.eot_id]
+    prompt_ids = [*begin_ids(tokenizer), *tokenizer.encode(clean_typed(prompt))] or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]
     ends = {tokenizer.eot_id, *end_ids}
 

@@ -20,6 +20,7 @@ from llm_from_scratch.errors import UserError, first_line, missing_extra
 from llm_from_scratch.evaluation.scoring import scorer, token_nats_and_greedy, windows_at_once
 from llm_from_scratch.generation import generate
 from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.tokenizer import first_id
 from llm_from_scratch.weights import LoadedModel
 
 try:
@@ -48,14 +49,14 @@ class HarnessModel(TemplateLM):
 
     def __init__(self, run: LoadedModel, batch_size: int) -> None:
         super().__init__()
-        self.run, self.scorer = run, scorer(run.model, run.tokenizer.eot_id)
+        self.run, self.scorer = run, scorer(run.model, first_id(run.tokenizer))
         self.block_size = run.model.config.block_size
         self.batch_size = windows_at_once(batch_size, self.block_size, self.scorer.width)
         self.asked = False  # an error before the first request is the task's
 
     @property
     def eot_token_id(self) -> int:
-        return self.run.tokenizer.eot_id
+        return first_id(self.run.tokenizer)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return self.run.tokenizer.encode(string)

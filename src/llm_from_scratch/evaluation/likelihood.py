@@ -20,7 +20,7 @@ from llm_from_scratch.evaluation.intervals import BlockedMean
 from llm_from_scratch.evaluation.results import Extremes, Position, ScoredPassage
 from llm_from_scratch.evaluation.scoring import Scorer, score, scorer, text_nats, windows
 from llm_from_scratch.evaluation.texts import Text, UnitNats, in_pieces
-from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.tokenizer import Tokenizer, first_id
 from llm_from_scratch.weights import LoadedModel
 
 PASSAGE = 240  # bytes of a passage
@@ -78,7 +78,7 @@ def likelihood(
 
 def run_scorer(run: LoadedModel) -> Scorer:
     """Returns the scorer of a run's model."""
-    return scorer(run.model, run.tokenizer.eot_id)
+    return scorer(run.model, first_id(run.tokenizer))
 
 
 def sentence_nats(run: LoadedModel) -> Callable[[str], float]:

@@ -27,6 +27,7 @@ from llm_from_scratch.evaluation.scoring import mean_probability
 from llm_from_scratch.evaluation.texts import Text, UnitNats, first_characters, other_text
 from llm_from_scratch.machine import pick_device
 from llm_from_scratch.pretrained import find_model
+from llm_from_scratch.registry import PUBLISHED
 from llm_from_scratch.run import RunFolder, data_fingerprint
 from llm_from_scratch.weights import LoadedModel
 
@@ -94,7 +95,8 @@ def open_model(name: str, device: str) -> tuple[Path, Config | None, LoadedModel
     """
     source = find_model(name)
     config = RunFolder(source.path).config() if source.kind == "run" else None
-    return source.path, config, source.open(pick_device(device), doc_mask=bool(config and config.data.doc_mask))
+    shown = Path(name) if name in PUBLISHED else source.path
+    return shown, config, source.open(pick_device(device), doc_mask=bool(config and config.data.doc_mask))
 
 
 def open_with_data(name: str, device: str, text: Need = "required") -> RunWithData:

@@ -231,7 +231,7 @@ def _notes_on_likelihood(evaluation: Evaluation, first: str) -> list[str]:
 def _likelihood(evaluation: Evaluation, names: list[str]) -> Table:
     cells = []
     for name, run in zip(names, evaluation.runs, strict=True):
-        trained = "trained elsewhere" if run.step is None else f"step {run.step:,}"
+        trained = "trained elsewhere, perhaps on this text" if run.step is None else f"step {run.step:,}"
         note = f"{trained}; {run.parameters:,} parameters; {run.tokenizer} pieces"
         cells.append([name, *_likelihood_cells(run, run.generated.bleu if run.generated else None), note])
     for row in sorted(evaluation.baselines or [], key=lambda row: row.bits_per_byte):

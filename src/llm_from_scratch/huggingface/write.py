@@ -16,6 +16,7 @@ from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.huggingface.families import family_of
 from llm_from_scratch.huggingface.settings import one_or_list, to_settings
 from llm_from_scratch.huggingface.tensors import to_weights
+from llm_from_scratch.tokenizer import first_id
 from llm_from_scratch.tokenizer.huggingface import write as write_tokenizer
 from llm_from_scratch.weights import LoadedModel
 
@@ -41,8 +42,9 @@ def export(trained: LoadedModel, folder: Path, *, card: str | None = None) -> Pa
     family_of(config)
     folder = new_folder(folder)
     ends = trained.end_ids or (tokenizer.eot_id,)
-    settings = to_settings(config, bos_id=tokenizer.eot_id, end_ids=ends)
-    generation = {"bos_token_id": tokenizer.eot_id, "eos_token_id": one_or_list(ends)}
+    begin = first_id(tokenizer)
+    settings = to_settings(config, bos_id=begin, end_ids=ends)
+    generation = {"bos_token_id": begin, "eos_token_id": one_or_list(ends)}
     state = {name: parameter.detach().cpu().float() for name, parameter in trained.model.named_parameters()}
     building = building_folder(folder)
     try:

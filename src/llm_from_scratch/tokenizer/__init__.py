@@ -8,7 +8,7 @@ others (`bytes.py`). `huggingface.py` and `gguf.py` write and read them as other
 definition.
 """
 
-from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer
+from llm_from_scratch.tokenizer.base import END_OF_TEXT, Tokenizer, begin_ids, first_id
 from llm_from_scratch.tokenizer.bpe import SAMPLE_BYTES, BPETokenizer, SentencePieceTokenizer
 from llm_from_scratch.tokenizer.bytes import BytesTokenizer, GPT2Tokenizer, open_gpt2
 from llm_from_scratch.tokenizer.char import CharTokenizer
@@ -23,6 +23,8 @@ __all__ = [
     "GPT2Tokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
+    "begin_ids",
+    "first_id",
     "load_tokenizer",
     "open_gpt2",
     "train_tokenizer",

@@ -60,6 +60,20 @@ class Tokenizer(Protocol):
         ...
 
 
+def begin_ids(tokenizer: Tokenizer) -> list[int]:
+    """Returns the ids in front of every text: a begin-of-text token, if the model expects one.
+
+    Llama's models do; a model of this package begins with its text.
+    """
+    bos_id = getattr(tokenizer, "bos_id", None)
+    return [bos_id] if bos_id is not None and getattr(tokenizer, "add_bos", False) else []
+
+
+def first_id(tokenizer: Tokenizer) -> int:
+    """Returns the id after which a text begins: of `begin_ids`, else end-of-text."""
+    return (begin_ids(tokenizer) or [tokenizer.eot_id])[0]
+
+
 def utf8(text: str) -> bytes:
     """Encodes `text` in UTF-8.
 
