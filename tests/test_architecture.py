@@ -115,7 +115,17 @@ MAY_IMPORT = {
     "doctor.findings": [],
     "doctor.machine": ["doctor.findings", "data"],
     "doctor.run": ["doctor.findings", "data", *RUN, "tokenizer", *SETTINGS],
-    "doctor.examination": ["doctor"],
+    "doctor.model": [
+        "doctor.findings",
+        "gguf.names",
+        "huggingface.families",
+        "model",
+        "pretrained",
+        "registry",
+        "tokenizer",
+        "weights",
+    ],
+    "doctor.examination": ["doctor", "pretrained"],
     "settings": [*SETTINGS],
     "plan": [],
     "plan.sizes": ["training.memory", "data", "model", "tokenizer", *SETTINGS],
@@ -126,7 +136,7 @@ MAY_IMPORT = {
     "front.run_name": [],
     "front.words": ["check", *RUN],
     "front.compose": ["front.run_name", "front.words", "check", "config"],
-    "front.inherit": ["front.words", "check", *RUN, "config", "saved_config", "tokenizer"],
+    "front.inherit": ["front.words", "check", *RUN, "config", "pretrained", "saved_config"],
     "front.sweep": ["front.words", "config", "training.results"],
     "front.program": ["front"],
     "front": [],
@@ -206,7 +216,7 @@ TRAINING: dict[str, list[str]] = {
     "trainer": ["checkpoint", "data.sampler", *SETTINGS],
     "checks": SETTINGS,
     "results": ["run", *SETTINGS],
-    "fit": ["data", *RUN, "model", "plan", "tokenizer", *SETTINGS],
+    "fit": ["data", *RUN, "model", "plan", "pretrained", "tokenizer", *SETTINGS],
 }
 # The same of huggingface/.
 HUGGINGFACE: dict[str, list[str]] = {

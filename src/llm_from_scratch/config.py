@@ -25,6 +25,8 @@ _MODEL_CHOICES = {
 }
 # Where blocks are shared, the size of the weights bounds nothing: a folder of 100 KB would run for minutes.
 MAX_SHARING_LAYERS = 1024
+# Kinds of tokenizer that come with a model trained elsewhere; its folder holds them
+FOREIGN_KINDS = ("bytes", "sentencepiece")
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
 # The loggers that are made here, with those of their settings that a stranger's run folder may have changed: they write
 # nowhere else and run nothing. None stands for all of a logger's settings.
@@ -193,8 +195,9 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class TokenizerConfig:
-    kind: str = ranged("bpe", choice("char", "bpe", "gpt2"))  # char | bpe | gpt2
-    # pieces, the 256 bytes among them; null where the text (char) or the files (gpt2) decide
+    # char | bpe | gpt2; of a model that init_from names also bytes | sentencepiece, which nothing here learns
+    kind: str = ranged("bpe", choice("char", "bpe", "gpt2", *FOREIGN_KINDS))
+    # pieces, the 256 bytes among them; null where the text (char), the files (gpt2) or a model (init_from) decide
     vocab_size: int | None = ranged(1024, POSITIVE)
     path: str | None = None  # gpt2: the folder with vocab.json and merges.txt; null: data/gpt2, else tiktoken's own
 
@@ -368,7 +371,9 @@ class Config:
     seed: int = ranged(1337, ranges.SEED)  # of the weights, the order of the data, dropout and the samples
     run_dir: str = "outputs"  # the folder of the run; a sweep makes one for each of its runs below it
     resume: str | None = None  # a run folder to go on with
-    init_from: str | None = None  # a run folder, or a .pt or .ckpt of torch's, whose weights to start from
+    # a model whose weights to start from: a run, a folder of Hugging Face, hub:OWNER/NAME, a .gguf file, smollm2; or
+    # weights alone, a .pt or .ckpt of torch's
+    init_from: str | None = None
     print_config: bool = False  # the composed configuration as a tree on standard error, before the run starts
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

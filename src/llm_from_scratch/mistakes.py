@@ -148,7 +148,7 @@ TRAIN_NAMES: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("pretrained", "from_pretrained", "init_weights", "load", "load_from"),
-        "init_from=RUN starts from the weights of a run",
+        "init_from=MODEL starts from the weights of a run, a folder of Hugging Face, a .gguf file or smollm2",
     ),
     **dict.fromkeys(
         ("out_dir", "output_dir", "save_dir", "log_dir", "default_root_dir", "output", "dirpath"), "run_dir=PATH"

@@ -7,8 +7,9 @@ hub:OWNER/NAME@REVISION     the same, from the Hugging Face hub
 smollm2                     a published model that `make weights` installs (`registry`)
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from llm_from_scratch.huggingface import hub
 from llm_from_scratch.huggingface import read as huggingface
 from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.run import find_run
-from llm_from_scratch.weights import LoadedModel, load_model
+from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+from llm_from_scratch.weights import LoadedModel, load_model, model_folder, saved_settings
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Source:
 
     kind: str  # run | gguf | huggingface
     path: Path
+
+    def settings(self) -> tuple[dict[str, Any], Tokenizer]:
+        """Returns the model's settings, by the names of GPTConfig, and its tokenizer.
+
+        No weights are loaded.
+
+        Raises:
+            UserError: as `open`.
+        """
+        if self.kind == "run":
+            return saved_settings(self.path)["model"], load_tokenizer(model_folder(self.path))
+        read = gguf.read_settings if self.kind == "gguf" else huggingface.read_settings
+        config, tokenizer = read(self.path)
+        return asdict(config), tokenizer
 
     def open(
         self, device: torch.device | str = "cpu", *, block_size: int | None = None, doc_mask: bool = False
@@ -52,12 +68,13 @@ class Source:
         return LoadedModel(model.to(device), tokenizer, step=None, loss=None, end_ids=end_ids, chat_template=template)
 
 
-def find_model(name: str, key: str = "run") -> Source:
+def find_model(name: str, key: str = "run", *, fetch: bool = True) -> Source:
     """Resolves the name of a model, of one of the forms above; nothing is loaded.
 
     Args:
         name: as above. A folder that is no model is a run folder, whose absence `open` tells.
         key: the setting or argument whose value is `name`, for the message.
+        fetch: whether a model of the hub may be downloaded; False: it has been downloaded before.
 
     Raises:
         UserError: when there is no run yet, or a published model is not installed.
@@ -68,7 +85,7 @@ def find_model(name: str, key: str = "run") -> Source:
     if path.suffix == ".gguf":
         return Source("gguf", path)
     if hub.is_hub_name(name):
-        return Source("huggingface", hub.download(name))
+        return Source("huggingface", hub.download(name, fetch=fetch))
     if path.name == "model" and (path.parent / "config.yaml").is_file():
         raise UserError(f"{key}={name}: the model of a run: name the run itself, {path.parent}")
     if (path / huggingface.CONFIG).is_file() and not (path / "config.yaml").exists():

@@ -3,6 +3,7 @@ in memory that does not grow.
 """
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from conftest import story
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from llm_from_scratch.data.documents import is_validation
 from llm_from_scratch.data.long_texts import encode_pieces, open_long, read_pieces
 from llm_from_scratch.data.streams import ChangedFileError
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.tokenizer import BPETokenizer, GPT2Tokenizer, Tokenizer
+from llm_from_scratch.tokenizer import BPETokenizer, GPT2Tokenizer, SentencePieceTokenizer, Tokenizer
 from llm_from_scratch.tokenizer.gguf import from_gguf
 from llm_from_scratch.tokenizer.patterns import PATTERNS
 
@@ -184,6 +186,22 @@ def test_a_long_text_is_encoded_in_many_pieces(tokenizer: Tokenizer) -> None:
     text = story(200_000).replace(". ", ".\n")
     arrays = list(encode_pieces((text[i : i + 10_000] for i in range(0, len(text), 10_000)), tokenizer))
     assert len(arrays) > 10
+    assert np.concatenate(arrays).tolist() == tokenizer.encode(text)
+
+
+def test_anothers_sentencepiece_encodes_a_text_as_a_whole() -> None:
+    """It puts a space in front of each text that it is given."""
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(story(20_000).splitlines()),
+        model_writer=content,
+        vocab_size=300,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(content.getvalue())
+    text = story(30_000)
+    arrays = list(encode_pieces((text[i : i + 1000] for i in range(0, len(text), 1000)), tokenizer))
     assert np.concatenate(arrays).tolist() == tokenizer.encode(text)
 
 

@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 import yaml
+from gguf_models import random_model
 
+from llm_from_scratch import registry
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
+from llm_from_scratch.gguf.write import export
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.saved_config import save_config
+from llm_from_scratch.tokenizer import CharTokenizer
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,24 @@ def test_a_class_that_is_no_name_is_a_strangers(tmp_path: Path) -> None:
 def test_weights_that_are_not_there_are_noticed_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^init_from=typo\.pt: cannot be read \(No such file or directory\)"):
         composed(config_dir(), "train", ["init_from=typo.pt"])
+
+
+def test_a_model_of_others_brings_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = random_model("llama, scaled", 4)
+    export(model, CharTokenizer("abc"), tmp_path / "model.gguf", dtype="f32")
+
+    def settings(*words: str) -> Config:
+        return check(composed(config_dir(), "train", ["init_from=model.gguf", *words]), Config)
+
+    own = asdict(model.config)
+    del own["vocab_size"], own["init_std"], own["dropout"]
+    found = settings()
+    assert {name: getattr(found.model, name) for name in own} == own
+    assert (found.tokenizer.kind, found.tokenizer.vocab_size, found.init_from) == ("char", None, "model.gguf")
+    chosen = settings("model.block_size=16", "model.dropout=0.1").model
+    assert (chosen.block_size, chosen.dropout, chosen.rope_scaling) == (16, 0.1, own["rope_scaling"])
+    # The names of models are no paths.
+    monkeypatch.setattr(registry, "find", lambda name: tmp_path / "model.gguf")
+    smollm2 = check(composed(config_dir(), "train", ["init_from=smollm2"]), Config)
+    assert (smollm2.init_from, smollm2.model.n_embd) == ("smollm2", 64)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from small_models import IMPORTED, KINDS
 
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.huggingface.settings import from_settings, to_settings
 from llm_from_scratch.model import GPTConfig
@@ -40,6 +42,15 @@ QWEN2: dict[str, Any] = {
     "vocab_size": 151936,
 }  # fmt: skip
 
+# Of Qwen/Qwen3-0.6B
+QWEN3: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_act": "silu",
+    "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+    "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+    "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+
 
 def config(kind: str, **changes: Any) -> GPTConfig:
     return GPTConfig(**{"vocab_size": 61, "block_size": 16, "n_embd": 32, **KINDS[kind], **changes})
@@ -58,6 +69,15 @@ def test_out_and_in_again_is_the_same_model(kind: str) -> None:
     ours = config(kind, dropout=0.1, rope_base=1000.0 if kind in IMPORTED else 10_000.0)
     settings = json.loads(json.dumps(to_settings(ours, bos_id=3, end_ids=[3])))
     assert effect(GPTConfig(**from_settings(settings))) == effect(ours)
+
+
+@pytest.mark.parametrize("published", [LLAMA_32, GPT2, QWEN2, QWEN3], ids=lambda one: str(one["model_type"]))
+def test_published_models_are_within_the_ranges_of_a_training(published: dict[str, Any]) -> None:
+    model = from_settings(published)
+    sizes = {"vocab_size": model.pop("vocab_size")}
+    tokenizer = {"kind": "bytes", "vocab_size": None}
+    settings = check({"init_from": "folder", "model": model, "tokenizer": tokenizer}, Config)
+    assert GPTConfig(**sizes, **vars(settings.model)) == GPTConfig(**sizes, **model)
 
 
 @pytest.mark.parametrize("kind", EXPORTED)

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
     require_device(config.trainer)
     if options.tokens:
-        text = assumed_text(config, int(options.tokens))
+        text = assumed_text(config, int(options.tokens), tokenizer_of_origin(config))
     elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
         text = counted(prepared)
     else:

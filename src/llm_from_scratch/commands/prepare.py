@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     if config.prepare.task is None:
         prepared = prepared_text(config)
     else:
-        part = prepare_task(config.data, config.tokenizer, config.prepare)
+        part = prepare_task(config.data, config.tokenizer, config.prepare, tokenizer=tokenizer_of_origin(config))
         if part is None:
             print(f"task {config.prepare.task} is done; others are missing", file=sys.stderr)
             return

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import existing_parent, refuse_links
 from llm_from_scratch.front.compose import experiments
-from llm_from_scratch.front.inherit import final_config, may_fetch
+from llm_from_scratch.front.inherit import final_config, may_fetch, tokenizer_of_origin
 from llm_from_scratch.front.program import command
 from llm_from_scratch.front.run_name import shares_name
 from llm_from_scratch.front.sweep import announce, run_folder
@@ -75,7 +75,8 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     check_trainer(config)
     if config.resume and text_to_resume(config, job, warn=False) is None:
         check_text(config.data, given_settings(job))
-    for line in too_much(config, recipes):
+    origin = tokenizer_of_origin(config)
+    for line in too_much(config, recipes, origin.vocab_size if origin else None):
         note(line)
 
 

@@ -25,7 +25,7 @@ from llm_from_scratch.data.clean import (
 from llm_from_scratch.data.formats import OnProgress, no_progress
 from llm_from_scratch.data.streams import ChangedFileError, changed, compare_checksum, opened
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
+from llm_from_scratch.tokenizer import END_OF_TEXT, BPETokenizer, SentencePieceTokenizer, Tokenizer
 
 LONG = 16 * 2**20  # bytes; a text file of at least this size is read in pieces
 # bytes read at a time, and characters of a piece: a multiple of the blocks that a tokenizer learns
@@ -264,12 +264,15 @@ def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.nd
     The text is cut anew for the tokenizer, where no token can span. Character tokenizers allow any
     cut, SentencePiece's one between two characters that no token has side by side. For a byte-level
     BPE the text is cut at a line end or a space between two words, or between a Chinese character
-    and a comma or full stop. A text without such a place is encoded as a whole, in memory.
+    and a comma or full stop. A text without such a place is encoded as a whole, in memory,
+    and so is every text for SentencePiece's model of others.
     """
     if tokenizer.kind == "char":
         yield from map(tokenizer.encode_array, pieces)
         return
     last_cut = tokenizer.last_cut if isinstance(tokenizer, BPETokenizer) else _last_cut
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        last_cut = _no_cut
     waiting: list[str] = []
     tail = ""
     for piece in pieces:
@@ -287,6 +290,11 @@ def encode_pieces(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.nd
 # The end of a match is the last place to cut: after a line end between two words, before the space
 # between two words, or before a punctuation mark that follows a Chinese character.
 _CUT = re.compile(r"(?s:.*)(?:\S(?:\n(?=\S)|(?= \S))|[\u4e00-\u9fa5](?=[\u3001\u3002\uff0c]))")
+
+
+def _no_cut(text: str) -> int:
+    """Returns 0: SentencePiece may put a space in front of each text that it encodes."""
+    return 0
 
 
 def _last_cut(text: str) -> int:

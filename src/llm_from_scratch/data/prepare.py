@@ -143,7 +143,13 @@ def prepare(
             return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
 
 
-def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: PrepareConfig) -> Prepared | None:
+def prepare_task(
+    data: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    settings: PrepareConfig,
+    *,
+    tokenizer: Tokenizer | None = None,
+) -> Prepared | None:
     """Makes the shards of one task, number `settings.task` of a job array.
 
     The first process makes what all tasks need: the plan, the duplicates and the tokenizer. The
@@ -160,7 +166,7 @@ def prepare_task(data: DataConfig, tokenizer_config: TokenizerConfig, settings: 
     if is_mixture(data):
         raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
     with _refuses_in_one_line(data):
-        corpus = plan_corpus(data, tokenizer_config, None)
+        corpus = plan_corpus(data, tokenizer_config, tokenizer)
         with _forgets_changed(corpus):
             return _prepare_task(corpus, data, settings)
 

@@ -25,7 +25,7 @@ from llm_from_scratch.places import program
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, shell
-from llm_from_scratch.tokenizer import load_tokenizer
+from llm_from_scratch.tokenizer import SentencePieceTokenizer, load_tokenizer
 from llm_from_scratch.weights import load_model, model_folder
 
 DECODE_BELOW = 20 * 10**6  # bytes; a smaller text is compared with its decoded tokens
@@ -321,7 +321,8 @@ def _verify(prepared: Prepared) -> int:
         metadata, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
         if prepared.has_text and not prepared.parts:
             prepared.verify_text(split)
-        small = prepared.has_text and metadata["text_bytes"] < DECODE_BELOW
+        lossless = not isinstance(prepared.tokenizer, SentencePieceTokenizer)
+        small = prepared.has_text and metadata["text_bytes"] < DECODE_BELOW and lossless
         decoded = hashlib.sha256()
         for name, checksum in metadata["shards"].items():
             fingerprint = prepared.tokenizer.fingerprint

@@ -1,4 +1,4 @@
-"""Settings taken from another run: all for `resume`, model shape and tokenizer for `init_from`."""
+"""Settings of another model: all of a run for `resume`, shape and tokenizer for `init_from`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llm_from_scratch.config import FOREIGN_KINDS
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.words import main_config_dir, parse
 from llm_from_scratch.terminal import quote
@@ -37,8 +38,8 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
     """Returns the config of a job: the composed one, or for `resume=RUN` the saved one, overridden.
 
     On resume, a group's choice such as `trainer=gpu` replaces the settings in its own file; the
-    others stay as saved. `init_from=RUN` sets the model's shape and the tokenizer to those of that
-    run.
+    others stay as saved. `init_from=MODEL` sets the model's shape and the tokenizer to those of
+    that model.
 
     Raises:
         UserError: when an override would change the shapes, the data or the tokenizer of the run,
@@ -94,33 +95,43 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
 
 
 def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
-    """Sets the model's shape and the tokenizer in `config` to those of the run in `init_from`.
+    """Sets the model's shape and the tokenizer in `config` to those of the model in `init_from`.
 
-    A setting that the job gives must agree with that run. The settings of OWN_MODEL are free
+    A setting that the job gives must agree with that model. The settings of OWN_MODEL are free
     (`block_size` unless positions are learned): the job's value is used if it gives one, else that
-    run's, but `dropout` and `init_std` are never taken over. A file of weights alone (.pt, .ckpt)
+    model's, but `dropout` and `init_std` are never taken over. A file of weights alone (.pt, .ckpt)
     changes nothing.
 
     Raises:
-        UserError: when the job asks for another shape or tokenizer, or there is no such run or
-            file.
+        UserError: when the job asks for another shape or tokenizer, or there is no such model.
     """
+    own = config.get("tokenizer", {}).get("kind")
     if config.get("init_from") is None:
+        if own in FOREIGN_KINDS:
+            raise UserError(
+                f"tokenizer.kind={own}: comes with a model of others: name it (init_from=MODEL), or use char, bpe or gpt2"
+            )
         return
 
     from llm_from_scratch.files import open_regular
-    from llm_from_scratch.tokenizer import load_tokenizer
-    from llm_from_scratch.weights import PICKLES, model_folder, saved_settings
+    from llm_from_scratch.pretrained import find_model
+    from llm_from_scratch.weights import PICKLES
 
-    origin = Path(str(config.init_from))
-    if origin.suffix in PICKLES:
+    origin = str(config.init_from)
+    if Path(origin).suffix in PICKLES:
         try:
-            open_regular(origin).close()
+            open_regular(Path(origin)).close()
         except OSError as error:
             raise UserError(f"init_from={origin}: cannot be read ({error.strerror}): name a run, or weights") from None
+        if own in FOREIGN_KINDS:
+            raise UserError(f"tokenizer.kind={own}: init_from={origin} brings weights alone: name the model")
         return
-    model = saved_settings(origin)["model"]
-    tokenizer = load_tokenizer(model_folder(origin))
+    model, tokenizer = find_model(origin, "init_from").settings()
+    if tokenizer.kind == "sentencepiece" and config.data.stream == "text":
+        raise UserError(
+            f"data.stream=text: the SentencePiece of init_from={origin} puts a space in front of each part of a text: use"
+            " data.stream=tokens"
+        )
     brought = {f"model.{name}": value for name, value in model.items() if name in config.model}
     brought |= {
         "tokenizer.kind": tokenizer.kind,
@@ -143,20 +154,20 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
         if name in asked and now != value:
             what = "tokenizer" if group == "tokenizer" else "model"
             raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
-        OmegaConf.update(config, name, value)
+        OmegaConf.update(config, name, value, merge=False)
 
 
 def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
-    """Returns the tokenizer of the run that `init_from` names; None if it names no run.
+    """Returns the tokenizer of the model that `init_from` names; None if it names none.
 
     It is None on `resume`, too, and for a file of weights alone (.pt, .ckpt).
     """
-    from llm_from_scratch.tokenizer import load_tokenizer
-    from llm_from_scratch.weights import PICKLES, model_folder
+    from llm_from_scratch.pretrained import find_model
+    from llm_from_scratch.weights import PICKLES
 
     if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
         return None
-    return load_tokenizer(model_folder(Path(config.init_from)))
+    return find_model(config.init_from, "init_from").settings()[1]
 
 
 def _set_by(group: str, choice: Any) -> Iterator[str]:

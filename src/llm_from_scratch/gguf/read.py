@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import open_regular
 from llm_from_scratch.gguf.library import KINDS, Kind, dequantize
-from llm_from_scratch.gguf.names import ROPE_FACTORS, Part, config_of, deinterleave, parts
+from llm_from_scratch.gguf.names import ROPE_FACTORS, Architecture, Part, config_of, deinterleave, parts
 from llm_from_scratch.model import GPT, GPTConfig, uninitialised
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.tokenizer.gguf import from_gguf
@@ -38,6 +38,7 @@ MAX_ALIGNMENT = 2**16
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _PREFIX = "tokenizer.ggml."
+_FACTORS = ROPE_FACTORS + ".weight"
 
 
 @dataclass(frozen=True)
@@ -225,15 +226,30 @@ def load(path: Path, *, block_size: int | None = None) -> tuple[GPT, Tokenizer, 
     """
     with opened(path) as file:
         model = load_weights(file, block_size)
-        tokenizer = _tokenizer(file.metadata)
-        if tokenizer.vocab_size != model.config.vocab_size:
-            raise UserError(
-                f"damaged: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
-            )
+        tokenizer = _tokenizer_of(file, model.config)
         template = file.metadata.get("tokenizer.chat_template")
         if template is not None and not isinstance(template, str):
             raise UserError("damaged: tokenizer.chat_template is no text")
         return model, tokenizer, _end_ids(file.metadata, tokenizer.vocab_size), template
+
+
+def read_settings(path: Path) -> tuple[GPTConfig, Tokenizer]:
+    """Reads the settings of a file's model and its tokenizer, without the weights.
+
+    Raises:
+        UserError: when the file is damaged, or of a model or tokenizer that this package lacks.
+    """
+    with opened(path) as file:
+        config = _config(file)[0]
+        _refuse_larger(replace(config, block_size=1), file)  # a context takes no memory here
+        return config, _tokenizer_of(file, config)
+
+
+def _tokenizer_of(file: File, config: GPTConfig) -> Tokenizer:
+    tokenizer = _tokenizer(file.metadata)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(f"damaged: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}")
+    return tokenizer
 
 
 def _tokenizer(metadata: dict[str, Any]) -> Tokenizer:
@@ -285,21 +301,25 @@ def _end_ids(metadata: dict[str, Any], vocab_size: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _config(file: File, block_size: int | None = None) -> tuple[GPTConfig, Architecture]:
+    held = _FACTORS in file.infos and len(file.infos[_FACTORS].shape) == 1
+    factors = file.tensor(_FACTORS).reshape(-1) if held else None
+    shapes = {name: info.shape for name, info in file.infos.items()}
+    return config_of(file.metadata, shapes, factors, block_size)
+
+
 def load_weights(file: File, block_size: int | None = None) -> GPT:
     """Builds the model of a file and fills it, one tensor at a time.
 
     Raises:
         UserError: when the file's tensors are not those of its architecture and sizes.
     """
-    own = ROPE_FACTORS + ".weight"
-    factors = file.tensor(own).reshape(-1) if own in file.infos and len(file.infos[own].shape) == 1 else None
-    shapes = {name: info.shape for name, info in file.infos.items()}
-    config, architecture = config_of(file.metadata, shapes, factors, block_size)
+    config, architecture = _config(file, block_size)
     _refuse_larger(config, file)
     model = uninitialised(config)  # takes no memory before it is filled
     table, wanted = parts(model, architecture), dict(model.named_parameters())
     expected = {part.name: (name, part) for name, several in table.items() for part in several}
-    wrong = sorted(set(expected) ^ (set(file.infos) - {own}))
+    wrong = sorted(set(expected) ^ (set(file.infos) - {_FACTORS}))
     if wrong:
         what = "is missing" if wrong[0] in expected else "has no place in this architecture"
         raise UserError(f"the tensor {wrong[0]!r:.80} {what} (and {len(wrong) - 1} more)")

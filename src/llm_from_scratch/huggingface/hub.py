@@ -23,12 +23,13 @@ def is_hub_name(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def download(name: str) -> Path:
+def download(name: str, *, fetch: bool = True) -> Path:
     """Downloads a model, or finds it in the cache, and returns its folder.
 
     Args:
         name: hub:OWNER/NAME, which is the newest revision, or hub:OWNER/NAME@REVISION: a commit, a
             tag or a branch.
+        fetch: whether it may be downloaded; False looks in the cache alone.
 
     Raises:
         UserError: when the name is malformed, huggingface_hub is missing, or the model cannot be
@@ -42,7 +43,10 @@ def download(name: str) -> Path:
     except ImportError as error:
         raise missing_extra(f"{name} needs huggingface_hub", "hf", message_of(error, 100)) from None
     try:
-        return Path(snapshot_download(found["name"], revision=found["revision"], allow_patterns=FILES))
+        folder = snapshot_download(
+            found["name"], revision=found["revision"], allow_patterns=FILES, local_files_only=not fetch
+        )
+        return Path(folder)
     except Exception as error:  # of HTTP, of the hub, of the disk: libraries differ by version
         raise UserError(
             f"{name}: not downloaded ({type(error).__name__}: {message_of(error, 150)}): put config.json, "

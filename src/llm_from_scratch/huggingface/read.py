@@ -72,12 +72,8 @@ def load(folder: Path, *, block_size: int | None = None) -> tuple[GPT, Tokenizer
         UserError: when a file is missing, damaged or leads out of the folder, or is of a model or
             a tokenizer that this package lacks.
     """
-    if not folder.is_dir():
-        raise _no_folder(folder)
-    for name in TOKENIZER_FILES:
-        _checked(folder, name)
+    tokenizer = _tokenizer(folder)
     template = _chat_template(folder)
-    tokenizer = read_tokenizer(folder)
     found = load_weights(folder, vocab_size=tokenizer.vocab_size, block_size=block_size)
     return found.model, tokenizer, found.end_ids, template
 
@@ -95,6 +91,35 @@ def load_weights(folder: Path, *, vocab_size: int | None = None, block_size: int
         UserError: when a file is missing, damaged or leads out of the folder, or when this GPT
             does not compute the model; it names the file.
     """
+    with _opened(folder, vocab_size, block_size) as (settings, config, stored, weights):
+        model = _filled(config, stored, weights)
+    return ForeignModel(model, _end_ids(folder, settings, config.vocab_size))
+
+
+def read_settings(folder: Path) -> tuple[GPTConfig, Tokenizer]:
+    """Reads the config of the model that `load` returns and its tokenizer, without the weights.
+
+    Raises:
+        UserError: as `load`.
+    """
+    tokenizer = _tokenizer(folder)
+    with _opened(folder, tokenizer.vocab_size, None) as (_, config, _, _):
+        return config, tokenizer
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if not folder.is_dir():
+        raise _no_folder(folder)
+    for name in TOKENIZER_FILES:
+        _checked(folder, name)
+    return read_tokenizer(folder)
+
+
+@contextmanager
+def _opened(
+    folder: Path, vocab_size: int | None, block_size: int | None
+) -> Iterator[tuple[dict[str, Any], GPTConfig, GPTConfig, "Weights"]]:
+    """Opens a folder: config.json, the model's config, that of the files, and the tensors."""
     if not folder.is_dir():
         raise _no_folder(folder)
     settings = _read_json(folder, CONFIG)
@@ -112,8 +137,7 @@ def load_weights(folder: Path, *, vocab_size: int | None = None, block_size: int
         config = replace(stored, vocab_size=vocab_size or stored.vocab_size, block_size=block_size or stored.block_size)
         if family is FAMILIES["openai-gpt"] and weights.has_sinusoids(stored):
             config = replace(config, position="sinusoidal")
-        model = _filled(config, stored, weights)
-    return ForeignModel(model, _end_ids(folder, settings, config.vocab_size))
+        yield settings, config, stored, weights
 
 
 def _no_folder(folder: Path) -> UserError:

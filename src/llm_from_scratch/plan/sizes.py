@@ -91,14 +91,16 @@ def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
     return _estimate(config, tokens - val, val, vocab_size)
 
 
-def assumed_text(config: Config, train_tokens: int) -> TextSize:
+def assumed_text(config: Config, train_tokens: int, tokenizer: Tokenizer | None = None) -> TextSize:
     """Returns the size of a text of which only the number of training tokens is known.
+
+    `tokenizer` is that of the model in `init_from`; None: the settings choose one.
 
     Raises:
         UserError: when tokenizer=bpe has no vocab_size, or tokenizer.path holds no vocabulary.
     """
     settings = config.tokenizer
-    vocab_size = settings.vocab_size
+    vocab_size = tokenizer.vocab_size if tokenizer else settings.vocab_size
     if vocab_size is None and settings.kind == "gpt2":
         vocab_size = GPT2_VOCABULARY if settings.path is None else open_gpt2(settings.path).vocab_size
     elif vocab_size is None and settings.kind == "char":

@@ -144,24 +144,30 @@ def _of_time(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
         yield f"it takes {duration(seconds)}: use fewer trainer.max_steps, a smaller model or more devices"
 
 
-def cpu_seconds(config: Config) -> float:
+def cpu_seconds(config: Config, vocab_size: int | None = None) -> float:
     """Estimates the seconds of a run's steps on this machine's CPU within a factor of two, without
     measuring.
+
+    `vocab_size` is that of the model in `init_from`; None: the settings choose the tokenizer.
     """
     vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
-    model = meta_model(GPTConfig(vocab_size=config.tokenizer.vocab_size or vocabulary, **vars(config.model)))
+    vocab_size = vocab_size or config.tokenizer.vocab_size or vocabulary
+    model = meta_model(GPTConfig(vocab_size=vocab_size, **vars(config.model)))
     data, settings = config.data, config.trainer
     tokens = sequences_before(settings.max_steps, data.batch_size, data.batch_schedule) * config.model.block_size
     busy = min(cores(), device_count(settings) * (settings.threads or torch.get_num_threads()))
     return training_flops(model) * tokens / (CPU_RATE * busy)
 
 
-def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Iterable[str]:
+def too_much(
+    config: Config, recipes: Callable[[], Mapping[str, Config]], vocab_size: int | None = None
+) -> Iterable[str]:
     """Warns of two hours or more on this CPU, and of more processes or threads than cores.
 
     Args:
         config: the configuration of the run.
         recipes: returns the configuration of each experiment, by its name.
+        vocab_size: as in `cpu_seconds`.
     """
     settings = config.trainer
     if not on_cpu(settings):
@@ -177,7 +183,7 @@ def too_much(config: Config, recipes: Callable[[], Mapping[str, Config]]) -> Ite
         yield (
             f"trainer.threads={settings.threads}: this machine has {cores_here}: leave it out, and torch takes as many"
         )
-    seconds = cpu_seconds(config)
+    seconds = cpu_seconds(config, vocab_size)
     if seconds < LONG or config.resume:
         return
     times = {

@@ -21,6 +21,7 @@ from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.estimate import warnings_at_start
 from llm_from_scratch.plan.sizes import counted
+from llm_from_scratch.pretrained import find_model
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Samples, Signals
@@ -35,7 +36,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.weights import PICKLES, fill, load_model, model_folder, read_pickle
+from llm_from_scratch.weights import PICKLES, fill, model_folder, read_pickle
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def train(
 
     # The text, as tokens.
     state = state_to_resume(config)
-    origin = load_origin(config) if config.init_from and state is None else None
+    origin = load_origin(config, fetch=fetch) if config.init_from and state is None else None
     tokenizer = tokenizer_of_weights(config, state, origin)
     prepared = prepared or prepare(
         config.data, config.tokenizer, tokenizer=tokenizer, wait=True, settings=config.prepare, fetch=fetch, write=write
@@ -136,8 +137,12 @@ class Origin:
     tokenizer: Tokenizer | None = None
 
 
-def load_origin(config: Config) -> Origin:
-    """Reads the weights of the run or of the .pt, .pth or .ckpt file that `init_from` names.
+def load_origin(config: Config, *, fetch: bool) -> Origin:
+    """Reads the weights of the model or of the .pt, .pth or .ckpt file that `init_from` names.
+
+    Args:
+        config: the settings; their `model` is that of the origin.
+        fetch: whether a model of the hub may be downloaded.
 
     Raises:
         UserError: when it is missing or damaged.
@@ -145,8 +150,14 @@ def load_origin(config: Config) -> Origin:
     path = Path(str(config.init_from))
     if path.suffix in PICKLES:
         return Origin(path, read_pickle(path))
-    loaded = load_model(path)
-    return Origin(path, dict(loaded.model.named_parameters()), loaded.tokenizer)
+    source = find_model(str(config.init_from), "init_from", fetch=fetch)
+    if source.kind == "run":
+        loaded = source.open()
+    else:
+        # Positions that the run does not have would only take memory.
+        settings, _ = source.settings()
+        loaded = source.open(block_size=min(settings["block_size"], config.model.block_size))
+    return Origin(source.path, dict(loaded.model.named_parameters()), loaded.tokenizer)
 
 
 def tokenizer_of_weights(config: Config, state: Path | None, origin: Origin | None) -> Tokenizer | None:
@@ -157,8 +168,8 @@ def tokenizer_of_weights(config: Config, state: Path | None, origin: Origin | No
     """
     if origin:
         return origin.tokenizer
-    from_a_run = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
-    if state and (from_a_run or config.tokenizer.kind == "gpt2"):
+    from_a_model = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
+    if state and (from_a_model or config.tokenizer.kind == "gpt2"):
         return load_tokenizer(model_folder(Path(config.run_dir)))
     return None
 
