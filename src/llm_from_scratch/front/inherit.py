@@ -137,14 +137,7 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
         "tokenizer.kind": tokenizer.kind,
         "tokenizer.vocab_size": tokenizer.vocab_size if tokenizer.kind == "bpe" else None,
     }
-    asked: dict[str, str] = {}  # setting -> the override that sets it
-    for override, word in zip(parse(job), job, strict=True):
-        key, value = override.key_or_group, override.value()
-        if (main_config_dir() / key).is_dir():
-            choices = value if isinstance(value, list) else [value]
-            asked |= {name: f"{word} sets {name}" for choice in choices for name in _set_by(key, choice)}
-        else:
-            asked[key] = key
+    asked = _asked(job)
     for name, value in brought.items():
         now = OmegaConf.select(config, name)
         group, _, inner = name.partition(".")
@@ -155,6 +148,19 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
             what = "tokenizer" if group == "tokenizer" else "model"
             raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
         OmegaConf.update(config, name, value, merge=False)
+
+
+def _asked(job: Sequence[str]) -> dict[str, str]:
+    """Returns setting -> the override that sets it, by itself or in the file of a choice."""
+    asked: dict[str, str] = {}  # setting -> the override that sets it
+    for override, word in zip(parse(job), job, strict=True):
+        key, value = override.key_or_group, override.value()
+        if (main_config_dir() / key).is_dir():
+            choices = value if isinstance(value, list) else [value]
+            asked |= {name: f"{word} sets {name}" for choice in choices for name in _set_by(key, choice)}
+        else:
+            asked[key] = key
+    return asked
 
 
 def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
