@@ -136,7 +136,7 @@ MAY_IMPORT = {
     "front.run_name": [],
     "front.words": ["check", *RUN],
     "front.compose": ["front.run_name", "front.words", "check", "config"],
-    "front.inherit": ["front.words", "check", *RUN, "config", "pretrained", "saved_config"],
+    "front.inherit": ["front.words", "check", *RUN, "config", "pretrained", "saved_config", "tokenizer"],
     "front.sweep": ["front.words", "config", "training.results"],
     "front.program": ["front"],
     "front": [],
