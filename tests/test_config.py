@@ -26,7 +26,7 @@ def test_a_name_of_a_corpus_stays_below_the_data(name: str) -> None:
         ("data", "fraction", 1.5, "above 0, at most 1"),
         ("data", "file", "../x", "a path below data.dir"),
         ("data", "batch_schedule", [[1]], "[[step, sequences], …], all above 0"),
-        ("tokenizer", "kind", "bpee", "one of char, bpe, gpt2"),
+        ("tokenizer", "kind", "bpee", "one of char, bpe, gpt2, bytes, sentencepiece"),
         ("trainer", "threads", 1025, "above 0, at most 1024"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_folder_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ids = torch.tensor([[1, 2, 3, 0]])
     assert torch.equal(found.model(ids), model(ids)[..., :4])
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ y }}")
-    monkeypatch.setattr(pretrained.hub, "download", lambda name: tmp_path / "model")
+    monkeypatch.setattr(pretrained.hub, "download", lambda name, fetch: tmp_path / "model")
     assert open_model("hub:owner/name@main").chat_template == "{{ y }}"
 
 
