@@ -132,6 +132,23 @@ def test_the_modelfile(tmp_path: Path, template: str | None, lines: list[str]) -
     assert (tmp_path / "folder" / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./model.gguf\n")
 
 
+def test_three_ids_may_end_a_text(tmp_path: Path) -> None:
+    """Llama 3.1 has three."""
+    model, tokenizer = random_model("llama", 4), CharTokenizer("abc")
+    assert load(export(model, tokenizer, tmp_path / "oz.gguf", end_ids=(3, 0, 1)))[2] == (3, 0, 1)
+    with pytest.raises(UserError, match="4 ids end a text .* names 3: shorten eos_token_id"):
+        export(model, tokenizer, tmp_path / "more.gguf", end_ids=(0, 1, 2, 3))
+    assert not (tmp_path / "more.gguf").exists()
+
+
+@pytest.mark.parametrize("stop", ['x"\nADAPTER /home/other', 'x"', "x\nSYSTEM lies", "x\r"])
+def test_a_stranger_s_token_adds_no_line_to_the_modelfile(stop: str) -> None:
+    keys = {"tokenizer.ggml.tokens": [stop, "</s>"], "tokenizer.ggml.eos_token_id": 0, "tokenizer.ggml.eot_token_id": 1}
+    assert write.modelfile("model.gguf", keys) == (
+        'FROM ./model.gguf\nPARAMETER stop "</s>"\nTEMPLATE """{{ .Prompt }}"""\n'
+    )
+
+
 def test_a_failed_export_leaves_the_file_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "oz.gguf"
     path.write_bytes(b"before")

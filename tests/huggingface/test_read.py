@@ -193,6 +193,9 @@ def test_a_model_with_its_tokenizer_and_template(tmp_path: Path) -> None:
     change(folder / "tokenizer_config.json", chat_template=7)
     with pytest.raises(UserError, match=r"tokenizer_config.json: chat_template must be a text, or a list of texts"):
         load(folder)
+    change(folder / "tokenizer_config.json", chat_template="\ud800")
+    with pytest.raises(UserError, match=r"tokenizer_config.json: the text holds a lone surrogate"):
+        load(folder)
     (folder / "chat_template.jinja").write_text("{{ é }}", encoding="utf-8")
     assert load(folder)[3] == "{{ é }}"
     padded = load_file(folder / "model.safetensors")

@@ -117,6 +117,10 @@ def test_a_folder_that_holds_files_or_is_a_runs_own_is_refused(tmp_path: Path, m
         (tmp_path / "run" / "config.yaml", "is no folder: name a new one$"),
         (tmp_path / "run" / "model", "is the place of the run's own model: name another folder, such as "),
         (tmp_path / "link", "is no folder: name a new one$"),
+        (
+            tmp_path / "run" / "config.yaml" / "a" / "b",
+            r"would lie in .*config\.yaml, which is no folder: name another",
+        ),
         (Path(), "is the folder that this command works in: name a new one$"),
         (Path("..", "empty"), "is the folder that this command works in: name a new one$"),
     ):

@@ -19,6 +19,7 @@ DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # Keys `general.*` that a caller may give
 DESCRIPTIVE = ("name", "author", "version", "organization", "description", "license", "license.link", "url", "tags")
 LARGEST_F16 = 65504.0
+ENDS = ("eos", "eot", "eom")  # names of the ids that end a text, of a turn and of a message
 
 
 def export(
@@ -42,12 +43,12 @@ def export(
         target: a file NAME.gguf, with NAME.Modelfile, or a folder for model.gguf and Modelfile.
         dtype: one of DTYPES.
         chat_template: the Jinja template of a chat; None for a model that continues texts.
-        end_ids: the ids that end a text, at most two; empty: the tokenizer's.
+        end_ids: the ids that end a text, at most three; empty: the tokenizer's.
         metadata: keys of DESCRIPTIVE, written as general.KEY.
 
     Raises:
-        UserError: when llama.cpp has no architecture for the model, or the dtype does not fit its
-            sizes or weights.
+        UserError: when llama.cpp has no architecture for the model, more ids end a text than the
+            file can name, or the dtype does not fit the sizes or weights.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype} is unknown: use one of {', '.join(DTYPES)}")
@@ -59,10 +60,7 @@ def export(
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file, or the folder above it")
     keys: dict[str, Any] = _general(metadata or {}, path.stem, dtype) | keys_of(model.config, architecture)
-    keys |= to_gguf(tokenizer)
-    assert len(end_ids) <= 2
-    for name, number in zip(("eos", "eot"), end_ids, strict=False):
-        keys[f"tokenizer.ggml.{name}_token_id"] = number
+    keys |= to_gguf(tokenizer) | _ends(end_ids)
     if chat_template is not None:
         keys["tokenizer.chat_template"] = chat_template
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +77,16 @@ def export(
     beside = path.with_suffix(".Modelfile") if path == target else path.with_name("Modelfile")
     write_file(beside, modelfile(path.name, keys))
     return path
+
+
+def _ends(end_ids: Sequence[int]) -> dict[str, int]:
+    """Returns the keys of the ids that end a text."""
+    if len(end_ids) > len(ENDS):
+        raise UserError(
+            f"{len(end_ids)} ids end a text of this model, and a GGUF file names {len(ENDS)}: "
+            "shorten eos_token_id in its generation_config.json"
+        )
+    return {f"tokenizer.ggml.{name}_token_id": number for name, number in zip(ENDS, end_ids, strict=False)}
 
 
 def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> Kind:
@@ -155,11 +163,13 @@ def modelfile(name: str, keys: Mapping[str, Any]) -> str:
     """Returns the Modelfile with which `ollama create` takes in the file `name` beside it.
 
     Ollama's own templates are Go's, not Jinja's: one is written for ChatML; for other templates
-    Ollama recognises those that it knows in the file itself.
+    Ollama recognises those that it knows in the file itself. A token with a quotation mark or a
+    control character, which would end its line, is left out: llama.cpp stops at its id anyway.
     """
     tokens, template = keys["tokenizer.ggml.tokens"], keys.get("tokenizer.chat_template")
-    ids = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+    ids = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS]
     stops = [tokens[i] for i in dict.fromkeys(ids) if i is not None]
+    stops = [stop for stop in stops if stop.isprintable() and '"' not in stop]
     lines = [f"FROM ./{name}", *(f'PARAMETER stop "{stop}"' for stop in stops)]
     if template is None:
         lines.append('TEMPLATE """{{ .Prompt }}"""')

@@ -26,6 +26,7 @@ from llm_from_scratch.huggingface.settings import from_settings
 from llm_from_scratch.huggingface.tensors import HEAD, SINUSOIDS, check_shapes, pairs, stored_names
 from llm_from_scratch.model import GPT, GPTConfig, sinusoids, uninitialised
 from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.tokenizer.base import utf8
 from llm_from_scratch.tokenizer.huggingface import read as read_tokenizer
 from llm_from_scratch.weights import check_size
 
@@ -334,4 +335,5 @@ def _chat_template(folder: Path) -> str | None:
             found = {one["name"]: one["template"] for one in found}.get("default")
         if found is not None and not isinstance(found, str):
             raise UserError("chat_template must be a text, or a list of texts with names")
+        utf8(found or "")  # JSON can hold a lone surrogate, which no file that is written takes
         return found

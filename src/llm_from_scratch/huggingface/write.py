@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import building_folder, publish
+from llm_from_scratch.files import building_folder, existing_parent, publish
 from llm_from_scratch.huggingface.families import family_of
 from llm_from_scratch.huggingface.settings import one_or_list, to_settings
 from llm_from_scratch.huggingface.tensors import to_weights
@@ -70,8 +70,8 @@ def new_folder(folder: Path) -> Path:
     """Returns the absolute path of a folder that may be written.
 
     Raises:
-        UserError: when it holds files, is no folder, is where this command works, or is the place
-            of a run's own model.
+        UserError: when it holds files, is no folder or lies in none, is where this command works,
+            or is the place of a run's own model.
     """
     path = folder.absolute()
     path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
@@ -79,6 +79,9 @@ def new_folder(folder: Path) -> Path:
         raise UserError(f"{folder} is no folder: name a new one")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder")
+    above = existing_parent(path)
+    if not above.is_dir():
+        raise UserError(f"{folder} would lie in {above}, which is no folder: name another one")
     if path == Path.cwd().resolve():
         raise UserError(f"{folder} is the folder that this command works in: name a new one")
     if path.name in ("model", ".old-model") and (path.parent / "config.yaml").exists():
