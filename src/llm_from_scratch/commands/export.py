@@ -35,7 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Writes a trained model into a new folder, in the format of other programs. They need no code of this "
         "project and get the same ids and the same logits; where a format cannot hold the model, one line says why."
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder, last, a folder of Hugging Face, or a .gguf file")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a run folder, last, a .gguf file, a folder of transformers, hub:OWNER/NAME or smollm2",
+    )
     parser.add_argument("folder", type=user_path, metavar="FOLDER", help="a new folder, or an empty one")
     parser.add_argument(
         "--to", required=True, choices=FORMATS, help="; ".join(f"{name}: {line}" for name, line in FORMATS.items())
