@@ -175,9 +175,9 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
             export(model, tokenizer, tmp_path / "model.gguf", dtype=dtype)
         assert list(tmp_path.iterdir()) == []
 
-    refused("dtype=q4_k is unknown: use one of f32, f16, bf16, q8_0, q4_0", dtype="q4_k")
-    refused("blocks of 32 numbers, and those of blk.0.ffn_down.weight have 40: use dtype=f16", dtype="q8_0", n_inner=40)
-    refused("blk.0.attn_output.weight holds 70000, beyond the largest number of F16: use dtype=bf16", 7e4)
+    refused("q4_k is unknown: use one of f32, f16, bf16, q8_0, q4_0", dtype="q4_k")
+    refused("blocks of 32 numbers, and those of blk.0.ffn_down.weight have 40: use f16", dtype="q8_0", n_inner=40)
+    refused("blk.0.attn_output.weight holds 70000, beyond the largest number of F16: use bf16", 7e4)
     refused("blk.0.attn_output.weight holds nan: the training diverged", float("nan"), "f32")
     (tmp_path / "model.gguf").mkdir()
     with pytest.raises(UserError, match="is a folder: name a file"):

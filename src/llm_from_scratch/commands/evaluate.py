@@ -17,8 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.description = (
         "Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second "
-        "group, make fuller tables; --report writes a page of all of it and prints the first figures. Models are read "
-        "from the disk alone; a corpus that --data or --against names is downloaded where it is not at hand."
+        "group, make fuller tables; --report writes a page of all of it and prints the first figures. Only a "
+        "model named hub:… and a corpus that --data or --against names are downloaded, where they are not at hand."
     )
     parser.add_argument(
         "run",

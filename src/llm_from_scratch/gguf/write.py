@@ -51,7 +51,7 @@ def export(
             file can name, or the dtype does not fit the sizes or weights.
     """
     if dtype not in DTYPES:
-        raise UserError(f"dtype={dtype} is unknown: use one of {', '.join(DTYPES)}")
+        raise UserError(f"{dtype} is unknown: use one of {', '.join(DTYPES)}")
     architecture = architecture_of(model.config)
     table = parts(model, architecture)
     shapes = _shapes(model, table)
@@ -101,8 +101,7 @@ def kind_of(name: str, shape: tuple[int, ...], dtype: str) -> Kind:
     kind = KIND_OF["Q8_0" if dtype == "q4_0" and outer else dtype.upper()]
     if shape[-1] % kind.block:
         raise UserError(
-            f"dtype={dtype} stores rows in blocks of {kind.block} numbers, and those of {name} have {shape[-1]}: "
-            "use dtype=f16"
+            f"{dtype} stores rows in blocks of {kind.block} numbers, and those of {name} have {shape[-1]}: use f16"
         )
     return kind
 
@@ -139,7 +138,7 @@ def _refuse_overflow(rows: np.ndarray, name: str, kind: Kind) -> None:
     if not largest < np.inf:
         raise UserError(f"{name} holds {largest}: the training diverged, or the weights are damaged")
     if kind.name not in ("F32", "BF16") and largest > LARGEST_F16:
-        raise UserError(f"{name} holds {largest:g}, beyond the largest number of {kind.name}: use dtype=bf16")
+        raise UserError(f"{name} holds {largest:g}, beyond the largest number of {kind.name}: use bf16")
 
 
 def _general(metadata: Mapping[str, str | list[str]], name: str, dtype: str) -> dict[str, Any]:
