@@ -150,6 +150,25 @@ def test_smollm2_at_float32_is_llama_cpps(smollm2: Path, corpora: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_smollm2_exported_is_the_same_in_transformers(smollm2: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = open_model(str(smollm2), block_size=256)
+    export_folder(run, tmp_path / "out")
+    twin = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "The Emerald City is 12 miles away,\n\nsaid the Scarecrow — naïve as he was. 日本"
+    ids = run.tokenizer.encode(text)
+    assert theirs(text)["input_ids"] == ids
+    with torch.inference_mode():
+        expected = run.model(torch.tensor([ids]))
+        torch.testing.assert_close(twin(torch.tensor([ids])).logits, expected, rtol=1e-4, atol=1e-4)
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    assert run.chat_template is not None
+    rendered = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert rendered == render_ids(run.chat_template, asked, run.tokenizer, add_generation_prompt=True)
+
+
+@pytest.mark.slow
 def test_smollm2_answers_a_question(smollm2: Path) -> None:
     run = open_model(str(smollm2), block_size=256)
     assert run.chat_template is not None

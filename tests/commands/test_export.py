@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPO, run
 from small_models import small_model
 
 from llm_from_scratch.cli import main
@@ -71,6 +72,36 @@ def test_transformers_writes_our_text_without_our_code(trained: Path) -> None:
         check=True,
     )  # fmt: skip
     assert done.stdout == "abc" + written(str(trained))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["char", "bpe tokenizer.vocab_size=400"])
+def test_a_run_on_oz_in_transformers_and_in_again(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty steps on the first chapters: the same logits, and the same greedy text."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    settings = (
+        f"data=text data.path={REPO}/tests/fixtures/wizard_of_oz.txt trainer=cpu trainer.max_steps=50 run_dir=run"
+    )
+    small = "model.n_layer=2 model.n_embd=64 model.n_head=4 model.block_size=64 trainer.val_check_interval=50"
+    done = run([str(REPO / "train.py"), *f"{settings} {small} tokenizer={tokenizer}".split()], tmp_path)
+    assert done.returncode == 0, done.stderr
+    main(["export", "run", "out", "--to", "hf"])
+    ours, back = open_model("run"), open_model("out")
+    assert all(torch.equal(a, b) for a, b in zip(ours.model.parameters(), back.model.parameters(), strict=True))
+    oz = (REPO / "tests" / "fixtures" / "wizard_of_oz.txt").read_text(encoding="utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained("out")
+    assert theirs(oz)["input_ids"] == ours.tokenizer.encode(oz) == back.tokenizer.encode(oz)
+    ids = torch.tensor([ours.tokenizer.encode(oz)[:64]])
+    twin = transformers.AutoModelForCausalLM.from_pretrained("out")
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(ids).logits, ours.model(ids), rtol=1e-5, atol=1e-5)
+    write = transformers.pipeline("text-generation", "out", tokenizer="out")
+    text = write("Dorothy", max_new_tokens=40, do_sample=False)[0]["generated_text"]
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=40)
+    assert text == "Dorothy" + "".join(piece for (piece,) in generate(ours.model, ours.tokenizer, "Dorothy", greedy))
 
 
 @pytest.mark.slow

@@ -245,6 +245,16 @@ def test_a_model_that_was_trained_elsewhere_has_no_training_text(
     assert capsys.readouterr().err == f"error: {why}\n"
 
 
+def test_a_model_that_was_trained_elsewhere_is_scored_on_what_the_first_run_holds_out(folder: Path) -> None:
+    main(["export", "run", "elsewhere", "--to", "hf"])
+    elsewhere, run = measure(["elsewhere", "run"], Settings(**CPU)).runs
+    assert (elsewhere.step, run.step is None) == (None, False)
+    assert elsewhere.bits_per_byte == pytest.approx(run.bits_per_byte, rel=1e-6)
+    assert run.bits_per_byte == figures_of("run").runs[0].bits_per_byte
+    with pytest.raises(UserError, match=r"^elsewhere: no training text is known of this model: name a text to score"):
+        measure(["elsewhere", "elsewhere"], Settings(**CPU))
+
+
 def test_runs_of_one_text_read_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree("run", "other")
     calls: Counter[str] = Counter()

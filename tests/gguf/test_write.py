@@ -52,6 +52,19 @@ def test_llama_cpp_computes_the_same(
     assert [text for text, ids in zip(odd, found[1:], strict=True) if ids != tokenizer.encode(text)] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["char", "bpe", "gpt2"])
+def test_llama_cpp_gives_the_same_ids_of_2000_strings(
+    tmp_path: Path, tokenizers: dict[str, Tokenizer], kind: str
+) -> None:
+    tokenizer = tokenizers[kind]
+    path = export(random_model("llama", tokenizer.vocab_size), tokenizer, tmp_path / "model.gguf", dtype="f32")
+    odd = [text for text in strings(2000, 6) if kind == "gpt2" or MARK not in text]
+    with LlamaCpp(path, 256) as peer:
+        found = peer.tokens(odd)
+    assert [text for text, ids in zip(odd, found, strict=True) if ids != tokenizer.encode(text)] == []
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_out_and_in_again(tmp_path: Path, tokenizers: dict[str, Tokenizer], name: str) -> None:
     tokenizer = tokenizers["char"]

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "run",
         metavar="RUN",
         nargs="+",
-        help="run folders or last; with --data also folders of transformers, .gguf files and smollm2 (make weights)",
+        help="run folders or last; beside one, or with --data, also folders of transformers, .gguf files and smollm2 (make weights)",
     )
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="which part of the run's text (default: val)"

@@ -189,8 +189,8 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
     needs: Need = "required"
     if settings.data:
         needs = "optional" if settings.baselines or settings.generate else "unused"
-    opened = [open_with_data(name, settings.device, needs) for name in names]
-    text = other_text(settings.data) if settings.data else _held_out(opened[0], settings.split)
+    opened = [open_with_data(name, settings.device, _need(name, needs)) for name in names]
+    text = other_text(settings.data) if settings.data else _shared_text(opened, settings.split)
     _check_together(opened, text, settings)
     evaluation = Evaluation(
         text=text.info(None if settings.data else settings.split),
@@ -265,15 +265,33 @@ def _read_asked(settings: Settings) -> _Asked:
 
 
 def _check_together(opened: Sequence[RunWithData], text: Text, settings: Settings) -> None:
-    for other in opened[1:]:
+    with_text = [one for one in opened if one.text]
+    for other in with_text[1:]:
         if not settings.data and _held_out(other, settings.split).documents != text.documents:
             raise UserError(
-                f"{other.folder} holds out another text than {opened[0].folder}: name one text for all with --data"
+                f"{other.folder} holds out another text than {with_text[0].folder}: name one text for all with --data"
             )
     if settings.ensemble and (len(opened) < 2 or len({one.run.tokenizer.fingerprint for one in opened}) > 1):
         raise UserError(
             "--ensemble: name several runs that have one tokenizer, such as those of a sweep over seed=1,2,3"
         )
+
+
+def _need(name: str, of_a_run: Need) -> Need:
+    """Returns whether a model's training text is needed: of one trained elsewhere none is known."""
+    return "optional" if of_a_run == "required" and find_model(name).kind != "run" else of_a_run
+
+
+def _shared_text(opened: Sequence[RunWithData], split: str) -> Text:
+    """Returns what the first run holds out; models that were trained elsewhere are scored on it.
+
+    Raises:
+        UserError: when none of them is a run.
+    """
+    for one in opened:
+        if one.text:
+            return _held_out(one, split)
+    raise UserError(opened[0].lacks)
 
 
 def _held_out(opened: RunWithData, split: str) -> Text:
