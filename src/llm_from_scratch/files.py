@@ -87,7 +87,7 @@ def leaves_no_empty_folders(*folders: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in sorted(made, key=lambda path: len(path.parts), reverse=True):
+        for path in sorted(filter(Path.is_dir, made), key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):  # another process has made something there since
                 path.rmdir()
         raise
