@@ -159,7 +159,7 @@ def test_data_is_raw_in_a_pipe_and_visible_in_a_terminal() -> None:
 # --------------------------------------------------------------------------------- where it is used
 def test_error_lines_and_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        stop(UserError("run_dir=a\x1b[2J\u202e: no"))
+        stop(UserError("run_dir=a\x1b[2J\u202e: no"), "train")
     record = logging.LogRecord("x", logging.INFO, "f", 1, "prepared %s", ("\x1b]0;t\x07",), None)
     assert capsys.readouterr().err == "error: run_dir=a\\x1b[2J\\u202e: no\n"
     assert Formatter("%(message)s").format(record) == r"prepared \x1b]0;t\x07"
@@ -173,7 +173,7 @@ def test_error_lines_and_log_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "examine", lambda run: iter([warning("run\x1b[2J", "delete\nit")]))
+    monkeypatch.setattr(examination, "examine", lambda run, model: iter([warning("run\x1b[2J", "delete\nit")]))
     main(["doctor"])
     assert capsys.readouterr().out == "warning  run\\x1b[2J -> delete\\nit\n"
 

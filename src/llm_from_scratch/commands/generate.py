@@ -91,13 +91,14 @@ def main(composed: DictConfig) -> None:
     """Generates text and streams it to standard output; further samples follow the first."""
     from llm_from_scratch.generation import generate, split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
-    from llm_from_scratch.pretrained import open_model
+    from llm_from_scratch.pretrained import find_model
 
     config = settings(composed)
     device = pick_device(config.device)
+    source = find_model(config.run)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
-    run = open_model(config.run, device)
+    run = source.open(device)
     run.model.to(pick_dtype(config.dtype, device))
     split_linears(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config, run.end_ids)
