@@ -44,7 +44,7 @@ def test_crowded_is_where_others_take_more_than_a_quarter_of_what_is_needed() ->
 
 # Counts the threads of the process while the cores are crowded, and while they are not.
 SHARED = """
-import os, threading, time
+import os, sys, time
 import torch
 from llm_from_scratch import cores
 
@@ -61,7 +61,7 @@ counts = [threads()]
 with cores.sharing_cores():
     counts.append(threads())
     for crowded in (True, False, True):
-        for _ in range(50):
+        for _ in range(int(sys.argv[1])):  # until it has come about
             last = threads()
             if (last > counts[1]) == crowded:
                 break
@@ -75,7 +75,7 @@ print(torch.get_num_threads(), *counts)
 def test_more_openmp_threads_than_cores_stand_by_while_others_need_the_cores(given: dict[str, str]) -> None:
     variables = {name: value for name, value in cores.os.environ.items() if name not in cores.CHOICES}
     done = subprocess.run(
-        [sys.executable, "-c", SHARED],
+        [sys.executable, "-c", SHARED, "2" if given else "50"],
         env=variables | given | {"OMP_NUM_THREADS": "2"},
         capture_output=True,
         encoding="utf-8",

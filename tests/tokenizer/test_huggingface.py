@@ -90,6 +90,7 @@ def test_books_have_the_same_ids(pair: tuple[Tokenizer, Any, Path], name: str, c
     assert same(tokenizer, other, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", OURS, indirect=True)
 def test_a_megabyte_of_code_has_the_same_ids(pair: tuple[Tokenizer, Any, Path]) -> None:
     tokenizer, other, _ = pair
