@@ -234,7 +234,8 @@ def damaged(name: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        # A library's own kind of MemoryError, as Arrow's, is of a size that the file claims.
+        if type(error) is MemoryError or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise UserError(f"{name}: damaged ({message_of(error, 200)}); get the file anew") from None
 
