@@ -101,7 +101,7 @@ MAY_IMPORT = {
     "gguf.library": [],
     "gguf.names": ["model", "config"],
     "gguf.read": ["gguf.library", "gguf.names", "model", "tokenizer"],
-    "gguf.write": ["gguf.library", "gguf.names", "model", "tokenizer"],
+    "gguf.write": ["gguf", "gguf.names", "model", "tokenizer"],
     "onnx": ["model"],
     "pretrained": ["registry", "gguf", "huggingface", "tokenizer", "weights", "run"],
     "huggingface": [],

@@ -30,11 +30,26 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
     handle = os.open(building, _CREATE, 0o666)
+    with _replacing(building, path), os.fdopen(handle, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yields a file for a library to write; it then replaces `path` as in `write_file`."""
+    building = new_file(path)
+    with _replacing(building, path):
+        yield building
+        sync(building)
+
+
+@contextlib.contextmanager
+def _replacing(building: Path, path: Path) -> Iterator[None]:
+    """Renames `building` to `path` after the body, durably; removes it where the body fails."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
         building.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -94,10 +109,7 @@ def leaves_no_empty_folders(*folders: Path) -> Iterator[None]:
 
 
 def new_file(path: Path) -> Path:
-    """Creates an empty file beside `path`, for a library that writes to a path.
-
-    The caller renames it to `path`.
-    """
+    """Creates an empty file beside `path`, with a name of its own."""
     building = path.with_name(f"{BUILDING}{path.name}-{secrets.token_hex(4)}")
     os.close(os.open(building, _CREATE, 0o666))
     return building

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import program, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
@@ -119,11 +120,12 @@ def run(options: argparse.Namespace) -> None:
         size = text.text_bytes(options.split)
         return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
 
-    row = figures(prepared)
-    if prepared.parts:
-        row["corpora"] = {
-            name: figures(part) for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
-        }
+    with sharing_cores():
+        row = figures(prepared)
+        if prepared.parts:
+            row["corpora"] = {
+                name: figures(part) for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
+            }
     row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
     if options.json:
         print(json.dumps(row))
@@ -185,7 +187,8 @@ def report(options: argparse.Namespace) -> None:
         pairs=options.pairs or everything,
         generate=generate,
     )
-    evaluation = measure(options.run, settings)
+    with sharing_cores():
+        evaluation = measure(options.run, settings)
     if everything:
         evaluation.command = shell(*program(), *options.arguments)
         page = write_report(evaluation, options.report)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, publish
+from llm_from_scratch.gguf import DTYPES
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import argument, note
 
 if TYPE_CHECKING:
     from llm_from_scratch.weights import LoadedModel
 
-DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 FORMATS = {
     "hf": "Hugging Face: config.json, model.safetensors, tokenizer.json and a model card, for transformers",
     "gguf": "llama.cpp and Ollama: model.gguf with its tokenizer, and a Modelfile",

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import command
 from llm_from_scratch.front.words import job_overrides
@@ -103,7 +104,8 @@ def main(composed: DictConfig) -> None:
     split_linears(run.model)
     pieces = generate(run.model, run.tokenizer, config.prompt, config, run.end_ids)
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
-    show(pieces, config.prompt, config.num_samples)
+    with sharing_cores():
+        show(pieces, config.prompt, config.num_samples)
 
 
 def show(pieces: Iterator[list[str]], prompt: str, samples: int) -> None:

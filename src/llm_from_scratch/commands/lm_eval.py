@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import console, log_to_stderr
@@ -46,7 +47,8 @@ def run(options: argparse.Namespace) -> None:
     log_to_stderr(logging.WARNING)
     tasks = [task for task in options.tasks.split(",") if task]
     run = source.open(pick_device(options.device))
-    found = harness(run, tasks, options.include, options.limit, options.num_fewshot, options.batch_size)
+    with sharing_cores():
+        found = harness(run, tasks, options.include, options.limit, options.num_fewshot, options.batch_size)
     if options.json:
         print(json.dumps({"run": str(source.path), "step": run.step} | found))
         return

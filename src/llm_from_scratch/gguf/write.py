@@ -1,6 +1,5 @@
 """A model and its tokenizer -> one GGUF file for llama.cpp, with a Modelfile for Ollama."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import new_file, sync, write_file
+from llm_from_scratch.files import replaced_file, write_file
+from llm_from_scratch.gguf import DTYPES
 from llm_from_scratch.gguf.library import FILE_TYPES, KIND_OF, Kind, quantize, write
 from llm_from_scratch.gguf.names import ROPE_FACTORS, Part, architecture_of, interleave, keys_of, parts, rope_factors
 from llm_from_scratch.model import GPT
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.tokenizer.gguf import to_gguf
 
-DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 # Keys `general.*` that a caller may give
 DESCRIPTIVE = ("name", "author", "version", "organization", "description", "license", "license.link", "url", "tags")
 LARGEST_F16 = 65504.0
@@ -64,16 +63,8 @@ def export(
     if chat_template is not None:
         keys["tokenizer.chat_template"] = chat_template
     path.parent.mkdir(parents=True, exist_ok=True)
-    building = new_file(path)
-    try:
+    with replaced_file(path) as building:
         write(building, architecture.name, keys, infos, _tensors(model, table, infos))
-        sync(building)
-        building.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            building.unlink()
-        raise
-    sync(path.parent)
     beside = path.with_suffix(".Modelfile") if path == target else path.with_name("Modelfile")
     write_file(beside, modelfile(path.name, keys))
     return path

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,7 +272,7 @@ def run_loop(
         UserError: when Lightning refuses a callback before the first step.
     """
     try:
-        with sharing_cores() if trainer.strategy.root_device.type == "cpu" else nullcontext():
+        with sharing_cores():
             trainer.fit(module, data, ckpt_path=state)
     except MISFITS as error:
         raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None

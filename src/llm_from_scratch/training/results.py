@@ -9,7 +9,7 @@ from rich.table import Table
 
 from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import new_file
+from llm_from_scratch.files import replaced_file
 from llm_from_scratch.places import program
 from llm_from_scratch.run import RunFolder, read_rows
 from llm_from_scratch.terminal import argument, console, shell
@@ -87,9 +87,8 @@ def draw_curves(run: Path) -> None:
     for axes in (loss, lr):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    building = new_file(run / "curves.png")
-    figure.savefig(building, dpi=120, format="png")
-    building.replace(run / "curves.png")
+    with replaced_file(run / "curves.png") as building:
+        figure.savefig(building, dpi=120, format="png")
     plt.close(figure)
 
 
