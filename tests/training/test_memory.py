@@ -61,7 +61,7 @@ def test_activations_are_what_autograd_keeps(shape: str) -> None:
 
 
 def test_every_activation_is_known() -> None:
-    from llm_from_scratch.config import _MODEL_CHOICES
+    from llm_from_scratch.config.model import _MODEL_CHOICES
 
     assert set(memory.INNER) == set(_MODEL_CHOICES["activation"])
 

@@ -1,0 +1,82 @@
+"""Settings of the training: optimizer, trainer, samples, loggers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_from_scratch import ranges
+from llm_from_scratch.data.clean import clean_typed
+from llm_from_scratch.ranges import NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, SWITCH, choice, ranged
+
+FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
+# The loggers that are made here, with those of their settings that a stranger's run folder may have changed: they write
+# nowhere else and run nothing. None stands for all of a logger's settings.
+LOGGERS: Mapping[str, frozenset[str] | None] = {
+    "tensorboard": None,
+    "csv": None,
+    "wandb": frozenset({"project", "entity", "name", "group", "tags", "notes", "job_type", "offline", "mode"}),
+}
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    # adamw | muon: Muon for the matrices within blocks, AdamW for the rest | custom: the class that optim.custom names
+    name: str = ranged("adamw", choice("adamw", "muon", "custom"))
+    lr: float = ranged(1e-3, POSITIVE)  # the peak, after the warm-up
+    adamw_lr: float | None = ranged(None, POSITIVE)  # muon: the peak of what AdamW trains; null: lr
+    momentum: float = ranged(0.95, SHARE)  # muon: Nesterov's, of the matrices
+    # cosine | linear | wsd | constant | plateau, after the warm-up
+    schedule: str = ranged("cosine", choice("cosine", "linear", "wsd", "constant", "plateau"))
+    # the learning rate at the end, as a share of the peak; plateau: training stops rather than go below
+    min_lr_ratio: float = ranged(0.1, ranges.NONE_TO_ALL)
+    warmup_steps: int = ranged(100, NOT_NEGATIVE)  # optimizer steps of linear warm-up
+    # wsd: the part of all steps, the last one, in which the learning rate falls
+    decay_fraction: float = ranged(0.2, PART_OR_ALL)
+    # validations in a row without a lower loss, then training stops (plateau: the learning rate falls first)
+    patience: int | None = ranged(None, POSITIVE)
+    plateau_factor: float = ranged(0.5, PART)  # plateau: what the learning rate is multiplied by
+    weight_decay: float = ranged(0.1, NOT_NEGATIVE)  # on matrices alone
+    beta1: float = ranged(0.9, SHARE)  # AdamW: decay, a step, of the mean of the gradients
+    beta2: float = ranged(0.95, SHARE)  # AdamW: decay, a step, of the mean of their squares
+    # of an average of the weights, a step; it is what is validated and kept; null: none
+    ema_decay: float | None = ranged(None, SHARE)
+    # batches with a NaN or infinite loss or gradient to pass over before the run stops
+    skip_bad_steps: int = ranged(0, NOT_NEGATIVE)
+    custom: dict[str, Any] = field(default_factory=dict)  # {_target_: an optimizer of torch's kind, its arguments}
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    accelerator: str = ranged("auto", choice("auto", "cpu", "gpu", "mps"))  # auto | cpu | gpu | mps
+    devices: int | str = ranged(1, ranges.DEVICES)  # devices of each machine; auto: all of them
+    num_nodes: int = ranged(1, POSITIVE)  # machines, each with `devices` devices
+    strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
+    # auto: bfloat16 over float32 weights on GPUs that have it, else float32; or Lightning's names
+    precision: str = "auto"
+    # true | false | auto: where the time it saves in the run exceeds its own
+    compile: bool | str = ranged("auto", SWITCH)
+    # activations are computed again in the backward pass: less memory, a third more time
+    activation_checkpointing: bool = False
+    max_steps: int = ranged(1000, POSITIVE)  # optimizer steps
+    val_check_interval: int = ranged(250, POSITIVE)  # optimizer steps from one validation and checkpoint to the next
+    # optimizer steps from one point of the training curves to the next
+    log_every_n_steps: int = ranged(10, POSITIVE)
+    # the largest global norm of the gradients; null: no clipping
+    gradient_clip_val: float | None = ranged(1.0, POSITIVE)
+    progress: bool = True  # a bar in a terminal, plain lines elsewhere
+    threads: int | None = ranged(None, ranges.THREADS)  # CPU threads of torch; null: torch decides
+    profile: bool = False  # a profiler trace for TensorBoard
+    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of lightning.Trainer, by their names
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    prompt: str | None = None  # what the samples of a run continue; null: the first words of the validation split
+    max_new_tokens: int = ranged(100, NOT_NEGATIVE)  # tokens; 0: no samples
+    temperature: float = ranged(0.8, NOT_NEGATIVE)  # of the samples; 0: always the likeliest token
+    # true | false | auto: on standard error as they come, where that is a terminal
+    show: bool | str = ranged("auto", SWITCH)
+
+    def __post_init__(self) -> None:
+        # samples.md and the last words show what the model reads
+        self.prompt = self.prompt and clean_typed(self.prompt)
