@@ -12,6 +12,8 @@ from llm_from_scratch.kernels import (
     ChunkedCrossEntropy,
     attention_with_dropout,
     document_mask,
+    document_positions,
+    documents_of,
     dropout_bound,
     dropout_mask,
     random_bits,
@@ -102,7 +104,13 @@ def test_the_chunked_loss_is_torchs_own(rows: int, extra_rows: int) -> None:
 
 
 def test_the_mask_by_hand() -> None:
-    mask = document_mask(torch.tensor([[7, EOT, 7, 7], [7, 7, 7, EOT]]), EOT)
+    mask = document_mask(documents_of(torch.tensor([[7, EOT, 7, 7], [7, 7, 7, EOT]]), EOT))
     assert mask.shape == (2, 1, 4, 4)
     assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]
     assert mask[1, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]
+
+
+def test_positions_within_documents_by_hand() -> None:
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2], [5, 3, 3, 3, 3, 3, 3, 9]])
+    expected = [[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 2, 3, 4, 5, 0]]
+    assert document_positions(documents).tolist() == expected

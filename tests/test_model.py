@@ -17,7 +17,7 @@ from small_models import IMPORTED, KINDS, LLAMA3, V, make, twin_of
 from torch import Tensor, nn
 
 from llm_from_scratch.config import ModelConfig
-from llm_from_scratch.kernels import IGNORE, ChunkedCrossEntropy, document_mask
+from llm_from_scratch.kernels import IGNORE, ChunkedCrossEntropy, document_mask, documents_of
 from llm_from_scratch.model import (
     GPT,
     Attention,
@@ -363,7 +363,7 @@ def test_masked_attention_is_the_articles_within_each_document(dropout: float) -
     w_q, w_k, w_v = attention.qkv.weight.view(3, 8, 8).transpose(1, 2)
     pieces = x.split([len(document) for document in DOCUMENTS], dim=1)
     plain = torch.cat([self_attention(piece, w_q, w_k, w_v) for piece in pieces], dim=1)
-    mask = document_mask(torch.tensor(TOGETHER), EOT)
+    mask = document_mask(documents_of(torch.tensor(TOGETHER), EOT))
     fast = attention(x, None, mask, None, 0, torch.tensor([1]) if dropout else None)
     torch.testing.assert_close(fast, attention.out(plain), atol=1e-5, rtol=1e-5)
 
@@ -389,6 +389,24 @@ def test_another_documents_tokens_change_nothing(settings: dict[str, Any], recom
     model.eot_id = None
     torch.manual_seed(1)
     assert not torch.allclose(model(other)[0, 3:11], logits[0])  # without the mask they do
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_packed_documents_have_the_losses_that_each_has_alone(position: str, recompute: bool) -> None:
+    torch.manual_seed(3)
+    config = GPTConfig(vocab_size=13, n_embd=16, n_head=2, block_size=12, n_layer=2, position=position)
+    model = GPT(config, recompute=recompute)
+    packed, targets = torch.randint(13, (2, 1, 12))
+    lengths = [5, 1, 6]
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    together = model.loss(packed, targets, reduction="none", documents=documents)
+    alone = [
+        model.loss(x, y, reduction="none")
+        for x, y in zip(packed.split(lengths, dim=1), targets.split(lengths, dim=1), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1))
+    assert not torch.allclose(model.loss(packed, targets, reduction="none"), together)
 
 
 def test_norms_keep_to_the_fused_kernel_in_mixed_precision(request: pytest.FixtureRequest) -> None:

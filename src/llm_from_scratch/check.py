@@ -151,6 +151,23 @@ _LAYOUTS: Need = (
     lambda c: bool(c.data.layouts) and c.data.path is None and c.data.download is None,
     "data.layouts, and neither data.path nor data.download",
 )
+_TEXTS: Need = (lambda c: c.data.format == "text", "data.format=text")
+_ROWS: Need = (lambda c: c.data.format != "text", "data=chat or data=preferences")
+_OF_TEXTS = (
+    *(
+        "column",
+        "encoding",
+        "separator",
+        "min_chars",
+        "language",
+        "quality",
+        "dedup",
+        "keep_text",
+        "shard_bytes",
+        "stream",
+    ),
+    *("subword_dropout", "doc_mask"),
+)
 # Setting -> the condition under which it has an effect, and that condition in words.
 NEEDS: dict[str, Need] = {
     "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),
@@ -171,6 +188,12 @@ NEEDS: dict[str, Need] = {
     ),
     "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
     "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
+    "data.val_fraction": (
+        lambda c: c.data.val_path is None and c.data.generator is None,
+        "neither data.val_path nor data.generator, which bring held-out rows",
+    ),
+    **{f"data.{name}": _TEXTS for name in _OF_TEXTS},
+    **{f"data.{name}": _ROWS for name in ("template", "too_long", "val_path", "generator")},
     "optim.adamw_lr": _MUON,
     "optim.beta1": _OWN,
     "optim.beta2": _OWN,

@@ -16,14 +16,32 @@ from torch import Tensor
 IGNORE = -1  # targets of this value are left out of the loss
 
 
-def document_mask(ids: Tensor, eot_id: int) -> Tensor:
-    """Builds the causal mask within documents: ids (B, T) -> (B, 1, T, T).
+def document_mask(documents: Tensor) -> Tensor:
+    """Builds the causal mask within documents: document numbers (B, T) -> (B, 1, T, T).
 
-    Entry (t, s) is True where s <= t and both lie in the same document. An end-of-text token is
-    the first token of the document after it, as in generation from an empty prompt.
+    Entry (t, s) is True where s <= t and both lie in the same document.
     """
-    document = (ids == eot_id).cumsum(1)  # (B, T)
-    return (document[:, None, :, None] == document[:, None, None, :]).tril()
+    return (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+
+
+def documents_of(ids: Tensor, eot_id: int) -> Tensor:
+    """Numbers the documents of a text: ids (B, T) -> document numbers (B, T).
+
+    An end-of-text token is the first token of the document after it, as in generation from an
+    empty prompt.
+    """
+    return (ids == eot_id).cumsum(1)
+
+
+def document_positions(documents: Tensor) -> Tensor:
+    """Returns the position of each token within its document: document numbers (B, T) -> (B, T).
+
+    The tokens of a document are neighbours.
+    """
+    column = torch.arange(documents.shape[1], device=documents.device)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return column - (column * begins).cummax(1).values
 
 
 # ------------------------------------------------------------------------------------------ dropout

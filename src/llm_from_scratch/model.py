@@ -27,6 +27,8 @@ from llm_from_scratch.kernels import (
     ChunkedCrossEntropy,
     attention_with_dropout,
     document_mask,
+    document_positions,
+    documents_of,
     dropout,
     splitmix,
 )
@@ -355,11 +357,27 @@ class GPT(nn.Module):
         """
         return self.logits(self.hidden_states(ids, cache))
 
-    def hidden_states(self, ids: Tensor, cache: KVCache | None = None, keys: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        keys: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Computes the head's input: ids (B, T) -> (B, T, C).
 
-        A prefill passes only the last position on to `logits`. `keys` (B,) int64 key each
-        sequence's dropout in training; None draws random keys. `cache` as in `forward`.
+        A prefill passes only the last position on to `logits`.
+
+        Args:
+            ids: the tokens.
+            cache: as in `forward`.
+            keys: (B,) int64, keys of each sequence's dropout in training; None draws random ones.
+            documents: (B, T), the number of each token's document: attention stays within equal
+                numbers, and positions of a table begin anew in each document (rotary ones are
+                relative). None: one document a sequence, or `eot_id` parts them.
+
+        Raises:
+            UserError: when there are more positions than block_size.
         """
         start = 0 if cache is None else cache.length
         time = ids.shape[1]
@@ -377,16 +395,17 @@ class GPT(nn.Module):
         rotary = None
         if self.config.position == "rotary":
             rotary = self.rotary_cos[places], self.rotary_sin[places]
-        elif self.config.position == "learned":
-            x = x + self.position_embedding.weight[places]
         else:
-            x = x + self.sinusoids[places]
+            table = self.position_embedding.weight if self.config.position == "learned" else self.sinusoids
+            x = x + table[places if documents is None else document_positions(documents)]
         of_embedding, of_layer = self._dropout_keys(ids, keys)
         x = self.dropout(x, of_embedding)
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
-        if self.eot_id is not None and cache is None:  # generated text is one document
-            mask = document_mask(ids, self.eot_id)
+        if documents is None and self.eot_id is not None and cache is None:  # generated text is one document
+            mask = document_mask(documents_of(ids, self.eot_id))
+        elif documents is not None:
+            mask = document_mask(documents)
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]
             if self.recompute and torch.is_grad_enabled():
@@ -423,14 +442,21 @@ class GPT(nn.Module):
         weight = self.token_embedding.weight if self.head is None else self.head.weight
         return F.pad(weight, (0, 0, 0, -len(weight) % 64)) if self.training and weight.is_cuda else weight
 
-    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", keys: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        reduction: str = "mean",
+        keys: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Computes cross-entropy in nats: ids, targets (B, T) -> scalar, or (B, T) for `none`.
 
         Targets equal to IGNORE are left out of `mean` and `sum`, and 0 in `none`. `mean` and `sum`
         of large batches are computed in chunks of logits: on a CPU as many as fit its caches,
-        elsewhere 1 GiB. `keys` as in `hidden_states`.
+        elsewhere 1 GiB. `keys` and `documents` as in `hidden_states`.
         """
-        hidden = self.hidden_states(ids, keys=keys)
+        hidden = self.hidden_states(ids, keys=keys, documents=documents)
         rows = max(256, (2**18 if ids.device.type == "cpu" else 2**28) // self.config.vocab_size)
         if reduction == "none" or targets.numel() <= rows:
             logits = self.logits(hidden)  # (B, T, V)

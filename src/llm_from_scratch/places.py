@@ -10,7 +10,18 @@ from llm_from_scratch.errors import UserError
 
 MODEL = "model/config.json"  # in a run folder, from its first validation on
 # The settings that are paths of the user's.
-PATHS = ("run", "run_dir", "resume", "init_from", "data.path", "data.dir", "tokenizer.path", "prompt_file")
+PATHS = (
+    "run",
+    "run_dir",
+    "resume",
+    "init_from",
+    "data.path",
+    "data.val_path",
+    "data.template",
+    "data.dir",
+    "tokenizer.path",
+    "prompt_file",
+)
 
 
 def config_dir() -> Path:

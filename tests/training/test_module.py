@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from llm_from_scratch.config import Config, DataConfig, TrainerConfig
+from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.training.data import Batch
 from llm_from_scratch.training.module import LanguageModel
 
 B, T, V = 24, 16, 50
@@ -20,24 +22,40 @@ PARTS |= {"2 processes": (2, 1), "2 processes with 3 micro-batches": (2, 3)}
 
 def language_model(**settings: Any) -> LanguageModel:
     torch.manual_seed(0)
-    config = GPTConfig(vocab_size=V, block_size=T, n_layer=2, n_embd=32, n_head=4, dropout=0.2, **settings)
+    config = GPTConfig(vocab_size=V, block_size=T, n_layer=2, n_embd=32, n_head=4, **{"dropout": 0.2} | settings)
     run = Config(seed=7, data=DataConfig(batch_size=B), trainer=TrainerConfig(max_steps=10))
     module = LanguageModel(GPT(config).train(), run, val_bytes=1)
     module.log = lambda *arguments, **settings: None  # type: ignore[method-assign]
     return module
 
 
-def step(module: LanguageModel, ids: Tensor, processes: int, micro_batches: int, number: int = 3) -> list[Tensor]:
-    """The loss and the gradients of one optimizer step, its parts computed one behind the other."""
+def step(
+    module: LanguageModel,
+    ids: Tensor,
+    processes: int,
+    micro_batches: int,
+    number: int = 3,
+    learned: Tensor | None = None,
+) -> list[Tensor]:
+    """The loss and the gradients of one optimizer step, its parts computed one behind the other.
+
+    `learned` (B, T): the targets that count; None: all of them.
+    """
     module.zero_grad()
-    parts = ids.chunk(processes * micro_batches)
+    targets = ids[:, 1:] if learned is None else ids[:, 1:].where(learned, IGNORE)
+    parts = list(zip(ids[:, :-1].chunk(count := processes * micro_batches), targets.chunk(count), strict=True))
+    data = SimpleNamespace(targets=lambda step: None if learned is None else int(learned.sum()))
     total = torch.zeros(())
     for index, part in enumerate(parts):
         rank, micro = divmod(index, micro_batches)
         module._trainer = SimpleNamespace(  # type: ignore[assignment]
-            accumulate_grad_batches=micro_batches, global_step=number, global_rank=rank, world_size=processes
+            accumulate_grad_batches=micro_batches,
+            global_step=number,
+            global_rank=rank,
+            world_size=processes,
+            datamodule=data,
         )
-        loss = module.training_step((part[:, :-1], part[:, 1:]), micro) / len(parts)
+        loss = module.training_step(Batch(*part), micro) / len(parts)
         loss.backward()
         total += loss.detach()
     return [total, *(parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None)]
@@ -60,6 +78,21 @@ def test_dropout_belongs_to_a_row_of_the_batch(settings: dict[str, Any]) -> None
     assert step(module, ids, 1, 1, number=4)[0] != whole[0]
     module.seed = 8
     assert step(module, ids, 1, 1)[0] != whole[0]
+
+
+def test_a_step_has_the_mean_over_its_targets_however_it_is_divided() -> None:
+    module, ids = language_model(), batch()
+    generator = torch.Generator().manual_seed(2)
+    learned = torch.rand(B, T, generator=generator) < torch.linspace(0, 1, B)[:, None]
+    assert not learned[0].any()  # one micro-batch of 24 has no target
+    whole = step(module, ids, *PARTS["whole"], learned=learned)
+    for parts in PARTS.values():
+        found = step(module, ids, *parts, learned=learned)
+        for one, expected in zip(found, whole, strict=True):
+            torch.testing.assert_close(one, expected, atol=2e-6, rtol=1e-4)
+    module = language_model(dropout=0.0)
+    each = module.model.loss(ids[:, :-1], ids[:, 1:], reduction="none")
+    torch.testing.assert_close(step(module, ids, 2, 3, learned=learned)[0], each[learned].mean())
 
 
 def test_masks_drawn_again_in_the_backward_pass_are_the_same() -> None:

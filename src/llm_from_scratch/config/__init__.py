@@ -17,6 +17,7 @@ from llm_from_scratch import ranges
 from llm_from_scratch.config.data import (
     FOREIGN_KINDS,
     BatchConfig,
+    ConversationConfig,
     CorpusConfig,
     DataConfig,
     DownloadConfig,
@@ -32,8 +33,9 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.ranges import ranged
 
 __all__ = [
-    "FAILURE", "FOREIGN_KINDS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config", "CorpusConfig", "DataConfig",
-    "DownloadConfig", "GenerateConfig", "ModelConfig", "OptimConfig", "PrepareConfig", "SampleConfig", "SamplingConfig",
+    "FAILURE", "FOREIGN_KINDS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config", "ConversationConfig",
+    "CorpusConfig", "DataConfig", "DownloadConfig", "GenerateConfig", "ModelConfig", "OptimConfig", "PrepareConfig", "SampleConfig",
+    "SamplingConfig",
     "SelectionConfig", "StorageConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
 ]  # fmt: skip
 

@@ -100,9 +100,23 @@ class BatchConfig:
     overfit: bool = False  # every step sees the batch of step 0, to be learned by heart
 
 
+@dataclass(kw_only=True)
+class ConversationConfig:
+    """Conversations and preferences: rows of a table that a chat template turns into tokens."""
+
+    # text: documents; chat: rows with messages, or prompt and completion; preferences: rows with prompt, chosen, rejected
+    format: str = ranged("text", choice("text", "chat", "preferences"))
+    template: str | None = None  # a file with a chat template in Jinja; null: the model's own, else ChatML
+    # cut | skip: what becomes of a conversation of more than model.block_size + 1 tokens
+    too_long: str = ranged("cut", choice("cut", "skip"))
+    # held-out conversations, a file, folder or glob as data.path; null: data.val_fraction of the others, by whole ones
+    val_path: str | None = None
+    generator: str | None = None  # made conversations: a seeded generator of the package, instead of data.path
+
+
 # Dataclasses take the fields of the last base first: the corpus comes first in files and tables.
 @dataclass(kw_only=True)
-class DataConfig(BatchConfig, StorageConfig, SelectionConfig, CorpusConfig):
+class DataConfig(BatchConfig, ConversationConfig, StorageConfig, SelectionConfig, CorpusConfig):
     """The group `data`, with flat keys; a function that needs one part of it takes a base class."""
 
 

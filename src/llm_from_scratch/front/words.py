@@ -26,6 +26,8 @@ LITERAL = (
     "resume",
     "init_from",
     "data.path",
+    "data.val_path",
+    "data.template",
     "data.dir",
     "data.column",
     "data.encoding",
@@ -34,7 +36,16 @@ LITERAL = (
     "tokenizer.path",
 )
 # Literal settings that a sweep may vary, written as choice(a,b).
-SWEPT = ("init_from", "data.path", "data.dir", "data.column", "sample.prompt", "prompt_file")
+SWEPT = (
+    "init_from",
+    "data.path",
+    "data.val_path",
+    "data.template",
+    "data.dir",
+    "data.column",
+    "sample.prompt",
+    "prompt_file",
+)
 # Settings that take `last` -> the file that the newest run must hold.
 LAST = {"resume": "config.yaml", "init_from": MODEL, "run": MODEL}
 

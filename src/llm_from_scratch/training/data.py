@@ -1,7 +1,7 @@
 """Batches for Lightning's training loop: the samplers as iterables of tensors."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -12,8 +12,16 @@ from llm_from_scratch.data.prepared import Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows, batch_size_at
 from llm_from_scratch.errors import UserError
 
-Batch = tuple[Tensor, Tensor]  # x and y, (B, T) int64 each
 SHARE_OF_GPU = 0.25  # the largest part of a GPU's free memory that a corpus may occupy
+
+
+class Batch(NamedTuple):
+    """Sequences of one micro-batch."""
+
+    x: Tensor  # (B, T) int64, the inputs
+    y: Tensor  # (B, T) int64, the targets; IGNORE where there is none
+    documents: Tensor | None = None  # (B, T) int64, the number of each token's document in its row
+    reference: Tensor | None = None  # (B,), log-probabilities under the reference model
 
 
 class TextDataModule(lightning.LightningDataModule):
@@ -60,9 +68,20 @@ class TextDataModule(lightning.LightningDataModule):
         self.first_step = int(state_dict["step"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Moves the two tensors of a batch; Lightning would first search it for tensors."""
-        x, y = batch
-        return (x.to(device, non_blocking=True), y.to(device, non_blocking=True)) if x.device != device else batch
+        """Moves the tensors of a batch; Lightning would first search it for tensors."""
+        if batch[0].device == device:
+            return batch
+        x, y, *rest = batch
+        more = (None if one is None else one.to(device, non_blocking=True) for one in rest)
+        return Batch(x.to(device, non_blocking=True), y.to(device, non_blocking=True), *more)
+
+    def targets(self, step: int) -> int | None:
+        """Returns the targets of an optimizer step (0-based) over all ranks.
+
+        None where every sequence has the same number: all its tokens.
+        """
+        count = getattr(self.sampler, "targets", None)
+        return count(0 if self.settings.overfit else step) if count else None
 
     def train_dataloader(self) -> "TrainingBatches":
         """Returns this rank's training batches, without end: the Trainer stops at max_steps.
@@ -121,7 +140,7 @@ class DeviceChunks:
         if self.device.type == "cuda":
             starts = starts.pin_memory().to(self.device, non_blocking=True)
         ids = self.tokens[starts[:, None] + self.column].long() & self.mask  # (B, T+1)
-        return ids[:, :-1], ids[:, 1:]
+        return Batch(ids[:, :-1], ids[:, 1:])
 
 
 class TrainingBatches:
@@ -152,17 +171,16 @@ class TrainingBatches:
                 if self.chunks:
                     yield self.chunks.batch(*place)
                 else:
-                    x, y = self.sampler.batch(*place)
-                    yield torch.from_numpy(x), torch.from_numpy(y)
+                    yield Batch(*map(torch.from_numpy, self.sampler.batch(*place)))
             step += 1
 
 
 class ValidationBatches:
-    """The validation windows of one rank: x and y, (B, T) each."""
+    """The validation windows of one rank."""
 
     def __init__(self, windows: ValidationWindows, batch_size: int, rank: int, world_size: int) -> None:
         self.windows, self.batch_size, self.rank, self.world_size = windows, batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[Batch]:
-        for x, y in self.windows.batches(self.batch_size, self.rank, self.world_size):
-            yield torch.from_numpy(x), torch.from_numpy(y)
+        for arrays in self.windows.batches(self.batch_size, self.rank, self.world_size):
+            yield Batch(*map(torch.from_numpy, arrays))

@@ -25,6 +25,7 @@ from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.model import GPT
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
+from llm_from_scratch.training.data import Batch
 from llm_from_scratch.training.internals import CURRENT_HOOK, count_micro_batches, count_optimizer_steps
 from llm_from_scratch.training.optimizers import lr_factor, make_optimizer, row_keys, seed_step
 from llm_from_scratch.training.sharded import Sharded, whole
@@ -97,8 +98,12 @@ class LanguageModel(lightning.LightningModule):
         """Returns the logits: ids (B, T) -> (B, T, V)."""
         return self.model(ids)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the mean loss (nats a token) of one micro-batch, x and y (B, T) each."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss (nats a token) of one micro-batch.
+
+        Its mean over the micro-batches and ranks of a step is the step's loss: the mean over all
+        targets of the step.
+        """
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.losses = []
@@ -110,9 +115,22 @@ class LanguageModel(lightning.LightningModule):
             keys = row_keys(self.seed, step, first, count, self.device)
             # For the dropout of the fused attention kernel on a GPU
             seed_step(self.seed, step, micro, self.global_rank)
-        loss = self.loss(*batch, keys=keys)
+        loss = self._micro_batch_loss(batch, keys)
         self.losses.append(loss.detach())
         return loss
+
+    def _micro_batch_loss(self, batch: Batch, keys: Tensor | None) -> Tensor:
+        """Returns the summed loss of a micro-batch over the mean count of targets of its step.
+
+        Where micro-batches have different numbers of targets, the mean of their means would weight
+        a token by its micro-batch, and depend on how the step is divided.
+        """
+        targets = self.trainer.datamodule.targets(self.trainer.global_step)  # type: ignore[attr-defined]
+        if targets is None:  # every micro-batch has the same number
+            return self.loss(batch.x, batch.y, keys=keys, documents=batch.documents)
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        total = self.loss(batch.x, batch.y, reduction="sum", keys=keys, documents=batch.documents)
+        return total * (parts / max(1, targets))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Sets the micro-batches of the next step, where `data.batch_schedule` is set."""
@@ -207,13 +225,13 @@ class LanguageModel(lightning.LightningModule):
         self.nats = torch.zeros(2, dtype=dtype, device=self.device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds the summed loss of one batch of windows, x and y (B, T); padding is ignored."""
-        self.nats[0] += self.loss(*batch, reduction="sum")
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds the summed loss of one batch of windows; padding is ignored."""
+        self.nats[0] += self.loss(batch.x, batch.y, reduction="sum", documents=batch.documents)
         if self.average:
             with self.average.applied():
-                self.nats[1] += self.loss(*batch, reduction="sum")
-        self.tokens += (batch[1] != IGNORE).sum()
+                self.nats[1] += self.loss(batch.x, batch.y, reduction="sum", documents=batch.documents)
+        self.tokens += (batch.y != IGNORE).sum()
 
     def on_validation_epoch_end(self) -> None:
         """Computes the loss over the whole split and all ranks; callbacks can monitor it."""
