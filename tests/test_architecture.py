@@ -162,6 +162,7 @@ DATA: dict[str, list[str]] = {
     "duplicates": [],
     "long_texts": ["tokenizer"],
     "documents": [],
+    "conversations": ["tokenizer"],
     "shards": [],
     "tasks": ["tokenizer"],
     "corpus": ["tokenizer", *SETTINGS],

@@ -18,6 +18,7 @@ Documents and their text:
     duplicates   exact and near duplicates among documents
     long_texts   long documents, processed in pieces to bound the memory
     documents    the documents of a task: cleaned, kept or removed; the split of each
+    conversations  rows of messages, of prompts and answers -> ids, and which are learned
 
 Preparation, once:
     shards       token ids in memory-mapped files with an index

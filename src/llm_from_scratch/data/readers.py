@@ -19,6 +19,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llm_from_scratch.data.archives import BLOCK, is_tar, members
 from llm_from_scratch.data.formats import (
@@ -48,7 +49,7 @@ from llm_from_scratch.data.streams import (
     stamp,
     verify_file,
 )
-from llm_from_scratch.data.tables import DELIMITERS, TableReader, as_utf8, parquet_rows
+from llm_from_scratch.data.tables import DELIMITERS, TableReader, as_utf8, parquet_objects, parquet_rows
 from llm_from_scratch.errors import UserError
 
 MAX_DEPTH = 3  # archives within archives; OpenWebText has two
@@ -105,6 +106,46 @@ def read_documents(
     compare_checksum(path, checksum, digest.hexdigest())
     if not found and kind in ("text", "tar"):
         raise UserError(f"{name}: an archive without texts ({', '.join(sorted(TEXT_SUFFIXES | OTHER_SUFFIXES))})")
+
+
+def read_rows(
+    path: Path,
+    name: str,
+    columns: frozenset[str],
+    *,
+    checksum: str = "",
+    on_fault: OnFault = refuse,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (name:row, row) of the rows of a JSON or Parquet file, which are objects.
+
+    Args:
+        path: a regular file: .jsonl, .json, either of them compressed, or .parquet.
+        name: its name in messages.
+        columns: the columns of a Parquet file to read, as far as they exist; all others are left.
+        checksum: as in `read_documents`.
+        on_fault: called for each row that is no object; the default raises UserError.
+
+    Raises:
+        UserError: as `read_documents`, or when the file is no such table.
+    """
+    compression, kind = kind_of(name)
+    reader = _RowReader(Format(column="messages"), Budget(), on_fault, lambda name, why: None)
+    if kind not in ("jsonl", "json", "parquet"):
+        raise UserError(f"{name}: rows are read from .jsonl, .json and .parquet files: convert it")
+    if kind == "parquet" and compression is None:
+        verify_file(path, checksum)
+        before = stamp(path)
+        with opened(path) as file:
+            yield from parquet_objects(file, path, name, reader, columns)
+        verify_file(path, before)
+        return
+    digest = hashlib.sha256()
+    chunks = from_disk(path, reader.budget, digest)
+    rows: Iterator[Any] = reader.documents(chunks, name, depth=0)
+    yield from rows
+    for _ in chunks:
+        pass
+    compare_checksum(path, checksum, digest.hexdigest())
 
 
 class _Reader(TableReader):
@@ -207,6 +248,18 @@ class _Reader(TableReader):
             if following is None:
                 return
             part = following
+
+
+class _RowReader(_Reader):
+    """Reader of the rows of one file as objects, rather than as documents."""
+
+    def objects(self, rows: Iterator[tuple[str, Any]], name: str) -> Iterator[Any]:
+        """Yields (name:row, row) of each row that is an object; reports the others."""
+        for where, row in rows:
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                self.on_fault(where, f"no object but {type(row).__name__}: a row has named values")
 
 
 def _parts(chunks: Iterator[bytes], separator: bytes) -> Iterator[bytes]:

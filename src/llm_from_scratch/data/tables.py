@@ -383,6 +383,43 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
                 yield document
 
 
+def parquet_objects(
+    opened: io.BufferedReader, path: Path, name: str, reader: TableReader, wanted: frozenset[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (name:row, row) of each row of a Parquet file, with those of the `wanted` columns.
+
+    Raises:
+        UserError: when the file is damaged, too large when decompressed, or has none of them.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise missing_library(name, "pyarrow") from None
+    library = functools.partial(damaged, name, ArrowException, OSError, UnicodeDecodeError)
+    reader.budget.read = path.stat().st_size
+    with library():
+        file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
+        columns = list(file.schema_arrow.names)
+        chosen = [column for column in columns if column in wanted]
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        sizes = [part.total_uncompressed_size for part in chunks if part.path_in_schema.split(".")[0] in chosen]
+    if not chosen:
+        raise UserError(f"{name}: has none of the columns {', '.join(sorted(wanted))}, but {ascii(columns)[:200]}")
+    reader.budget.spend(sum(max(0, size) for size in sizes), name)
+    rows = file.iter_batches(batch_size=ROWS, columns=chosen, use_threads=False)
+    number = 0
+    while True:
+        with library():
+            batch = next(rows, None)
+            objects = [] if batch is None else batch.to_pylist()
+        if batch is None:
+            return
+        for row in objects:
+            number += 1
+            yield f"{name}:{number}", row
+
+
 def _texts(values: Any, inner: list[str], compute: Any, large_binary: Any, types: Any) -> list[Any]:
     """Returns the rows of a batch's column, or of the field `inner` of it, as Python values."""
     for key in inner:

@@ -66,15 +66,78 @@ def render_ids(
         UserError: when the template is damaged, refuses the messages or exceeds a limit, or a
             message is no such object or holds a character without an id.
     """
-    names = [name for name in tokenizer.special if len(name) > 1]
+    given = _as_json(messages)
+    private = _private(given, template)
+    text = _guarded(template, messages, tokenizer, add_generation_prompt, private, given)
+    return _encode(text, tokenizer, private)
+
+
+def answer_ids(
+    template: str, messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer
+) -> tuple[list[int], list[int]]:
+    """Renders a conversation that ends with an answer, parted where the answer begins.
+
+    The first part is what a model is given to write that answer: `render_ids` of the other messages
+    with `add_generation_prompt`. Where the whole conversation has a token across the border, the
+    answer is encoded by itself, as a model writes it.
+
+    Args:
+        template: as in `render_ids`.
+        messages: as in `render_ids`; the last one is the answer.
+        tokenizer: as in `render_ids`.
+
+    Returns:
+        The ids before the answer, and those of the answer with all that the template puts behind.
+
+    Raises:
+        UserError: as `render_ids`, or when the template does not put the answer behind the messages
+            before it.
+    """
+    given = _as_json(messages)
+    private = _private(given, template)
+    question = _guarded(template, messages[:-1], tokenizer, True, private, given)
+    whole = _guarded(template, messages, tokenizer, False, private, given)
+    before, ids = _encode(question, tokenizer, private), _encode(whole, tokenizer, private)
+    if ids[: len(before)] == before:
+        return before, ids[len(before) :]
+    if not whole.startswith(question):
+        raise UserError("the chat template does not write an answer behind what it writes to ask for one")
+    return before, _encode(whole[len(question) :], tokenizer, private)
+
+
+def _as_json(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Returns messages as JSON.
+
+    Raises:
+        UserError: when one holds a value that JSON has not.
+    """
     try:
-        given = json.dumps([*messages], ensure_ascii=False, default=_refuse)
+        return json.dumps([*messages], ensure_ascii=False, default=_refuse)
     except UserError:
         raise
     except (TypeError, ValueError, RecursionError) as error:  # a message that contains itself
         raise UserError(f"a message cannot be rendered: {message_of(error, 100)}") from None
-    private = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in given and c not in template)
-    guard = _Guard(names, private)
+
+
+def _private(given: str, template: str) -> str:
+    """Returns a private character that neither the messages nor the template hold."""
+    return next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in given and c not in template)
+
+
+def _names(tokenizer: Tokenizer) -> list[str]:
+    return [name for name in tokenizer.special if len(name) > 1]
+
+
+def _guarded(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    add_generation_prompt: bool,
+    private: str,
+    given: str,
+) -> str:
+    """Renders messages; every name of a special token within them is broken by `private`."""
+    guard = _Guard(_names(tokenizer), private)
     values = {
         "messages": [guard.message(message) for message in messages],
         "add_generation_prompt": add_generation_prompt,
@@ -82,7 +145,12 @@ def render_ids(
         "documents": None,
         **_named_tokens(tokenizer),
     }
-    text = _render(template, values, MAX_TEXT + 4 * len(given))
+    return _render(template, values, MAX_TEXT + 4 * len(given))
+
+
+def _encode(text: str, tokenizer: Tokenizer, private: str) -> list[int]:
+    """Encodes a rendered text; names of special tokens are these, `private` is removed."""
+    names = _names(tokenizer)
     ids: list[int] = []
     for part in re.split(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})", text):
         if part in tokenizer.special and part in names:
