@@ -120,6 +120,7 @@ def other_ranks(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.slow
 def test_the_second_process_ends_when_the_first_is_killed_before_they_meet(tmp_path: Path) -> None:
     words = [sys.executable, str(REPO / "train.py"), *ALONE, "trainer=ddp_cpu", "run_dir=run"]
     environment = os.environ | {"PYTHONPATH": str(REPO / "src")}

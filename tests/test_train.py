@@ -287,7 +287,7 @@ def test_the_cut_of_a_batch_changes_rounding_alone(
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-5), name
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+@pytest.mark.parametrize("trainer", ["cpu", pytest.param("ddp_cpu", marks=pytest.mark.slow)])
 def test_no_warning_of_a_library_reaches_the_user(text: Path, tmp_path: Path, trainer: str) -> None:
     small = [word for word in SMALL if word != "trainer=cpu"]
     command = [str(REPO / "train.py"), *small, f"trainer={trainer}", "trainer.max_steps=3", "run_dir=run"]
@@ -345,6 +345,7 @@ def slurm_tasks() -> list[dict[str, str]]:
     return [job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
 
 
+@pytest.mark.slow
 def test_the_first_of_several_processes_waits_where_another_prepares(
     train: Process, text: Path, tmp_path: Path
 ) -> None:

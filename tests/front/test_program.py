@@ -1,8 +1,13 @@
 """A command's checks before Hydra: each mistake is one line, and no folder."""
 
+import os
+import sys
+
 import pytest
 
+from llm_from_scratch.commands import train
 from llm_from_scratch.front.program import composed
+from llm_from_scratch.front.run_name import RUN_NAME
 from llm_from_scratch.places import config_dir
 
 
@@ -76,3 +81,11 @@ def test_fault_21_a_mistake_costs_one_line(
 @pytest.mark.parametrize("word", ["logger=null", "~logger", "logger=[]"])
 def test_no_choice_of_a_group_is_written_alike_for_every_command(word: str) -> None:
     assert composed(config_dir(), "train", [word]).logger == {}
+
+
+def test_a_refused_command_leaves_no_name_for_the_next_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RUN_NAME, raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", "optim.lrr=1"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert RUN_NAME not in os.environ

@@ -236,6 +236,7 @@ def test_a_mixture_has_it_too(files: Path, tmp_path: Path) -> None:
         prepare(mix(tmp_path), TokenizerConfig(kind="gpt2", vocab_size=9, path=str(files)))
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_files_but_its_own(
     files: Path, train: Process, write: Process, command: Process, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_fault_03_a_signal_finishes_the_step_and_saves(train: Process, text: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.slow
 def test_fault_03_a_signal_at_a_step_with_a_validation(train: Process, finished: Path, tmp_path: Path) -> None:
     """The row, the sample and the curves of that validation come; then a second Ctrl-C leaves at
     once.
@@ -191,6 +192,7 @@ def test_fault_04_a_full_disk_leaves_what_was(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="mounting a small disk needs root on Linux")
+@pytest.mark.slow
 def test_fault_04_a_disk_that_really_is_full(train: Process, text: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

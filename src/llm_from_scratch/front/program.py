@@ -74,19 +74,20 @@ def command(
         def program() -> None:
             use_utf8()
             # Lightning starts the other ranks with the arguments of rank 0, which it has checked.
-            if any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv):
-                signals.end_with_parent()
-            else:
+            starts = not any(argument.startswith(signals.LIGHTNING_CHILD) for argument in sys.argv)
+            if starts:
                 # Replaces the name of another command that has started this one
                 os.environ[RUN_NAME] = new_name()
-                try:
-                    with passing(starting):
-                        sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
-                except Exception as error:
-                    stop(error, config_name)
+            else:
+                signals.end_with_parent()
             SweepTable.failures = 0
             try:
+                if starts:
+                    with passing(starting):
+                        sys.argv[1:] = _front(sys.argv[1:], config_name, config_dir, check)
                 hydra.main(version_base="1.3", config_path=str(config_dir), config_name=config_name)(job)()
+            except Exception as error:
+                stop(error, config_name)
             finally:
                 os.environ.pop(RUN_NAME, None)
             if SweepTable.failures:
