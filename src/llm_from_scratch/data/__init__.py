@@ -10,6 +10,11 @@ Files and their documents:
     readers      one file -> its documents
     folders      the files below a folder, or of a glob
     downloads    files of published corpora, downloaded whole or not at all
+    choices      reproducible random choices for made texts
+    reviews      made reviews, positive or negative
+    passages     made passages with a question and its answer
+    news         made news with a summary
+    made         made conversations: the three above, and questions on the Oz book
     sources      the files of a corpus: the user's own, a named corpus, Python's library
 
 Documents and their text:

@@ -17,6 +17,7 @@ Baselines, on the same bytes:
 Generated text:
     style          lengths, function words, punctuation, Burrows's Delta
     overlap        against the true text, itself, the training text
+    answer_metrics  accuracy, F1, exact match, ROUGE-L of answers; baselines
     faithfulness   names, genders and relations of the prompt; of unknown validity
     continuations  held-out passages continued, and their metrics
 

@@ -38,14 +38,26 @@ def rouge(generated: Sequence[str], references: Sequence[str]) -> dict[str, floa
 
     A word is a run of a-z and 0-9 after lower-casing: other scripts are ignored.
     """
+    scores = _rouge_of_pairs(generated, references, ROUGE_KINDS)
+    return {kind: sum(score[kind] for score in scores) / len(scores) for kind in ROUGE_KINDS}
+
+
+def rouge_l(generated: Sequence[str], references: Sequence[str]) -> list[float]:
+    """Returns the F-measure of ROUGE-L of each pair, as in `rouge`."""
+    return [score["rougeL"] for score in _rouge_of_pairs(generated, references, ["rougeL"])]
+
+
+def _rouge_of_pairs(
+    generated: Sequence[str], references: Sequence[str], kinds: Sequence[str]
+) -> list[dict[str, float]]:
     _paired(generated, references)
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise missing_extra("ROUGE needs", "metrics") from None
-    scorer = RougeScorer(list(ROUGE_KINDS))
+    scorer = RougeScorer([*kinds])
     scores = [scorer.score(reference, text) for text, reference in zip(generated, references, strict=True)]
-    return {kind: sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_KINDS}
+    return [{kind: float(score[kind].fmeasure) for kind in kinds} for score in scores]
 
 
 def self_bleu(texts: Sequence[str]) -> float:

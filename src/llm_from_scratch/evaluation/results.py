@@ -115,6 +115,47 @@ class Sample:
 
 
 @dataclass(kw_only=True)
+class AnswerScore:
+    """A metric of answers to held-out questions, and its bootstrap interval over them, 95 %."""
+
+    value: float
+    low: float
+    high: float
+    # The excess over the better baseline, by a paired bootstrap; None in a baseline's own row
+    more: float | None = None
+    more_low: float | None = None
+    more_high: float | None = None
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """The scores of one writer, a model or a baseline."""
+
+    name: str
+    scores: dict[str, AnswerScore]  # metric -> score
+
+
+@dataclass(kw_only=True)
+class AnsweredQuestion:
+    """A held-out question, the right answer, and what the first run wrote."""
+
+    prompt: str
+    answer: str
+    written: str
+
+
+@dataclass(kw_only=True)
+class AnswersResult:
+    """Answers to the held-out questions: of each run, then of the baselines."""
+
+    metric: str  # a key of `answer_metrics.METRICS`
+    questions: int
+    runs: list[Answers]
+    baselines: list[Answers]
+    samples: list[AnsweredQuestion]
+
+
+@dataclass(kw_only=True)
 class RunResult(Figures):
     """The figures of one run."""
 
@@ -177,6 +218,7 @@ class Evaluation:
     runs: list[RunResult]
     baselines: list[Baseline] | None = None
     article: list[ArticleFigures] | None = None
+    answers: AnswersResult | None = None
     truth: GenerationMetrics | None = None  # of the true continuations
     bias_limits: str | None = None
     grammar_limits: str | None = None
