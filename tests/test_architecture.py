@@ -176,6 +176,7 @@ DATA: dict[str, list[str]] = {
     "prepared": ["tokenizer", "config"],
     "report": ["tokenizer"],
     "manifest": ["tokenizer"],
+    "locks": ["config"],
     "workers": [],
     "prepare": ["tokenizer", *SETTINGS],
     "inspection": ["tokenizer"],

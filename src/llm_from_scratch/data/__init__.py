@@ -34,6 +34,7 @@ Preparation, once:
     prepared     a prepared text on disk
     report       the documents kept and removed, with examples
     manifest     the last step: counts, checksums, the rename
+    locks        one process prepares a text; the others wait, or are refused
     workers      the processes that make the shards of the tasks
     prepare      all of this, from the settings to the prepared text
     inspection   statistics of a prepared text

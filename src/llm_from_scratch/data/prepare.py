@@ -28,14 +28,11 @@ finished files stay there for the next start:
 
 """
 
-import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +42,6 @@ from filelock import FileLock, Timeout
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import duplicates
 from llm_from_scratch.data.corpus import (
-    CHECKSUMS,
     FORMAT,
     MANY_DOCUMENTS,
     Corpus,
@@ -62,9 +58,9 @@ from llm_from_scratch.data.corpus import (
 )
 from llm_from_scratch.data.documents import SPLITS, is_validation, split_document
 from llm_from_scratch.data.learning import learn, mixed_text, text_of_splits, text_of_tasks
+from llm_from_scratch.data.locks import busy, forgets_changed, is_first_rank, open_or_build, refuses_in_one_line
 from llm_from_scratch.data.manifest import empty_split, finish, mixed_manifest, publish_prepared
 from llm_from_scratch.data.prepared import Prepared, open_prepared
-from llm_from_scratch.data.streams import ChangedFileError
 from llm_from_scratch.data.tasks import (
     Task,
     clear,
@@ -79,7 +75,7 @@ from llm_from_scratch.data.tasks import (
 )
 from llm_from_scratch.data.workers import run_tasks
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import leaves_no_empty_folders, write_file
+from llm_from_scratch.files import write_file
 from llm_from_scratch.machine import cores
 from llm_from_scratch.tokenizer import Tokenizer
 
@@ -133,14 +129,14 @@ def prepare(
     settings = settings or PrepareConfig()
     if settings.task is not None:
         raise UserError("prepare.task is for `python -m llm_from_scratch prepare`: here, leave it out")
-    with _refuses_in_one_line(data):
+    with refuses_in_one_line(data):
         if is_mixture(data):
             return _prepare_mixture(data, tokenizer_config, tokenizer, wait, settings, fetch, write)
         corpus = plan_corpus(data, tokenizer_config, tokenizer, fetch, write)
         if is_first_rank():
             corpus.source.warn_of_skipped()
-        with _forgets_changed(corpus):
-            return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
+        with forgets_changed(corpus):
+            return open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait, write)
 
 
 def prepare_task(
@@ -165,9 +161,9 @@ def prepare_task(
     assert settings.task is not None
     if is_mixture(data):
         raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
-    with _refuses_in_one_line(data):
+    with refuses_in_one_line(data):
         corpus = plan_corpus(data, tokenizer_config, tokenizer)
-        with _forgets_changed(corpus):
+        with forgets_changed(corpus):
             return _prepare_task(corpus, data, settings)
 
 
@@ -195,8 +191,8 @@ def _prepare_task(corpus: Corpus, data: DataConfig, settings: PrepareConfig) -> 
         if not all(task.path("task", "json").exists() for task in tasks):
             return None
     except Timeout:
-        raise _busy(corpus.folder) from None
-    return _open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait=True, write=True)
+        raise busy(corpus.folder) from None
+    return open_or_build(corpus.folder, lambda: _build(corpus, settings), data, wait=True, write=True)
 
 
 def source_fingerprint(prepared: Prepared) -> str:
@@ -363,7 +359,7 @@ def _prepare_mixture(
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         texts = mixed_text(list(corpora.values()), list(weights.values()), tokenizer_config.kind)
-        with _forgets_changed(*corpora.values()):
+        with forgets_changed(*corpora.values()):
             shared = learn(building, tokenizer_config, tokenizer, texts)
         parts = {
             name: prepare(one, tokenizer_config, tokenizer=shared, wait=wait, settings=settings, fetch=fetch)
@@ -374,127 +370,4 @@ def _prepare_mixture(
 
     if write:
         folder.parent.mkdir(parents=True, exist_ok=True)
-    return _open_or_build(folder, build, data, wait, write)
-
-
-# ----------------------------------------------------------------- one process, and what it refuses
-def _open_or_build(folder: Path, build: Callable[[], None], data: DataConfig, wait: bool, write: bool) -> Prepared:
-    """Opens the prepared text in `folder`; where it is missing, calls `build` first.
-
-    One process builds; the others wait, or raise UserError without `wait`. Without `write` a
-    missing text is a UserError.
-    """
-    # no lock is needed: the folder gets its name when it is complete
-    if folder.exists():
-        return open_prepared(folder)
-    if not write:
-        raise _not_there(folder, data)
-    try:
-        with _only_one(folder, wait):
-            if not folder.exists():
-                build()
-            return open_prepared(folder)
-    except Timeout:
-        raise _busy(folder) from None
-
-
-@contextmanager
-def _forgets_changed(*corpora: Corpus) -> Iterator[None]:
-    """Where a file was changed, removes what the next start would take for right.
-
-    These are the cached checksums, for a file of the same size and time can have other bytes, and
-    what all tasks share, for it may come from the beginning of a file alone, whose checksum was not
-    compared.
-    """
-    try:
-        yield
-    except ChangedFileError:
-        for corpus in corpora:
-            corpus.folder.with_name(CHECKSUMS).unlink(missing_ok=True)
-            clear(corpus.building, "plan.json")
-            shutil.rmtree(corpus.building / "tokenizer", ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _refuses_in_one_line(data: DataConfig) -> Iterator[None]:
-    """Leaves no new, empty folder of a corpus where its preparation fails.
-
-    Raises:
-        UserError: when the disk is full, or data.dir cannot be written.
-    """
-    root = Path(data.dir)
-    names = [data.name, *(one.name for one in mixed_corpora(data).values())] if is_mixture(data) else [data.name]
-    try:
-        with leaves_no_empty_folders(*(root / name for name in names)):
-            yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk is full ({error.strerror}): free some space, or set data.dir=FOLDER on another disk, and "
-                "start again: finished shards of a large corpus are kept"
-            ) from None
-        if _is_unwritable(root, error):
-            raise UserError(
-                f"data.dir={root}: {error.filename} cannot be written ({error.strerror}): choose another"
-            ) from None
-        raise
-
-
-def _is_unwritable(root: Path, error: OSError) -> bool:
-    """Returns whether an error is about a right to write in the folder `root`, or to make it."""
-    if not isinstance(error.filename, str):
-        return False
-    path, root = Path(error.filename).absolute(), root.absolute()
-    if not (path.is_relative_to(root) or root.is_relative_to(path)):
-        return False
-    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    return denied or (error.errno in (errno.ENOTDIR, errno.ENOENT) and not path.parent.is_dir())
-
-
-@contextmanager
-def _only_one(folder: Path, wait: bool) -> Iterator[None]:
-    """Holds the lock of `folder`, so that no other process prepares it.
-
-    Raises:
-        Timeout: when another process holds the lock and `wait` is false.
-    """
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            raise
-        if is_first_rank():
-            log.info("%s is being prepared by another process: this one waits for it", folder)
-        lock.acquire()
-        # the other process may have raised UserError and deleted this lock's file: lock a new one
-        lock.release()
-        lock.acquire()
-    try:
-        yield
-    except UserError:
-        # a process that waits for this lock will raise the same error
-        Path(lock.lock_file).unlink(missing_ok=True)
-        raise
-    finally:
-        lock.release()
-
-
-def _not_there(folder: Path, data: DataConfig) -> UserError:
-    return UserError(
-        f"{folder}: the text is not prepared, and nothing is written to a folder that a run alone names: give data.dir={data.dir}"
-        f" again, or prepare it first (python -m llm_from_scratch prepare data={data.name} data.dir={data.dir} …)"
-    )
-
-
-def _busy(folder: Path) -> UserError:
-    return UserError(f"{folder} is being prepared by another process; start again when it is done")
-
-
-def is_first_rank() -> bool:
-    """Returns whether this process is rank 0 of those that a launcher started together.
-
-    Launchers are Lightning, torchrun and SLURM; without one, it is True.
-    """
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return open_or_build(folder, build, data, wait, write)
