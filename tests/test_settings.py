@@ -570,7 +570,7 @@ def test_a_run_waits_while_another_process_prepares_its_text(
         said_so.append(line % values)
         waits.set()
 
-    monkeypatch.setattr("llm_from_scratch.data.prepare.log", SimpleNamespace(info=info))
+    monkeypatch.setattr("llm_from_scratch.data.locks.log", SimpleNamespace(info=info))
 
     def hold() -> None:
         with FileLock(f"{prepared}.lock"):

@@ -385,14 +385,14 @@ class TextStream:
 
 
 def generate(
-    model: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, end_ids: Sequence[int] = ()
+    model: GPT, tokenizer: Tokenizer, prompt: str | Sequence[int], config: SamplingConfig, end_ids: Sequence[int] = ()
 ) -> Iterator[list[str]]:
     """Continues the prompt on the model's device and streams the new text.
 
     A sample ends at an end-of-text token, at one of `end_ids`, which have no text either, before a
-    stop string, or after max_new_tokens. An empty
-    prompt starts a document, with an end-of-text token. The prompt is cleaned as the corpus was
-    (`clean_typed`). The same seed gives the same text on a CPU.
+    stop string, or after max_new_tokens. An empty prompt starts a document, with an end-of-text
+    token. The prompt is cleaned as the corpus was (`clean_typed`), unless its ids are given, such
+    as those of a conversation. The same seed gives the same text on a CPU.
 
     Yields:
         for each token the new text of every sample, "" where the sample has ended or its bytes may
@@ -401,7 +401,8 @@ def generate(
     Raises:
         UserError: at the call, when the tokenizer does not know a character of the prompt.
     """
-    prompt_ids = [*begin_ids(tokenizer), *tokenizer.encode(clean_typed(prompt))] or [tokenizer.eot_id]
+    given = [*begin_ids(tokenizer), *tokenizer.encode(clean_typed(prompt))] if isinstance(prompt, str) else [*prompt]
+    prompt_ids = given or [tokenizer.eot_id]
     ids = torch.tensor(prompt_ids, device=model.token_embedding.weight.device)[None]
     ends = {tokenizer.eot_id, *end_ids}
 

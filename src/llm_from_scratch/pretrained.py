@@ -21,7 +21,7 @@ from llm_from_scratch.huggingface import read as huggingface
 from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.run import find_run
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
-from llm_from_scratch.weights import LoadedModel, load_model, model_folder, saved_settings
+from llm_from_scratch.weights import LoadedModel, chat_of, load_model, model_folder, saved_settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ class Source:
         read = gguf.read_settings if self.kind == "gguf" else huggingface.read_settings
         config, tokenizer = read(self.path)
         return asdict(config), tokenizer
+
+    def chat_template(self) -> str | None:
+        """Returns the chat template in Jinja, or None where the model has none.
+
+        Raises:
+            UserError: as `open`.
+        """
+        if self.kind == "run":
+            metadata = saved_settings(self.path)
+            return chat_of(metadata, metadata["model"]["vocab_size"], model_folder(self.path))[1]
+        return gguf.read_template(self.path) if self.kind == "gguf" else huggingface.chat_template(self.path)
 
     def open(
         self, device: torch.device | str = "cpu", *, block_size: int | None = None, doc_mask: bool = False

@@ -7,6 +7,7 @@ model settings of version 0.1 have no checksum of their own and are read unverif
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def save_model(
     step: int,
     loss: float,
     data: str | None = None,
+    end_ids: Sequence[int] = (),
+    chat_template: str | None = None,
 ) -> None:
     """Writes `model/` of a run folder: weights by parameter name, model settings, tokenizer.
 
@@ -61,6 +64,8 @@ def save_model(
     save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
     metadata = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
     metadata |= {"data": data} if data else {}
+    metadata |= {"end_ids": [*end_ids]} if end_ids else {}
+    metadata |= {"chat_template": chat_template} if chat_template is not None else {}
     metadata["sha256"] = sha256(building / "model.safetensors")
     metadata["config_sha256"] = own_sha256(metadata, "config_sha256")
     (building / "config.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
@@ -100,7 +105,22 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
         raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}")
     if metadata.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
         raise UserError(f"{folder}: its tokenizer is another one than the model was trained with")
-    return LoadedModel(model.to(device).eval(), tokenizer, metadata["step"], metadata["loss"], metadata.get("data"))
+    end_ids, template = chat_of(metadata, tokenizer.vocab_size, folder)
+    facts = (metadata["step"], metadata["loss"], metadata.get("data"), end_ids, template)
+    return LoadedModel(model.to(device).eval(), tokenizer, *facts)
+
+
+def chat_of(metadata: Mapping[str, Any], vocab_size: int, folder: Path) -> tuple[tuple[int, ...], str | None]:
+    """Returns the ids that end an answer and the chat template, from the content of config.json.
+
+    Raises:
+        UserError: when an id is outside the vocabulary.
+    """
+    end_ids, template = metadata.get("end_ids", []), metadata.get("chat_template")
+    known = isinstance(end_ids, list) and all(type(i) is int and 0 <= i < vocab_size for i in end_ids)
+    if not known or not isinstance(template, str | None):
+        raise UserError(f"{folder / 'config.json'}: damaged (its end_ids or its chat_template)")
+    return tuple(end_ids), template
 
 
 def model_metadata(run: Path) -> dict[str, Any]:
@@ -134,7 +154,7 @@ def saved_settings(run: Path) -> dict[str, Any]:
     known = {item.name: item.default for item in fields(GPTConfig)}
     try:
         metadata = read_json(path)
-        optional = {"tokenizer", "data"} & set(metadata)
+        optional = {"tokenizer", "data", "end_ids", "chat_template"} & set(metadata)
         verify_own(metadata, "config_sha256", {"model", "step", "loss", "sha256", *optional})
         unknown = set(metadata["model"]) - set(known)
         # A setting that was added after the run has its default.

@@ -21,7 +21,7 @@ def test_chunks_gathered_on_the_device_are_the_samplers(dtype: str, high: int) -
         for step in range(20):
             for micro in range(n_micro):
                 for got, wanted in zip(
-                    chunks.batch(step, micro, n_micro), sampler.batch(step, micro, n_micro), strict=True
+                    chunks.batch(step, micro, n_micro)[:2], sampler.batch(step, micro, n_micro), strict=True
                 ):
                     np.testing.assert_array_equal(got.numpy(), wanted)
                     seen |= set(wanted.ravel().tolist())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.compose import model_presets
-from llm_from_scratch.front.inherit import tokenizer_of_origin
+from llm_from_scratch.front.inherit import template_of_origin, tokenizer_of_origin
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
     elif (prepared := own_text(Path(config.resume), config) if config.resume else None) is not None:
         text = counted(prepared)
     else:
-        text = text_size(config, tokenizer_of_origin(config))
+        template = template_of_origin(config) if config.data.format != "text" else None
+        text = text_size(config, tokenizer_of_origin(config), template)
     presets = {
         name: meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(check(preset, Config).model))).num_parameters()
         for name, preset in model_presets(configs).items()

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_from_scratch.front.inherit import tokenizer_of_origin
+from llm_from_scratch.front.inherit import template_of_origin, tokenizer_of_origin
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
@@ -37,7 +37,13 @@ def prepared_text(config: "Config") -> "Prepared":
     if config.resume:
         folder = Path(config.resume)
         return run_text(folder, config, load_model(folder))
-    return prepare(config.data, config.tokenizer, tokenizer=tokenizer_of_origin(config), settings=config.prepare)
+    return prepare(
+        config.data,
+        config.tokenizer,
+        tokenizer=tokenizer_of_origin(config),
+        template=template_of_origin(config) if config.data.format != "text" else None,
+        settings=config.prepare,
+    )
 
 
 def run(options: argparse.Namespace) -> None:

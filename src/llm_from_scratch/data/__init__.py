@@ -31,9 +31,11 @@ Preparation, once:
     corpus       the files and the settings of one preparation; the name of its folder
     learning     the text that a tokenizer learns from
     sampler      the batches of each optimizer step
+    packing      conversations packed into rows; their batches
     prepared     a prepared text on disk
     report       the documents kept and removed, with examples
     manifest     the last step: counts, checksums, the rename
+    chats        conversations, from their files to the prepared folder
     locks        one process prepares a text; the others wait, or are refused
     workers      the processes that make the shards of the tasks
     prepare      all of this, from the settings to the prepared text

@@ -12,10 +12,10 @@ of the completion alone. The text of a row never becomes a special token (`token
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.places import user_path
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.tokenizer.base import begin_ids, read_file
 from llm_from_scratch.tokenizer.template import CHATML, ROLES, answer_ids
@@ -38,17 +38,34 @@ class Rendered:
     learned: list[bool]
 
 
-@dataclass(frozen=True)
 class ChatStyle:
-    """How conversations become ids: a chat template, and the tokenizer."""
+    """How conversations become ids: a chat template, and the tokenizer.
 
-    template: str
-    tokenizer: Tokenizer
+    Args:
+        template: the template in Jinja; None: ChatML, for whose tokens the tokenizer is asked once
+            there are messages.
+        tokenizer: the tokenizer of the model.
+    """
+
+    def __init__(self, template: str | None, tokenizer: Tokenizer) -> None:
+        self._given, self.tokenizer = template, tokenizer
+        self.special = frozenset(tokenizer.special.values())  # one of them ends an answer
+        self.used: str | None = None  # the template, once messages were rendered
 
     @cached_property
-    def special(self) -> frozenset[int]:
-        """Returns the ids of the special tokens, one of which ends an answer."""
-        return frozenset(self.tokenizer.special.values())
+    def template(self) -> str:
+        """Returns the template.
+
+        Raises:
+            UserError: when there is none, and the tokenizer lacks the tokens of ChatML.
+        """
+        lacking = [name for name in MARKERS if name not in self.tokenizer.special]
+        if self._given is None and lacking:
+            raise UserError(
+                f"tokenizer={self.tokenizer.kind} has no token {lacking[0]} for ChatML: use tokenizer=bpe or a model with"
+                " it (init_from), or a template that ends answers by <|endoftext|> (data.template=FILE)"
+            )
+        return CHATML if self._given is None else self._given
 
     def documents(self, row: Mapping[str, Any], form: str) -> list[Rendered]:
         """Returns the documents of a row, of format `form`.
@@ -110,6 +127,7 @@ class ChatStyle:
         places = [i for i, message in enumerate(messages) if message["role"] == ROLE and i >= learned_from]
         if not places:
             raise UserError(f"it has no message of the role {ROLE}: there is nothing to learn")
+        self.used = self.template
         for place in places:
             before, answer = answer_ids(self.template, messages[: place + 1], self.tokenizer)
             end = max((i for i, token in enumerate(answer, 1) if token in self.special), default=0)
@@ -189,25 +207,17 @@ def _messages(value: Any, key: str) -> Messages:
     return found
 
 
-def chat_template(path: str | None, own: str | None, tokenizer: Tokenizer) -> str:
-    """Returns the template of a file, else the model's own, else ChatML.
+def template_of(path: str | None, own: str | None) -> str | None:
+    """Returns the template of a file, else the model's own, else None.
 
     Raises:
-        UserError: when the file is missing or no text, or the tokenizer lacks ChatML's tokens.
+        UserError: when the file is missing or no text.
     """
-    if path is not None:
-        try:
-            return read_file(Path(path)).decode()
-        except UserError as error:
-            raise UserError(f"data.template={error}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"data.template={path}: is no text in UTF-8") from None
-    if own is not None:
+    if path is None:
         return own
-    lacking = [name for name in MARKERS if name not in tokenizer.special]
-    if lacking:
-        raise UserError(
-            f"tokenizer={tokenizer.kind} has no token {lacking[0]} for ChatML: use tokenizer=bpe or a model with it"
-            " (init_from), or a template that ends answers by <|endoftext|> (data.template=FILE)"
-        )
-    return CHATML
+    try:
+        return read_file(user_path(path)).decode()
+    except UserError as error:
+        raise UserError(f"data.template={error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"data.template={path}: is no text in UTF-8") from None

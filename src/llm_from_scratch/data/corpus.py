@@ -357,6 +357,8 @@ def mixed_corpora(data: DataConfig) -> dict[str, DataConfig]:
                 settings = check({"name": name} | dict(data.corpora[name]), DataConfig)
             except ValueError as error:
                 raise UserError(f"data.corpora.{name}: {error}") from None
+            if settings.format != "text":
+                raise UserError(f"data.corpora.{name}.format={settings.format}: a mixture is of texts: leave it out")
             chosen[name] = replace(settings, dir=data.dir, stream=data.stream)
     if not chosen:
         raise UserError("data=mix: say what of, and how much of each: data.mix='{oz: 0.7, shakespeare: 0.3}'")
@@ -376,6 +378,8 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
         UserError: when the text is missing, or when a given setting would have no effect.
     """
     for settings in mixed_corpora(data).values() if is_mixture(data) else (data,):
+        if settings.format != "text":
+            continue  # `plan_chats` opens its files
         if settings.download is not None or (settings.file is not None and settings.path is None):
             continue
         source = source_of(settings, fetch=False)

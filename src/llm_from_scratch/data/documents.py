@@ -102,7 +102,7 @@ class Tally:
             names.append(name)
 
 
-class _Faults:
+class Faults:
     """Policy for documents that are no text and for unreadable files.
 
     `on_error` is stop: faults are gathered and raised in one UserError; skip: they are counted as
@@ -154,7 +154,7 @@ class _DocumentReader:
 
     selection: Selection
     tally: Tally
-    faults: _Faults
+    faults: Faults
     on_progress: OnProgress
 
     def contents(self, file: File) -> Iterator[tuple[str, bytes | LongText]]:
@@ -248,7 +248,7 @@ def documents(
         UserError: when unreadable documents or files are errors, or when a file was changed after
             its checksum was computed.
     """
-    faults = _Faults(selection.on_error or ("stop" if strict else None), not strict, tally)
+    faults = Faults(selection.on_error or ("stop" if strict else None), not strict, tally)
     reader = _DocumentReader(selection, tally, faults, on_progress)
     kept = 0
     for file in files:

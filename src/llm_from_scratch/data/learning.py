@@ -21,7 +21,11 @@ SAMPLE_TASKS = 1000  # the most tasks that the tokenizer learns from, evenly spa
 
 
 def learn(
-    building: Path, config: TokenizerConfig, tokenizer: Tokenizer | None, texts: Mapping[str, Iterable[str]]
+    building: Path,
+    config: TokenizerConfig,
+    tokenizer: Tokenizer | None,
+    texts: Mapping[str, Iterable[str]],
+    special: Sequence[str] = (),
 ) -> Tokenizer:
     """Learns a tokenizer and saves it as building/tokenizer; returns it.
 
@@ -30,8 +34,9 @@ def learn(
         config: the settings of the tokenizer.
         tokenizer: a tokenizer to save as it is; None: one is learned.
         texts: the text of each split, read only to learn.
+        special: names of special tokens beside end-of-text, which tokenizer=bpe gets.
     """
-    tokenizer = tokenizer or train_tokenizer(config.kind, texts["train"], config.vocab_size, texts["val"])
+    tokenizer = tokenizer or train_tokenizer(config.kind, texts["train"], config.vocab_size, texts["val"], special)
     part = building / "tokenizer.tmp"
     shutil.rmtree(part, ignore_errors=True)
     tokenizer.save(part)

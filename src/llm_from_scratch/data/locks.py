@@ -132,6 +132,7 @@ def _not_there(folder: Path, data: DataConfig) -> UserError:
 
 
 def busy(folder: Path) -> UserError:
+    """Returns the error for a text that another process prepares."""
     return UserError(f"{folder} is being prepared by another process; start again when it is done")
 
 

@@ -41,6 +41,7 @@ from filelock import FileLock, Timeout
 
 from llm_from_scratch.config import DataConfig, PrepareConfig, TokenizerConfig
 from llm_from_scratch.data import duplicates
+from llm_from_scratch.data.chats import build_chats, plan_chats, rows_fingerprint, sources_of
 from llm_from_scratch.data.corpus import (
     FORMAT,
     MANY_DOCUMENTS,
@@ -102,6 +103,7 @@ def prepare(
     tokenizer_config: TokenizerConfig,
     *,
     tokenizer: Tokenizer | None = None,
+    template: str | None = None,
     wait: bool = False,
     settings: PrepareConfig | None = None,
     fetch: bool = True,
@@ -114,6 +116,7 @@ def prepare(
         tokenizer_config: the kind and size of the tokenizer to learn from the training split.
         tokenizer: a tokenizer to use as it is, for a model that has one; None learns or loads one,
             as `tokenizer_config` says.
+        template: the chat template of that model, for conversations; None: ChatML.
         wait: whether to wait for another process that prepares the same text (other ranks of one
             run); if not, UserError is raised.
         settings: the engine and its workers, which do not change the bytes; None for the defaults.
@@ -132,6 +135,9 @@ def prepare(
     with refuses_in_one_line(data):
         if is_mixture(data):
             return _prepare_mixture(data, tokenizer_config, tokenizer, wait, settings, fetch, write)
+        if data.format != "text":
+            chats = plan_chats(data, tokenizer_config, tokenizer, template, fetch, write)
+            return open_or_build(chats.folder, lambda: build_chats(chats), data, wait, write)
         corpus = plan_corpus(data, tokenizer_config, tokenizer, fetch, write)
         if is_first_rank():
             corpus.source.warn_of_skipped()
@@ -159,8 +165,8 @@ def prepare_task(
             text.
     """
     assert settings.task is not None
-    if is_mixture(data):
-        raise UserError("prepare.task: prepare each corpus of a mixture as a whole, or leave it out")
+    if is_mixture(data) or data.format != "text":
+        raise UserError("prepare.task: prepare each corpus of a mixture, and conversations, as a whole; leave it out")
     with refuses_in_one_line(data):
         corpus = plan_corpus(data, tokenizer_config, tokenizer)
         with forgets_changed(corpus):
@@ -209,6 +215,8 @@ def source_now(data: DataConfig) -> str:
     Raises:
         UserError: when a file is missing or cannot be read.
     """
+    if data.format != "text":
+        return _fingerprint({data.name: rows_fingerprint(sources_of(data, fetch=False))[0]})
     chosen = mixed_corpora(data) if is_mixture(data) else {data.name: data}
     config = TokenizerConfig()  # the fingerprint of the files does not depend on it
     corpora = {name: plan_corpus(one, config, None, fetch=False, write=False) for name, one in chosen.items()}

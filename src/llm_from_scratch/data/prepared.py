@@ -4,22 +4,30 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.config import BatchConfig
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
-from llm_from_scratch.data.sampler import MixedSampler, RandomChunkSampler, RandomTextSampler, Sampler
+from llm_from_scratch.data.packing import ConversationSampler, Learned, PackedRows
+from llm_from_scratch.data.sampler import (
+    MixedSampler,
+    RandomChunkSampler,
+    RandomTextSampler,
+    Sampler,
+    ValidationWindows,
+)
 from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, id_dtype, open_shard
 from llm_from_scratch.data.tasks import documents_in_pieces
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import read_bounded, refuse_links, sha256
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
+MASK = ".mask"  # of conversations, beside each shard: a byte for each id, 1 where it is learned
 FILES = "files"  # the manifest's key of the cleaned text's checksums; version 0.1 has none
 TEXT_FILES = tuple(f"{split}.{kind}" for split in SPLITS for kind in ("txt", "ends"))
 MAX_MANIFEST = 1_000_000_000  # bytes; a manifest takes about 100 bytes a shard
@@ -69,7 +77,24 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def sampler(self, data: BatchConfig, **place: int) -> Sampler:
+    def validation(self, data: DataConfig, block_size: int) -> ValidationWindows | PackedRows:
+        """Returns the windows of T tokens (`block_size`) that a validation reads.
+
+        Raises:
+            UserError: when the split is too short.
+        """
+        tokens = [shard.tokens for shard in self.shards("val")]
+        return ValidationWindows(tokens, block_size=block_size, eot_id=self.tokenizer.eot_id)
+
+    def scored_bytes(self, data: DataConfig, block_size: int) -> int:
+        """Returns the UTF-8 bytes of the text whose tokens a validation predicts."""
+        return self.text_bytes("val")
+
+    def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
+        """Returns the training sequences of an epoch; `tokens` are those of the training split."""
+        return tokens / block_size
+
+    def sampler(self, data: DataConfig, **place: int) -> Sampler:
         """Returns the sampler of the training batches that the settings describe.
 
         Args:
@@ -125,10 +150,80 @@ class Mixture(Prepared):
         for part in self.parts:
             yield from part.documents(split)
 
-    def sampler(self, data: BatchConfig, **place: int) -> Sampler:
+    def sampler(self, data: DataConfig, **place: int) -> Sampler:
         corpora = self.manifest["corpora"]
         samplers = {name: part.sampler(data, **place) for name, part in zip(corpora, self.parts, strict=True)}
         return MixedSampler(samplers, {name: one["weight"] for name, one in corpora.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Conversations(Prepared):
+    """Prepared conversations: beside the ids of each document, which of them are learned.
+
+    `manifest["template"]` is the chat template by which they were rendered, None where no row has
+    messages; `manifest["splits"][split]` has the counts of the learned text (text_bytes), of all
+    tokens and of those learned. Of preferences, document 2 i is the chosen one and 2 i + 1 the
+    rejected one of pair i.
+    """
+
+    packings: dict[tuple[str, int, str], PackedRows] = field(default_factory=dict, compare=False, repr=False)
+
+    def learned(self, split: str) -> Learned:
+        """Returns the documents of a split with the mask of what is learned, verified.
+
+        Raises:
+            UserError: when a file is missing or damaged.
+        """
+        (shard,) = self.shards(split)
+        path = shard.info.path.with_suffix(MASK)
+        if not path.is_file() or path.stat().st_size != len(shard.tokens):
+            raise _damaged(path, f"is missing, or has not {len(shard.tokens)} bytes")
+        if sha256(path) != self.manifest["splits"][split]["mask"]:
+            raise _damaged(path, "has other bytes than were written")
+        mask = np.memmap(path, np.uint8, "r") if len(shard.tokens) else np.empty(0, np.uint8)
+        return Learned(shard.tokens, shard.document_ends, mask.view(bool))
+
+    def packed(self, split: str, data: DataConfig, block_size: int) -> PackedRows:
+        """Returns a split in rows of `block_size` tokens, packed at the first call.
+
+        Raises:
+            UserError: when no conversation is left in the split.
+        """
+        key = (split, block_size, data.too_long)
+        if key not in self.packings:
+            rows = PackedRows(
+                self.learned(split), block_size=block_size, too_long=data.too_long, eot_id=self.tokenizer.eot_id
+            )
+            if not len(rows):
+                raise UserError(
+                    f"data.too_long={data.too_long}: all {rows.skipped:,} conversations of the {split} split are left out,"
+                    f" as none has an answer within {block_size + 1} tokens: use a larger model.block_size"
+                )
+            self.packings[key] = rows
+        return self.packings[key]
+
+    def validation(self, data: DataConfig, block_size: int) -> PackedRows:
+        return self.packed("val", data, block_size)
+
+    def scored_bytes(self, data: DataConfig, block_size: int) -> int:
+        special = [*self.tokenizer.special.values()]
+        ids = self.packed("val", data, block_size).learned_ids
+        return len(self.tokenizer.decode_bytes(ids[~np.isin(ids, special)].tolist()))
+
+    def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
+        return len(self.packed("train", data, block_size))
+
+    def sampler(self, data: DataConfig, **place: int) -> ConversationSampler:
+        packed = self.packed("train", data, place.pop("block_size"))
+        return ConversationSampler(packed, batch_size=data.batch_size, batch_schedule=data.batch_schedule, **place)
+
+    def prompts(self, split: str) -> Iterator[tuple[list[int], list[int]]]:
+        """Yields for each document the ids before its last answer, and those of that answer."""
+        documents = self.learned(split)
+        for number in range(len(documents.ends)):
+            ids, mask = documents.document(number)
+            begin = int(np.flatnonzero(~mask)[-1]) + 1 if not mask.all() else 0
+            yield ids[:begin].tolist(), ids[begin:].tolist()
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -157,6 +252,11 @@ def open_prepared(folder: Path) -> Prepared:
                 raise UserError("names")
             if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
                 raise UserError("shards")
+        chats = manifest.get("rows") is not None
+        if chats and not all(isinstance(manifest["splits"][split]["mask"], str) for split in SPLITS):
+            raise UserError("mask")
+        if chats and not isinstance(manifest["template"], str | None):
+            raise UserError("template")
         kept = TEXT_FILES if manifest.get("keep_text", True) and "corpora" not in manifest else ()
         if FILES in manifest and set(manifest[FILES]) != set(kept):
             raise UserError("text")
@@ -168,6 +268,8 @@ def open_prepared(folder: Path) -> Prepared:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
     tokenizer = load_tokenizer(folder / "tokenizer")
+    if chats:
+        return Conversations(folder, manifest, tokenizer)
     if "corpora" not in manifest:
         return Prepared(folder, manifest, tokenizer)
     parts = tuple(open_prepared(folder.parents[1] / one["folder"]) for one in manifest["corpora"].values())

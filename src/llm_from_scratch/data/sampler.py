@@ -145,6 +145,9 @@ class RandomBatches:
         }
 
 
+Sampler = RandomBatches
+
+
 class RandomChunkSampler(RandomBatches):
     """Random chunks of token shards.
 
@@ -419,9 +422,6 @@ class ValidationWindows:
             begin += len(parts[-1])
             shard += 1
         return np.concatenate(parts)
-
-
-Sampler = RandomChunkSampler | RandomTextSampler | MixedSampler
 
 
 def _windows_of_all(shards: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -145,6 +145,7 @@ def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
             config.data,
             config.tokenizer,
             tokenizer=run.tokenizer if given else None,
+            template=run.chat_template,
             fetch=False,
             write=config.data.dir == DataConfig().dir,
         )

@@ -176,6 +176,16 @@ def tokenizer_of_origin(config: "Config") -> "Tokenizer | None":
     return find_model(config.init_from, "init_from").settings()[1]
 
 
+def template_of_origin(config: "Config") -> str | None:
+    """Returns the chat template of the model whose tokenizer is `tokenizer_of_origin`, or None."""
+    from llm_from_scratch.pretrained import find_model
+    from llm_from_scratch.weights import PICKLES
+
+    if config.resume or not config.init_from or Path(config.init_from).suffix in PICKLES:
+        return None
+    return find_model(config.init_from, "init_from").chat_template()
+
+
 def _set_by(group: str, choice: Any) -> Iterator[str]:
     """Yields the settings in the file of a group's choice.
 

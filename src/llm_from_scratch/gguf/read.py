@@ -227,10 +227,24 @@ def load(path: Path, *, block_size: int | None = None) -> tuple[GPT, Tokenizer, 
     with opened(path) as file:
         model = load_weights(file, block_size)
         tokenizer = _tokenizer_of(file, model.config)
-        template = file.metadata.get("tokenizer.chat_template")
-        if template is not None and not isinstance(template, str):
-            raise UserError("damaged: tokenizer.chat_template is no text")
-        return model, tokenizer, _end_ids(file.metadata, tokenizer.vocab_size), template
+        return model, tokenizer, _end_ids(file.metadata, tokenizer.vocab_size), _template(file)
+
+
+def _template(file: File) -> str | None:
+    template = file.metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise UserError("damaged: tokenizer.chat_template is no text")
+    return template
+
+
+def read_template(path: Path) -> str | None:
+    """Reads the chat template of a file; None where it has none.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    with opened(path) as file:
+        return _template(file)
 
 
 def read_settings(path: Path) -> tuple[GPTConfig, Tokenizer]:

@@ -74,7 +74,7 @@ def load(folder: Path, *, block_size: int | None = None) -> tuple[GPT, Tokenizer
             a tokenizer that this package lacks.
     """
     tokenizer = _tokenizer(folder)
-    template = _chat_template(folder)
+    template = chat_template(folder)
     found = load_weights(folder, vocab_size=tokenizer.vocab_size, block_size=block_size)
     return found.model, tokenizer, found.end_ids, template
 
@@ -316,7 +316,7 @@ def _end_ids(folder: Path, settings: Mapping[str, Any], vocab_size: int) -> tupl
     return tuple(one for one in dict.fromkeys(ids) if one < vocab_size)
 
 
-def _chat_template(folder: Path) -> str | None:
+def chat_template(folder: Path) -> str | None:
     """Reads the template of a chat: a file of its own, or an entry of tokenizer_config.json.
 
     The entry is the template, or a list of several by name, of which `default` is read.

@@ -68,18 +68,21 @@ class TextSize:
     documents: int | None = None
 
 
-def text_size(config: Config, tokenizer: Tokenizer | None = None) -> TextSize:
+def text_size(config: Config, tokenizer: Tokenizer | None = None, template: str | None = None) -> TextSize:
     """Returns the size of a run's text: counted if prepared or small, else estimated from files.
 
-    A small text and a mixture are prepared first. With `config.resume` set, nothing is downloaded
+    A small text, a mixture and conversations are prepared first, these with the `template` of the
+    model in `init_from`. With `config.resume` set, nothing is downloaded
     or written: the run folder may be a stranger's.
 
     Raises:
         UserError: when the text cannot be read or prepared.
     """
     own = not config.resume
-    if config.data.mix is not None:
-        return counted(prepare(config.data, config.tokenizer, tokenizer=tokenizer, fetch=own, write=own))
+    if config.data.mix is not None or config.data.format != "text":
+        return counted(
+            prepare(config.data, config.tokenizer, tokenizer=tokenizer, template=template, fetch=own, write=own)
+        )
     corpus = plan_corpus(config.data, config.tokenizer, tokenizer, fetch=own, write=False)
     if corpus.folder.exists():
         return counted(open_prepared(corpus.folder))

@@ -112,6 +112,8 @@ def _of_settings(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"the warm-up takes {config.optim.warmup_steps} of {steps} steps: use optim.warmup_steps={max(1, steps // 20)}"
         )
+    if config.data.format != "text":  # conversations are packed, and parted by their own mask
+        return
     if data["val_tokens"] < config.model.block_size:
         yield (
             f"{data['val_tokens']} tokens to validate with, fewer than a block of {config.model.block_size}: use a larger "

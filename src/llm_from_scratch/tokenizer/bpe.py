@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from logging import getLogger
 from pathlib import Path
@@ -51,35 +51,44 @@ class BPETokenizer(Tokenizer):
             raise UserError(
                 f"this SentencePiece model lacks {END_OF_TEXT} or the 256 bytes: train one with tokenizer=bpe"
             )
+        self._special = {processor.id_to_piece(i): i for i in range(self.vocab_size) if processor.is_control(i)}
         # SentencePiece would decode a U+2581 of the text as a space, so it is encoded as bytes.
         self._mark_ids = self._bytes_as_ids("▁")
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES) -> "BPETokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, sample_bytes: int = SAMPLE_BYTES, special: Sequence[str] = ()
+    ) -> "BPETokenizer":
         """Learns `vocab_size` tokens from at most `sample_bytes` bytes, spread evenly over `texts`.
 
         Texts too small for so many tokens give fewer, with a warning. Single characters get at most
         half of the tokens that are not fixed, the most frequent first; rarer ones are written as
-        bytes, with a warning. The same texts give the same model, byte for byte.
+        bytes, with a warning. `special` are special tokens beside end-of-text: no text encodes to
+        them. The same texts give the same model, byte for byte.
 
         Raises:
             UserError: when `vocab_size` is too small, or the texts are only white space or hold a
                 lone surrogate.
         """
-        if vocab_size < FIXED + 2:
+        fixed = FIXED + len(special)
+        if vocab_size < fixed + 2:
             raise UserError(
-                f"tokenizer.vocab_size={vocab_size} leaves no token to learn beside {FIXED} for bytes, white space and "
-                f"control: use at least {FIXED + 2}"
+                f"tokenizer.vocab_size={vocab_size} leaves no token to learn beside {fixed} for bytes, white space and "
+                f"control: use at least {fixed + 2}"
             )
         sample = _sample(texts, sample_bytes)
-        breaks = re.compile(f"[{re.escape(RESERVED + _rare_characters(sample, vocab_size))}]+")
-        tokenizer = cls(_learn((part for block in sample for part in breaks.split(block)), vocab_size))
+        breaks = re.compile(f"[{re.escape(RESERVED + _rare_characters(sample, vocab_size, fixed))}]+")
+        tokenizer = cls(_learn((part for block in sample for part in breaks.split(block)), vocab_size, special))
         if tokenizer.vocab_size < vocab_size:
             log.warning(
                 "the training text fills only %d tokens: tokenizer.vocab_size=%d is reduced to that",
                 *(tokenizer.vocab_size, vocab_size),
             )
         return tokenizer
+
+    @property
+    def special(self) -> dict[str, int]:
+        return self._special
 
     def encode(self, text: str) -> list[int]:
         return self._around_marks(
@@ -251,10 +260,10 @@ def _bytes_of_pieces(processor: spm.SentencePieceProcessor) -> list[bytes]:
     ]
 
 
-def _rare_characters(sample: list[str], vocab_size: int) -> str:
+def _rare_characters(sample: list[str], vocab_size: int, fixed: int = FIXED) -> str:
     """Returns the characters too rare for a token, which are written as bytes; warns of them.
 
-    The most frequent characters get tokens, at most half of the tokens that are not fixed.
+    The most frequent characters get tokens, at most half of the tokens that are not `fixed`.
 
     Raises:
         UserError: when the sample is only white space.
@@ -267,17 +276,17 @@ def _rare_characters(sample: list[str], vocab_size: int) -> str:
     if not counts:
         raise UserError("the training text holds nothing but white space: there is no token to learn")
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
-    rare = by_frequency[(vocab_size - FIXED) // 2 :]
+    rare = by_frequency[(vocab_size - fixed) // 2 :]
     if rare:
         log.warning(
             "%d of the %d distinct characters of the text (%.3f %% of it) are written as bytes: "
             "tokenizer.vocab_size=%d would give each its own token",
-            *(len(rare), len(counts), 100 * sum(counts[c] for c in rare) / counts.total(), FIXED + 2 * len(counts)),
+            *(len(rare), len(counts), 100 * sum(counts[c] for c in rare) / counts.total(), fixed + 2 * len(counts)),
         )
     return "".join(rare)
 
 
-def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
+def _learn(parts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> bytes:
     """Runs SentencePiece's training on `parts` and returns the content of tokenizer.model."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
@@ -295,6 +304,7 @@ def _learn(parts: Iterable[str], vocab_size: int) -> bytes:
         remove_extra_whitespaces=False,
         byte_fallback=True,
         user_defined_symbols=["\n"],
+        control_symbols=[*special],
         allow_whitespace_only_pieces=True,
         eos_id=0,
         eos_piece=END_OF_TEXT,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,17 @@ from llm_from_scratch.tokenizer.char import CharTokenizer
 
 
 def train_tokenizer(
-    kind: str, texts: Iterable[str], vocab_size: int | None = None, held_out: Iterable[str] = ()
+    kind: str,
+    texts: Iterable[str],
+    vocab_size: int | None = None,
+    held_out: Iterable[str] = (),
+    special: Sequence[str] = (),
 ) -> Tokenizer:
     """Learns a tokenizer of `kind` ("char" or "bpe") from the documents `texts`, in one pass.
 
     `vocab_size` is for bpe; it is None for char. A character tokenizer also reads `held_out`, and
-    has ids for bytes if a character there is not in `texts`.
+    has ids for bytes if a character there is not in `texts`. `special` are names of special tokens
+    beside end-of-text, for bpe; a character tokenizer has none of them.
 
     Raises:
         UserError: as `train` of the kind; when the kind is unknown, or `vocab_size` is missing
@@ -42,7 +47,7 @@ def train_tokenizer(
     if kind == "bpe":
         if vocab_size is None:
             raise UserError("tokenizer.vocab_size=null: tokenizer=bpe needs a number of tokens, such as 1024")
-        return BPETokenizer.train(texts, vocab_size)
+        return BPETokenizer.train(texts, vocab_size, special=special)
     raise UserError(f"tokenizer.kind={kind!r}: use char, bpe or gpt2")
 
 

@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ from llm_from_scratch.weights import model_metadata, save_model
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """The beginning of the samples: a text, and of a conversation its ids (None: of a text)."""
+
+    text: str
+    ids: Sequence[int] | None = None
+
+
 class Samples(Callback):
     """Text that the model generates at every validation, in samples.md, TensorBoard and wandb.
 
@@ -40,9 +49,17 @@ class Samples(Callback):
     """
 
     def __init__(
-        self, run_dir: Path, tokenizer: Tokenizer, prompt: str, config: SampleConfig, seed: int, progress: ProgressBar
+        self,
+        run_dir: Path,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        config: SampleConfig,
+        seed: int,
+        progress: ProgressBar,
+        end_ids: Sequence[int] = (),
     ) -> None:
         self.path, self.tokenizer, self.prompt = run_dir / "samples.md", tokenizer, prompt
+        self.end_ids = end_ids
         self.progress = progress
         self.shown = progress.console.is_terminal if config.show == "auto" else bool(config.show)
         self.sampling = SamplingConfig(
@@ -63,8 +80,11 @@ class Samples(Callback):
             return
         # torch.compile would compile the training blocks again for every length of the text.
         with pl_module.averaged(), torch.compiler.set_stance("force_eager"):
-            pieces = [new[0] for new in generate(model, self.tokenizer, self.prompt, self.sampling)]
-        text = self.prompt + "".join(pieces)
+            begin = self.prompt.text if self.prompt.ids is None else self.prompt.ids
+            pieces = [new[0] for new in generate(model, self.tokenizer, begin, self.sampling, self.end_ids)]
+        # An answer has a line of its own behind a question.
+        between = "" if self.prompt.ids is None or self.prompt.text[-1:].isspace() else "\n"
+        text = self.prompt.text + between + "".join(pieces)
         with self.path.open("a", encoding="utf-8") as file:
             # An indented block shows any text as it is.
             quoted = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
@@ -167,12 +187,12 @@ class Checkpoints(Callback):
         run_dir: Path,
         tokenizer: Tokenizer,
         background: Background,
-        data: str,
+        facts: dict[str, Any],
         users: dict[str, Callback],
         settings: dict[str, Any],
     ) -> None:
         self.run_dir, self.tokenizer, self.background = run_dir, tokenizer, background
-        self.data = data  # the fingerprint of the prepared text
+        self.facts = facts  # for model/config.json: the prepared text's fingerprint, the chat template
         self.users, self.settings = users, {name: json.dumps(settings[name], sort_keys=True) for name in users}
         self.best, self.saved, self.stopped = float("inf"), 0, False
 
@@ -251,7 +271,7 @@ class Checkpoints(Callback):
             self.best = loss
             model, metadata = (
                 whole_model(pl_module.model),
-                {"step": trainer.global_step, "loss": loss, "data": self.data},
+                {"step": trainer.global_step, "loss": loss, **self.facts},
             )
             if trainer.is_global_zero:
                 weights = dict(model.named_parameters())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from llm_from_scratch.config import Config
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.packing import PackedRows
+from llm_from_scratch.data.prepared import Conversations, Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows, batch_size_at
 from llm_from_scratch.errors import UserError
 
@@ -46,7 +47,7 @@ class TextDataModule(lightning.LightningDataModule):
         self.sampler: Sampler
         block_size = self.block_size
         val_tokens = prepared.manifest["splits"]["val"]["tokens"]
-        if val_tokens < block_size:
+        if val_tokens < block_size and not isinstance(prepared, Conversations):
             raise UserError(
                 f"the validation split has {val_tokens} tokens, and one block needs {block_size}: use a longer text,"
                 f" a larger data.val_fraction, or model.block_size={val_tokens} or less"
@@ -105,11 +106,7 @@ class TextDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> "ValidationBatches":
         """Returns this rank's validation windows; all ranks together read every token once."""
         assert self.trainer is not None
-        windows = ValidationWindows(
-            [shard.tokens for shard in self.prepared.shards("val")],
-            block_size=self.block_size,
-            eot_id=self.prepared.tokenizer.eot_id,
-        )
+        windows = self.prepared.validation(self.settings, self.block_size)
         return ValidationBatches(windows, self.micro_batch_size, self.trainer.global_rank, self.trainer.world_size)
 
 
@@ -178,7 +175,7 @@ class TrainingBatches:
 class ValidationBatches:
     """The validation windows of one rank."""
 
-    def __init__(self, windows: ValidationWindows, batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(self, windows: ValidationWindows | PackedRows, batch_size: int, rank: int, world_size: int) -> None:
         self.windows, self.batch_size, self.rank, self.world_size = windows, batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[Batch]:

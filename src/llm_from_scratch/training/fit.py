@@ -13,8 +13,10 @@ from torch import Tensor
 from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.cores import sharing_cores
+from llm_from_scratch.data.conversations import ChatStyle
+from llm_from_scratch.data.inspection import readable
 from llm_from_scratch.data.prepare import prepare, source_fingerprint
-from llm_from_scratch.data.prepared import Prepared, check_doc_mask, document_start
+from llm_from_scratch.data.prepared import Conversations, Prepared, check_doc_mask, document_start
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.model import GPT, GPTConfig
@@ -22,8 +24,9 @@ from llm_from_scratch.plan.estimate import warnings_at_start
 from llm_from_scratch.plan.sizes import counted
 from llm_from_scratch.pretrained import find_model
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
+from llm_from_scratch.tokenizer.template import render_ids
 from llm_from_scratch.training.averaging import WeightAverage
-from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Samples, Signals
+from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Prompt, Samples, Signals
 from llm_from_scratch.training.checks import MISFITS
 from llm_from_scratch.training.claim import Claim, Ownership
 from llm_from_scratch.training.data import TextDataModule
@@ -35,7 +38,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.weights import PICKLES, fill, model_folder, read_pickle
+from llm_from_scratch.weights import PICKLES, chat_of, fill, model_folder, read_pickle, saved_settings
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +73,16 @@ def train(
     # The text, as tokens.
     state = state_to_resume(config)
     origin = load_origin(config, fetch=fetch) if config.init_from and state is None else None
-    tokenizer = tokenizer_of_weights(config, state, origin)
+    given = given_by_weights(config, state, origin)
     prepared = prepared or prepare(
-        config.data, config.tokenizer, tokenizer=tokenizer, wait=True, settings=config.prepare, fetch=fetch, write=write
+        config.data,
+        config.tokenizer,
+        tokenizer=given.tokenizer,
+        template=given.chat_template,
+        wait=True,
+        settings=config.prepare,
+        fetch=fetch,
+        write=write,
     )
 
     # The model.
@@ -80,7 +90,7 @@ def train(
     model = build_model(config, prepared)
     if origin:
         fill(model, origin.weights, origin.path)
-    module = LanguageModel(model, config, val_bytes=prepared.text_bytes("val"))
+    module = LanguageModel(model, config, val_bytes=prepared.scored_bytes(config.data, config.model.block_size))
 
     # The loop.
     background = Background()
@@ -88,7 +98,8 @@ def train(
     if state:
         states.compare(state)
     prompt = sample_prompt(config, prepared)
-    callbacks = make_callbacks(config, claim, prepared, background, prompt, users)
+    chat = chat_of_run(prepared, given)
+    callbacks = make_callbacks(config, claim, prepared, background, prompt, users, chat)
     trainer = build_trainer(config, run_dir, callbacks, loggers, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
@@ -97,7 +108,7 @@ def train(
     claim.verify()
     claim.start()  # a run that was killed after its last step makes no step that would call it
     if trainer.is_global_zero:
-        show_results(config, trainer, model, prompt)
+        show_results(config, trainer, model, prompt.text)
         announce(config.run_dir)
     return float(best_row(run_dir)["loss"])
 
@@ -133,7 +144,16 @@ class Origin:
 
     path: Path
     weights: dict[str, Tensor]
+    given: "Given"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What comes with a model's weights: its tokenizer, its chat template, the ids of its ends."""
+
     tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
+    end_ids: tuple[int, ...] = ()
 
 
 def load_origin(config: Config, *, fetch: bool) -> Origin:
@@ -148,7 +168,7 @@ def load_origin(config: Config, *, fetch: bool) -> Origin:
     """
     path = Path(str(config.init_from))
     if path.suffix in PICKLES:
-        return Origin(path, read_pickle(path))
+        return Origin(path, read_pickle(path), Given())
     source = find_model(str(config.init_from), "init_from", fetch=fetch)
     if source.kind == "run":
         loaded = source.open()
@@ -156,21 +176,40 @@ def load_origin(config: Config, *, fetch: bool) -> Origin:
         # Positions that the run does not have would only take memory.
         settings, _ = source.settings()
         loaded = source.open(block_size=min(settings["block_size"], config.model.block_size))
-    return Origin(source.path, dict(loaded.model.named_parameters()), loaded.tokenizer)
+    given = Given(loaded.tokenizer, loaded.chat_template, loaded.end_ids)
+    return Origin(source.path, dict(loaded.model.named_parameters()), given)
 
 
-def tokenizer_of_weights(config: Config, state: Path | None, origin: Origin | None) -> Tokenizer | None:
-    """Returns the tokenizer that the initial weights were trained with.
+def given_by_weights(config: Config, state: Path | None, origin: Origin | None) -> Given:
+    """Returns what comes with the initial weights; no tokenizer where the settings choose it.
 
-    None where the settings choose it. A new run has no checkpoint (`state`), and `origin` only
-    with `init_from`.
+    A new run has no checkpoint (`state`), and `origin` only with `init_from`.
     """
     if origin:
-        return origin.tokenizer
+        return origin.given
+    if not state:
+        return Given()
+    run = Path(config.run_dir)
+    folder = model_folder(run)
     from_a_model = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
-    if state and (from_a_model or config.tokenizer.kind == "gpt2"):
-        return load_tokenizer(model_folder(Path(config.run_dir)))
-    return None
+    if not folder.is_dir():  # stopped before its first validation
+        return load_origin(config, fetch=False).given if from_a_model else Given()
+    metadata = saved_settings(run)
+    end_ids, template = chat_of(metadata, metadata["model"]["vocab_size"], folder)
+    own = from_a_model or config.tokenizer.kind == "gpt2"
+    return Given(load_tokenizer(folder) if own else None, template, end_ids)
+
+
+def chat_of_run(prepared: Prepared, given: Given) -> Given:
+    """Returns the chat template of a run's model, and the ids that end its answers.
+
+    They are those that its conversations were rendered by, else those of the model it starts from.
+    """
+    template = prepared.manifest.get("template")
+    if template is None:
+        return given
+    end_ids = ChatStyle(template, prepared.tokenizer).end_ids()
+    return Given(prepared.tokenizer, template, tuple(dict.fromkeys((*end_ids, *given.end_ids))))
 
 
 def build_model(config: Config, prepared: Prepared) -> GPT:
@@ -197,16 +236,26 @@ def fingerprints(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def sample_prompt(config: Config, prepared: Prepared) -> str:
-    """Returns `sample.prompt`, or where it is null the first words of the validation split.
+def sample_prompt(config: Config, prepared: Prepared) -> Prompt:
+    """Returns the prompt of the samples: `sample.prompt`, or where it is null held-out text.
+
+    It is the first words of the validation split, or the prompt of its first conversation. With a
+    chat template `sample.prompt` is a user's message.
 
     Raises:
         UserError: when the tokenizer lacks a character of `sample.prompt`.
     """
-    if config.sample.prompt:
-        prepared.tokenizer.encode(config.sample.prompt)
-        return config.sample.prompt
-    return first_words(next(prepared.documents("val")))
+    asked, tokenizer, template = config.sample.prompt, prepared.tokenizer, prepared.manifest.get("template")
+    if asked and template is not None:
+        messages = [{"role": "user", "content": asked}]
+        return Prompt(asked, render_ids(template, messages, tokenizer, add_generation_prompt=True))
+    if asked:
+        tokenizer.encode(asked)
+        return Prompt(asked)
+    if isinstance(prepared, Conversations):
+        ids, _ = next(prepared.prompts("val"))
+        return Prompt(readable(ids, tokenizer), ids)
+    return Prompt(first_words(next(prepared.documents("val"))))
 
 
 def first_words(text: str, characters: int = 40) -> str:
@@ -225,8 +274,9 @@ def make_callbacks(
     claim: Claim,
     prepared: Prepared,
     background: Background,
-    prompt: str,
+    prompt: Prompt,
     users: dict[str, Callback],
+    chat: Given,
 ) -> list[Callback]:
     """Returns all callbacks of a run in the order of their calls; checkpoints come last.
 
@@ -237,17 +287,19 @@ def make_callbacks(
         background: the thread that writes checkpoints.
         prompt: the prompt of the samples.
         users: the user's own callbacks, by their names.
+        chat: the chat template of the model, and the ids that end its answers.
     """
     run_dir, optim, text = Path(config.run_dir), config.optim, counted(prepared)
 
     def epochs(step: int) -> float:
         sequences = sequences_before(step, config.data.batch_size, config.data.batch_schedule)
-        return sequences * config.model.block_size / max(1, text.train_tokens)
+        return sequences / max(1.0, prepared.sequences(config.data, config.model.block_size, text.train_tokens))
 
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps, plain_settings(config))
     progress = ProgressBar(metrics, config.trainer.progress)
     data = fingerprints(prepared)["data"]
-    saver = Checkpoints(run_dir, prepared.tokenizer, background, data, users, config.callbacks)
+    facts = {"data": data, "end_ids": chat.end_ids, "chat_template": chat.chat_template}
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts, users, config.callbacks)
     opening = Opening(config, epochs(config.trainer.max_steps), warnings_at_start(config, text))
     callbacks = [Ownership(claim), Signals(saver, progress.close), metrics, opening, progress]
     if not config.data.overfit and optim.patience is None:
@@ -255,7 +307,9 @@ def make_callbacks(
     if optim.ema_decay is not None:
         callbacks.append(WeightAverage(optim.ema_decay))
     if config.sample.max_new_tokens:
-        callbacks.append(Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress))
+        callbacks.append(
+            Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress, chat.end_ids)
+        )
     if optim.patience:
         callbacks.append(EarlyStopping(optim))
     return [*callbacks, *users.values(), saver]

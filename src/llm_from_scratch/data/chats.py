@@ -1,0 +1,277 @@
+"""A corpus of conversations: from the files that the settings name to the prepared folder.
+
+    data/chat/prepared-1f0c8a35be21/   named after the rows, the tokenizer and the chat template
+        manifest.json                  counts, the template, checksums; written last
+        tokenizer/                     a model's own, or learned from the training rows
+        train_00000.bin/.idx  val_…    token shards, a document a conversation
+        train_00000.mask      val_…    a byte for each id: 1 where it is learned
+
+Each row of a file is a conversation (`conversations.py`). Its text is taken as it is: nothing is
+cleaned. A conversation lies in one split: by a hash of its file and row, or as data.val_path says.
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_from_scratch.config import DataConfig, TokenizerConfig
+from llm_from_scratch.data.conversations import COLUMNS, MARKERS, ChatStyle, Rendered, template_of
+from llm_from_scratch.data.corpus import FORMAT, prepared_folder, source_of, tokenizer_of_files, unfinished_folder
+from llm_from_scratch.data.documents import SPLITS, Faults, Tally, hash_in_unit_interval
+from llm_from_scratch.data.learning import learn
+from llm_from_scratch.data.manifest import publish_prepared
+from llm_from_scratch.data.prepared import FILES, MASK
+from llm_from_scratch.data.readers import read_rows
+from llm_from_scratch.data.shards import write_shard
+from llm_from_scratch.data.sources import Source
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import sha256
+from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.tokenizer.template import CHATML
+
+log = logging.getLogger(__name__)
+RENDERING = 1  # increased when the same rows give other ids or another mask
+STEM = "00000"  # of the only shard of a split
+Row = tuple[str, dict[str, Any]]  # FILE:ROW, and its values
+
+
+@dataclass(frozen=True)
+class ChatCorpus:
+    """Files of conversations, with the settings of their preparation.
+
+    `metadata` determines the name of the prepared `folder` and is the beginning of its manifest.
+    """
+
+    folder: Path
+    data: DataConfig
+    sources: dict[str, Source]  # by split; without a file of held-out rows, train alone
+    checksums: dict[str, str]  # by path
+    metadata: dict[str, Any]
+    tokenizer_config: TokenizerConfig
+    tokenizer: Tokenizer | None  # None: it is learned
+    template: str | None  # None: ChatML
+
+    def rows(self, split: str, tally: Tally) -> Iterator[Row]:
+        """Yields the rows of a split, as far as data.fraction and data.max_docs choose them.
+
+        Raises:
+            UserError: when rows are no objects and `data.on_error` is not skip.
+        """
+        chosen = self.sources.get(split) or self.sources["train"]
+        in_split = (lambda where: True) if len(self.sources) > 1 else self._splits(split)
+        faults = Faults(self.data.on_error or "stop", True, tally)
+        for where, row in itertools.islice(self._all(chosen, tally, faults), self.data.max_docs):
+            if in_split(where):
+                yield where, row
+        faults.report()
+
+    def _all(self, source: Source, tally: Tally, faults: Faults) -> Iterator[Row]:
+        data = self.data
+
+        def on_fault(where: str, problem: str) -> None:
+            tally.read += 1
+            faults.document(where, f"{where}: {problem}")
+
+        for name, path in source.paths:
+            checksum = self.checksums[str(path)]
+            for where, row in read_rows(path, name, COLUMNS[data.format], checksum=checksum, on_fault=on_fault):
+                tally.read += 1
+                if data.fraction < 1 and hash_in_unit_interval(where, f"subset {data.subset_seed}") >= data.fraction:
+                    tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
+                else:
+                    yield where, row
+
+    def _splits(self, split: str) -> Callable[[str], bool]:
+        """Returns whether a row is of a split, by a hash of its name.
+
+        The row with the smallest hash is held out, whatever data.val_fraction is.
+        """
+        tally = Tally()
+        names = (where for where, _ in self._all(self.sources["train"], tally, Faults("skip", True, tally)))
+        least, limit = min(names, key=hash_in_unit_interval, default=""), self.data.val_fraction
+        held_out = split == "val"
+        return lambda where: (where == least or hash_in_unit_interval(where) < limit) == held_out
+
+
+def sources_of(data: DataConfig, fetch: bool) -> dict[str, Source]:
+    """Returns the files of each split; of `train` alone where data.val_fraction parts them.
+
+    Raises:
+        UserError: when a file is missing, or of no kind that holds rows.
+    """
+    found = {"train": source_of(data, fetch)}
+    if data.val_path is not None:
+        try:
+            found["val"] = source_of(replace(data, path=data.val_path), fetch)
+        except UserError as error:
+            raise UserError(str(error).replace("data.path", "data.val_path", 1)) from None
+    return found
+
+
+def rows_fingerprint(sources: dict[str, Source]) -> tuple[str, dict[str, str]]:
+    """Returns the fingerprint of the files of all splits, and the sha256 of each path."""
+    checksums = {str(path): sha256(path) for source in sources.values() for _, path in source.paths}
+    listed = {split: [(name, checksums[str(path)]) for name, path in source.paths] for split, source in sources.items()}
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest(), checksums
+
+
+def plan_chats(
+    data: DataConfig,
+    tokenizer_config: TokenizerConfig,
+    tokenizer: Tokenizer | None,
+    template: str | None,
+    fetch: bool = True,
+    write: bool = True,
+) -> ChatCorpus:
+    """Returns the corpus of conversations that the settings name.
+
+    Args:
+        data: the settings, of a `format` other than text.
+        tokenizer_config: the settings of the tokenizer.
+        tokenizer: the tokenizer to use; None: it is read from GPT-2's files or learned.
+        template: the chat template of the model, in Jinja; None: it has none.
+        fetch: whether missing files may be downloaded.
+        write: whether the corpus's folder may be written.
+
+    Raises:
+        UserError: when a file is missing, unreadable or of another kind.
+    """
+    data_dir = Path(data.dir)
+    tokenizer = tokenizer or tokenizer_of_files(tokenizer_config, data_dir, fetch)
+    sources = sources_of(data, fetch)
+    if write:
+        (data_dir / data.name).mkdir(parents=True, exist_ok=True)
+    fingerprint, checksums = rows_fingerprint(sources)
+    chosen = template_of(data.template, template)
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "rows": data.format,
+        "rendering": RENDERING,
+        "source": fingerprint,
+        "tokenizer": tokenizer.fingerprint if tokenizer else [tokenizer_config.kind, tokenizer_config.vocab_size],
+        "template_sha256": hashlib.sha256((chosen or CHATML).encode()).hexdigest(),
+    }
+    if "val" not in sources:
+        metadata["val_fraction"] = data.val_fraction
+    if data.fraction < 1:
+        metadata |= {"fraction": data.fraction, "subset_seed": data.subset_seed}
+    metadata |= {
+        key: getattr(data, key) for key in ("max_docs", "on_error") if getattr(data, key) != getattr(DataConfig, key)
+    }
+    folder = prepared_folder(data, metadata)
+    return ChatCorpus(folder, data, sources, checksums, metadata, tokenizer_config, tokenizer, chosen)
+
+
+def build_chats(corpus: ChatCorpus) -> None:
+    """Renders all conversations, and publishes them by renaming the build folder.
+
+    Raises:
+        UserError: when rows cannot be rendered and data.on_error is not skip, or a split is empty.
+    """
+    building = unfinished_folder(corpus.folder)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        texts = {split: _texts(corpus, split) for split in SPLITS}
+        special = MARKERS if corpus.tokenizer_config.kind == "bpe" else ()
+        tokenizer = learn(building, corpus.tokenizer_config, corpus.tokenizer, texts, special)
+        renderer = _Renderer(corpus, tokenizer)
+        splits = {split: renderer.write(split, building) for split in SPLITS}
+    except UserError:
+        shutil.rmtree(building)
+        raise
+    manifest = corpus.metadata | {
+        "name": corpus.data.name,
+        "fingerprint": tokenizer.fingerprint,
+        "keep_text": False,
+        "template": renderer.style.used,
+        "splits": splits,
+        "removed": renderer.tally.removed,
+        "cleaned": {},
+    }
+    publish_prepared(corpus.folder, manifest | {FILES: {}})
+    removed = ", ".join(f"{reason} {count:,}" for reason, count in renderer.tally.removed.items() if count)
+    counts = (f"{splits[split][key]:,}" for split in SPLITS for key in ("documents", "learned"))
+    log.info(
+        "prepared %s: %s conversations to train on, with %s tokens to learn; %s to validate, with %s; left out: %s",
+        *(corpus.folder, *counts, removed or "none"),
+    )
+
+
+class _Renderer:
+    """Renders the rows of a corpus, and writes each split."""
+
+    def __init__(self, corpus: ChatCorpus, tokenizer: Tokenizer) -> None:
+        self.corpus, self.tokenizer, self.tally = corpus, tokenizer, Tally()
+        self.style = ChatStyle(corpus.template, tokenizer)
+
+    def documents(self, split: str) -> Iterator[Rendered]:
+        """Yields the documents of a split.
+
+        Raises:
+            UserError: when a row cannot be rendered, unless data.on_error=skip leaves it out.
+        """
+        faults = Faults(self.corpus.data.on_error or "stop", True, self.tally)
+        # Without held-out files the rows of both splits are read twice, and counted once.
+        counts = self.tally if split == "train" or split in self.corpus.sources else Tally()
+        for where, row in self.corpus.rows(split, counts):
+            try:
+                yield from self.style.documents(row, self.corpus.data.format)
+            except UserError as error:
+                faults.document(where, f"{where}: {error}")
+        faults.report()
+
+    def write(self, split: str, folder: Path) -> dict[str, Any]:
+        """Writes the shard and the mask of a split; returns its entry in the manifest.
+
+        Raises:
+            UserError: when it has no documents.
+        """
+        path = folder / f"{split}_{STEM}"
+        digest, learned = hashlib.sha256(), 0
+        with path.with_suffix(MASK).open("wb") as masks:
+
+            def pairs() -> Iterator[tuple[np.ndarray, int]]:
+                nonlocal learned
+                for document in self.documents(split):
+                    mask = np.array(document.learned, np.uint8).tobytes()
+                    digest.update(mask)
+                    masks.write(mask)
+                    learned += sum(document.learned)
+                    yield np.array(document.ids), self.style.text_bytes(document)
+
+            size, fingerprint = self.tokenizer.vocab_size, self.tokenizer.fingerprint
+            info = write_shard(path, pairs(), vocab_size=size, tokenizer=fingerprint)
+            masks.flush()
+            os.fsync(masks.fileno())
+        if not info.documents:
+            name, data = self.corpus.data.name, self.corpus.data
+            raise UserError(
+                f"{name}: the {split} split is empty: use more rows, or change data.val_fraction={data.val_fraction}"
+            )
+        return {
+            **{key: getattr(info, key) for key in ("documents", "text_bytes", "tokens")},
+            "learned": learned,
+            "mask": digest.hexdigest(),
+            "shards": {path.name: info.index_sha256},
+        }
+
+
+def _texts(corpus: ChatCorpus, split: str) -> Iterator[str]:
+    """Yields the text of all messages, prompts and answers, to learn a tokenizer from."""
+    for _, row in corpus.rows(split, Tally()):
+        for key in COLUMNS[corpus.data.format]:
+            value = row.get(key)
+            for message in value if isinstance(value, list) else [{"content": value}]:
+                content = message.get("content") if isinstance(message, dict) else None
+                if isinstance(content, str) and content:
+                    yield content
