@@ -74,16 +74,7 @@ def train(
     state = state_to_resume(config)
     origin = load_origin(config, fetch=fetch) if config.init_from and state is None else None
     given = given_by_weights(config, state, origin)
-    prepared = prepared or prepare(
-        config.data,
-        config.tokenizer,
-        tokenizer=given.tokenizer,
-        template=given.chat_template,
-        wait=True,
-        settings=config.prepare,
-        fetch=fetch,
-        write=write,
-    )
+    prepared = prepared or prepare_text(config, given, fetch=fetch, write=write)
 
     # The model.
     torch.manual_seed(config.seed)
@@ -98,8 +89,7 @@ def train(
     if state:
         states.compare(state)
     prompt = sample_prompt(config, prepared)
-    chat = chat_of_run(prepared, given)
-    callbacks = make_callbacks(config, claim, prepared, background, prompt, users, chat)
+    callbacks = make_callbacks(config, claim, prepared, background, prompt, users, chat_of_run(prepared, given))
     trainer = build_trainer(config, run_dir, callbacks, loggers, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
@@ -198,6 +188,23 @@ def given_by_weights(config: Config, state: Path | None, origin: Origin | None) 
     end_ids, template = chat_of(metadata, metadata["model"]["vocab_size"], folder)
     own = from_a_model or config.tokenizer.kind == "gpt2"
     return Given(load_tokenizer(folder) if own else None, template, end_ids)
+
+
+def prepare_text(config: Config, given: Given, *, fetch: bool, write: bool) -> Prepared:
+    """Prepares or opens the text of a run, with the tokenizer and the chat template of its weights.
+
+    The other arguments are those of `prepare`, which other ranks of the run may call as well.
+    """
+    return prepare(
+        config.data,
+        config.tokenizer,
+        tokenizer=given.tokenizer,
+        template=given.chat_template,
+        wait=True,
+        settings=config.prepare,
+        fetch=fetch,
+        write=write,
+    )
 
 
 def chat_of_run(prepared: Prepared, given: Given) -> Given:
