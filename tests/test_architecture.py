@@ -94,6 +94,7 @@ MAY_IMPORT = {
         "data.clean",
     ],  # a prompt is cleaned as the corpus was
     "checkpoint": [],
+    "reference_model": ["checkpoint"],
     "weights": ["checkpoint", "model", "tokenizer"],
     "run": ["checkpoint", "weights", *SETTINGS],
     "registry": [],
@@ -114,7 +115,7 @@ MAY_IMPORT = {
     "doctor": [],
     "doctor.findings": [],
     "doctor.machine": ["doctor.findings", "data"],
-    "doctor.run": ["doctor.findings", "data", *RUN, "tokenizer", *SETTINGS],
+    "doctor.run": ["doctor.findings", "data", "reference_model", *RUN, "tokenizer", *SETTINGS],
     "doctor.model": [
         "doctor.findings",
         "gguf.names",
@@ -174,6 +175,7 @@ DATA: dict[str, list[str]] = {
     "learning": ["tokenizer", *SETTINGS],
     "sampler": ["tokenizer"],
     "packing": [],
+    "preferences": [],
     "prepared": ["tokenizer", "config"],
     "report": ["tokenizer"],
     "manifest": ["tokenizer"],
@@ -219,6 +221,7 @@ TRAINING: dict[str, list[str]] = {
     "optimizers": ["kernels", "model", *SETTINGS],
     "data": ["data", *SETTINGS],
     "module": ["data.sampler", "evaluation.scoring", "kernels", "model", *SETTINGS],
+    "preferences": ["data", "reference_model", "kernels", "model", *SETTINGS],
     "metrics": ["run"],
     "progress": ["run", *SETTINGS],
     "callbacks": ["generation", *RUN, "tokenizer", *SETTINGS],

@@ -140,6 +140,10 @@ REFUSED = {
     "optim.custom": "{_target_:os.system}",
     "optim.decay_fraction": "0.5",
     "optim.plateau_factor": "0.1",
+    "loss.name": "dpo",
+    "loss.beta": "0.2",
+    "loss.label_smoothing": "0.1",
+    "loss.length_normalised": "true",
     # In effect where the machine and the batch have room for them.
     "trainer.devices": "3",
     "trainer.num_nodes": "3",

@@ -142,6 +142,7 @@ _CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
 Need = tuple[Callable[[Config], bool], str]
 _MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
 _OWN: Need = (lambda c: c.optim.name != "custom", "optim.name=adamw or muon")
+_DPO: Need = (lambda c: c.loss.name == "dpo", "loss=dpo")
 _DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
 _NAMED: Need = (
     lambda c: c.data.file is not None and c.data.path is None and c.data.download is None,
@@ -203,6 +204,9 @@ NEEDS: dict[str, Need] = {
     "optim.min_lr_ratio": (lambda c: c.optim.schedule != "constant", "an optim.schedule that falls"),
     "optim.decay_fraction": (lambda c: c.optim.schedule == "wsd", "optim.schedule=wsd"),
     "optim.plateau_factor": (lambda c: c.optim.schedule == "plateau", "optim.schedule=plateau"),
+    "loss.beta": _DPO,
+    "loss.label_smoothing": _DPO,
+    "loss.length_normalised": _DPO,
     "sample.show": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),

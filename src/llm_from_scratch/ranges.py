@@ -49,6 +49,7 @@ def _is_below(path: str) -> bool:
 POSITIVE = Range(lambda value: value > 0, "above 0")
 NOT_NEGATIVE = Range(lambda value: value >= 0, "0 or more")
 SHARE = Range(lambda value: 0 <= value < 1, "at least 0 and below 1")
+BELOW_HALF = Range(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5")
 PART = Range(lambda value: 0 < value < 1, "above 0 and below 1")
 PART_OR_ALL = Range(lambda value: 0 < value <= 1, "above 0, at most 1")
 NONE_TO_ALL = Range(lambda value: 0 <= value <= 1, "from 0 to 1")

@@ -3,6 +3,7 @@
     config.yaml                  the settings of the run
     metrics.jsonl timing.jsonl   rows; the checksums of their lines are in .metrics.jsonl.crc32, …
     checkpoints/                 states to resume from (`checkpoint.py`)
+    reference.safetensors        of loss=dpo: log-probabilities under the initial weights
     model/                       weights of the best validation, with the tokenizer (`weights.py`)
 
 Every reader verifies checksums; rows of version 0.1 have none and are read unverified.
@@ -33,7 +34,7 @@ from llm_from_scratch.weights import model_folder
 log = logging.getLogger(__name__)
 # The temporary names of a run's files, with and without the random part that keeps them apart.
 LEFTOVER = re.compile(
-    r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|model|step_\d{8,})(-[0-9a-f]{8})?"
+    r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|reference\.safetensors|model|step_\d{8,})(-[0-9a-f]{8})?"
 )
 
 
@@ -275,7 +276,8 @@ def refuse_other_kinds(run: Path) -> None:
     Raises:
         UserError: when there is one; it names the first.
     """
-    records = [run / "metrics.jsonl", run / "timing.jsonl", run / "samples.md", run / "curves.png"]
+    names = ("metrics.jsonl", "timing.jsonl", "samples.md", "curves.png", "reference.safetensors")
+    records = [run / name for name in names]
     for path in (*records, *map(line_checksums, records[:2])):
         if path.is_dir():
             raise UserError(f"{path} is a folder, where a run keeps a file: move it away")

@@ -2,7 +2,7 @@
 
     model        the architecture
     data         tokenizer, corpus, selection, storage, batches, preparation
-    training     optimizer, trainer, samples, loggers
+    training     optimizer, loss, trainer, samples, loggers
     generation   sampling, generate.py
 
 No module here imports torch: a mistake in a setting is reported within a second. The comment at a
@@ -28,14 +28,14 @@ from llm_from_scratch.config.data import (
 )
 from llm_from_scratch.config.generation import GenerateConfig, SamplingConfig
 from llm_from_scratch.config.model import MAX_SHARING_LAYERS, ROPE_SCALING, ModelConfig, check_rope_scaling
-from llm_from_scratch.config.training import FAILURE, LOGGERS, OptimConfig, SampleConfig, TrainerConfig
+from llm_from_scratch.config.training import FAILURE, LOGGERS, LossConfig, OptimConfig, SampleConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.ranges import ranged
 
 __all__ = [
     "FAILURE", "FOREIGN_KINDS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config", "ConversationConfig",
-    "CorpusConfig", "DataConfig", "DownloadConfig", "GenerateConfig", "ModelConfig", "OptimConfig", "PrepareConfig", "SampleConfig",
-    "SamplingConfig",
+    "CorpusConfig", "DataConfig", "DownloadConfig", "GenerateConfig", "LossConfig", "ModelConfig", "OptimConfig", "PrepareConfig",
+    "SampleConfig", "SamplingConfig",
     "SelectionConfig", "StorageConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
 ]  # fmt: skip
 
@@ -57,6 +57,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     # tensorboard | csv | wandb -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
@@ -83,12 +84,26 @@ class Config:
             )
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
+        self._check_loss()
         for key, without in (
             (f"name={self.optim.name}", self.optim.name == "adamw"),
             ("ema_decay", self.optim.ema_decay is None),
         ):
             if self.trainer.strategy == "fsdp" and not without:
                 raise UserError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+
+    def _check_loss(self) -> None:
+        """Checks that loss=dpo has pairs of answers and a model to start from."""
+        if self.loss.name != "dpo":
+            return
+        if self.data.format != "preferences":
+            raise UserError("loss=dpo: is of pairs of answers: add data=preferences data.path=FILE")
+        if self.init_from is None:
+            raise UserError("loss=dpo: there is no model whose answers are to change: name one, init_from=MODEL")
+        if self.trainer.compile is True:
+            raise UserError("trainer.compile=true: loss=dpo has other lengths at each step: leave it out")
+        if self.trainer.strategy == "fsdp":
+            raise UserError("loss=dpo: needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
 
 
 def keys(schema: type) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings of the training: optimizer, trainer, samples, loggers."""
+"""Settings of the training: optimizer, loss, trainer, samples, loggers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_from_scratch import ranges
 from llm_from_scratch.data.clean import clean_typed
-from llm_from_scratch.ranges import NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, SWITCH, choice, ranged
+from llm_from_scratch.ranges import BELOW_HALF, NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, SWITCH, choice, ranged
 
 FAILURE = "error.txt"  # in the folder of a sweep's run: why it failed, in one line
 # The loggers that are made here, with those of their settings that a stranger's run folder may have changed: they write
@@ -43,6 +43,18 @@ class OptimConfig:
     # batches with a NaN or infinite loss or gradient to pass over before the run stops
     skip_bad_steps: int = ranged(0, NOT_NEGATIVE)
     custom: dict[str, Any] = field(default_factory=dict)  # {_target_: an optimizer of torch's kind, its arguments}
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    # cross_entropy: of the next token | dpo: of pairs of answers, of which one is preferred (data=preferences)
+    name: str = ranged("cross_entropy", choice("cross_entropy", "dpo"))
+    # dpo: reward a nat by which an answer is likelier than at the start; a larger one keeps the model nearer to it
+    beta: float = ranged(0.1, POSITIVE)
+    label_smoothing: float = ranged(0.0, BELOW_HALF)  # dpo: the share of the pairs that is labelled the wrong way round
+    length_normalised: bool = (
+        False  # dpo: nats a token of an answer rather than of all its tokens; beta is then 2 to 10
+    )
 
 
 @dataclass(kw_only=True)

@@ -32,6 +32,7 @@ Preparation, once:
     learning     the text that a tokenizer learns from
     sampler      the batches of each optimizer step
     packing      conversations packed into rows; their batches
+    preferences  pairs of answers: the batches of each step, the held-out pairs
     prepared     a prepared text on disk
     report       the documents kept and removed, with examples
     manifest     the last step: counts, checksums, the rename

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.config import DataConfig
+from llm_from_scratch.data.conversations import PREFERENCES
 from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.packing import ConversationSampler, Learned, PackedRows
+from llm_from_scratch.data.preferences import Pairs, PreferenceSampler
 from llm_from_scratch.data.sampler import (
     MixedSampler,
     RandomChunkSampler,
@@ -77,7 +79,7 @@ class Prepared:
                 yield self.tokenizer.decode(shard.tokens[start:end].tolist())
                 start = end
 
-    def validation(self, data: DataConfig, block_size: int) -> ValidationWindows | PackedRows:
+    def validation(self, data: DataConfig, block_size: int) -> ValidationWindows | PackedRows | Pairs:
         """Returns the windows of T tokens (`block_size`) that a validation reads.
 
         Raises:
@@ -202,7 +204,7 @@ class Conversations(Prepared):
             self.packings[key] = rows
         return self.packings[key]
 
-    def validation(self, data: DataConfig, block_size: int) -> PackedRows:
+    def validation(self, data: DataConfig, block_size: int) -> PackedRows | Pairs:
         return self.packed("val", data, block_size)
 
     def scored_bytes(self, data: DataConfig, block_size: int) -> int:
@@ -213,7 +215,7 @@ class Conversations(Prepared):
     def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
         return len(self.packed("train", data, block_size))
 
-    def sampler(self, data: DataConfig, **place: int) -> ConversationSampler:
+    def sampler(self, data: DataConfig, **place: int) -> ConversationSampler | PreferenceSampler:
         packed = self.packed("train", data, place.pop("block_size"))
         return ConversationSampler(packed, batch_size=data.batch_size, batch_schedule=data.batch_schedule, **place)
 
@@ -224,6 +226,43 @@ class Conversations(Prepared):
             ids, mask = documents.document(number)
             begin = int(np.flatnonzero(~mask)[-1]) + 1 if not mask.all() else 0
             yield ids[:begin].tolist(), ids[begin:].tolist()
+
+
+@dataclass(frozen=True)
+class Preferences(Conversations):
+    """Prepared pairs of answers: of pair i document 2i is the chosen one, 2i + 1 the rejected."""
+
+    pairings: dict[tuple[str, int, str], Pairs] = field(default_factory=dict, compare=False, repr=False)
+
+    def pairs(self, split: str, data: DataConfig, block_size: int) -> Pairs:
+        """Returns the pairs of a split; every call returns the same object.
+
+        Raises:
+            UserError: when none fits into `block_size` tokens.
+        """
+        key = (split, block_size, data.too_long)
+        if key not in self.pairings:
+            self.pairings[key] = Pairs(
+                self.learned(split),
+                block_size=block_size,
+                too_long=data.too_long,
+                eot_id=self.tokenizer.eot_id,
+                split=split,
+            )
+        return self.pairings[key]
+
+    def validation(self, data: DataConfig, block_size: int) -> Pairs:
+        return self.pairs("val", data, block_size)
+
+    def scored_bytes(self, data: DataConfig, block_size: int) -> int:
+        return self.text_bytes("val")
+
+    def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
+        return len(self.pairs("train", data, block_size))
+
+    def sampler(self, data: DataConfig, **place: int) -> PreferenceSampler:
+        pairs = self.pairs("train", data, place["block_size"])
+        return PreferenceSampler(pairs, batch_size=data.batch_size, batch_schedule=data.batch_schedule, **place)
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -269,7 +308,8 @@ def open_prepared(folder: Path) -> Prepared:
         raise UserError(f"{path}: missing or damaged; delete {folder} and it is prepared anew") from None
     tokenizer = load_tokenizer(folder / "tokenizer")
     if chats:
-        return Conversations(folder, manifest, tokenizer)
+        kind = Preferences if manifest["rows"] == PREFERENCES else Conversations
+        return kind(folder, manifest, tokenizer)
     if "corpora" not in manifest:
         return Prepared(folder, manifest, tokenizer)
     parts = tuple(open_prepared(folder.parents[1] / one["folder"]) for one in manifest["corpora"].values())

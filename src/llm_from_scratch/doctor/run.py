@@ -22,6 +22,7 @@ from llm_from_scratch.environment import FILE, read_environment, summary
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import program
+from llm_from_scratch.reference_model import read_reference, reference_path
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, shell
@@ -224,6 +225,18 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
     else:
         parameters = f"{loaded.model.num_parameters():,} parameters"
         yield ok(f"{folder}: verified; step {loaded.step}, {loaded.loss:.4f} nats a token, {parameters}")
+
+
+def reference(run: ExaminedRun) -> Iterator[Finding]:
+    """Verifies the log-probabilities that a run on preferences goes on with."""
+    if not isinstance(run.settings, Config) or run.settings.loss.name != "dpo" or not run.newest:
+        return
+    path = reference_path(run.path)
+    try:
+        found = read_reference(path)
+        yield ok(f"{path}: verified; {sum(map(len, found.log_probs.values())):,} answers")
+    except UserError as error:
+        yield fault(message_of(error), f"restore {path} from a copy, or start a new run")
 
 
 def metrics(run: ExaminedRun) -> Iterator[Finding]:

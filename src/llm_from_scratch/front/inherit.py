@@ -83,7 +83,9 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             names = {key}
         for name in names:
             OmegaConf.update(result, name, OmegaConf.select(config, name), merge=False, force_add=True)
-    fixed = [key for key in before if key.startswith(("model.", "data.", "tokenizer.")) and key not in CHANGEABLE]
+    fixed = [
+        key for key in before if key.startswith(("model.", "data.", "tokenizer.", "loss.")) and key not in CHANGEABLE
+    ]
     for key in (*fixed, "optim.name", "optim.custom._target_", *SETTLED):
         # A run may be older than a setting
         now = OmegaConf.select(result, key, default=before[key])

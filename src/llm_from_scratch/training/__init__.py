@@ -15,6 +15,7 @@ A step:
     optimizers   the optimizer and its groups; the learning rate as a function of the step
     data         batches for Lightning's training loop
     module       one step of training and of validation
+    preferences  the loss on pairs of answers: one step of loss=dpo
 
 Beside the steps:
     metrics      metrics.jsonl, timing.jsonl and the curves

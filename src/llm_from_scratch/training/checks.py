@@ -59,7 +59,10 @@ def require_device(config: TrainerConfig) -> None:
 # Errors that a callback raises where it does not fit a run or lacks a library.
 MISFITS = (MisconfigurationException, ModuleNotFoundError)
 # Values that a validation logs for callbacks to monitor (`LanguageModel.on_validation_epoch_end`).
-MONITORED = ("val/loss", "val/bits_per_byte", "val/perplexity")
+MONITORED = {
+    "cross_entropy": ("val/loss", "val/bits_per_byte", "val/perplexity"),
+    "dpo": ("val/loss", "val/accuracy", "val/margin", "val/reward_chosen", "val/reward_rejected"),
+}
 
 
 def check_trainer(config: Config) -> None:
@@ -77,6 +80,8 @@ def check_trainer(config: Config) -> None:
             for prefix, group in (("", config), ("trainer.", config.trainer)):
                 own = f"use {prefix}{name}" if hasattr(group, name) else own
             raise UserError(f"trainer.extra.{name}: a run sets this itself: {own or 'leave it out'}")
+    if config.data.format == "preferences" and config.loss.name != "dpo":
+        raise UserError(f"data=preferences: loss={config.loss.name} would learn rejected answers, too: add loss=dpo")
     for name in ("benchmark", "detect_anomaly"):
         value = config.trainer.extra.get(name)
         # Lightning itself would raise only after the run has begun to start.
@@ -122,5 +127,6 @@ def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
         raise UserError(f"callbacks.{name}: writes to loggers, and logger=none: leave one of them out")
     monitor = config.callbacks[name].get("monitor")
     # With several callbacks, another of them may log the monitored value.
-    if kind is EarlyStopping and monitor not in MONITORED and len(config.callbacks) == 1:
-        raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(MONITORED)}")
+    monitored = MONITORED[config.loss.name]
+    if kind is EarlyStopping and monitor not in monitored and len(config.callbacks) == 1:
+        raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(monitored)}")

@@ -1,14 +1,16 @@
 """Batches for Lightning's training loop: the samplers as iterables of tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.packing import PackedRows
+from llm_from_scratch.data.preferences import Pairs
 from llm_from_scratch.data.prepared import Conversations, Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows, batch_size_at
 from llm_from_scratch.errors import UserError
@@ -23,6 +25,14 @@ class Batch(NamedTuple):
     y: Tensor  # (B, T) int64, the targets; IGNORE where there is none
     documents: Tensor | None = None  # (B, T) int64, the number of each token's document in its row
     reference: Tensor | None = None  # (B,), log-probabilities under the reference model
+
+
+def as_batch(arrays: Iterable[np.ndarray | None]) -> Batch:
+    """Returns the arrays of a micro-batch, in the order of Batch's fields, as tensors."""
+    x, y, *rest = (None if one is None else torch.from_numpy(one) for one in arrays)
+    assert x is not None
+    assert y is not None
+    return Batch(x, y, *rest)
 
 
 class TextDataModule(lightning.LightningDataModule):
@@ -168,16 +178,18 @@ class TrainingBatches:
                 if self.chunks:
                     yield self.chunks.batch(*place)
                 else:
-                    yield Batch(*map(torch.from_numpy, self.sampler.batch(*place)))
+                    yield as_batch(self.sampler.batch(*place))
             step += 1
 
 
 class ValidationBatches:
-    """The validation windows of one rank."""
+    """The validation windows, rows or pairs of one rank."""
 
-    def __init__(self, windows: ValidationWindows | PackedRows, batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, windows: ValidationWindows | PackedRows | Pairs, batch_size: int, rank: int, world_size: int
+    ) -> None:
         self.windows, self.batch_size, self.rank, self.world_size = windows, batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[Batch]:
         for arrays in self.windows.batches(self.batch_size, self.rank, self.world_size):
-            yield Batch(*map(torch.from_numpy, arrays))
+            yield as_batch(arrays)

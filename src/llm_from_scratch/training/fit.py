@@ -14,9 +14,10 @@ from llm_from_scratch.checkpoint import Background, newest_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.data.conversations import ChatStyle
+from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.inspection import readable
 from llm_from_scratch.data.prepare import prepare, source_fingerprint
-from llm_from_scratch.data.prepared import Conversations, Prepared, check_doc_mask, document_start
+from llm_from_scratch.data.prepared import Conversations, Preferences, Prepared, check_doc_mask, document_start
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.model import GPT, GPTConfig
@@ -34,6 +35,7 @@ from llm_from_scratch.training.loggers import log_hyperparameters, plain_setting
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.objects import make_objects
+from llm_from_scratch.training.preferences import PreferenceModel
 from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
@@ -81,7 +83,7 @@ def train(
     model = build_model(config, prepared)
     if origin:
         fill(model, origin.weights, origin.path)
-    module = LanguageModel(model, config, val_bytes=prepared.scored_bytes(config.data, config.model.block_size))
+    module = make_module(config, model, prepared)
 
     # The loop.
     background = Background()
@@ -232,6 +234,15 @@ def build_model(config: Config, prepared: Prepared) -> GPT:
         eot_id=document_start(prepared) if config.data.doc_mask else None,
         recompute=config.trainer.activation_checkpointing,
     )
+
+
+def make_module(config: Config, model: GPT, prepared: Prepared) -> LanguageModel:
+    """Returns the LightningModule of the loss that the settings choose."""
+    block_size = config.model.block_size
+    if isinstance(prepared, Preferences):
+        pairs = {split: prepared.pairs(split, config.data, block_size) for split in SPLITS}
+        return PreferenceModel(model, config, pairs=pairs, data=prepared.manifest["sha256"])
+    return LanguageModel(model, config, val_bytes=prepared.scored_bytes(config.data, block_size))
 
 
 def fingerprints(prepared: Prepared) -> dict[str, str]:

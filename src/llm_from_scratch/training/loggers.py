@@ -147,7 +147,8 @@ class TensorBoard(TensorBoardLogger):
         """
         self.hparams = dict(columns)
         writer = self.experiment._get_file_writer()
-        for summary in hparams(self.hparams, {"val/bits_per_byte": 0.0, "val/loss": 0.0}):
+        shown = [name for name in MEASURES if f"best {name}" in self.hparams]
+        for summary in hparams(self.hparams, {f"val/{name}": 0.0 for name in shown}):
             writer.add_summary(summary, step)
 
     @rank_zero_only
@@ -429,6 +430,8 @@ COLUMNS = (
     *("model.block_size", "model.dropout", "tokenizer.vocab_size", "trainer.max_steps", "seed"),
 )
 
+# Measures of a validation in the table; a run has those of its loss.
+MEASURES = ("bits_per_byte", "accuracy", "margin", "loss")
 # Settings that are paths, addresses or checksums, which are left out of the table.
 PLACES = ("run_dir", "data.dir", "data.file", "data.url", "data.sha256", "data.must_contain", "data.published")
 
@@ -440,7 +443,7 @@ def columns(config: Config, parameters: int, best: dict[str, Any]) -> dict[str, 
     charts.
     """
     settings, defaults = plain_settings(config), dict(leaves(Config()))
-    first = {f"best {name}": best[name] for name in ("bits_per_byte", "loss", "step")} | {"parameters": parameters}
+    first = {f"best {name}": best[name] for name in (*MEASURES, "step") if name in best} | {"parameters": parameters}
     first |= {name: settings[name] for name in COLUMNS if name in settings}
     others = {name: value for name, value in settings.items() if name not in first and value != defaults[name]}
     return first | {name: value for name, value in others.items() if name not in PLACES}
@@ -457,7 +460,8 @@ def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: 
         if isinstance(logger, TensorBoard):
             logger.log_row(columns(config, parameters, best), trainer.global_step + 1)
         elif isinstance(logger, WandbLogger):
-            logger.log_hyperparams({f"best/{name}": best[name] for name in ("loss", "bits_per_byte", "perplexity")})
+            shown = (*MEASURES, "perplexity")
+            logger.log_hyperparams({f"best/{name}": best[name] for name in shown if name in best})
         logger.finalize("success")
         if isinstance(logger, TensorBoard):
             logger.finalize("closed")

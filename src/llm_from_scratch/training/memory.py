@@ -85,7 +85,7 @@ def activation_room(settings: TrainerConfig, processes: int) -> int:
 
 
 def micro_batch_size(config: Config, devices: int, recorded: int | None = None) -> int:
-    """Returns the sequences of one device in a micro-batch.
+    """Returns the sequences (loss=dpo: the pairs of two) of one device in a micro-batch.
 
     They are `data.micro_batch_size`, or where that is null the most that fit into memory.
 
@@ -110,6 +110,7 @@ def micro_batch_size(config: Config, devices: int, recorded: int | None = None) 
     sequences = math.gcd(*(total // devices for _, total in batches))
     gpu, recompute = on_gpu(config.trainer), config.trainer.activation_checkpointing
     a_sequence = activation_bytes(config.model, recompute=recompute, cpu=not gpu) * config.model.block_size
+    a_sequence *= 2 if config.loss.name == "dpo" else 1
     fitting = activation_room(config.trainer, max(1, devices // config.trainer.num_nodes)) // a_sequence
     sizes = [n for n in range(1, sequences + 1) if sequences % n == 0 and n <= fitting] or [1]
     return asked or (recorded if recorded in sizes else max(sizes))

@@ -57,6 +57,7 @@ class Metrics(Callback):
         pl_module.check_numbers()
         norm = pl_module.grad_norm.item()
         row = {"step": step, "split": "train", "loss": _number(loss), "lr": pl_module.lr, "grad_norm": _number(norm)}
+        row |= {name: _number(value) for name, value in pl_module.step_measures().items()}
         seconds = time.perf_counter() - self.since
         timing = {
             "step": step,

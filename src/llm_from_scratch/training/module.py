@@ -132,6 +132,10 @@ class LanguageModel(lightning.LightningModule):
         total = self.loss(batch.x, batch.y, reduction="sum", keys=keys, documents=batch.documents)
         return total * (parts / max(1, targets))
 
+    def step_measures(self) -> dict[str, float]:
+        """Returns the measures of a training row beside loss, learning rate and gradient norm."""
+        return {}
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Sets the micro-batches of the next step, where `data.batch_schedule` is set."""
         trainer = self.trainer
@@ -233,13 +237,18 @@ class LanguageModel(lightning.LightningModule):
                 self.nats[1] += self.loss(batch.x, batch.y, reduction="sum", documents=batch.documents)
         self.tokens += (batch.y != IGNORE).sum()
 
-    def on_validation_epoch_end(self) -> None:
-        """Computes the loss over the whole split and all ranks; callbacks can monitor it."""
+    def validation_rows(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns the measures over the whole split, of the weights and of their average."""
         nats, tokens = (
             self.trainer.strategy.reduce(self.nats, reduce_op="sum"),
             self.trainer.strategy.reduce(self.tokens, reduce_op="sum"),
         )
-        raw, average = (likelihood_row(each, int(tokens.item()), self.val_bytes) for each in nats.tolist())
+        weights, average = (likelihood_row(each, int(tokens.item()), self.val_bytes) for each in nats.tolist())
+        return weights, average
+
+    def on_validation_epoch_end(self) -> None:
+        """Computes the rows of a validation; callbacks can monitor its values."""
+        raw, average = self.validation_rows()
         self.val_row, self.raw_row = (average, raw) if self.average else (raw, {})
         # For Lightning's own callbacks (EarlyStopping, ModelCheckpoint) to monitor.
         self.log_dict({f"val/{name}": value for name, value in self.val_row.items()}, rank_zero_only=True, logger=False)

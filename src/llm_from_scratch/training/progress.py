@@ -29,6 +29,8 @@ PRECISIONS = {
     "16-true": "float16",
     "64-true": "float64",
 }
+# Measures of a validation that its line shows, behind the loss
+SHOWN = {"bits_per_byte": "bits per byte", "accuracy": "of the pairs right", "margin": "margin"}
 RISES = 2  # validations in a row that must be higher: a single one may be chance
 CLEARLY = 1.01  # factor of the best loss: smaller differences are noise on a plateau
 # Epochs from which on a rising validation loss means that the model memorizes the text
@@ -154,7 +156,8 @@ class ProgressBar(Callback):
         """Prints the losses of a validation in one line."""
         self.pace.validated(time.perf_counter() - self.validation_since)
         row = pl_module.val_row
-        figures = f"validation loss {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte"
+        others = (f"{row[name]:.4f} {words}" for name, words in SHOWN.items() if name in row)
+        figures = ", ".join([f"validation loss {row['loss']:.4f}", *others])
         line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
         if trainer.is_global_zero:
             self.say(line)
@@ -197,14 +200,16 @@ class Opening(Callback):
         if not trainer.is_global_zero:
             return
         shape, first = self.config.model, trainer.global_step
+        sequences, prefers = self.config.data.batch_size, self.config.loss.name == "dpo"
         steps = f"steps {first + 1:,} to {trainer.max_steps:,}" if first else f"{trainer.max_steps:,} steps"
         log.info(
-            "%s: %s parameters (%d layer%s, width %d) on %s; %s of %s tokens, %.3g passes over the text",
+            "%s: %s parameters (%d layer%s, width %d) on %s; %s of %s, %.3g passes over the %s",
             self.config.run_dir,
             f"{pl_module.model.num_parameters():,}",
             *(shape.n_layer, "s" * (shape.n_layer > 1), shape.n_embd, _device(trainer, pl_module.device), steps),
-            f"{self.config.data.batch_size * shape.block_size:,}",
+            f"{sequences:,} pairs" if prefers else f"{sequences * shape.block_size:,} tokens",
             self.epochs,
+            "pairs" if prefers else "text",
         )
         for line in self.warnings:
             log.info("unwise: %s", line)
@@ -239,6 +244,7 @@ class Overfitting(Callback):
         self, run_dir: Path, config: Config, epochs: Callable[[int], float], say: Callable[[str], None]
     ) -> None:
         self.run_dir, self.config, self.epochs, self.say = run_dir, config, epochs, say
+        self.unit = "pair" if config.loss.name == "dpo" else "token"
         self.losses: list[tuple[int, float]] = []  # step, validation loss
         self.reported = 0  # the step of the best weights at the last report; 0: none
 
@@ -259,7 +265,7 @@ class Overfitting(Callback):
         dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
         self.say(
             f"step {step}: the validation loss rises, after {self.epochs(step):.3g} passes over the text; the best weights,"
-            f" of step {best} ({loss:.4f} nats a token), are in model/; optim.patience={RISES} ends a run there; more"
+            f" of step {best} ({loss:.4f} nats a {self.unit}), are in model/; optim.patience={RISES} ends a run there; more"
             f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
         )
 

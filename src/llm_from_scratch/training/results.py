@@ -1,6 +1,7 @@
 """The end of a run: the table of results, the curves and the commands to run next."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from llm_from_scratch.run import RunFolder, read_rows
 from llm_from_scratch.terminal import argument, console, shell
 
 SWEPT = ".hydra/overrides.yaml"  # Hydra's file with the overrides, in each run of a sweep
+# Measures of a validation row -> their columns in the table, with their decimals
+COLUMNS = {
+    "loss": ("nats a token", 4),
+    "bits_per_byte": ("bits per byte", 4),
+    "perplexity": ("perplexity", 2),
+    "accuracy": ("pairs right", 4),
+    "margin": ("margin", 4),
+    "reward_chosen": ("reward chosen", 4),
+    "reward_rejected": ("rejected", 4),
+}
+# The measure beside the loss at the best point of the curves
+MARKED = {"bits_per_byte": "bits per byte", "accuracy": "of the pairs right"}
 LEARNED = 0.1  # nats a token: the loss of one batch that is memorized falls below it
 # The largest loss over the smallest one, beyond which a linear axis hides the smaller ones
 WIDE = 100.0
@@ -36,8 +49,16 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return read_rows(run / "metrics.jsonl")
 
 
+def unit(row: dict[str, Any]) -> str:
+    """Returns the unit of the loss of a validation row."""
+    return "nats a pair" if "accuracy" in row else "nats a token"
+
+
 def draw_curves(run: Path) -> None:
-    """Writes curves.png: training and validation loss, and the learning rate, by optimizer step."""
+    """Writes curves.png: training and validation loss, and the learning rate, by optimizer step.
+
+    Of a run on preferences also the share of pairs that are right, and the rewards.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +68,10 @@ def draw_curves(run: Path) -> None:
     train = [row for row in rows if row["split"] == "train" and row["loss"] is not None]
     val = [row for row in rows if row["split"] == "val"]
     best = min(val, key=lambda row: row["loss"])
-    figure, (loss, lr) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(4, 1), layout="constrained")
+    heights = (4, 2, 2, 1) if "accuracy" in best else (4, 1)
+    figure, (loss, *rewards, lr) = plt.subplots(
+        len(heights), 1, figsize=(8, 4 + len(heights)), sharex=True, height_ratios=heights, layout="constrained"
+    )
     steps, losses = [row["step"] for row in train], [row["loss"] for row in train]
     loss.plot(steps, losses, color="#9ecae1", linewidth=1, label="training (one batch)")
     # A centered moving average, so that the curve neither lags nor leads
@@ -66,11 +90,31 @@ def draw_curves(run: Path) -> None:
     if max(everything) > WIDE * min(everything):
         # One memorized batch: on a linear axis its curve would be a line at 0
         loss.set_yscale("log")
+    _mark_best(loss, best)
+    loss.set_ylabel(f"loss ({unit(best)})")
+    loss.legend(frameon=False)
+    if rewards:
+        _draw_rewards(rewards, train, val)
+    lr.plot(steps, [row["lr"] for row in train], color="#636363")
+    lr.set_ylim(bottom=0)
+    lr.set_ylabel("learning rate")
+    lr.set_xlabel("optimizer step")
+    for axes in (loss, *rewards, lr):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    with replaced_file(run / "curves.png") as building:
+        figure.savefig(building, dpi=120, format="png")
+    plt.close(figure)
+
+
+def _mark_best(loss: Any, best: dict[str, Any]) -> None:
+    """Labels the point of the best validation in the axes of the losses."""
+    second = (f"{best[name]:.3f} {words}" for name, words in MARKED.items() if name in best)
     loss.autoscale_view()  # else the transforms below are those of empty axes
     # Placed so that the label stays within the axes, whichever corner the best point is near.
     right, up = loss.transAxes.inverted().transform(loss.transData.transform((best["step"], best["loss"])))
     loss.annotate(
-        f"best: {best['loss']:.3f} nats a token\n{best['bits_per_byte']:.3f} bits per byte",
+        f"best: {best['loss']:.3f} {unit(best)}\n{next(second)}",
         (best["step"], best["loss"]),
         xytext=(-10 if right > 0.4 else 10, 45 if up < 0.6 else -45),
         textcoords="offset points",
@@ -78,18 +122,24 @@ def draw_curves(run: Path) -> None:
         va="bottom" if up < 0.6 else "top",
         arrowprops={"arrowstyle": "->", "color": "#e6550d"},
     )
-    loss.set_ylabel("loss (nats a token)")
-    loss.legend(frameon=False)
-    lr.plot(steps, [row["lr"] for row in train], color="#636363")
-    lr.set_ylim(bottom=0)
-    lr.set_ylabel("learning rate")
-    lr.set_xlabel("optimizer step")
-    for axes in (loss, lr):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    with replaced_file(run / "curves.png") as building:
-        figure.savefig(building, dpi=120, format="png")
-    plt.close(figure)
+
+
+def _draw_rewards(axes: Sequence[Any], train: list[dict[str, Any]], val: list[dict[str, Any]]) -> None:
+    """Draws the accuracy and the rewards of pairs of answers, in two axes."""
+    accuracy, rewards = axes
+    for rows, style in ((train, {"linewidth": 1, "alpha": 0.4}), (val, {"marker": "o"})):
+        steps = [row["step"] for row in rows]
+        for panel, name, color in (
+            (accuracy, "accuracy", "#e6550d"),
+            (rewards, "reward_chosen", "#31a354"),
+            (rewards, "reward_rejected", "#756bb1"),
+        ):
+            label = name.replace("_", " ") if rows is val else None
+            panel.plot(steps, [row[name] for row in rows], color=color, label=label, **style)
+    accuracy.set_ylim(0, 1.05)
+    accuracy.set_ylabel("pairs right")
+    rewards.set_ylabel("reward")
+    rewards.legend(frameon=False)
 
 
 def print_results(
@@ -118,12 +168,11 @@ def _print_table(run: Path, parameters: int, prompt: str, board: bool) -> None:
     best, rows = best_row(run), _rows(run)
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
     table = Table(title=f"Results of {run}", title_justify="left")
-    for name in ("validation", "step", "nats a token", "bits per byte", "perplexity"):
+    shown = [name for name in COLUMNS if name in best]
+    for name in ("validation", "step", *(unit(best) if name == "loss" else COLUMNS[name][0] for name in shown)):
         table.add_column(name, justify="left" if name == "validation" else "right")
     for name, row in (("best (in model/)", best), ("last", last)):
-        table.add_row(
-            name, str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", f"{row['perplexity']:.2f}"
-        )
+        table.add_row(name, str(row["step"]), *(f"{row[measure]:.{COLUMNS[measure][1]}f}" for measure in shown))
     out = console(stderr=True)
     out.print(table)
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
@@ -178,9 +227,10 @@ def print_sweep(root: Path) -> int:
             made.append((best_row(run), run))
         if told.exists() or not rows:
             failed.append((told.read_text(encoding="utf-8").strip() if told.exists() else "no validation", run))
-    for row, run in sorted(made, key=lambda item: item[0]["bits_per_byte"]):
+    for row, run in sorted(made, key=lambda item: item[0].get("bits_per_byte", item[0]["loss"])):
         own = " ".join(sorted(runs[run] - shared))
-        figures = (str(row["step"]), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}")
+        of_text = f"{row['bits_per_byte']:.4f}" if "bits_per_byte" in row else ""
+        figures = (str(row["step"]), f"{row['loss']:.4f}", of_text)
         table.add_row(run.name, own, *figures)
     finished = [run for _, run in made]
     for run in [run for _, run in failed if run not in finished]:
