@@ -97,6 +97,7 @@ MAY_IMPORT = {
     "reference_model": ["checkpoint"],
     "weights": ["checkpoint", "model", "tokenizer"],
     "run": ["checkpoint", "weights", *SETTINGS],
+    "study": ["config"],
     "registry": [],
     "gguf": [],
     "gguf.library": [],
@@ -138,8 +139,9 @@ MAY_IMPORT = {
     "front.words": ["check", *RUN],
     "front.compose": ["front.run_name", "front.words", "check", "config"],
     "front.inherit": ["front.words", "check", *RUN, "config", "pretrained", "saved_config", "tokenizer"],
-    "front.sweep": ["front.words", "config", "training.results"],
-    "front.program": ["front"],
+    "front.sweep": ["front.words", "config", "evaluation.comparison_report", "study", "training.results"],
+    "front.search": ["front.run_name", "front.sweep", "front.words", "check", "config", "run", "study"],
+    "front.program": ["front", "check", "config"],
     "front": [],
     "commands": [ANYTHING],
     "cli": ["commands"],
@@ -206,6 +208,8 @@ EVALUATION: dict[str, list[str]] = {
     "measure": ["pretrained", "registry", "run", "weights", "data", *SETTINGS],
     "figures": [],
     "report": [],
+    "comparison": ["run", "study", *SETTINGS],
+    "comparison_report": ["study"],
 }
 # The same of training/.
 TRAINING: dict[str, list[str]] = {
@@ -224,15 +228,22 @@ TRAINING: dict[str, list[str]] = {
     "preferences": ["data", "reference_model", "kernels", "model", *SETTINGS],
     "metrics": ["run"],
     "progress": ["run", *SETTINGS],
+    "pruning": ["study"],
     "callbacks": ["generation", *RUN, "tokenizer", *SETTINGS],
     "claim": ["run", *SETTINGS],
     "trainer": ["checkpoint", "data.sampler", *SETTINGS],
     "checks": SETTINGS,
     "results": ["run", *SETTINGS],
-    "fit": ["data", *RUN, "model", "plan", "pretrained", "tokenizer", *SETTINGS],
+    "fit": ["data", *RUN, "model", "plan", "pretrained", "study", "tokenizer", *SETTINGS],
 }
 # The same of config/.
-CONFIG: dict[str, list[str]] = {"model": [], "data": [], "training": ["data.clean"], "generation": ["data.clean"]}
+CONFIG: dict[str, list[str]] = {
+    "model": [],
+    "data": [],
+    "training": ["data.clean"],
+    "generation": ["data.clean"],
+    "sweep": [],
+}
 # The same of huggingface/.
 HUGGINGFACE: dict[str, list[str]] = {
     "families": ["model", *SETTINGS],

@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare": "make a corpus's token shards, before the first training on it",
     "inspect": "look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them",
     "evaluate": "loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
+    "compare": "runs, or a sweep: what differs in their settings beside their results, curves, significance",
     "lm-eval": "a run on the tasks of EleutherAI's lm-eval (extra: harness)",
     "export": "a trained model in the format of other programs: Hugging Face, GGUF (llama.cpp, Ollama), ONNX",
     "doctor": "check this machine, and a run: one line for each finding, with what to do",
@@ -38,7 +39,7 @@ COMMANDS = {
 }
 RULE = (
     "What composes a configuration (train, generate, plan, prepare, inspect, demo) takes key=value."
-    " What looks at something that exists (evaluate, lm-eval, export, doctor) takes a RUN and --options."
+    " What looks at something that exists (evaluate, lm-eval, compare, export, doctor) takes a RUN and --options."
 )
 
 

@@ -6,10 +6,13 @@ Lightning.
 
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from llm_from_scratch.errors import UserError, first_line
@@ -18,10 +21,12 @@ from llm_from_scratch.front.compose import experiments
 from llm_from_scratch.front.inherit import final_config, may_fetch, tokenizer_of_origin
 from llm_from_scratch.front.program import command
 from llm_from_scratch.front.run_name import shares_name
+from llm_from_scratch.front.search import CurrentTrial, current_trial, is_search
 from llm_from_scratch.front.sweep import announce, run_folder
-from llm_from_scratch.front.words import given_settings, job_overrides
+from llm_from_scratch.front.words import given_settings, job_overrides, literal
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.settings import written
+from llm_from_scratch.study import STUDY
 from llm_from_scratch.terminal import console, note, quote
 
 if TYPE_CHECKING:
@@ -98,6 +103,8 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
     there = existing_parent(run_dir)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"run_dir={config.run_dir}: {there} cannot be written; choose another folder")
+    if (run_dir / STUDY).exists() and is_search(HydraConfig.get().sweeper):
+        return  # a sweep that goes on
     held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]
     # Rank 0 may have begun this very run before the other ranks look
     if held and not config.resume and is_first_rank():
@@ -179,17 +186,43 @@ def text_to_resume(config: "Config", job: Sequence[str], *, warn: bool) -> "Prep
 
 
 def one_run(composed: DictConfig) -> float:
-    """Trains one run and returns its best validation loss (nats a token): sweepers minimise it."""
+    """Trains one run and returns the value of its best validation, which sweepers minimise."""
+    trial = current_trial()
+    if trial is None:
+        return train_run(composed, run_folder(composed))
+    run = run_folder(composed)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        value = trial.finished(run)
+        if value is not None:
+            return value
+        if (run / "config.yaml").exists():  # killed: Lightning starts the other ranks with this word, too
+            composed.resume = str(run)
+            sys.argv.append(literal(f"resume={run}"))
+    with trial.shared():
+        return train_run(composed, run, trial)
+
+
+def train_run(composed: DictConfig, run: Path, trial: CurrentTrial | None = None) -> float:
+    """Trains one run in the folder `run`; see `one_run`.
+
+    Args:
+        composed: the configuration of the job.
+        run: the run folder.
+        trial: the trial of a sweep that this run is; its validations may stop it.
+    """
     from llm_from_scratch.data.prepare import is_first_rank
     from llm_from_scratch.training.checks import check_trainer
     from llm_from_scratch.training.claim import Claim
     from llm_from_scratch.training.fit import train
+    from llm_from_scratch.training.pruning import Pruning
     from llm_from_scratch.training.trainer import separate_processes
 
     job = job_overrides()
+    if trial and composed.resume and not any(word.startswith("resume=") for word in job):
+        job.append(literal(f"resume={composed.resume}"))  # the other ranks have it among their words
     final = final_config(composed, job)
     config = settle(final, job)
-    config.run_dir = str(run_folder(composed))
+    config.run_dir = str(run)
     check_trainer(config)  # values that a sweeper draws were not checked before
     if config.print_config and is_first_rank():
         console(stderr=True).print(tree(config))
@@ -199,6 +232,7 @@ def one_run(composed: DictConfig) -> float:
             claim,
             text_to_resume(config, job, warn=is_first_rank()) if config.resume else None,
             fetch=may_fetch(final, composed, job),
+            more=[Pruning(trial.folder, trial.number)] if trial else [],
             write=not config.resume or config.data.dir == composed.data.dir,
             announce=announce,
         )

@@ -4,6 +4,7 @@
     data         tokenizer, corpus, selection, storage, batches, preparation
     training     optimizer, loss, trainer, samples, loggers
     generation   sampling, generate.py
+    sweep        the sweeper of sweep=optuna
 
 No module here imports torch: a mistake in a setting is reported within a second. The comment at a
 field, behind it or above it, is its explanation in docs/settings.md.
@@ -28,6 +29,7 @@ from llm_from_scratch.config.data import (
 )
 from llm_from_scratch.config.generation import GenerateConfig, SamplingConfig
 from llm_from_scratch.config.model import MAX_SHARING_LAYERS, ROPE_SCALING, ModelConfig, check_rope_scaling
+from llm_from_scratch.config.sweep import SweeperConfig
 from llm_from_scratch.config.training import FAILURE, LOGGERS, LossConfig, OptimConfig, SampleConfig, TrainerConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.ranges import ranged
@@ -36,7 +38,7 @@ __all__ = [
     "FAILURE", "FOREIGN_KINDS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config", "ConversationConfig",
     "CorpusConfig", "DataConfig", "DownloadConfig", "GenerateConfig", "LossConfig", "ModelConfig", "OptimConfig", "PrepareConfig",
     "SampleConfig", "SamplingConfig",
-    "SelectionConfig", "StorageConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
+    "SelectionConfig", "StorageConfig", "SweeperConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
 ]  # fmt: skip
 
 

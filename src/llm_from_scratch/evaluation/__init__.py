@@ -26,4 +26,6 @@ Together:
     measure        run folders -> an `Evaluation`
     figures        an `Evaluation` -> PNG files
     report         an `Evaluation` -> the terminal, report.md, report.html
+    comparison     runs, sweeps -> a `Comparison`: settings beside results, which mattered
+    comparison_report  a `Comparison` -> tables, figures, a page; the end of a sweep
 """

@@ -5,6 +5,6 @@ mistake is reported in one line and creates no folder. An error of a job becomes
 traceback, and an exit status.
 
 run_name (the name that all processes share) · words (the command line) -> compose (Hydra's
-configuration) -> inherit (what a resumed run or `init_from` brings) -> sweep (many jobs) -> program
-(the checks of a command, and its start)
+configuration) -> inherit (what a resumed run or `init_from` brings) -> sweep (many jobs) -> search
+(the sweeper of sweep=optuna) -> program (the checks of a command, and its start)
 """

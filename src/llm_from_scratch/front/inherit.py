@@ -208,7 +208,9 @@ def _set_by(group: str, choice: Any) -> Iterator[str]:
             yield from _set_by(group, entry)
         else:
             ((other, name),) = entry.items()
-            yield from _set_by(str(other).removeprefix("override").strip().lstrip("/"), name)
+            other = str(other).removeprefix("override").strip().lstrip("/")
+            if not other.startswith("hydra"):
+                yield from _set_by(other, name)
     yield from _names(content)
 
 

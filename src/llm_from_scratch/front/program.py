@@ -18,6 +18,7 @@ from llm_from_scratch.errors import UserError, stop
 from llm_from_scratch.front.compose import compose
 from llm_from_scratch.front.inherit import final_config
 from llm_from_scratch.front.run_name import RUN_NAME, new_name
+from llm_from_scratch.front.search import check_search, corner_jobs, going_on, is_search, register
 from llm_from_scratch.front.sweep import SweepTable, check_sweep, failed, no_sweep
 from llm_from_scratch.front.words import LAST, jobs_of, literal, parse, quoted, without_last, without_none
 from llm_from_scratch.places import expanded
@@ -81,6 +82,7 @@ def command(
             else:
                 signals.end_with_parent()
             SweepTable.failures = 0
+            register()
             try:
                 if starts:
                     with passing(starting):
@@ -109,6 +111,7 @@ def _front(arguments: list[str], config_name: str, config_dir: Path, check: Chec
     _check_options(arguments, flags)
     sweeps = bool(flags & MULTIRUN)
     words, others = _settings(arguments, config_name, config_dir)
+    words = going_on(words)
     given = {each.key_or_group: None if each.is_sweep_override() else each.value() for each in parse(words)}
     _check_given(given, sweeps)
     if given.get("resume"):
@@ -176,6 +179,9 @@ def _check_jobs(
     Returns:
         Whether this is a sweep, and the settings of Hydra's that all of its jobs share.
     """
+    from llm_from_scratch.check import check as check_values
+    from llm_from_scratch.config import Config
+
     more = []
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         jobs = jobs_of(words)
@@ -183,12 +189,18 @@ def _check_jobs(
         settings = HydraConfig.get()
         sweeps = sweeps or settings.mode == RunMode.MULTIRUN
         check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
+        ends: list[list[str]] = []
+        if sweeps and is_search(settings.sweeper):
+            jobs = jobs[:1]  # of words with several values, each is among `ends`
+            ends = list(corner_jobs(jobs[0], check_search(settings, words)))
         if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
             # One folder for all jobs, in any process and on any machine of a launcher, even where
             # they differ in a setting that names the folder, such as the text.
             more.append(f"hydra.sweep.dir={quoted(expanded(first.run_dir))}")
         for number, job in enumerate(jobs):
             check(final_config(compose(config_name, job) if number else first, job), job)
+        for job in ends:
+            check_values(final_config(compose(config_name, job), job), Config)
     return sweeps, more
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from llm_from_scratch.errors import UserError, explained, report
 from llm_from_scratch.front.words import LITERAL, SWEPT, job_overrides, literal, parse
 from llm_from_scratch.places import expanded
+from llm_from_scratch.study import STUDY
 from llm_from_scratch.terminal import for_stream
 
 
@@ -49,7 +50,7 @@ def check_sweep(words: Sequence[str], sweeps: bool, sweeper: Mapping[str, Any], 
             raise UserError(
                 f"{word}: Hydra's own sweeper takes lists of values alone: add sweep=optuna, or write {key}=A,B"
             )
-        if sweeps and key in params:
+        if sweeps and key in params and grid:
             raise UserError(
                 f"{word}: the sweep has values for it ({params[key]}): leave it out, or sweep over it alone with -m"
             )
@@ -71,7 +72,8 @@ def failed(error: Exception, command: str, config: DictConfig) -> float:
     `command` is the name of the command, `config` the configuration of the run.
 
     Returns:
-        Infinity, the worst validation loss: a sweeper that minimises it avoids these settings.
+        Infinity, the worst value, where the run's settings are the reason: a sweeper avoids them.
+        NaN where they may not be: the sweep makes the run again when it goes on.
     """
     from llm_from_scratch.config import FAILURE
     from llm_from_scratch.files import write_file
@@ -83,7 +85,8 @@ def failed(error: Exception, command: str, config: DictConfig) -> float:
         folder = run_folder(config)
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / FAILURE, line + "\n")
-    return math.inf
+    unfit = isinstance(error, UserError) and not config.get("resume")  # a run that never began
+    return math.inf if unfit or isinstance(error, FloatingPointError) else math.nan
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -121,11 +124,13 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table and counts the failures. Hydra calls it with its whole configuration."""
+        from llm_from_scratch.evaluation.comparison_report import print_search
         from llm_from_scratch.training.results import completed, print_sweep
 
         root = Path(config.hydra.sweep.dir)
         if not is_basic(config.hydra):  # the output of a launcher's processes may be elsewhere
             for run in completed(root):
                 print(for_stream(f"run: {run}", sys.stdout), flush=True)
+        show = print_search if (root / STUDY).exists() else print_sweep
         # Failures in other processes are counted from the folders of the runs.
-        SweepTable.failures = max(SweepTable.failures, print_sweep(root))
+        SweepTable.failures = max(SweepTable.failures, show(root))

@@ -20,6 +20,7 @@ A step:
 Beside the steps:
     metrics      metrics.jsonl, timing.jsonl and the curves
     progress     log lines, progress bar, time left, the warning of a rising validation loss
+    pruning      a sweep's trial, stopped at a validation
     callbacks    samples, early stopping, checkpoints, signals
 
 A run:

@@ -1,7 +1,7 @@
 """One training run from text to model: prepared text, model, training loop, results."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.estimate import warnings_at_start
 from llm_from_scratch.plan.sizes import counted
 from llm_from_scratch.pretrained import find_model
+from llm_from_scratch.study import objective
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llm_from_scratch.tokenizer.template import render_ids
 from llm_from_scratch.training.averaging import WeightAverage
@@ -53,6 +54,7 @@ def train(
     fetch: bool,
     write: bool,
     announce: Callable[[str], None],
+    more: Sequence[Callback] = (),
 ) -> float:
     """Trains a model on a text, in a run folder that this process has claimed.
 
@@ -63,9 +65,10 @@ def train(
         fetch: whether a missing text may be downloaded; False where only a run folder names it.
         write: whether a missing text may be prepared; False where only a run folder names it.
         announce: rank 0 calls it with the run folder when everything is written.
+        more: further callbacks; they are called before a checkpoint is saved.
 
     Returns:
-        The best validation loss, in nats a token.
+        The value of the best validation, see `study.objective`.
     """
     run_dir = Path(config.run_dir)
     users = make_objects("callbacks", config.callbacks)
@@ -91,8 +94,8 @@ def train(
     if state:
         states.compare(state)
     prompt = sample_prompt(config, prepared)
-    callbacks = make_callbacks(config, claim, prepared, background, prompt, users, chat_of_run(prepared, given))
-    trainer = build_trainer(config, run_dir, callbacks, loggers, step_of(state), states)
+    *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat_of_run(prepared, given))
+    trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
 
@@ -102,7 +105,7 @@ def train(
     if trainer.is_global_zero:
         show_results(config, trainer, model, prompt.text)
         announce(config.run_dir)
-    return float(best_row(run_dir)["loss"])
+    return objective(best_row(run_dir))
 
 
 def state_to_resume(config: Config) -> Path | None:
