@@ -52,6 +52,10 @@ CHOICES = [
 ]
 
 
+# What a choice cannot do without.
+BESIDE = {("loss", "dpo"): ["data=preferences", "init_from=base"]}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def configs() -> Iterator[None]:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
@@ -71,7 +75,7 @@ def test_main_file(main: str) -> None:
 
 @pytest.mark.parametrize(("main", "group", "choice"), CHOICES)
 def test_choice(main: str, group: str, choice: str) -> None:
-    config = hydra.compose(main, [f"{group}={choice}"], return_hydra_config=True)
+    config = hydra.compose(main, [f"{group}={choice}", *BESIDE.get((group, choice), [])], return_hydra_config=True)
     assert config.hydra.runtime.choices[group] == choice
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
