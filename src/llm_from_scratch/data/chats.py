@@ -69,10 +69,13 @@ class ChatCorpus:
         chosen = self.sources.get(split) or self.sources["train"]
         in_split = (lambda where: True) if len(self.sources) > 1 else self._splits(split)
         faults = Faults(self.data.on_error or "stop", True, tally)
-        for where, row in itertools.islice(self._all(chosen, tally, faults), self.data.max_docs):
+        for where, row in self._chosen(chosen, tally, faults):
             if in_split(where):
                 yield where, row
         faults.report()
+
+    def _chosen(self, source: Source, tally: Tally, faults: Faults) -> Iterator[Row]:
+        return itertools.islice(self._all(source, tally, faults), self.data.max_docs)
 
     def _all(self, source: Source, tally: Tally, faults: Faults) -> Iterator[Row]:
         data = self.data
@@ -96,7 +99,7 @@ class ChatCorpus:
         The row with the smallest hash is held out, whatever data.val_fraction is.
         """
         tally = Tally()
-        names = (where for where, _ in self._all(self.sources["train"], tally, Faults("skip", True, tally)))
+        names = (where for where, _ in self._chosen(self.sources["train"], tally, Faults("skip", True, tally)))
         least, limit = min(names, key=hash_in_unit_interval, default=""), self.data.val_fraction
         held_out = split == "val"
         return lambda where: (where == least or hash_in_unit_interval(where) < limit) == held_out

@@ -16,6 +16,7 @@ from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import checkpoints, verify_state
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.prepare import SPLITS, Prepared, open_prepared
+from llm_from_scratch.data.prepared import Conversations
 from llm_from_scratch.data.shards import open_shard
 from llm_from_scratch.doctor.findings import Finding, fault, ok, size_of, warning
 from llm_from_scratch.environment import FILE, read_environment, summary
@@ -330,6 +331,9 @@ def _verify(prepared: Prepared) -> int:
         UserError: when a file is damaged; the message names it.
     """
     count = sum(map(_verify, prepared.parts))
+    if isinstance(prepared, Conversations):
+        for split in SPLITS:
+            prepared.learned(split)  # verifies the mask
     for split in SPLITS:
         metadata, text = prepared.manifest["splits"][split], prepared.folder / f"{split}.txt"
         if prepared.has_text and not prepared.parts:
