@@ -109,10 +109,10 @@ MAY_IMPORT = {
     "huggingface": [],
     "evaluation": [],
     "training": [],
+    "serve": [],
     "api": ["evaluation.scoring", "generation", "config", "pretrained", "tokenizer", *RUN],
     # The public names, imported lazily
     "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],
-    "serve": ["serve", "evaluation", *RUN, "generation", "model", "tokenizer", *SETTINGS],
     "doctor": [],
     "doctor.findings": [],
     "doctor.machine": ["doctor.findings", "data"],
@@ -244,6 +244,13 @@ CONFIG: dict[str, list[str]] = {
     "generation": ["data.clean"],
     "sweep": [],
 }
+# The same of serve/.
+SERVE: dict[str, list[str]] = {
+    "slots": ["model", "static_step"],
+    "prefixes": ["model"],
+    "requests": ["generation", "tokenizer", "config"],
+    "engine": ["generation", "model", "static_step", "tokenizer", "weights", "config"],
+}
 # The same of huggingface/.
 HUGGINGFACE: dict[str, list[str]] = {
     "families": ["model", *SETTINGS],
@@ -254,7 +261,14 @@ HUGGINGFACE: dict[str, list[str]] = {
     "card": ["checkpoint", "data.prepared", "run", "weights", *SETTINGS],
     "write": ["model", "tokenizer", "weights"],
 }
-ORDERED = {"config": CONFIG, "data": DATA, "evaluation": EVALUATION, "huggingface": HUGGINGFACE, "training": TRAINING}
+ORDERED = {
+    "config": CONFIG,
+    "data": DATA,
+    "evaluation": EVALUATION,
+    "huggingface": HUGGINGFACE,
+    "serve": SERVE,
+    "training": TRAINING,
+}
 MAY_IMPORT |= {
     f"{folder}.{name}": [*(f"{folder}.{other}" for other in list(modules)[:place]), *more]
     for folder, modules in ORDERED.items()

@@ -354,6 +354,7 @@ class TextStream:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self.ended = False
+        self.stopped = False  # at a stop string
         self._stop = stop
         self._held = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -368,12 +369,17 @@ class TextStream:
         text = self._held + self._decoder.decode(data, final)
         found = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stop if stop in text]
         if found:  # the stop string that ends first
-            self.ended = True
+            self.ended = self.stopped = True
             return text[: min(found)[1]]
         self.ended = final
         certain = len(text) if final else len(text) - self._possible_stop(text)
         self._held = text[certain:]
         return text[:certain]
+
+    @property
+    def held(self) -> int:
+        """The number of characters that are held back."""
+        return len(self._held)
 
     def _possible_stop(self, text: str) -> int:
         """Returns the length of the longest suffix of the text that begins a stop string, or 0."""

@@ -110,7 +110,7 @@ class KVCache:
     `GPT.forward` fills the buffers and advances `length`, the number of positions held. Compiled
     steps and CUDA graphs set `position`, a tensor (1,), so that no shape changes from token to
     token: the next token is written there, and attention reads the first `attended` positions
-    under a mask. `position` is None in the plain loop.
+    under a mask. `position` is None in the plain loop. In `serve.slots` it is (B,), one a sample.
     """
 
     def __init__(
@@ -386,7 +386,8 @@ class GPT(nn.Module):
         mask = None  # the causal kernel and a single new position need no mask
         if cache is not None and cache.position is not None:
             places = cache.position
-            mask = (torch.arange(cache.attended, device=ids.device) <= places)[None]  # (1, S)
+            mask = torch.arange(cache.attended, device=ids.device) <= places[:, None]
+            mask, places = mask[:, None, None], places[:, None]  # (1 or B, 1, 1, S), (1 or B, 1)
         elif end > self.config.block_size:
             raise UserError(
                 f"a sequence of {end} tokens exceeds model.block_size={self.config.block_size}: shorten it to its last block"
