@@ -141,6 +141,7 @@ _WHOLE = {"name", "dir", "mix", "corpora", *(item.name for item in fields(BatchC
 _CORPUS = [item.name for item in fields(DataConfig) if item.name not in _WHOLE]
 Need = tuple[Callable[[Config], bool], str]
 _MUON: Need = (lambda c: c.optim.name == "muon", "optim=muon")
+_LORA: Need = (lambda c: c.finetune.method == "lora", "finetune=lora")
 _OWN: Need = (lambda c: c.optim.name != "custom", "optim.name=adamw or muon")
 _DPO: Need = (lambda c: c.loss.name == "dpo", "loss=dpo")
 _DOWNLOAD: Need = (lambda c: c.data.download is not None and c.data.path is None, "data.download=NAME and no data.path")
@@ -195,6 +196,18 @@ NEEDS: dict[str, Need] = {
     ),
     **{f"data.{name}": _TEXTS for name in _OF_TEXTS},
     **{f"data.{name}": _ROWS for name in ("template", "too_long", "val_path", "generator")},
+    "finetune.freeze": (
+        lambda c: c.init_from is not None and c.finetune.method in (None, "full"),
+        "init_from=MODEL and finetune=full",
+    ),
+    "finetune.layer_decay": (
+        lambda c: c.init_from is not None and c.finetune.method != "head",
+        "init_from=MODEL, and finetune=full or lora",
+    ),
+    "finetune.rank": _LORA,
+    "finetune.alpha": _LORA,
+    "finetune.dropout": _LORA,
+    "finetune.targets": _LORA,
     "optim.adamw_lr": _MUON,
     "optim.beta1": _OWN,
     "optim.beta2": _OWN,

@@ -145,9 +145,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
         `rows` is the number of tokens in a chunk.
         """
-        needed = any(ctx.needs_input_grad)
+        needed, head_needed = any(ctx.needs_input_grad), ctx.needs_input_grad[1]
         total = torch.zeros((), device=hidden.device)
-        grad_hidden, grad_head = (torch.empty_like(hidden), torch.zeros_like(head)) if needed else (hidden, head)
+        grad_hidden = torch.empty_like(hidden) if needed else hidden
+        grad_head = torch.zeros_like(head) if head_needed else head
         for x, y, slot in zip(hidden.split(rows), targets.split(rows), grad_hidden.split(rows), strict=True):
             logits = F.linear(x, head).float()  # (rows, V or more)
             logits[:, vocab_size:] = -math.inf
@@ -157,12 +158,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 counted = (y != IGNORE)[:, None]
                 error = log_p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], -counted.to(log_p.dtype)).mul_(counted)
                 slot.copy_(error @ head)
-                grad_head += error.T @ x
+                if head_needed:  # not where it is frozen: a third of the work
+                    grad_head += error.T @ x
         ctx.save_for_backward(grad_hidden, grad_head)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         """Scales the gradients that `forward` computed by the gradient of the loss."""
         grad_hidden, grad_head = ctx.saved_tensors
-        return grad_hidden * gradient[0], grad_head * gradient[0], None, None, None
+        of_head = grad_head * gradient[0] if ctx.needs_input_grad[1] else None
+        return grad_hidden * gradient[0], of_head, None, None, None

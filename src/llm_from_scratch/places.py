@@ -9,6 +9,8 @@ from pathlib import Path
 from llm_from_scratch.errors import UserError
 
 MODEL = "model/config.json"  # in a run folder, from its first validation on
+# The files of an adapter, in PEFT's format and in model/ of a run of adapters.
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # The settings that are paths of the user's.
 PATHS = (
     "run",

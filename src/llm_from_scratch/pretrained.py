@@ -3,32 +3,46 @@
 last, PATH                  a run folder
 PATH.gguf                   a file of llama.cpp
 PATH                        a folder of transformers, with config.json
-hub:OWNER/NAME@REVISION     the same, from the Hugging Face hub
+PATH                        an adapter in PEFT's format, with adapter_config.json
+hub:OWNER/NAME@REVISION     a folder of transformers, from the Hugging Face hub
 smollm2                     a published model that `make weights` installs (`registry`)
+
+A run of adapters and an adapter name their base, of any of these forms. Opened, they are merged
+into it.
 """
 
-from dataclasses import asdict, dataclass
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llm_from_scratch import registry
-from llm_from_scratch.errors import UserError
+from llm_from_scratch import lora, registry
+from llm_from_scratch.errors import UserError, message_of
+from llm_from_scratch.files import sha256
 from llm_from_scratch.gguf import read as gguf
-from llm_from_scratch.huggingface import hub
+from llm_from_scratch.huggingface import adapters, hub
 from llm_from_scratch.huggingface import read as huggingface
-from llm_from_scratch.places import MODEL, user_path
+from llm_from_scratch.places import ADAPTER, ADAPTER_CONFIG, MODEL, user_path
 from llm_from_scratch.run import find_run
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
-from llm_from_scratch.weights import LoadedModel, chat_of, load_model, model_folder, saved_settings
+from llm_from_scratch.weights import (
+    LoadedModel,
+    chat_of,
+    load_model,
+    loaded,
+    model_folder,
+    model_metadata,
+    saved_settings,
+)
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a model lies."""
 
-    kind: str  # run | gguf | huggingface
+    kind: str  # run | gguf | huggingface | peft
     path: Path
 
     def settings(self) -> tuple[dict[str, Any], Tokenizer]:
@@ -41,6 +55,8 @@ class Source:
         """
         if self.kind == "run":
             return saved_settings(self.path)["model"], load_tokenizer(model_folder(self.path))
+        if self.kind == "peft":
+            return self._whole().settings()
         read = gguf.read_settings if self.kind == "gguf" else huggingface.read_settings
         config, tokenizer = read(self.path)
         return asdict(config), tokenizer
@@ -54,6 +70,8 @@ class Source:
         if self.kind == "run":
             metadata = saved_settings(self.path)
             return chat_of(metadata, metadata["model"]["vocab_size"], model_folder(self.path))[1]
+        if self.kind == "peft":
+            return self._whole().chat_template()
         return gguf.read_template(self.path) if self.kind == "gguf" else huggingface.chat_template(self.path)
 
     def open(
@@ -72,11 +90,119 @@ class Source:
         if self.kind == "run":
             if block_size is not None:
                 raise UserError(f"block_size={block_size}: a run keeps the context that it was trained with")
-            return load_model(self.path, device, doc_mask=doc_mask)
+            return load_run(self.path, device, doc_mask=doc_mask)
+        if self.kind == "peft":
+            base = self._whole().open(block_size=block_size, doc_mask=doc_mask)
+            lora.attach(base.model, adapters.read_adapters(self.path, base.model.config))
+            lora.merge(base.model)
+            # Of a base that is a run, the step and the loss are no longer the model's.
+            return replace(base, model=base.model.to(device), step=None, loss=None, data=None)
         load = gguf.load if self.kind == "gguf" else huggingface.load
         model, tokenizer, end_ids, template = load(self.path, block_size=block_size)
         model.eot_id = tokenizer.eot_id if doc_mask else None
         return LoadedModel(model.to(device), tokenizer, step=None, loss=None, end_ids=end_ids, chat_template=template)
+
+    def open_within(self, block_size: int) -> LoadedModel:
+        """Loads the model as a run of `block_size` tokens starts from it.
+
+        Positions that the run does not have would only take memory. A model that is a run keeps
+        its own.
+        """
+        if self.kind == "run":
+            return self.open()
+        settings, _ = self.settings()
+        return self.open(block_size=min(settings["block_size"], block_size))
+
+    def checksum(self) -> str:
+        """Returns a sha256 of the files that hold the weights, those of a base included.
+
+        Raises:
+            UserError: when a file is missing or damaged.
+        """
+        if self.kind == "gguf":
+            return sha256(self.path)
+        if self.kind == "run":
+            metadata = model_metadata(self.path)
+            base = metadata.get("base")
+            if base is None:
+                return str(metadata["sha256"])
+            sums = [metadata["sha256"], base["settings"], base["sha256"]]
+        elif self.kind == "peft":
+            sums = [*(sha256(self.path / name) for name in (ADAPTER, ADAPTER_CONFIG)), self._whole().checksum()]
+        else:
+            sums = [sha256(path) for path in huggingface.weight_files(self.path)]
+        return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+    def _whole(self) -> "Source":
+        """Returns the base of an adapter in PEFT's format, which is no such adapter itself.
+
+        Raises:
+            UserError: when it is not there.
+        """
+        name = str(adapters.read_settings(self.path)["base_model_name_or_path"])
+        near = self.path.parent / name
+        for found in (name, str(near)):
+            if user_path(found).exists():
+                base = find_model(found, "base_model_name_or_path")
+                break
+        else:
+            # PEFT names a model of the hub without a prefix.
+            on_hub = hub.NAME.fullmatch(hub.PREFIX + name)
+            base = find_model(hub.PREFIX + name if on_hub else name, "base_model_name_or_path")
+        if base.kind == "peft":
+            raise UserError(
+                f"{self.path / ADAPTER_CONFIG}: its base {name!r:.100} is an adapter too: merge that one first"
+            )
+        return base
+
+
+def load_run(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
+    """Loads the model of a run folder; adapters are merged into their base.
+
+    The arguments are those of `weights.load_model`.
+
+    Raises:
+        UserError: when a file, which it names, is missing or damaged, or the base is gone or
+            another one.
+    """
+    if "base" not in saved_settings(run):
+        return load_model(run, device, doc_mask=doc_mask)
+    metadata, folder = model_metadata(run), model_folder(run)
+    source = find_base(run, metadata["base"])
+    base = source.open_within(int(metadata["model"]["block_size"]))
+    weights = {name: parameter.detach() for name, parameter in base.model.named_parameters()}
+    found = loaded(folder, metadata, weights, source.path, "cpu", doc_mask=doc_mask)
+    lora.attach(found.model, adapters.read_adapters(folder, found.model.config))
+    lora.merge(found.model)
+    found.model.to(device).eval()
+    return found
+
+
+def find_base(run: Path, base: dict[str, str]) -> Source:
+    """Finds the base of a run of adapters by its recorded name, and compares its checksum.
+
+    A relative path is of the folder in which the run was started, or else of the run's own.
+
+    Raises:
+        UserError: when it is gone, or another one.
+    """
+    name, places = base["name"], [base["name"]]
+    if not (Path(name).is_absolute() or hub.is_hub_name(name) or name in registry.PUBLISHED):
+        places += [str(above / name) for above in run.absolute().parents if (above / name).exists()][:1]
+    place = next((one for one in places if user_path(one).exists()), name)
+    try:
+        source = find_model(place, "init_from", fetch=False)
+        if source == Source("run", run):
+            raise UserError("the run itself")
+        now = source.checksum()
+    except UserError as error:
+        raise UserError(f"{run}: the base of its adapters, {name}, is gone: {message_of(error, 200)}") from None
+    if now != base["sha256"]:
+        raise UserError(
+            f"{run}: the base of its adapters, {name}, is another one than it was trained on ({now[:16]}, not"
+            f" {base['sha256'][:16]}): put it back as it was"
+        )
+    return source
 
 
 def find_model(name: str, key: str = "run", *, fetch: bool = True) -> Source:
@@ -99,6 +225,8 @@ def find_model(name: str, key: str = "run", *, fetch: bool = True) -> Source:
         return Source("huggingface", hub.download(name, fetch=fetch))
     if path.name == "model" and (path.parent / "config.yaml").is_file():
         raise UserError(f"{key}={name}: the model of a run: name the run itself, {path.parent}")
+    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.yaml").exists():
+        return Source("peft", path)
     if (path / huggingface.CONFIG).is_file() and not (path / "config.yaml").exists():
         return Source("huggingface", path)
     return Source("run", find_run(name, MODEL, key))

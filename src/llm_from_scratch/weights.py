@@ -2,12 +2,15 @@
 
     model/    model.safetensors, config.json, the tokenizer's files
 
+A run of adapters (`lora.py`) has their two files (`huggingface/adapters.py`) in place of the
+weights, and its config.json names the base.
+
 Of torch's own files (.pt, .pth, .ckpt) only tensors are read, so no code in a file can run. The
 model settings of version 0.1 have no checksum of their own and are read unverified.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,23 @@ from llm_from_scratch.checkpoint import MALFORMED, own_sha256, read_json, reason
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, open_regular, publish, refuse_links, sha256
 from llm_from_scratch.model import GPT, GPTConfig, uninitialised
+from llm_from_scratch.places import ADAPTER, ADAPTER_CONFIG
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 PICKLES = (".pt", ".pth", ".ckpt")
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of a run of adapters, and what writes their files.
+
+    `name` is that of `init_from`, `sha256` the checksum of its files (`pretrained.Source`).
+    """
+
+    name: str
+    sha256: str
+    write: Callable[[dict[str, Tensor], Path], None]
 
 
 @dataclass
@@ -54,19 +71,27 @@ def save_model(
     data: str | None = None,
     end_ids: Sequence[int] = (),
     chat_template: str | None = None,
+    base: Base | None = None,
 ) -> None:
     """Writes `model/` of a run folder: weights by parameter name, model settings, tokenizer.
 
-    The other arguments are those of `LoadedModel`.
+    With `base`, the weights are the adapters alone. The other arguments are those of `LoadedModel`.
     """
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(weights, building / "model.safetensors", metadata={"step": str(step)})
+    if base is None:
+        save_file(weights, building / WEIGHTS, metadata={"step": str(step)})
+    else:
+        base.write(weights, building)
     metadata = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
     metadata |= {"data": data} if data else {}
     metadata |= {"end_ids": [*end_ids]} if end_ids else {}
     metadata |= {"chat_template": chat_template} if chat_template is not None else {}
-    metadata["sha256"] = sha256(building / "model.safetensors")
+    if base is None:
+        metadata["sha256"] = sha256(building / WEIGHTS)
+    else:
+        metadata["sha256"] = sha256(building / ADAPTER)
+        metadata["base"] = {"name": base.name, "sha256": base.sha256, "settings": sha256(building / ADAPTER_CONFIG)}
     metadata["config_sha256"] = own_sha256(metadata, "config_sha256")
     (building / "config.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
     tokenizer.save(building)
@@ -85,6 +110,8 @@ def model_folder(run: Path) -> Path:
 def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
     """Loads the model of a run folder, in evaluation mode on `device`.
 
+    `pretrained.load_run` loads that of a run of adapters too, by its base.
+
     Args:
         run: the run folder.
         device: the device to load the model to.
@@ -95,8 +122,27 @@ def load_model(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool 
     """
     folder = model_folder(run)
     metadata = model_metadata(run)
-    path = folder / "model.safetensors"
+    if "base" in metadata:
+        raise UserError(f"{folder}: holds adapters of {metadata['base']['name']}, not weights")
+    path = folder / WEIGHTS
     weights = _read_weights(path)
+    return loaded(folder, metadata, weights, path, device, doc_mask=doc_mask)
+
+
+def loaded(
+    folder: Path,
+    metadata: dict[str, Any],
+    weights: dict[str, Tensor],
+    path: Path,
+    device: torch.device | str,
+    *,
+    doc_mask: bool,
+) -> LoadedModel:
+    """Builds the model that `model/config.json` describes of weights, which `path` is to name.
+
+    Raises:
+        UserError: when the weights, the settings and the tokenizer do not fit each other.
+    """
     config = _verified_config(metadata["model"], weights, folder)
     tokenizer = load_tokenizer(folder)
     model = uninitialised(config, eot_id=tokenizer.eot_id if doc_mask else None)
@@ -130,9 +176,13 @@ def model_metadata(run: Path) -> dict[str, Any]:
         UserError: when a file, which it names, is missing or damaged.
     """
     metadata = saved_settings(run)
-    path = model_folder(run) / "model.safetensors"
-    if not path.is_file() or sha256(path) != metadata["sha256"]:
-        raise UserError(f"{path}: missing, or its bytes have changed since they were written")
+    folder, base = model_folder(run), metadata.get("base")
+    checksums = {WEIGHTS: metadata["sha256"]}
+    if base is not None:
+        checksums = {ADAPTER: metadata["sha256"], ADAPTER_CONFIG: base["settings"]}
+    for name, checksum in checksums.items():
+        if not (folder / name).is_file() or sha256(folder / name) != checksum:
+            raise UserError(f"{folder / name}: missing, or its bytes have changed since they were written")
     return metadata
 
 
@@ -154,12 +204,14 @@ def saved_settings(run: Path) -> dict[str, Any]:
     known = {item.name: item.default for item in fields(GPTConfig)}
     try:
         metadata = read_json(path)
-        optional = {"tokenizer", "data", "end_ids", "chat_template"} & set(metadata)
+        optional = {"tokenizer", "data", "end_ids", "chat_template", "base"} & set(metadata)
         verify_own(metadata, "config_sha256", {"model", "step", "loss", "sha256", *optional})
         unknown = set(metadata["model"]) - set(known)
         # A setting that was added after the run has its default.
         defaults = {name: default for name, default in known.items() if default is not MISSING}
         metadata["model"] = defaults | metadata["model"]
+        if "base" in metadata:
+            metadata["base"] = {key: str(metadata["base"][key]) for key in ("name", "sha256", "settings")}
         metadata["step"], metadata["loss"] = int(metadata["step"]), float(metadata["loss"])
     except MALFORMED as error:
         raise UserError(f"{path}: missing or damaged ({reason(error)})") from None

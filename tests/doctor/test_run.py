@@ -238,7 +238,7 @@ def test_a_model_that_a_kill_left_between_two_renames(sound: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "check"), [("load_model", "model"), ("verify_state", "checkpoints"), ("open_prepared", "prepared data")]
+    ("place", "check"), [("load_run", "model"), ("verify_state", "checkpoints"), ("open_prepared", "prepared data")]
 )
 def test_a_bug_in_a_check_is_no_damage(sound: Path, monkeypatch: pytest.MonkeyPatch, place: str, check: str) -> None:
     def planted(*_: object, **__: object) -> None:

@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import building_folder, publish
 from llm_from_scratch.gguf import DTYPES
-from llm_from_scratch.places import user_path
+from llm_from_scratch.places import ADAPTER, ADAPTER_CONFIG, user_path
 from llm_from_scratch.terminal import argument, note
 
 if TYPE_CHECKING:
+    from llm_from_scratch.pretrained import Source
     from llm_from_scratch.weights import LoadedModel
 
 FORMATS = {
     "hf": "Hugging Face: config.json, model.safetensors, tokenizer.json and a model card, for transformers",
     "gguf": "llama.cpp and Ollama: model.gguf with its tokenizer, and a Modelfile",
     "onnx": "onnxruntime: model.onnx, for any batch and length, and tokenizer.json",
+    "peft": "peft: the adapters of finetune=lora alone; in the other formats they are merged into their base",
 }
 # What to do with the folder
 NEXT = {
     "hf": "transformers: AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer likewise, FOLDER={folder}",
     "gguf": "llama.cpp: llama-cli -m {folder}/model.gguf; Ollama: ollama create NAME -f {folder}/Modelfile",
     "onnx": "onnxruntime: InferenceSession(FOLDER + '/model.onnx').run(None, {{'input_ids': ids}}), FOLDER={folder}",
+    "peft": "peft: PeftModel.from_pretrained(BASE, FOLDER), BASE the base exported with --to hf, FOLDER={folder}",
 }
 
 
@@ -56,6 +59,11 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--dtype {options.dtype}: for --to gguf alone; --to {options.to} writes float32")
     folder = new_folder(options.folder)
     source = find_model(options.run)
+    if options.to == "peft":
+        _write_peft(source, folder)
+        note(NEXT["peft"].format(folder=argument(folder)))
+        print(options.folder)
+        return
     model = source.open()
     if options.to == "hf":
         from llm_from_scratch.huggingface.card import model_card
@@ -77,6 +85,25 @@ def run(options: argparse.Namespace) -> None:
             raise
     note(NEXT[options.to].format(folder=argument(folder)))
     print(options.folder)
+
+
+def _write_peft(source: Source, folder: Path) -> None:
+    """Copies the two files of an adapter, which are read and verified first."""
+    from llm_from_scratch.huggingface.families import family_of
+    from llm_from_scratch.weights import model_folder, saved_settings
+
+    adapted = source.kind == "peft" or (source.kind == "run" and "base" in saved_settings(source.path))
+    if not adapted:
+        raise UserError(f"--to peft: {source.path} holds no adapters: fine-tune with finetune=lora, or use --to hf")
+    family_of(source.open().model.config)
+    held, building = model_folder(source.path) if source.kind == "run" else source.path, building_folder(folder)
+    try:
+        for name in (ADAPTER, ADAPTER_CONFIG):
+            shutil.copyfile(held / name, building / name)
+        publish(building, folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
 
 
 def _write_gguf(model: LoadedModel, folder: Path, dtype: str) -> None:

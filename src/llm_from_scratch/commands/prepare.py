@@ -32,11 +32,11 @@ def prepared_text(config: "Config") -> "Prepared":
     """
     from llm_from_scratch.data.prepare import prepare
     from llm_from_scratch.evaluation.measure import run_text
-    from llm_from_scratch.weights import load_model
+    from llm_from_scratch.pretrained import load_run
 
     if config.resume:
         folder = Path(config.resume)
-        return run_text(folder, config, load_model(folder))
+        return run_text(folder, config, load_run(folder))
     return prepare(
         config.data,
         config.tokenizer,

@@ -2,7 +2,7 @@
 
     model        the architecture
     data         tokenizer, corpus, selection, storage, batches, preparation
-    training     optimizer, loss, trainer, samples, loggers
+    training     optimizer, loss, fine-tuning, trainer, samples, loggers
     generation   sampling, generate.py
     sweep        the sweeper of sweep=optuna
 
@@ -30,15 +30,24 @@ from llm_from_scratch.config.data import (
 from llm_from_scratch.config.generation import GenerateConfig, SamplingConfig
 from llm_from_scratch.config.model import MAX_SHARING_LAYERS, ROPE_SCALING, ModelConfig, check_rope_scaling
 from llm_from_scratch.config.sweep import SweeperConfig
-from llm_from_scratch.config.training import FAILURE, LOGGERS, LossConfig, OptimConfig, SampleConfig, TrainerConfig
+from llm_from_scratch.config.training import (
+    FAILURE,
+    LINEAR_LAYERS,
+    LOGGERS,
+    FinetuneConfig,
+    LossConfig,
+    OptimConfig,
+    SampleConfig,
+    TrainerConfig,
+)
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.ranges import ranged
 
 __all__ = [
-    "FAILURE", "FOREIGN_KINDS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config", "ConversationConfig",
-    "CorpusConfig", "DataConfig", "DownloadConfig", "GenerateConfig", "LossConfig", "ModelConfig", "OptimConfig", "PrepareConfig",
-    "SampleConfig", "SamplingConfig",
-    "SelectionConfig", "StorageConfig", "SweeperConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
+    "FAILURE", "FOREIGN_KINDS", "LINEAR_LAYERS", "LOGGERS", "MAX_SHARING_LAYERS", "ROPE_SCALING", "BatchConfig", "Config",
+    "ConversationConfig", "CorpusConfig", "DataConfig", "DownloadConfig", "FinetuneConfig", "GenerateConfig", "LossConfig",
+    "ModelConfig", "OptimConfig", "PrepareConfig", "SampleConfig", "SamplingConfig", "SelectionConfig", "StorageConfig",
+    "SweeperConfig", "TokenizerConfig", "TrainerConfig", "check_rope_scaling", "keys", "leaves", "walk",
 ]  # fmt: skip
 
 
@@ -60,6 +69,7 @@ class Config:
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     # tensorboard | csv | wandb -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
@@ -87,6 +97,7 @@ class Config:
         if self.data.overfit and self.data.batch_schedule:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         self._check_loss()
+        self._check_finetune()
         for key, without in (
             (f"name={self.optim.name}", self.optim.name == "adamw"),
             ("ema_decay", self.optim.ema_decay is None),
@@ -106,6 +117,17 @@ class Config:
             raise UserError("trainer.compile=true: loss=dpo has other lengths at each step: leave it out")
         if self.trainer.strategy == "fsdp":
             raise UserError("loss=dpo: needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+
+    def _check_finetune(self) -> None:
+        method, partly = self.finetune.method, bool(self.finetune.freeze)
+        if method is not None and self.init_from is None:
+            raise UserError(f"finetune={method}: there is no model to fine-tune: name one, init_from=MODEL")
+        if method == "lora" and self.init_from is not None and self.init_from.endswith((".pt", ".pth", ".ckpt")):
+            raise UserError(
+                f"finetune=lora: adapters need a model with a tokenizer, and init_from={self.init_from} is weights"
+            )
+        if self.trainer.strategy == "fsdp" and (method in ("lora", "head") or partly):
+            raise UserError("finetune: trainer=fsdp shares out weights that are all trained: use trainer=ddp")
 
 
 def keys(schema: type) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings of the training: optimizer, loss, trainer, samples, loggers."""
+"""Settings of the training: optimizer, loss, fine-tuning, trainer, samples, loggers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +16,10 @@ LOGGERS: Mapping[str, frozenset[str] | None] = {
     "csv": None,
     "wandb": frozenset({"project", "entity", "name", "group", "tags", "notes", "job_type", "offline", "mode"}),
 }
+
+
+# The linear layers of a block, by the ends of their names.
+LINEAR_LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.out")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,22 @@ class LossConfig:
     length_normalised: bool = (
         False  # dpo: nats a token of an answer rather than of all its tokens; beta is then 2 to 10
     )
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig:
+    # of a model that init_from names: full: all weights | lora: adapters beside frozen weights (Hu et al. 2021)
+    # | head: the matrix before the logits alone | null: all weights, also of a new model
+    method: str | None = ranged(None, choice("full", "lora", "head"))
+    # modules that keep their weights, by name or glob: token_embedding, blocks.0, blocks.[0-5], blocks.*.attention
+    freeze: list[str] = field(default_factory=list)
+    # the learning rate of a layer is that of the next one times this; optim.lr is the last layer's; null: one for all
+    layer_decay: float | None = ranged(None, PART)
+    rank: int = ranged(8, POSITIVE)  # lora: columns of an adapter's matrices
+    alpha: float = ranged(16.0, POSITIVE)  # lora: an adapter counts alpha / rank
+    dropout: float = ranged(0.0, SHARE)  # lora: probability, on the input of an adapter
+    # lora: linear layers of the blocks, by the ends of their names, by whole names or by globs of these
+    targets: list[str] = field(default_factory=lambda: list(LINEAR_LAYERS))
 
 
 @dataclass(kw_only=True)

@@ -23,12 +23,13 @@ from llm_from_scratch.environment import FILE, read_environment, summary
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import program
+from llm_from_scratch.pretrained import load_run
 from llm_from_scratch.reference_model import read_reference, reference_path
 from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, shell
 from llm_from_scratch.tokenizer import SentencePieceTokenizer, load_tokenizer
-from llm_from_scratch.weights import load_model, model_folder
+from llm_from_scratch.weights import model_folder
 
 DECODE_BELOW = 20 * 10**6  # bytes; a smaller text is compared with its decoded tokens
 
@@ -194,7 +195,7 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
             yield ok(f"{folder}: not there yet: the first validation writes it")
         return
     try:
-        loaded = load_model(run.path)
+        loaded = load_run(run.path)
     except UserError as error:
         yield fault(message_of(error), f"restore it from a copy; {run.again} writes it again at its next validation")
         return
@@ -373,7 +374,7 @@ def resume(run: ExaminedRun) -> Iterator[Finding]:
         start = shell(*program("train"), f"init_from={argument(run.path)}")
         advice = f"start a new run from the weights in model/: {start}"
         try:
-            load_model(run.path)
+            load_run(run.path)
         except UserError:
             advice = "restore one from a copy; model/ has no sound weights to start from either"
         yield fault(f"{run.path}: every checkpoint is damaged", advice)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 HARDWARE = {"accelerator", "devices", "num_nodes", "strategy"}
 # Settings of model, data and tokenizer that a resumed run may change: neither shapes nor text
 # depend on them.
-CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size")
+CHANGEABLE = ("model.dropout", "data.dir", "data.path", "data.micro_batch_size", "finetune.dropout")
+FIXED = ("model.", "data.", "tokenizer.", "loss.", "finetune.")
 # Settings that a resumed run cannot change, with the advice for each.
 SETTLED = {
     "task": "its folder has its name already; leave it out",
@@ -83,9 +84,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             names = {key}
         for name in names:
             OmegaConf.update(result, name, OmegaConf.select(config, name), merge=False, force_add=True)
-    fixed = [
-        key for key in before if key.startswith(("model.", "data.", "tokenizer.", "loss.")) and key not in CHANGEABLE
-    ]
+    fixed = [key for key in before if key.startswith(FIXED) and key not in CHANGEABLE]
     for key in (*fixed, "optim.name", "optim.custom._target_", *SETTLED):
         # A run may be older than a setting
         now = OmegaConf.select(result, key, default=before[key])

@@ -3,6 +3,7 @@
     families  one table a family: names, and the settings that its class computes
     settings  GPTConfig <-> config.json
     tensors   parameters <-> tensors
+    adapters  LoRA adapters in PEFT's format
     hub       a model of the Hugging Face hub -> a folder
     read      a folder of transformers -> a GPT
     card      the model card of a run: README.md

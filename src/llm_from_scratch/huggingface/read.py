@@ -225,6 +225,15 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files that hold the weights of a folder of transformers, in order.
+
+    Raises:
+        UserError: when there is none, or a link leads out of the folder.
+    """
+    return [_checked(folder, path.name) for path in _shards(folder)]
+
+
 class Weights:
     """Tensors of a folder by their full name, read one at a time."""
 

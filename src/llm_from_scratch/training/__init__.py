@@ -11,6 +11,7 @@ Small parts:
     sharded      trainer=fsdp, and its checkpoints
 
 A step:
+    finetuning   which weights of a model are trained, and how fast each layer learns
     muon         Muon for matrices, AdamW for all other parameters
     optimizers   the optimizer and its groups; the learning rate as a function of the step
     data         batches for Lightning's training loop

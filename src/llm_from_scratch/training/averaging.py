@@ -34,8 +34,8 @@ class WeightAverage(Callback):
         self.steps, self.tensors = int(state_dict["steps"]), list(state_dict["tensors"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Copies the weights, or a restored average, to the device of the weights."""
-        self.weights = [parameter.detach() for parameter in pl_module.parameters()]
+        """Copies the trained weights, or a restored average, to the device of the weights."""
+        self.weights = [parameter.detach() for parameter in pl_module.parameters() if parameter.requires_grad]
         tensors = self.tensors or self.weights
         self.tensors = [
             tensor.to(weight.device, copy=True) for tensor, weight in zip(tensors, self.weights, strict=True)

@@ -20,6 +20,7 @@ from llm_from_scratch.config import OptimConfig, SampleConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, sync, write_file
 from llm_from_scratch.generation import generate
+from llm_from_scratch.lora import kept_parameters
 from llm_from_scratch.places import program
 from llm_from_scratch.run import line_checksums, remove_leftovers
 from llm_from_scratch.terminal import argument, end_echo, shell
@@ -274,7 +275,7 @@ class Checkpoints(Callback):
                 {"step": trainer.global_step, "loss": loss, **self.facts},
             )
             if trainer.is_global_zero:
-                weights = dict(model.named_parameters())
+                weights = dict(kept_parameters(model))
                 with pl_module.averaged():
                     self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **metadata)
         plateau = any(isinstance(other, EarlyStopping) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]

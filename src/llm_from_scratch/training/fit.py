@@ -20,10 +20,12 @@ from llm_from_scratch.data.prepare import prepare, source_fingerprint
 from llm_from_scratch.data.prepared import Conversations, Preferences, Prepared, check_doc_mask, document_start
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
+from llm_from_scratch.huggingface.adapters import adapter_writer
+from llm_from_scratch.huggingface.hub import PREFIX
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.estimate import warnings_at_start
 from llm_from_scratch.plan.sizes import counted
-from llm_from_scratch.pretrained import find_model
+from llm_from_scratch.pretrained import Source, find_model
 from llm_from_scratch.study import objective
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llm_from_scratch.tokenizer.template import render_ids
@@ -32,6 +34,7 @@ from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Prom
 from llm_from_scratch.training.checks import MISFITS
 from llm_from_scratch.training.claim import Claim, Ownership
 from llm_from_scratch.training.data import TextDataModule
+from llm_from_scratch.training.finetuning import choose_trained
 from llm_from_scratch.training.loggers import log_hyperparameters, plain_settings
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.module import LanguageModel
@@ -41,7 +44,7 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.weights import PICKLES, chat_of, fill, model_folder, read_pickle, saved_settings
+from llm_from_scratch.weights import PICKLES, Base, chat_of, fill, model_folder, read_pickle, saved_settings
 
 log = logging.getLogger(__name__)
 
@@ -77,24 +80,25 @@ def train(
 
     # The text, as tokens.
     state = state_to_resume(config)
-    origin = load_origin(config, fetch=fetch) if config.init_from and state is None else None
+    # The frozen weights of adapters are in no checkpoint.
+    adapted = config.finetune.method == "lora"
+    origin = load_origin(config, fetch=fetch) if config.init_from and (state is None or adapted) else None
     given = given_by_weights(config, state, origin)
     prepared = prepared or prepare_text(config, given, fetch=fetch, write=write)
 
     # The model.
-    torch.manual_seed(config.seed)
-    model = build_model(config, prepared)
-    if origin:
-        fill(model, origin.weights, origin.path)
+    model = build_model(config, prepared, origin)
+    base = base_of_adapters(config, origin, model) if origin and adapted else None
     module = make_module(config, model, prepared)
 
     # The loop.
     background = Background()
-    states = StateFolders(fingerprints(prepared), background)
+    states = StateFolders(fingerprints(prepared) | ({"base": base.sha256} if base else {}), background)
     if state:
         states.compare(state)
     prompt = sample_prompt(config, prepared)
-    *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat_of_run(prepared, given))
+    chat = chat_of_run(prepared, given)
+    *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base)
     trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
@@ -135,11 +139,15 @@ def step_of(state: Path | None) -> int:
 
 @dataclass(frozen=True)
 class Origin:
-    """The weights that a run starts from, by parameter name; a file of weights has no tokenizer."""
+    """The weights that a run starts from, by parameter name; a file of weights has no tokenizer.
+
+    `source` is where the model lies; None for such a file.
+    """
 
     path: Path
     weights: dict[str, Tensor]
     given: "Given"
+    source: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -165,14 +173,19 @@ def load_origin(config: Config, *, fetch: bool) -> Origin:
     if path.suffix in PICKLES:
         return Origin(path, read_pickle(path), Given())
     source = find_model(str(config.init_from), "init_from", fetch=fetch)
-    if source.kind == "run":
-        loaded = source.open()
-    else:
-        # Positions that the run does not have would only take memory.
-        settings, _ = source.settings()
-        loaded = source.open(block_size=min(settings["block_size"], config.model.block_size))
+    loaded = source.open_within(config.model.block_size)
     given = Given(loaded.tokenizer, loaded.chat_template, loaded.end_ids)
-    return Origin(source.path, dict(loaded.model.named_parameters()), given)
+    return Origin(source.path, dict(loaded.model.named_parameters()), given, source)
+
+
+def base_of_adapters(config: Config, origin: Origin, model: GPT) -> Base:
+    """Returns the base of a run of adapters: name, checksum, writer of the adapters."""
+    assert origin.source is not None
+    name, finetune = str(config.init_from), config.finetune
+    write = adapter_writer(
+        model.config, name.removeprefix(PREFIX), rank=finetune.rank, alpha=finetune.alpha, p=finetune.dropout
+    )
+    return Base(name, origin.source.checksum(), write)
 
 
 def given_by_weights(config: Config, state: Path | None, origin: Origin | None) -> Given:
@@ -224,19 +237,27 @@ def chat_of_run(prepared: Prepared, given: Given) -> Given:
     return Given(prepared.tokenizer, template, tuple(dict.fromkeys((*end_ids, *given.end_ids))))
 
 
-def build_model(config: Config, prepared: Prepared) -> GPT:
-    """Returns a randomly initialized GPT for the vocabulary of a prepared text.
+def build_model(config: Config, prepared: Prepared, origin: Origin | None) -> GPT:
+    """Returns a GPT for the vocabulary of a prepared text: random, or with the weights of `origin`.
+
+    The weights that are not trained are frozen, and adapters are in their places.
 
     Raises:
-        UserError: when `data.doc_mask` does not fit the text.
+        UserError: when `data.doc_mask` does not fit the text, the weights do not fit the model, or
+            a setting of `finetune` names no module.
     """
     if config.data.doc_mask and not config.resume:  # a resumed run keeps its setting
         check_doc_mask(prepared)
-    return GPT(
+    torch.manual_seed(config.seed)
+    model = GPT(
         GPTConfig(vocab_size=prepared.tokenizer.vocab_size, **vars(config.model)),
         eot_id=document_start(prepared) if config.data.doc_mask else None,
         recompute=config.trainer.activation_checkpointing,
     )
+    if origin:
+        fill(model, origin.weights, origin.path)
+    choose_trained(model, config.finetune)
+    return model
 
 
 def make_module(config: Config, model: GPT, prepared: Prepared) -> LanguageModel:
@@ -298,6 +319,7 @@ def make_callbacks(
     prompt: Prompt,
     users: dict[str, Callback],
     chat: Given,
+    base: Base | None,
 ) -> list[Callback]:
     """Returns all callbacks of a run in the order of their calls; checkpoints come last.
 
@@ -309,6 +331,7 @@ def make_callbacks(
         prompt: the prompt of the samples.
         users: the user's own callbacks, by their names.
         chat: the chat template of the model, and the ids that end its answers.
+        base: the base of a run of adapters; None: of another run.
     """
     run_dir, optim, text = Path(config.run_dir), config.optim, counted(prepared)
 
@@ -319,7 +342,7 @@ def make_callbacks(
     metrics = Metrics(run_dir, config.trainer.log_every_n_steps, plain_settings(config))
     progress = ProgressBar(metrics, config.trainer.progress)
     data = fingerprints(prepared)["data"]
-    facts = {"data": data, "end_ids": chat.end_ids, "chat_template": chat.chat_template}
+    facts = {"data": data, "end_ids": chat.end_ids, "chat_template": chat.chat_template, "base": base}
     saver = Checkpoints(run_dir, prepared.tokenizer, background, facts, users, config.callbacks)
     opening = Opening(config, epochs(config.trainer.max_steps), warnings_at_start(config, text))
     callbacks = [Ownership(claim), Signals(saver, progress.close), metrics, opening, progress]

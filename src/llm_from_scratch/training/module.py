@@ -22,6 +22,7 @@ from llm_from_scratch.config import Config
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.evaluation.scoring import likelihood_row
 from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.lora import adapted_layers, kept_parameters, set_dropout_keys
 from llm_from_scratch.model import GPT
 from llm_from_scratch.training.averaging import WeightAverage
 from llm_from_scratch.training.compilation import compile_model
@@ -51,6 +52,9 @@ class LanguageModel(lightning.LightningModule):
         self.max_steps, self.seed, self.val_bytes = config.trainer.max_steps, config.seed, val_bytes
         self.compiles = config.trainer.compile
         self.compiled = False
+        self.adapted = bool(adapted_layers(model))
+        # A checkpoint of adapters lacks the frozen weights, which come from their base.
+        self.strict_loading = not self.adapted
         # The callbacks read these every few steps: reading them at every step would make the host
         # wait for the device.
         self.losses: list[Tensor] = []  # of the micro-batches of this optimizer step
@@ -108,13 +112,16 @@ class LanguageModel(lightning.LightningModule):
         if micro == 0:
             self.losses = []
         keys = None
-        if self.model.config.dropout:
+        adapter_dropout = self.adapted and self.config.finetune.dropout > 0
+        if self.model.config.dropout or adapter_dropout:
             step, count = self.trainer.global_step, len(batch[0])
             # The sampler orders a step's sequences by (rank, micro-batch).
             first = (self.global_rank * self.trainer.accumulate_grad_batches + micro) * count
             keys = row_keys(self.seed, step, first, count, self.device)
             # For the dropout of the fused attention kernel on a GPU
             seed_step(self.seed, step, micro, self.global_rank)
+            if adapter_dropout:
+                set_dropout_keys(self.model, keys)
         loss = self._micro_batch_loss(batch, keys)
         self.losses.append(loss.detach())
         return loss
@@ -219,7 +226,7 @@ class LanguageModel(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Moves the counter of skipped batches to the device; lists the weights once."""
         self.skipped = self.skipped.to(self.device)
-        self.weights = list(self.parameters())
+        self.weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def on_validation_epoch_start(self) -> None:
         """Sets a validation's sums of loss and tokens to zero, on the device."""
@@ -257,7 +264,7 @@ class LanguageModel(lightning.LightningModule):
         """Returns the optimizer and its learning-rate schedule, which moves every step."""
         # A gradient scaler needs to see the gradients.
         fused = self.device.type in ("cpu", "cuda", "mps") and self.trainer.precision != "16-mixed"
-        optimizer = make_optimizer(self.model, self.optim, fused=fused)
+        optimizer = make_optimizer(self.model, self.optim, fused=fused, layer_decay=self.config.finetune.layer_decay)
         # Loading a checkpoint overwrites these settings. A custom optimizer may keep state in its
         # groups.
         given = {"lr", "weight_decay", *self.optim.custom} if self.optim.name == "custom" else None
@@ -284,9 +291,13 @@ class LanguageModel(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the count of skipped batches and the layout to a checkpoint.
 
-        Drops Lightning's loop counters, which follow from the number of optimizer steps.
+        Of a model with adapters only these are kept. Lightning's loop counters are dropped: they
+        follow from the number of optimizer steps.
         """
         checkpoint.pop("loops")
+        if self.adapted:
+            kept = {f"model.{name}" for name in kept_parameters(self.model)}
+            checkpoint["state_dict"] = {name: one for name, one in checkpoint["state_dict"].items() if name in kept}
         checkpoint["skipped"] = self.skipped.cpu()
         checkpoint["layout"] = self.layout()
 

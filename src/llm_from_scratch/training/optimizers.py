@@ -12,6 +12,7 @@ from llm_from_scratch.config import OptimConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.kernels import splitmix
 from llm_from_scratch.model import GPT
+from llm_from_scratch.training.finetuning import layer_numbers
 from llm_from_scratch.training.muon import Muon
 from llm_from_scratch.training.objects import object_class
 
@@ -39,44 +40,69 @@ def lr_factor(step: float, config: OptimConfig, max_steps: float) -> float:
     return config.min_lr_ratio + (1 - config.min_lr_ratio) * left
 
 
-def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool) -> Optimizer:
+def make_optimizer(model: GPT, config: OptimConfig, *, fused: bool, layer_decay: float | None = None) -> Optimizer:
     """Builds the optimizer that `optim.name` names, with weight decay on matrices only.
 
     For `muon`, Muon updates the matrices within blocks; AdamW updates embeddings, head, norms and
-    biases. For `custom`, the user's class gets the parameter groups of AdamW.
+    biases. For `custom`, the user's class gets the parameter groups of AdamW. Frozen weights are in
+    no group.
 
     Args:
         model: the model.
         config: the settings of the optimizer.
         fused: whether AdamW runs as one kernel.
+        layer_decay: the learning rate of a layer over that of the next one (Howard & Ruder 2018);
+            None: one for all. `optim.lr` is that of the last trained layer.
 
     Raises:
         UserError: when the user's class does not take its arguments.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     betas = (config.beta1, config.beta2)
-    inner = [(name, p) for name, p in named if config.name == "muon" and name.startswith("blocks.") and p.dim() == 2]
-    own = {name for name, _ in inner}
-    rest = [p for name, p in named if name not in own]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    muon = config.name == "muon"
+    own = {name for name, p in named if muon and name.startswith("blocks.") and p.dim() == 2}
+    lr = (config.adamw_lr or config.lr) if muon else config.lr
+    matrices: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
+    for factor, layer in _layers(model, named, layer_decay):
+        mine = [(name, p) for name, p in layer if name in own]
+        heights = [_rows(model, name, p) for name, p in mine]
+        matrices.append({"params": [p for _, p in mine], "rows": heights, "kind": "muon", "lr": config.lr * factor})
+        rest = [p for name, p in layer if name not in own]
+        scaled = {"kind": "adamw", "lr": lr * factor} if muon else {} if factor == 1 else {"lr": lr * factor}
+        groups += [
+            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay} | scaled,
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0} | scaled,
+        ]
+    groups = [group for group in [*matrices, *groups] if group["params"]]
     if config.name == "adamw":
         return AdamW(groups, lr=config.lr, betas=betas, fused=fused)
     if config.name == "custom":
         return _make_custom(groups, config)
-    groups = [group | {"kind": "adamw", "lr": config.adamw_lr or config.lr} for group in groups]
-    matrices = {"params": [p for _, p in inner], "rows": [_rows(model, name, p) for name, p in inner], "kind": "muon"}
     return Muon(
-        [matrices, *groups],
+        groups,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
         betas=betas,
         fused=fused,
     )
+
+
+def _layers(
+    model: GPT, named: list[tuple[str, Parameter]], layer_decay: float | None
+) -> list[tuple[float, list[tuple[str, Parameter]]]]:
+    """Returns (factor of the learning rate, named parameters) of each layer, the last one first.
+
+    `layer_decay` None: all parameters, with the factor 1.
+    """
+    if layer_decay is None:
+        return [(1.0, named)]
+    numbers = layer_numbers(model)
+    layers: dict[int, list[tuple[str, Parameter]]] = {number: [] for number in sorted(set(numbers.values()))}
+    for name, parameter in named:
+        layers[numbers[name]].append((name, parameter))
+    return [(layer_decay**number, layer) for number, layer in layers.items() if layer]
 
 
 def _make_custom(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from llm_from_scratch.config import Config
+from llm_from_scratch.model import GPT
 from llm_from_scratch.run import read_rows
 from llm_from_scratch.terminal import console
 from llm_from_scratch.training.metrics import Metrics, stepped
@@ -203,9 +204,10 @@ class Opening(Callback):
         sequences, prefers = self.config.data.batch_size, self.config.loss.name == "dpo"
         steps = f"steps {first + 1:,} to {trainer.max_steps:,}" if first else f"{trainer.max_steps:,} steps"
         log.info(
-            "%s: %s parameters (%d layer%s, width %d) on %s; %s of %s, %.3g passes over the %s",
+            "%s: %s parameters%s (%d layer%s, width %d) on %s; %s of %s, %.3g passes over the %s",
             self.config.run_dir,
             f"{pl_module.model.num_parameters():,}",
+            _trained(pl_module.model),
             *(shape.n_layer, "s" * (shape.n_layer > 1), shape.n_embd, _device(trainer, pl_module.device), steps),
             f"{sequences:,} pairs" if prefers else f"{sequences * shape.block_size:,} tokens",
             self.epochs,
@@ -213,6 +215,13 @@ class Opening(Callback):
         )
         for line in self.warnings:
             log.info("unwise: %s", line)
+
+
+def _trained(model: GPT) -> str:
+    """Describes the trained part of a model; "" for all of it."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = model.num_parameters()
+    return "" if trained == total else f", {trained:,} of them trained ({trained / total:.2%})"
 
 
 def _device(trainer: lightning.Trainer, device: torch.device) -> str:

@@ -52,10 +52,10 @@ class StateFolders(CheckpointIO):
             own = self.fingerprints.get(name, "none")
             if fingerprint != own:
                 start = quote(f"init_from={path.parents[1]}")
-                raise UserError(
-                    f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the text back as it"
-                    f" was, or start a new run from the weights ({start})"
-                )
+                made = f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the"
+                if name == "base":
+                    raise UserError(f"{made} model that init_from names back as it was: these are adapters of it")
+                raise UserError(f"{made} text back as it was, or start a new run from the weights ({start})")
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder, after all queued writes."""
