@@ -181,28 +181,28 @@ def load_run(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = 
 def find_base(run: Path, base: dict[str, str]) -> Source:
     """Finds the base of a run of adapters by its recorded name, and compares its checksum.
 
-    A relative path is of the folder in which the run was started, or else of the run's own.
+    A relative path is of the present folder, or else of one above the run's own.
 
     Raises:
         UserError: when it is gone, or another one.
     """
     name, places = base["name"], [base["name"]]
     if not (Path(name).is_absolute() or hub.is_hub_name(name) or name in registry.PUBLISHED):
-        places += [str(above / name) for above in run.absolute().parents if (above / name).exists()][:1]
-    place = next((one for one in places if user_path(one).exists()), name)
-    try:
-        source = find_model(place, "init_from", fetch=False)
-        if source == Source("run", run):
-            raise UserError("the run itself")
-        now = source.checksum()
-    except UserError as error:
-        raise UserError(f"{run}: the base of its adapters, {name}, is gone: {message_of(error, 200)}") from None
-    if now != base["sha256"]:
-        raise UserError(
-            f"{run}: the base of its adapters, {name}, is another one than it was trained on ({now[:16]}, not"
-            f" {base['sha256'][:16]}): put it back as it was"
+        places += [str(above / name) for above in run.absolute().parents if (above / name).exists()]
+    faults = []
+    for place in places:
+        try:
+            source = find_model(place, "init_from", fetch=False)
+            now = source.checksum()
+        except UserError as error:
+            faults.append(f"is gone: {message_of(error, 200)}")
+            continue
+        if now == base["sha256"]:
+            return source
+        faults.append(
+            f"is another one than it was trained on ({now[:16]}, not {base['sha256'][:16]}): put it back as it was"
         )
-    return source
+    raise UserError(f"{run}: the base of its adapters, {name}, {faults[0]}")
 
 
 def find_model(name: str, key: str = "run", *, fetch: bool = True) -> Source:
