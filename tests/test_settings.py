@@ -144,6 +144,13 @@ REFUSED = {
     "loss.beta": "0.2",
     "loss.label_smoothing": "0.1",
     "loss.length_normalised": "true",
+    "finetune.method": "full",
+    "finetune.freeze": "[norm]",
+    "finetune.layer_decay": "0.5",
+    "finetune.rank": "4",
+    "finetune.alpha": "4",
+    "finetune.dropout": "0.5",
+    "finetune.targets": "[attention.qkv]",
     # In effect where the machine and the batch have room for them.
     "trainer.devices": "3",
     "trainer.num_nodes": "3",
