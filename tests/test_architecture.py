@@ -94,6 +94,7 @@ MAY_IMPORT = {
         "tokenizer",
         "data.clean",
     ],  # a prompt is cleaned as the corpus was
+    "chat": ["generation", "model", "static_step", "tokenizer.template", "data.clean", "weights", "config"],
     "checkpoint": [],
     "reference_model": ["checkpoint"],
     "weights": ["checkpoint", "model", "tokenizer"],
@@ -216,6 +217,8 @@ EVALUATION: dict[str, list[str]] = {
 TRAINING: dict[str, list[str]] = {
     "internals": [],
     "objects": [],
+    "peak": [],
+    "trackers": ["checkpoint", "run"],
     "loggers": ["run", *SETTINGS],
     "states": ["checkpoint"],
     "memory": ["model", *SETTINGS],
@@ -228,7 +231,7 @@ TRAINING: dict[str, list[str]] = {
     "data": ["data", *SETTINGS],
     "module": ["data.sampler", "evaluation.scoring", "kernels", "lora", "model", *SETTINGS],
     "preferences": ["data", "reference_model", "kernels", "model", *SETTINGS],
-    "metrics": ["run"],
+    "metrics": ["plan.sizes", "run"],
     "progress": ["model", "run", *SETTINGS],
     "pruning": ["study"],
     "callbacks": ["generation", "lora", *RUN, "tokenizer", *SETTINGS],

@@ -21,9 +21,8 @@ from llm_from_scratch.data.prepare import SPLITS, prepare
 from llm_from_scratch.data.prepared import open_prepared
 from llm_from_scratch.environment import read_environment
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.run import line_checksums, read_rows
+from llm_from_scratch.run import line_checksums, read_rows, read_samples
 from llm_from_scratch.saved_config import read_run
-from llm_from_scratch.training.callbacks import _sections
 from llm_from_scratch.weights import load_model
 
 # Nothing reads these again: a lock, a picture, TensorBoard's points, Hydra's notes.
@@ -76,7 +75,7 @@ def reader(name: str) -> Callable[[Path], Any]:
     if rows:
         return lambda folder: read_rows(folder / "run" / rows[1])
     if rest == "samples.md":  # a record of text: it is read as far as it goes
-        return lambda folder: len(_sections(folder / name)) and None
+        return lambda folder: len(read_samples(folder / name)) and None
     if rest == "environment.json":  # a record that nothing else follows from
         return lambda folder: read_environment(folder / "run") and None
     return {"model": model, "checkpoints": state}[rest.split("/")[0]]

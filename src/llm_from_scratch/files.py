@@ -163,7 +163,8 @@ def refuse_links(path: Path, root: Path) -> None:
     """Refuses links out of `root`, pipes and devices, at or below `path`, which lies in `root`.
 
     A run folder may be untrusted: a link in it could make this program read, write or delete
-    elsewhere, and a pipe could block it. `root` itself may be a link.
+    elsewhere, and a pipe could block it. `root` itself may be a link. wandb makes links to logs of
+    its own, which nothing follows: they may stay.
 
     Raises:
         UserError: when there is one; it names the first.
@@ -171,7 +172,7 @@ def refuse_links(path: Path, root: Path) -> None:
     for name in _tree(path):
         mode = name.lstat().st_mode
         if stat.S_ISLNK(mode):
-            if not _leads_into(name, root):
+            if not (_leads_into(name, root) or _is_log_of_wandb(name.relative_to(root))):
                 raise UserError(f"{name} is a link that leads out of {root}: put what it stands for in its place")
         elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UserError(f"{name} is neither a file nor a folder: remove it")
@@ -184,6 +185,11 @@ def _tree(path: Path) -> Iterator[Path]:
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             yield from (Path(folder, name) for name in sorted([*folders, *names]))
+
+
+def _is_log_of_wandb(path: Path) -> bool:
+    """Returns whether a path in a run folder is wandb/RUN/logs/NAME, of a run that has ended."""
+    return len(path.parts) == 4 and path.parts[0] == "wandb" and path.parts[2] == "logs"
 
 
 def _leads_into(link: Path, root: Path) -> bool:

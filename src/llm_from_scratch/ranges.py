@@ -80,5 +80,5 @@ def loggers(known: Mapping[str, Any]) -> Range:
         lambda value: all(
             isinstance(settings, dict) and (name in known or "_target_" in settings) for name, settings in value.items()
         ),
-        "tensorboard, csv or wandb, each with its settings, or NAME with a _target_: a logger of Lightning's",
+        "tensorboard, csv, wandb or mlflow, each with its settings, or NAME with a _target_: a logger of Lightning's",
     )

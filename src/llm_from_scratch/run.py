@@ -284,3 +284,25 @@ def refuse_other_kinds(run: Path) -> None:
     for path in (run / "checkpoints", run / "model", run / "tensorboard", run / "csv"):
         if path.is_file():
             raise UserError(f"{path} is a file, where a run keeps a folder: move it away")
+
+
+def read_samples(path: Path) -> list[tuple[int, str]]:
+    """Returns the (step, text) pairs of samples.md, each text as it stands there, indented.
+
+    The list is empty without the file. One warning is logged for unreadable parts.
+    """
+    if not path.exists():
+        return []
+    with open_regular(path) as file:
+        content = file.read()
+    text = content.decode(errors="replace")
+    found, damaged = [], text.encode() != content
+    for part in text.split("\n## Step ")[1:]:
+        step, _, rest = part.partition("\n")
+        if step.isascii() and step.isdigit():
+            found.append((int(step), rest))
+        else:
+            damaged = True
+    if damaged:
+        log.warning("%s: damaged; what can be read of it is kept", path)
+    return found

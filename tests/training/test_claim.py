@@ -12,7 +12,7 @@ def test_what_loggers_make_before_the_start_goes(tmp_path: Path) -> None:
         for name in ("tensorboard", "csv", "wandb"):
             (run / name).mkdir()
             (run / name / "log").write_text("a point")
-        (run / "wandb_id").write_text("01234567")
+        (run / "trackers.json").write_text("01234567")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,8 +5,6 @@ callbacks keep comes back.
 import json
 import os
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from llm_from_scratch.checkpoint import load_state, save_state
 from llm_from_scratch.config import Config, DataConfig, OptimConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.run import read_rows
-from llm_from_scratch.training import loggers
 from llm_from_scratch.training.callbacks import Checkpoints
 from llm_from_scratch.training.loggers import (
     Csv,
@@ -31,9 +28,7 @@ from llm_from_scratch.training.loggers import (
     check_settings,
     columns,
     flush,
-    make_logger,
     paragraphs,
-    quiet_stdout,
 )
 from llm_from_scratch.training.states import plain_state, user_state
 
@@ -146,39 +141,6 @@ def test_csv_is_one_whole_file(tmp_path: Path) -> None:
     assert rows() == []
 
 
-def test_wandb_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(loggers, "Wandb", lambda **settings: made.append(settings))
-    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
-    for resumed_from in (None, 0, 0):
-        make_logger("wandb", {"project": "oz", "entity": None}, tmp_path, resumed_from)
-    assert {settings["project"] for settings in made} == {"oz"}
-    assert "entity" not in made[0]
-    assert len({settings["id"] for settings in made}) == 1
-    assert {settings["resume"] for settings in made} == {"allow"}
-    (tmp_path / "wandb_id").write_bytes(b"../\xff")
-    make_logger("wandb", {}, tmp_path, 0)
-    assert made[-1]["id"].isalnum()
-
-    def absent(**settings: Any) -> None:
-        raise ModuleNotFoundError
-
-    monkeypatch.setattr(loggers, "Wandb", absent)
-    (tmp_path / "wandb_id").unlink()
-    with pytest.raises(UserError, match="logger=wandb needs: pip install"):
-        make_logger("wandb", {}, tmp_path, None)
-    assert not (tmp_path / "wandb_id").exists()
-
-
-def test_what_a_process_writes_that_a_logger_starts_is_no_output(capfd: pytest.CaptureFixture[str]) -> None:
-    """As wandb's does, when the program ends."""
-    with quiet_stdout():
-        process = subprocess.Popen([sys.executable, "-c", "input(); print('sync this run')"], stdin=subprocess.PIPE)
-    print("run: one", flush=True)
-    process.communicate(b"\n")
-    assert capfd.readouterr() == ("run: one\n", "sync this run\n")
-
-
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
@@ -187,6 +149,7 @@ def test_what_a_process_writes_that_a_logger_starts_is_no_output(capfd: pytest.C
         ("tensorboard", {"flush_secs": "often"}, "logger.tensorboard.flush_secs=often: must be"),
         ("tensorboard", {"filename_suffix": "/../x"}, "logger.tensorboard.filename_suffix: there is no such setting"),
         ("wandb", {"id": "x"}, "logger.wandb.id: a run sets this itself"),
+        ("mlflow", {"run_id": "x"}, "logger.mlflow.run_id: a run sets this itself"),
     ],
 )
 def test_a_loggers_wrong_setting_is_refused(name: str, settings: dict[str, Any], said: str) -> None:

@@ -72,7 +72,7 @@ class Config:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    # tensorboard | csv | wandb -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
+    # tensorboard | csv | wandb | mlflow -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
     logger: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.loggers(LOGGERS)})
     callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}
 

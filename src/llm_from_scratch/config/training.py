@@ -15,6 +15,7 @@ LOGGERS: Mapping[str, frozenset[str] | None] = {
     "tensorboard": None,
     "csv": None,
     "wandb": frozenset({"project", "entity", "name", "group", "tags", "notes", "job_type", "offline", "mode"}),
+    "mlflow": frozenset({"experiment_name", "run_name", "tags"}),
 }
 
 

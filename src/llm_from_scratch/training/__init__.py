@@ -3,7 +3,9 @@
 Small parts:
     internals    Lightning's private names, each checked by a test
     objects      the user's own classes, named by `_target_` in a setting
-    loggers      TensorBoard, csv and wandb, each point once after a resume
+    peak         peak FLOP/s of a device, for the model FLOPs utilisation
+    trackers     wandb and mlflow: one run there for a run folder, each point once
+    loggers      TensorBoard and csv, each point once after a resume; what a user logs
     states       states to resume, as Lightning saves and loads them
     memory       bytes of weights, gradients, moments, activations; the micro-batch size that fits
     compilation  torch.compile, where it saves time

@@ -12,17 +12,16 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import WandbLogger
 
 from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import Background, checkpoints, prune_states
 from llm_from_scratch.config import OptimConfig, SampleConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.files import open_regular, sync, write_file
+from llm_from_scratch.files import sync, write_file
 from llm_from_scratch.generation import generate
 from llm_from_scratch.lora import kept_parameters
 from llm_from_scratch.places import program
-from llm_from_scratch.run import line_checksums, remove_leftovers
+from llm_from_scratch.run import line_checksums, read_samples, remove_leftovers
 from llm_from_scratch.terminal import argument, end_echo, shell
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.training.loggers import TensorBoard, flush
@@ -30,6 +29,7 @@ from llm_from_scratch.training.module import LanguageModel
 from llm_from_scratch.training.progress import ProgressBar
 from llm_from_scratch.training.sharded import whole_model
 from llm_from_scratch.training.states import plain_state
+from llm_from_scratch.training.trackers import Wandb
 from llm_from_scratch.weights import model_metadata, save_model
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Samples(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts samples.md; a resumed run keeps the samples up to its checkpoint."""
         if trainer.is_global_zero:
-            old = _sections(self.path) if self.path.exists() and trainer.global_step else []
+            old = read_samples(self.path) if trainer.global_step else []
             kept = [f"\n## Step {step}\n{text}" for step, text in old if step <= trainer.global_step]
             write_file(self.path, "".join(["# Samples\n", *kept]))
 
@@ -93,27 +93,8 @@ class Samples(Callback):
         if self.shown:
             self.progress.say(quoted)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoard):
+            if isinstance(logger, TensorBoard | Wandb):
                 logger.log_sample(text, trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_text("sample", ["text"], [[text]], step=trainer.global_step)
-
-
-def _sections(path: Path) -> list[tuple[int, str]]:
-    """Returns the (step, text) pairs of samples.md; logs one warning for unreadable parts."""
-    with open_regular(path) as file:
-        content = file.read()
-    text = content.decode(errors="replace")
-    found, damaged = [], text.encode() != content
-    for part in text.split("\n## Step ")[1:]:
-        step, _, rest = part.partition("\n")
-        if step.isascii() and step.isdigit():
-            found.append((int(step), rest))
-        else:
-            damaged = True
-    if damaged:
-        log.warning("%s: damaged; what can be read of it is kept", path)
-    return found
 
 
 class EarlyStopping(Callback):

@@ -31,7 +31,7 @@ class Claim:
         owner: whether this is rank 0; on the other ranks a claim does nothing.
     """
 
-    LOGS = ("tensorboard", "csv", "wandb", "wandb_id")  # of loggers, which make them before `start`
+    LOGS = ("tensorboard", "csv", "wandb", "trackers.json")  # of loggers, which make them before `start`
 
     def __init__(self, config: Config, owner: bool) -> None:
         self.config, self.owner, self.started = config, owner, False

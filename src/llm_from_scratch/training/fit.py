@@ -1,9 +1,10 @@
 """One training run from text to model: prepared text, model, training loop, results."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -38,11 +39,12 @@ from llm_from_scratch.training.finetuning import choose_trained
 from llm_from_scratch.training.loggers import log_hyperparameters, plain_settings
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.module import LanguageModel
-from llm_from_scratch.training.objects import make_objects
+from llm_from_scratch.training.objects import make_objects, object_class
 from llm_from_scratch.training.preferences import PreferenceModel
 from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
+from llm_from_scratch.training.trackers import id_argument, known_ids
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
 from llm_from_scratch.weights import PICKLES, Base, chat_of, fill, model_folder, read_pickle, saved_settings
 
@@ -74,12 +76,10 @@ def train(
         The value of the best validation, see `study.objective`.
     """
     run_dir = Path(config.run_dir)
-    users = make_objects("callbacks", config.callbacks)
-    own = {name: settings for name, settings in config.logger.items() if "_target_" in settings}
-    loggers = make_objects("logger", own)
+    users, state = make_objects("callbacks", config.callbacks), state_to_resume(config)
+    loggers, ids = users_loggers(config, state)
 
     # The text, as tokens.
-    state = state_to_resume(config)
     # The frozen weights of adapters are in no checkpoint.
     adapted = config.finetune.method == "lora"
     origin = load_origin(config, fetch=fetch) if config.init_from and (state is None or adapted) else None
@@ -99,7 +99,7 @@ def train(
     prompt = sample_prompt(config, prepared)
     chat = chat_of_run(prepared, given)
     *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base)
-    trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, step_of(state), states)
+    trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, ids, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
 
@@ -130,6 +130,21 @@ def state_to_resume(config: Config) -> Path | None:
     if complete or step > config.trainer.max_steps:
         raise UserError(f"{config.resume} has made its {step} steps: to go on, add trainer.max_steps={2 * step}")
     return state
+
+
+def users_loggers(config: Config, state: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Builds the user's own loggers, by their names; a tracker goes on with its run.
+
+    Returns:
+        the loggers, and the ids of the run in all its trackers, by the names of the loggers.
+    """
+    ids = known_ids(Path(config.run_dir), state) if config.resume else {}
+    found = {}
+    for name, settings in config.logger.items():
+        if "_target_" in settings:
+            argument = id_argument(object_class("logger", name, settings), settings) if name in ids else None
+            found[name] = settings | ({argument: ids[name]} if argument else {})
+    return make_objects("logger", found), ids
 
 
 def step_of(state: Path | None) -> int:
@@ -339,7 +354,7 @@ def make_callbacks(
         sequences = sequences_before(step, config.data.batch_size, config.data.batch_schedule)
         return sequences / max(1.0, prepared.sequences(config.data, config.model.block_size, text.train_tokens))
 
-    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, plain_settings(config))
+    metrics = Metrics(run_dir, config.trainer.log_every_n_steps, plain_settings(config), list(config.logger))
     progress = ProgressBar(metrics, config.trainer.progress)
     data = fingerprints(prepared)["data"]
     facts = {"data": data, "end_ids": chat.end_ids, "chat_template": chat.chat_template, "base": base}

@@ -8,20 +8,16 @@ import csv
 import io
 import logging
 import math
-import os
 import re
-import secrets
 import struct
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
@@ -29,11 +25,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from llm_from_scratch.config import Config, leaves
-from llm_from_scratch.errors import UserError, first_line, missing_extra
+from llm_from_scratch.errors import UserError, missing_extra
 from llm_from_scratch.files import BUILDING, sync, write_file
 from llm_from_scratch.pages import as_markdown
 from llm_from_scratch.run import append_row
-from llm_from_scratch.training.internals import is_open
+from llm_from_scratch.training.trackers import Mlflow, Point, Wandb, make_mlflow, make_wandb
 
 log = logging.getLogger(__name__)
 EVENTS = "events.out.tfevents."
@@ -41,14 +37,17 @@ EVENTS = "events.out.tfevents."
 HISTORY = f"{EVENTS}0000000000.history"
 
 
-def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_from: int | None) -> Logger:
+def make_logger(
+    name: str, settings: Mapping[str, Any], run_dir: Path, resumed_from: int | None, run_id: str = ""
+) -> Logger:
     """Builds one of the loggers of `config.LOGGERS`.
 
     Args:
-        name: tensorboard, csv or wandb.
+        name: tensorboard, csv, wandb or mlflow.
         settings: the logger's settings.
         run_dir: the run folder.
         resumed_from: the step of the checkpoint that a run resumes from; None for a new run.
+        run_id: the id of the run in a tracker.
 
     Raises:
         UserError: when the logger does not take a setting, or is not installed.
@@ -58,23 +57,23 @@ def make_logger(name: str, settings: Mapping[str, Any], run_dir: Path, resumed_f
         return TensorBoard(run_dir, resumed_from, **settings)
     if name == "csv":
         return Csv(run_dir, **settings)
-    return _wandb(run_dir, settings)
+    return (make_wandb if name == "wandb" else make_mlflow)(run_dir, settings, run_id)
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Checks the settings of one of the loggers of `config.LOGGERS`.
 
     Raises:
-        UserError: when the logger does not take a setting or its value; when wandb is not
+        UserError: when the logger does not take a setting or its value; when its library is not
             installed.
     """
     known = {"tensorboard": ("flush_secs", "max_queue"), "csv": ("every_n_rows",)}.get(name)
     if known is None:
-        own = [key for key in ("id", "save_dir", "dir", "version", "resume") if key in settings]
+        own = [key for key in ("id", "run_id", "save_dir", "dir", "version", "resume") if key in settings]
         if own:
             raise UserError(f"logger.{name}.{own[0]}: a run sets this itself: leave it out")
-        if find_spec("wandb") is None:
-            raise missing_extra("logger=wandb needs", "wandb")
+        if find_spec(name) is None:
+            raise missing_extra(f"logger={name} needs", name)
         return
     for key, value in settings.items():
         if key not in known:
@@ -97,14 +96,22 @@ def flush(loggers: Sequence[Logger]) -> None:
                 sync(path)
 
 
-def rewind(loggers: Sequence[Logger], step: int) -> None:
-    """Removes the points after the checkpoint of `step` from the tensorboard and csv logs.
+def rewind(loggers: Sequence[Logger], step: int, points: Sequence[Point]) -> None:
+    """Makes each logger hold the points up to the checkpoint of `step`, and each of them once.
 
-    A run that resumes from the checkpoint logs them again.
+    A log in the run folder removes later points; a tracker keeps them, and skips them when they
+    come again. A logger of the user's may have a method `rewind(step)`, too.
+
+    Args:
+        loggers: the loggers of the run.
+        step: the step of the checkpoint.
+        points: all that the run has logged up to that step.
     """
     for logger in loggers:
-        if isinstance(logger, TensorBoard | Csv):
-            logger.rewind(step)
+        if isinstance(logger, Wandb | Mlflow):
+            logger.replay(points)
+        elif callable(getattr(logger, "rewind", None)):
+            logger.rewind(step)  # type: ignore[attr-defined]
 
 
 class TensorBoard(TensorBoardLogger):
@@ -359,42 +366,6 @@ class UserRows(Logger):
         append_row(self.path, {"step": step, "split": "user"} | finite)
 
 
-class Wandb(WandbLogger):
-    """Lightning's wandb logger; the process that wandb starts does not get standard output."""
-
-    @property
-    def experiment(self) -> Any:
-        """Returns the wandb run, and starts it at the first call."""
-        if is_open(self):
-            return super().experiment
-        with quiet_stdout():
-            return super().experiment
-
-
-def _wandb(run_dir: Path, settings: Mapping[str, Any]) -> WandbLogger:
-    """Builds the wandb logger of one run.
-
-    The run's id is kept in the file wandb_id, so that a resumed run continues the same wandb run.
-
-    Raises:
-        UserError: when wandb is not installed or does not take a setting.
-    """
-    path = run_dir / "wandb_id"
-    known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
-    name = known if re.fullmatch(r"[0-9a-f]{8}", known) else secrets.token_hex(4)
-    options: dict[str, Any] = {"project": "llm-from-scratch", "name": run_dir.name}
-    options |= {key: value for key, value in settings.items() if value is not None}
-    try:
-        logger = Wandb(save_dir=run_dir, id=name, resume="allow", **options)
-    except ModuleNotFoundError:
-        raise missing_extra("logger=wandb needs", "wandb") from None
-    except TypeError as error:
-        raise UserError(f"logger.wandb: {first_line(error)}") from None
-    if name != known:
-        rank_zero_only(write_file)(path, name + "\n")
-    return logger
-
-
 @rank_zero_only
 def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
     """Logs the settings at the start of a run; TensorBoard gets its chart layout instead."""
@@ -403,24 +374,6 @@ def open_loggers(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None
             logger.log_layout()
         else:
             logger.log_hyperparams(dict(settings))
-
-
-@contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """Redirects standard output to standard error, also of processes started within the block."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # the program was started without standard output
-        yield
-        return
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 # The first columns of TensorBoard's hyper-parameter table; settings that differ from their defaults
@@ -455,13 +408,15 @@ def plain_settings(config: Config) -> dict[str, Any]:
 
 
 def log_hyperparameters(trainer: lightning.Trainer, config: Config, parameters: int, best: dict[str, Any]) -> None:
-    """Logs the best validation to TensorBoard (with the settings) and wandb; closes all loggers."""
+    """Logs the best validation to TensorBoard (with the settings) and trackers; closes all."""
+    found = {f"best/{name}": best[name] for name in (*MEASURES, "perplexity") if name in best}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
             logger.log_row(columns(config, parameters, best), trainer.global_step + 1)
-        elif isinstance(logger, WandbLogger):
-            shown = (*MEASURES, "perplexity")
-            logger.log_hyperparams({f"best/{name}": best[name] for name in shown if name in best})
+        elif isinstance(logger, Wandb):
+            logger.log_hyperparams(found)
+        elif isinstance(logger, Mlflow):
+            logger.log_metrics(found, step=trainer.global_step)
         logger.finalize("success")
         if isinstance(logger, TensorBoard):
             logger.finalize("closed")

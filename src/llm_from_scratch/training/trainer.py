@@ -29,6 +29,7 @@ from llm_from_scratch.training.loggers import UserRows, make_logger
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size, on_gpu
 from llm_from_scratch.training.sharded import Sharded
 from llm_from_scratch.training.states import StateFolders
+from llm_from_scratch.training.trackers import CHOSEN, new_id, save_ids
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def build_trainer(
     run_dir: Path,
     callbacks: list[Callback],
     loggers: Mapping[str, Logger],
+    ids: Mapping[str, str],
     first_step: int,
     states: StateFolders,
 ) -> lightning.Trainer:
@@ -72,6 +74,7 @@ def build_trainer(
         run_dir: the run folder, where the loggers write.
         callbacks: the project's and the user's.
         loggers: the user's own, by their names.
+        ids: the ids of the run in its trackers, by the names of the loggers.
         first_step: the step that a resumed run continues from, for its curves; 0 for a new run.
         states: writes and reads the checkpoints.
     """
@@ -88,7 +91,7 @@ def build_trainer(
         profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
     trainer = lightning.Trainer(
         **trainer_arguments(config),
-        logger=_loggers(config, run_dir, first_step, loggers),
+        logger=_loggers(config, run_dir, first_step, loggers, ids),
         callbacks=callbacks,
         plugins=[states],
         profiler=profiler,
@@ -127,11 +130,15 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
     }
 
 
-def _loggers(config: Config, run_dir: Path, first_step: int, users: Mapping[str, Logger]) -> list[Logger]:
+def _loggers(
+    config: Config, run_dir: Path, first_step: int, users: Mapping[str, Logger], ids: Mapping[str, str]
+) -> list[Logger]:
     """Returns the loggers of the setting `logger` in its order, then `UserRows` for `self.log`."""
     resumed_from = first_step if config.resume else None
+    ids = {name: new_id() for name in CHOSEN if name in config.logger and name not in users} | dict(ids)
+    save_ids(run_dir, ids)
     made = [
-        users[name] if name in users else make_logger(name, settings, run_dir, resumed_from)
+        users[name] if name in users else make_logger(name, settings, run_dir, resumed_from, ids.get(name, ""))
         for name, settings in config.logger.items()
     ]
     return [*made, UserRows(run_dir)]

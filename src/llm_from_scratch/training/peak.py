@@ -1,0 +1,67 @@
+"""Peak FLOP/s of a device: from a data sheet, or the fastest matrix product measured here.
+
+Model FLOPs utilisation (MFU, Chowdhery et al. 2022, appendix B) is the share of the peak that a
+training uses.
+"""
+
+import time
+
+import torch
+
+# Dense bfloat16 products with float32 sums, in TFLOP/s, by a part of the GPU's name in capitals;
+# the first part found counts. Sources: NVIDIA's data sheets, without sparsity.
+BFLOAT16 = {
+    "H200": 989.4,
+    "H100 PCIE": 756.0,
+    "H100 NVL": 835.5,
+    "H100": 989.4,
+    "A100": 312.0,
+    "A40": 149.7,
+    "A30": 165.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.2,
+}
+LONG_ENOUGH = 0.004  # seconds of a product, above which a larger one is hardly faster
+LARGEST = 16_384  # rows of the largest matrix
+REPEATS = 3
+
+
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Returns the peak FLOP/s of one device at a precision of Lightning's Trainer.
+
+    Without a data sheet it is the rate of the fastest product measured now, in some 30 ms: other
+    programs on the machine lower it.
+    """
+    low = "16" in precision
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device).upper()
+        found = next((peak for part, peak in BFLOAT16.items() if part in name), None)
+        if found and precision != "64-true":
+            # float32 products run as TensorFloat-32, at half the rate
+            return found * 1e12 / (1 if low else 2)
+    dtype = torch.float16 if low and "bf16" not in precision else torch.bfloat16 if low else torch.float32
+    return measured_flops(device, torch.float64 if precision == "64-true" else dtype)
+
+
+@torch.inference_mode()
+def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measures the FLOP/s of square matrix products, doubling their size until one takes long."""
+    best, size = 0.0, 256
+    while True:
+        a = torch.ones(size, size, device=device, dtype=dtype)
+        seconds = min(_product_seconds(a) for _ in range(REPEATS))
+        best = max(best, 2 * size**3 / seconds)
+        if seconds > LONG_ENOUGH or size >= LARGEST:
+            return best
+        size *= 2
+
+
+def _product_seconds(a: torch.Tensor) -> float:
+    start = time.perf_counter()
+    b = a @ a
+    if a.device.type != "cpu":
+        b[0, 0].item()  # waits for the device
+    return time.perf_counter() - start

@@ -1,0 +1,37 @@
+"""Peak FLOP/s of a device, and what of it a training uses."""
+
+import time
+
+import pytest
+import torch
+
+from llm_from_scratch.training import peak
+from llm_from_scratch.training.peak import measured_flops, peak_flops
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "wanted"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16-mixed", 989.4e12),
+        ("NVIDIA H100 PCIe", "bf16-mixed", 756e12),
+        ("NVIDIA A100-SXM4-80GB", "32-true", 156e12),  # TensorFloat-32
+        ("NVIDIA L40S", "bf16-true", 362e12),
+        ("NVIDIA L4", "16-mixed", 121e12),
+    ],
+)
+def test_peaks_of_data_sheets(name: str, precision: str, wanted: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), precision) == wanted
+
+
+def test_a_measured_peak_is_that_of_the_largest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 ms for 256 rows, 2 ms for 512, 8 ms for 1024: rates of 33.6, 134 and 268 GFLOP/s."""
+    seconds = {256: 0.001, 512: 0.002, 1024: 0.008}
+    monkeypatch.setattr(peak, "_product_seconds", lambda a: seconds[len(a)])
+    assert measured_flops(torch.device("cpu"), torch.float32) == 2 * 1024**3 / 0.008
+
+
+def test_this_processors_peak_is_measured_quickly() -> None:
+    start = time.perf_counter()
+    assert peak_flops(torch.device("cpu"), "32-true") > 1e8
+    assert time.perf_counter() - start < 5
