@@ -26,6 +26,7 @@ SETTINGS_OF = {**dict.fromkeys(("train", "plan", "prepare", "inspect", "demo"), 
 COMMANDS = {
     "train": "train a GPT, make a sweep of trainings, or go on with a run",
     "generate": "write text with a trained model",
+    "chat": "talk with a model that was trained on conversations",
     "plan": "what a training will take, before it begins: memory, passes, time, disk, and what is unwise about it",
     "prepare": "make a corpus's token shards, before the first training on it",
     "inspect": "look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them",
@@ -39,7 +40,7 @@ COMMANDS = {
 }
 RULE = (
     "What composes a configuration (train, generate, plan, prepare, inspect, demo) takes key=value."
-    " What looks at something that exists (evaluate, lm-eval, compare, export, doctor) takes a RUN and --options."
+    " What looks at something that exists (chat, evaluate, lm-eval, compare, export, doctor) takes a RUN and --options."
 )
 
 
