@@ -1,7 +1,7 @@
 """One training run from text to model: prepared text, model, training loop, results."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
