@@ -7,7 +7,8 @@ import pytest
 from small_models import STATE, small_model
 
 from llm_from_scratch.checkpoint import checkpoints, newest_state, prune_states, save_state
-from llm_from_scratch.files import building_folder
+from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import building_folder, refuse_links
 from llm_from_scratch.places import MODEL
 from llm_from_scratch.run import (
     RunFolder,
@@ -86,6 +87,19 @@ def test_a_link_out_of_a_run_is_not_followed(tmp_path: Path) -> None:
     # The run folder itself may be reached by one
     (tmp_path / "alias").symlink_to(tmp_path / "other")
     assert load_model(tmp_path / "alias").step == 5
+
+
+def test_wandbs_links_to_its_own_logs_may_stay(tmp_path: Path) -> None:
+    logs = tmp_path / "run/wandb/offline-run-1-abc/logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "elsewhere.log")
+    refuse_links(tmp_path / "run", tmp_path / "run")
+    for name in ("wandb/offline-run-1-abc/files", "wandb/other", "model"):
+        link = tmp_path / "run" / name
+        link.symlink_to(tmp_path)
+        with pytest.raises(UserError, match="leads out of"):
+            refuse_links(tmp_path / "run", tmp_path / "run")
+        link.unlink()
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ def test_muon_follows_its_new_settings() -> None:
         ("logger=csv logger.csv.every_n_rows=0", "must be a whole number above 0"),
         ("+logger.csv.other=5", "logger.csv.other: there is no such setting; it has every_n_rows"),
         ("logger.mine.a=b", "a logger of your own is written as +logger.mine._target_=MODULE.CLASS"),
-        ("+logger.mine.a=b", "tensorboard, csv or wandb, each with its settings, or NAME with a _target_"),
+        ("+logger.mine.a=b", "tensorboard, csv, wandb or mlflow, each with its settings, or NAME with a _target_"),
         ("+logger.mine._target_=os.system", "is no lightning.pytorch.loggers.Logger"),
         ("+logger.mine._target_=nowhere.Nothing", "cannot be loaded"),
         ("callbacks.a._target_=os.system", "is no lightning.pytorch.callbacks.Callback"),

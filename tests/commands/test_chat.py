@@ -5,13 +5,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_models import chain_file
-from conftest import REPO, Process
+from conftest import REPO, SMALL, Process
 
 from llm_from_scratch.cli import main
 
@@ -142,6 +143,30 @@ def test_a_run_without_a_template_is_refused(finished: Path, command: Process) -
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: this model has no chat template, so it continues texts and answers none")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_learned_conversations_answers(train: Process, command: Process, tmp_path: Path) -> None:
+    """From scratch, on four questions again and again: they are known by heart."""
+    known = {"Who is green?": "The Witch.", "Who is small?": "Toto.", "Who rusts?": "The Tin Woodman.", "Who roars?": "Lions."}
+    with (tmp_path / "talks.jsonl").open("w", encoding="utf-8") as file:
+        for question, answer in [*known.items()] * 40:
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    words = [*(word for word in SMALL if not word.startswith("data")), "data=chat", "data.path=talks.jsonl"]
+    words += ["data.batch_size=8", "model.n_embd=64", "model.block_size=128", "optim.lr=3e-3", "optim.warmup_steps=10"]
+    done = train(*words, "trainer.max_steps=150", "trainer.val_check_interval=75", "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    asked = subprocess.run(
+        [sys.executable, "-m", "llm_from_scratch", "chat", "run", "--temperature", "0"],
+        input="".join(f"{question}\n/reset\n" for question in known),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPO / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout.splitlines() == [*known.values()], asked.stderr
 
 
 @pytest.mark.slow
