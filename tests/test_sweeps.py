@@ -175,3 +175,36 @@ def test_settings_that_cannot_be_trained_are_told_and_the_sweep_goes_on(train: P
     assert all(row.state == "complete" for row in rows)
     assert done.returncode == 1, done.stderr
     assert f"{len(unfit)} failed" in done.stderr
+
+
+CALLBACK = """
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Disk(Callback):
+    def on_train_batch_end(self, trainer, *others):
+        if Path("full").exists() and trainer.global_step == 3:
+            raise OSError("No space left on device")
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_of_the_machine_is_no_value_and_the_trial_is_made_again(train: Process, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CALLBACK, encoding="utf-8")
+    (tmp_path / "full").touch()
+    words = (*QUICK, "trainer.max_steps=4", "trainer.val_check_interval=2", "hydra.sweeper.n_trials=2", "run_dir=s")
+    done = train(*words, "+callbacks.disk._target_=mine.Disk")
+    assert done.returncode == 1, done.stderr
+    assert (
+        "2 trials have no result yet; they are made again with: python train.py sweep=optuna run_dir=s" in done.stderr
+    )
+    drawn = trials(tmp_path / "s")
+    assert {row.state for row in drawn} == {"running"}
+    (tmp_path / "full").unlink()
+    again = train("sweep=optuna", "run_dir=s")
+    assert again.returncode == 0, again.stderr
+    rows = trials(tmp_path / "s")
+    assert [(row.params, row.state) for row in rows] == [(row.params, "complete") for row in drawn]
+    assert not list((tmp_path / "s").glob("*/error.txt"))

@@ -14,10 +14,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import yaml
@@ -50,6 +50,7 @@ MULTIRUN = "multirun.yaml"
 # The trial that this process trains, for the other ranks of a DDP run: NUMBER:FOLDER_OF_THE_SWEEP.
 TRIAL = "LLM_FROM_SCRATCH_TRIAL"
 GRACE = 1.0  # seconds in which a signal to the whole group reaches the workers by itself
+PATIENCE = 60.0  # seconds that a worker has to finish its step and to save it
 
 
 # ------------------------------------------------------------------------------------- its settings
@@ -315,12 +316,16 @@ class OptunaSweeper(Sweeper):
         try:
             with FileLock(folder / ".sweep.lock", timeout=0):
                 study = self._study(folder, space)
+                command = shell(*program("train"), f"sweep={self._name()}", f"run_dir={argument(folder)}")
                 try:
                     self._run(study, fixed)
                 except BaseException:
-                    command = shell(*program("train"), f"sweep={self._name()}", f"run_dir={argument(folder)}")
                     note(f"the sweep goes on with: {command}")
                     raise
+                else:
+                    left = sum(row.state == "running" for row in study.trials())
+                    if left:
+                        note(f"{left} trials have no result yet; they are made again with: {command}")
                 finally:
                     study.close()
         except Timeout:
@@ -365,7 +370,7 @@ class OptunaSweeper(Sweeper):
                 running += 1
             if not running:
                 return
-            self._finish(study, *self._wait(results))
+            self._finish(study, *self._wait(results, running))
             running -= 1
 
     def _next(self, study: Study, begun: list[int]) -> TrialRow | None:
@@ -388,15 +393,18 @@ class OptunaSweeper(Sweeper):
         else:
             threading.Thread(target=launch, daemon=True).start()
 
-    def _wait(self, results: "SimpleQueue[tuple[int, Any]]") -> tuple[int, Any]:
-        """Returns the next result; an interruption reaches the workers of joblib, which save."""
+    def _wait(self, results: "SimpleQueue[tuple[int, Any]]", running: int) -> tuple[int, Any]:
+        """Returns the next of `running` results; an interruption waits until workers have saved."""
         try:
             return results.get()
         except BaseException:
             time.sleep(GRACE)
-            for child in multiprocessing.active_children():
-                if child.pid is not None:
-                    os.kill(child.pid, signal.SIGTERM)
+            workers = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+            for pid in workers:
+                os.kill(pid, signal.SIGTERM)
+            with suppress(Empty):
+                for _ in range(running if workers else 0):  # a launcher on a cluster has none here
+                    results.get(timeout=PATIENCE)
             raise
 
     def _finish(self, study: Study, number: int, result: Any) -> None:

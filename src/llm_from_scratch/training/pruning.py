@@ -22,16 +22,22 @@ class Pruning(Callback):
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
+        self.study: Study | None = None  # of rank 0, from its first validation on
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Reports the validation; rank 0 asks the study, and all ranks follow its answer."""
         stops = False
         if trainer.is_global_zero:
-            study, step = Study(self.folder), trainer.global_step
+            self.study, step = self.study or Study(self.folder), trainer.global_step
             value = objective(pl_module.val_row)
-            stops = study.report(self.number, step, value, last=step >= trainer.max_steps)
-            study.close()
+            stops = self.study.report(self.number, step, value, last=step >= trainer.max_steps)
             if stops:
                 log.info("trial %d is pruned at step %d: its validation is worse than others'", self.number, step)
         if trainer.strategy.broadcast(stops):
             trainer.should_stop = True
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Closes the study."""
+        if self.study:
+            self.study.close()
+            self.study = None
