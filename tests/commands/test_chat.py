@@ -147,8 +147,13 @@ def test_a_run_without_a_template_is_refused(finished: Path, command: Process) -
 
 @pytest.mark.slow
 def test_a_run_that_learned_conversations_answers(train: Process, command: Process, tmp_path: Path) -> None:
-    """From scratch, on four questions again and again: they are known by heart."""
-    known = {"Who is green?": "The Witch.", "Who is small?": "Toto.", "Who rusts?": "The Tin Woodman.", "Who roars?": "Lions."}
+    """From scratch, on three questions again and again: they are known by heart."""
+    known = {
+        "Who is green?": "The Witch.",
+        "Who is small?": "Toto.",
+        "Who rusts?": "The Tin Woodman.",
+        "Who roars?": "Lions.",
+    }
     with (tmp_path / "talks.jsonl").open("w", encoding="utf-8") as file:
         for question, answer in [*known.items()] * 40:
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
