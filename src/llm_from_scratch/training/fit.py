@@ -81,23 +81,22 @@ def train(
 
     # The text, as tokens.
     # The frozen weights of adapters are in no checkpoint.
-    adapted = config.finetune.method == "lora"
-    origin = load_origin(config, fetch=fetch) if config.init_from and (state is None or adapted) else None
+    needed = config.init_from is not None and (state is None or config.finetune.method == "lora")
+    origin = load_origin(config, fetch=fetch) if needed else None
     given = given_by_weights(config, state, origin)
     prepared = prepared or prepare_text(config, given, fetch=fetch, write=write)
 
     # The model.
     model = build_model(config, prepared, origin)
-    base = base_of_adapters(config, origin, model) if origin and adapted else None
     module = make_module(config, model, prepared)
 
     # The loop.
     background = Background()
-    states = StateFolders(fingerprints(prepared) | ({"base": base.sha256} if base else {}), background)
+    base = base_of_adapters(config, origin, model)
+    states = StateFolders(fingerprints(prepared, base), background)
     if state:
         states.compare(state)
-    prompt = sample_prompt(config, prepared)
-    chat = chat_of_run(prepared, given)
+    prompt, chat = sample_prompt(config, prepared), chat_of_run(prepared, given)
     *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base)
     trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, ids, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
@@ -193,8 +192,11 @@ def load_origin(config: Config, *, fetch: bool) -> Origin:
     return Origin(source.path, dict(loaded.model.named_parameters()), given, source)
 
 
-def base_of_adapters(config: Config, origin: Origin, model: GPT) -> Base:
-    """Returns the base of a run of adapters: name, checksum, writer of the adapters."""
+def base_of_adapters(config: Config, origin: Origin | None, model: GPT) -> Base | None:
+    """Returns the base of a run of adapters: name, checksum, writer; None for another run."""
+    if config.finetune.method != "lora":
+        return None
+    assert origin is not None
     assert origin.source is not None
     name, finetune = str(config.init_from), config.finetune
     write = adapter_writer(
@@ -284,9 +286,13 @@ def make_module(config: Config, model: GPT, prepared: Prepared) -> LanguageModel
     return LanguageModel(model, config, val_bytes=prepared.scored_bytes(config.data, block_size))
 
 
-def fingerprints(prepared: Prepared) -> dict[str, str]:
-    """Returns the checksums that a checkpoint records of the tokenizer, the data and its source."""
+def fingerprints(prepared: Prepared, base: Base | None = None) -> dict[str, str]:
+    """Returns the checksums that a checkpoint records of the tokenizer, the data and its source.
+
+    Of a run of adapters it records that of their base, too.
+    """
     return {
+        **({"base": base.sha256} if base else {}),
         "tokenizer": prepared.tokenizer.fingerprint,
         "data": prepared.manifest["sha256"],
         "source": source_fingerprint(prepared),  # can be compared before a text is prepared again
