@@ -34,13 +34,15 @@ COMMANDS = {
     "compare": "runs, or a sweep: what differs in their settings beside their results, curves, significance",
     "lm-eval": "a run on the tasks of EleutherAI's lm-eval (extra: harness)",
     "export": "a trained model in the format of other programs: Hugging Face, GGUF (llama.cpp, Ollama), ONNX",
+    "serve": "models over HTTP, for any client of OpenAI's interface (extra: serve)",
     "doctor": "check this machine, and a run: one line for each finding, with what to do",
     "settings": "every setting of train.py and generate.py: its default, its range and what it does",
     "demo": "train on the Wizard of Oz for a few minutes, then write a story",
 }
 RULE = (
     "What composes a configuration (train, generate, plan, prepare, inspect, demo) takes key=value."
-    " What looks at something that exists (chat, evaluate, lm-eval, compare, export, doctor) takes a RUN and --options."
+    " What looks at something that exists (chat, serve, evaluate, lm-eval, compare, export, doctor) takes a RUN"
+    " and --options."
 )
 
 

@@ -45,6 +45,7 @@ LESS_MEMORY = {
     "inspect": "lower prepare.workers",
     "generate": "lower num_samples or max_new_tokens, or use device=cpu",
     "chat": "give a smaller --context, or use --device cpu",
+    "serve": "lower --slots or --context, or use --device cpu",
     "evaluate": "lower --batch-size, or use --device cpu",
     "lm-eval": "lower --batch-size, or use --device cpu",
 }

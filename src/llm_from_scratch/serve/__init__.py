@@ -6,4 +6,11 @@ A module imports only those above it:
     prefixes    keys and values of prompts that were read before
     requests    one text: its settings, its generator, its stop strings, what was written
     engine      continuous batching: texts join and leave at any step
+    metrics     figures for Prometheus
+    answers     the shapes of OpenAI's answers and errors
+    protocol    what a client sends, checked -> requests of the engine
+    service     models by name; the way of one request through the engine
+    limits      host, origin, token, sizes and times; the log of requests
+    api         the HTTP routes
+    server      sockets and connections, by uvicorn
 """
