@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from chat_models import chain_file
-from conftest import REPO, SMALL, Process
+from conftest import REPO, Process
 
 from llm_from_scratch.cli import main
 
@@ -158,8 +158,9 @@ def test_a_run_that_learned_conversations_answers(train: Process, command: Proce
         for question, answer in [*known.items()] * 40:
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}) + "\n")
-    words = [*(word for word in SMALL if not word.startswith("data")), "data=chat", "data.path=talks.jsonl"]
-    words += ["data.batch_size=8", "model.n_embd=64", "model.block_size=128", "optim.lr=3e-3", "optim.warmup_steps=10"]
+    words = [*("data=chat", "data.path=talks.jsonl", "data.batch_size=8", "tokenizer.vocab_size=320", "trainer=cpu")]
+    words += ["model.n_layer=2", "model.n_embd=64", "model.n_head=2", "model.block_size=128"]
+    words += ["optim.lr=3e-3", "optim.warmup_steps=10", "sample.max_new_tokens=20"]
     done = train(*words, "trainer.max_steps=150", "trainer.val_check_interval=75", "run_dir=run")
     assert done.returncode == 0, done.stderr
     asked = subprocess.run(

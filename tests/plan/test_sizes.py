@@ -34,6 +34,26 @@ def test_gpt2_by_hand() -> None:
     assert training_flops(qwen) == 6 * weights + 12 * 28 * 16 * 128 * 4096
 
 
+def test_frozen_weights_take_less() -> None:
+    """Two layers of 12 C^2 weights and an untied head of V C, C = 64, V = 100, T = 32."""
+    shape = GPTConfig(
+        vocab_size=100, **{**GPT2, "n_layer": 2, "n_embd": 64, "n_head": 2, "block_size": 32}, tie_weights=False
+    )
+    layer, head, attention = 12 * 64**2, 100 * 64, 64 * 32
+    model = meta_model(shape)
+    assert training_flops(model) == 6 * (2 * layer + head) + 2 * 12 * attention
+    model.token_embedding.requires_grad_(False)
+    model.position_embedding.requires_grad_(False)
+    for weight in model.blocks[0].parameters():
+        weight.requires_grad_(False)
+    assert training_flops(model) == 2 * layer + 6 * layer + 6 * head + (4 + 12) * attention
+    for weight in model.blocks[1].parameters():
+        weight.requires_grad_(False)
+    assert training_flops(model) == 2 * 2 * layer + 4 * head + 2 * 4 * attention  # the head alone: no gradient below it
+    model.blocks[0].requires_grad_(True)  # a gradient flows through all that is above
+    assert training_flops(model) == (6 + 4) * layer + 6 * head + 2 * 12 * attention
+
+
 def test_the_optimum_is_chinchilla() -> None:
     # Hoffmann et al. 2022: 5.88e23 FLOPs are 70 billion parameters on 1.4 trillion tokens.
     parameters, tokens = compute_optimal(5.88e23)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.corpus import estimated_tokens, plan_corpus
@@ -39,12 +39,25 @@ def training_flops(model: GPT) -> int:
 
     Attention takes 12 x layers x heads x head size x block size, its causal mask ignored (Chowdhery
     et al. 2022, appendix B). A layer that is used several times counts each time; the lookup of an
-    embedding counts as 0.
+    embedding counts as 0. A frozen weight takes 4, as it has no gradient of its own; 2, where no
+    weight before it is trained, as none flows through it.
     """
-    config = model.config
-    blocks = sum(m.weight.numel() for m in model.blocks.modules() if isinstance(m, nn.Linear))
-    weights = blocks * config.n_layer // config.unique_layers + config.vocab_size * config.n_embd
-    return 6 * weights + 12 * config.n_layer * config.n_head * config.head_dim * config.block_size
+    config, head = model.config, model.token_embedding if model.head is None else model.head
+    attention = config.n_head * config.head_dim * config.block_size
+    flops, flows = 0, model.token_embedding.weight.requires_grad
+    for layer in range(config.n_layer):
+        block = model.blocks[layer % config.unique_layers]
+        flows = flows or any(weight.requires_grad for weight in block.parameters())
+        flops += attention * (12 if flows else 4)
+        for module in block.modules():
+            if isinstance(module, nn.Linear):
+                flops += sum(_product_flops(weight, flows) for weight in module.parameters() if weight.dim() == 2)
+    return flops + _product_flops(head.weight, flows)
+
+
+def _product_flops(weight: Tensor, flows: bool) -> int:
+    """Returns the FLOPs per token of a product: forward, gradient of its input, of its weight."""
+    return 2 * weight.numel() * (1 + flows + weight.requires_grad)
 
 
 def compute_optimal(flops: float) -> tuple[int, int]:
