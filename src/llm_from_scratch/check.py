@@ -195,7 +195,6 @@ NEEDS: dict[str, Need] = {
         "neither data.val_path nor data.generator, which bring held-out rows",
     ),
     **{f"data.{name}": _TEXTS for name in _OF_TEXTS},
-    **{f"data.{name}": _ROWS for name in ("template", "too_long", "val_path", "generator")},
     "finetune.freeze": (
         lambda c: c.init_from is not None and c.finetune.method in (None, "full"),
         "init_from=MODEL and finetune=full",
@@ -208,6 +207,16 @@ NEEDS: dict[str, Need] = {
     "finetune.alpha": _LORA,
     "finetune.dropout": _LORA,
     "finetune.targets": _LORA,
+    "data.path": (lambda c: c.data.generator is None, "no data.generator, which brings its own rows: use data=chat"),
+    "data.val_path": (
+        lambda c: c.data.format != "text" and c.data.generator is None,
+        "data=chat or data=preferences, which make no rows of their own",
+    ),
+    "data.metric": (
+        lambda c: c.data.format == "chat" and (c.data.val_path is not None or c.data.generator is not None),
+        "data.format=chat and held-out rows: data.val_path or data.generator",
+    ),
+    **{f"data.{name}": _ROWS for name in ("template", "too_long", "generator")},
     "optim.adamw_lr": _MUON,
     "optim.beta1": _OWN,
     "optim.beta2": _OWN,

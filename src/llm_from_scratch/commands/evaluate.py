@@ -4,12 +4,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import program, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
+
+if TYPE_CHECKING:
+    from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.evaluation.measure import RunWithData
 
 PASSAGES = 20  # held-out passages that a report continues
 
@@ -17,7 +21,8 @@ PASSAGES = 20  # held-out passages that a report continues
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.description = (
-        "Loss, perplexity and bits per byte over a whole split. Several runs, or any option of the second "
+        "Loss, perplexity and bits per byte over a whole split; of a run of questions (data.metric) also its answers to the "
+        "held-out ones, beside a baseline. Several runs, or any option of the second "
         "group, make fuller tables; --report writes a page of all of it and prints the first figures. Only a "
         "model named hub:… and a corpus that --data or --against names are downloaded, where they are not at hand."
     )
@@ -103,34 +108,63 @@ def run(options: argparse.Namespace) -> None:
     ):
         return report(options)
 
-    from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.evaluation.answer_report import answers_table
+    from llm_from_scratch.evaluation.answers import answers_or_reason
     from llm_from_scratch.evaluation.measure import open_with_data
-    from llm_from_scratch.evaluation.scoring import likelihood_row, scorer, total_nats, windows
+    from llm_from_scratch.evaluation.results import as_json
+    from llm_from_scratch.pages import show as show_blocks
 
     if not 0 <= options.overlap < 1:
         raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
     opened = open_with_data(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
 
-    model = scorer(run.model, run.tokenizer.eot_id)
-
-    def figures(text: Prepared) -> dict[str, Any]:
-        tokens = [shard.tokens for shard in text.shards(options.split)]
-        nats, count = total_nats(model, windows(tokens, model, options.overlap, options.batch_size))
-        size = text.text_bytes(options.split)
-        return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
-
+    left_out: list[str] = []
     with sharing_cores():
-        row = figures(prepared)
+        row = figures(opened, prepared, options)
         if prepared.parts:
             row["corpora"] = {
-                name: figures(part) for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
+                name: figures(opened, part, options)
+                for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
             }
+        answered = [(str(folder), opened.config, run)] if options.split == "val" else []
+        answers = answers_or_reason(answered, options.batch_size, left_out)
     row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
+    for line in left_out:
+        print(printable(f"left out: {line}"), file=sys.stderr)
     if options.json:
-        print(json.dumps(row))
+        print(json.dumps(row | ({"answers": as_json(answers)} if answers else {})))
         return
     show(row, options)
+    if answers:
+        show_blocks([answers_table(answers, [str(folder)])], console())
+
+
+def figures(opened: "RunWithData", text: "Prepared", options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the likelihood of a split of a run's text; of conversations that of the answers.
+
+    Raises:
+        UserError: when an option does not fit conversations.
+    """
+    from llm_from_scratch.data.prepared import Conversations
+    from llm_from_scratch.evaluation.scoring import conversation_nats, likelihood_row, scorer, total_nats, windows
+
+    run, config = opened.run, opened.config
+    if isinstance(text, Conversations) and config is not None:
+        for wrong, option in ((options.split != "val", "--split train"), (options.overlap > 0, "--overlap")):
+            if wrong:
+                raise UserError(
+                    f"{option}: of conversations the held-out answers are scored, each as a whole: leave it out"
+                )
+        rows = text.packed("val", config.data, config.model.block_size)
+        nats, count = conversation_nats(run.model, run.tokenizer.eot_id, rows.batches(options.batch_size))
+        size = text.scored_bytes(config.data, config.model.block_size)
+    else:
+        tokens = [shard.tokens for shard in text.shards(options.split)]
+        model = scorer(run.model, run.tokenizer.eot_id)
+        nats, count = total_nats(model, windows(tokens, model, options.overlap, options.batch_size))
+        size = text.text_bytes(options.split)
+    return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
 
 
 def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:

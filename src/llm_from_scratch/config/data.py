@@ -111,7 +111,11 @@ class ConversationConfig:
     too_long: str = ranged("cut", choice("cut", "skip"))
     # held-out conversations, a file, folder or glob as data.path; null: data.val_fraction of the others, by whole ones
     val_path: str | None = None
-    generator: str | None = None  # made conversations: a seeded generator of the package, instead of data.path
+    # conversations of the package, instead of data.path: sentiment | questions | summaries | oz_chat
+    generator: str | None = ranged(None, choice("sentiment", "questions", "summaries", "oz_chat"))
+    # what `evaluate` scores in answers to the held-out rows of data.val_path or data.generator: label: accuracy,
+    # macro-F1 | answer: exact match, token F1, contains the answer | summary: ROUGE-L
+    metric: str | None = ranged(None, choice("label", "answer", "summary"))
 
 
 # Dataclasses take the fields of the last base first: the corpus comes first in files and tables.

@@ -28,6 +28,7 @@ from llm_from_scratch.data.conversations import COLUMNS, MARKERS, ChatStyle, Ren
 from llm_from_scratch.data.corpus import FORMAT, prepared_folder, source_of, tokenizer_of_files, unfinished_folder
 from llm_from_scratch.data.documents import SPLITS, Faults, Tally, hash_in_unit_interval
 from llm_from_scratch.data.learning import learn
+from llm_from_scratch.data.made import made_files
 from llm_from_scratch.data.manifest import publish_prepared
 from llm_from_scratch.data.prepared import FILES, MASK
 from llm_from_scratch.data.readers import read_rows
@@ -105,12 +106,20 @@ class ChatCorpus:
         return lambda where: (where == least or hash_in_unit_interval(where) < limit) == held_out
 
 
-def sources_of(data: DataConfig, fetch: bool) -> dict[str, Source]:
+def sources_of(data: DataConfig, fetch: bool, write: bool = True) -> dict[str, Source]:
     """Returns the files of each split; of `train` alone where data.val_fraction parts them.
+
+    Args:
+        data: the settings.
+        fetch: whether missing files may be downloaded.
+        write: whether the files of data.generator may be written.
 
     Raises:
         UserError: when a file is missing, or of no kind that holds rows.
     """
+    if data.generator is not None:
+        paths = made_files(data.generator, Path(data.dir) / data.name, write)
+        return {split: Source(data.name, [(path.name, path)]) for split, path in zip(SPLITS, paths, strict=True)}
     found = {"train": source_of(data, fetch)}
     if data.val_path is not None:
         try:
@@ -150,7 +159,7 @@ def plan_chats(
     """
     data_dir = Path(data.dir)
     tokenizer = tokenizer or tokenizer_of_files(tokenizer_config, data_dir, fetch)
-    sources = sources_of(data, fetch)
+    sources = sources_of(data, fetch, write)
     if write:
         (data_dir / data.name).mkdir(parents=True, exist_ok=True)
     fingerprint, checksums = rows_fingerprint(sources)

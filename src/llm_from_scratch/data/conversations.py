@@ -143,15 +143,6 @@ class ChatStyle:
             ids = before + answer
         return [*found, _trimmed(ids, learned)]
 
-    def question(self, row: Mapping[str, Any]) -> tuple[str | Messages, str]:
-        """Returns the prompt of a row's last answer and that answer, as a text to compare with."""
-        if row.get("messages") is not None:
-            messages = _messages(row["messages"], "messages")
-            last = max((i for i, message in enumerate(messages) if message["role"] == ROLE), default=0)
-            return messages[:last], str(messages[last]["content"])
-        prompt, answer = _value(row, "prompt"), _value(row, "completion" if "completion" in row else "chosen")
-        return prompt, answer if isinstance(answer, str) else str(answer[-1]["content"])
-
     def end_ids(self) -> tuple[int, ...]:
         """Returns the ids that end an answer by the template, other than end-of-text."""
         messages = [{"role": "user", "content": "a"}, {"role": ROLE, "content": "b"}]
@@ -163,6 +154,22 @@ class ChatStyle:
         """Returns the bytes of the learned text of a document, special tokens left out."""
         pairs = zip(document.ids, document.learned, strict=True)
         return len(self.tokenizer.decode_bytes([i for i, learned in pairs if learned and i not in self.special]))
+
+
+def question(row: Mapping[str, Any]) -> tuple[str | Messages, str]:
+    """Returns the prompt of a row's last answer and that answer, as a text to compare with.
+
+    Raises:
+        UserError: when the row has no answer.
+    """
+    if row.get("messages") is None:
+        prompt, answer = _value(row, "prompt"), _value(row, "completion" if "completion" in row else "chosen")
+        return prompt, answer if isinstance(answer, str) else str(answer[-1].get("content", ""))
+    messages = _messages(row["messages"], "messages")
+    places = [i for i, message in enumerate(messages) if message["role"] == ROLE]
+    if not places:
+        raise UserError(f"it has no message of the role {ROLE}: there is no answer")
+    return messages[: places[-1]], str(messages[places[-1]].get("content", ""))
 
 
 def _trimmed(ids: list[int], learned: list[bool]) -> Rendered:

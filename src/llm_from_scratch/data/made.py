@@ -53,7 +53,7 @@ def make(name: str, seed: int = SEED, train: int = TRAIN, held_out: int = HELD_O
     return parts[0], parts[1]
 
 
-def made_files(name: str, folder: Path) -> tuple[Path, Path]:
+def made_files(name: str, folder: Path, write: bool = True) -> tuple[Path, Path]:
     """Returns the files of the training examples and of the held-out ones.
 
     Generated files are written into `folder` where they are missing or others.
@@ -61,18 +61,22 @@ def made_files(name: str, folder: Path) -> tuple[Path, Path]:
     Args:
         name: oz_chat, or a generator.
         folder: of the corpus.
+        write: whether they may be written.
 
     Raises:
-        UserError: when there is no such name.
+        UserError: when there is no such name, or a file would have to be written and may not.
     """
     if name == "oz_chat":
         return OZ_CHAT[0], OZ_CHAT[1]
     if name not in GENERATORS:
         raise UserError(f"data.generator={name} is unknown: use one of {', '.join((*GENERATORS, 'oz_chat'))}")
-    folder.mkdir(parents=True, exist_ok=True)
     paths = (folder / FILES[0], folder / FILES[1])
     for path, rows in zip(paths, make(name), strict=True):
         content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
-        if not path.is_file() or path.read_bytes() != content:
-            write_file(path, content)
+        if path.is_file() and path.read_bytes() == content:
+            continue
+        if not write:
+            raise UserError(f"{path}: is missing, or no more what data.generator={name} makes: train with it again")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
     return paths

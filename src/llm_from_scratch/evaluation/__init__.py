@@ -20,11 +20,13 @@ Generated text:
     answer_metrics  accuracy, F1, exact match, ROUGE-L of answers; baselines
     faithfulness   names, genders and relations of the prompt; of unknown validity
     continuations  held-out passages continued, and their metrics
+    answers        held-out questions answered, and their metrics
 
 Together:
     harness        a run as a model of lm-eval
     measure        run folders -> an `Evaluation`
     figures        an `Evaluation` -> PNG files
+    answer_report  answers to questions -> blocks of a page
     report         an `Evaluation` -> the terminal, report.md, report.html
     comparison     runs, sweeps -> a `Comparison`: settings beside results, which mattered
     comparison_report  a `Comparison` -> tables, figures, a page; the end of a sweep

@@ -17,9 +17,10 @@ import numpy as np
 
 from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import Prepared, prepare
-from llm_from_scratch.data.prepared import document_start, find_prepared
+from llm_from_scratch.data.prepared import Conversations, document_start, find_prepared
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, pairs, references
+from llm_from_scratch.evaluation.answers import answers_or_reason
 from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_nats, token_bytes
 from llm_from_scratch.evaluation.overlap import SearchableText
 from llm_from_scratch.evaluation.results import Baseline, Evaluation, RunResult, Sample, Sampling, UsedSettings
@@ -77,6 +78,7 @@ class RunWithData:
     run: LoadedModel
     text: Prepared | None
     lacks: str = ""
+    config: Config | None = None  # None: it is no run
 
     @property
     def prepared(self) -> Prepared:
@@ -113,7 +115,7 @@ def open_with_data(name: str, device: str, text: Need = "required") -> RunWithDa
     """
     folder, config, run = open_model(name, device)
     if text == "unused":
-        return RunWithData(folder, run, None)
+        return RunWithData(folder, run, None, config=config)
     try:
         if config is None:
             raise UserError(f"{folder}: no training text is known of this model: name a text to score with --data")
@@ -124,8 +126,8 @@ def open_with_data(name: str, device: str, text: Need = "required") -> RunWithDa
     except UserError as error:
         if text == "required":
             raise
-        return RunWithData(folder, run, None, lacks=str(error))
-    return RunWithData(folder, run, prepared)
+        return RunWithData(folder, run, None, lacks=str(error), config=config)
+    return RunWithData(folder, run, prepared, config=config)
 
 
 def run_text(folder: Path, config: Config, run: LoadedModel) -> Prepared:
@@ -223,6 +225,9 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
         evaluation.article = list(baselines.ARTICLE)
     rows += _references(text, settings, evaluation.left_out)
     text.compare([*evaluation.runs, *rows])
+    if not settings.data:
+        asked_runs = [(str(one.folder), one.config, one.run) for one in opened]
+        evaluation.answers = answers_or_reason(asked_runs, settings.batch_size, evaluation.left_out)
     evaluation.baselines = rows or None
     if settings.baselines and not settings.gpt2:
         evaluation.left_out.append(
@@ -301,7 +306,8 @@ def _held_out(opened: RunWithData, split: str) -> Text:
         raise UserError(f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val")
     # Whole documents end with the end-of-text token; documents cut by the split do not.
     whole = bool(len(ids[-1].tokens)) and int(ids[-1].tokens[-1]) == opened.run.tokenizer.eot_id
-    return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split", documents, whole)
+    parts = ", prompts and answers" if isinstance(opened.prepared, Conversations) else ""
+    return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split{parts}", documents, whole)
 
 
 # ------------------------------------------------------------------------------------ training text

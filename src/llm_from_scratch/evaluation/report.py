@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text as RichText
 
+from llm_from_scratch.evaluation.answer_report import answers_blocks
 from llm_from_scratch.evaluation.figures import draw, heat, run_names
 from llm_from_scratch.evaluation.pairs import Preference
 from llm_from_scratch.evaluation.results import (
@@ -159,6 +160,8 @@ def blocks(evaluation: Evaluation, pictures: dict[str, str]) -> list[Block]:
         parts.append(Paragraph(f"Made by: {evaluation.command}"))
     parts += [Heading(2, "Likelihood"), _likelihood(evaluation, names), *picture("bits_per_byte.png")]
     parts += [Paragraph(note) for note in _notes_on_likelihood(evaluation, names[0])]
+    if evaluation.answers:
+        parts += answers_blocks(evaluation.answers, names)
     parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
     parts += [Heading(3, "Worst and best predicted passages"), *picture("passages.png")]
     for name, run in zip(names, runs, strict=True):

@@ -10,7 +10,8 @@ Shapes: B windows, T tokens a window, N tokens of a text, C channels, V vocabula
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -142,6 +143,24 @@ def total_nats(model: Scorer, batches: Windows) -> tuple[float, int]:
     for nats, _ in score(model, batches):
         total += float(nats.sum(dtype=np.float64))
         tokens += len(nats)
+    return total, tokens
+
+
+def conversation_nats(model: GPT, eot_id: int, rows: Iterable[tuple[np.ndarray, ...]]) -> tuple[float, int]:
+    """Returns the total -ln p of what is learned in packed conversations, and its tokens.
+
+    Args:
+        model: in evaluation mode.
+        eot_id: the end-of-text token.
+        rows: inputs, targets and the number of each token's conversation, (B, T) int64 each.
+    """
+    total, tokens = 0.0, 0
+    plain = scorer(model, eot_id)
+    for batch in rows:
+        x, y, documents = (torch.from_numpy(part).to(plain.device) for part in batch)
+        within = replace(plain, hidden_states=partial(model.hidden_states, documents=documents))
+        total += float(token_nats(within, x, y).sum(dtype=torch.float64))
+        tokens += int((y != IGNORE).sum())
     return total, tokens
 
 

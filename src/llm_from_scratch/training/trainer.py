@@ -23,7 +23,7 @@ from llm_from_scratch import signals
 from llm_from_scratch.checkpoint import recorded_layout
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.sampler import batch_size_at
-from llm_from_scratch.machine import has_bfloat16
+from llm_from_scratch.machine import has_bfloat16, has_mps
 from llm_from_scratch.training.internals import leave_signals_alone, log_at_own_steps
 from llm_from_scratch.training.loggers import UserRows, make_logger
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size, on_gpu
@@ -186,11 +186,12 @@ def quiet() -> None:
 
 def precision(settings: TrainerConfig) -> str:
     """Returns Lightning's name of the precision that `trainer.precision` means on this machine."""
-    if settings.precision != "auto":
+    if settings.precision not in ("auto", "bf16-auto"):
         return settings.precision
     if on_gpu(settings):
         return "bf16-mixed" if has_bfloat16("cuda") else "16-mixed"
-    return "32-true"
+    on_cpu = settings.accelerator == "cpu" or (settings.accelerator == "auto" and not has_mps())
+    return "bf16-mixed" if settings.precision == "bf16-auto" and on_cpu and has_bfloat16("cpu") else "32-true"
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:
