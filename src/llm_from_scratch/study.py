@@ -226,9 +226,9 @@ def importances_of(params: Sequence[Mapping[str, Any]], values: Sequence[float])
         params: the settings of each run, with the same names.
         values: of each run, see `objective`.
     """
+    require_optuna("the importance of settings")
     import optuna
 
-    require_optuna("the importance of settings")
     _quiet()
     study = optuna.create_study()
     choices = {name: sorted({str(one[name]) for one in params}) for name in params[0]}
@@ -266,9 +266,9 @@ def _quiet() -> None:
 
 
 def _open(path: Path, *, create: bool = False) -> "tuple[optuna.storages.RDBStorage, optuna.Study]":
+    require_optuna("the study of a sweep")
     import optuna
 
-    require_optuna("sweep=optuna")
     _quiet()
     if "?" in str(path):
         raise UserError(f"{path}: SQLAlchemy cannot open a file with '?' in its path: name another run_dir")

@@ -134,6 +134,18 @@ def test_a_sweep_has_its_trials_two_figures_and_what_mattered(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra `sweep`")
+def test_a_sweep_is_compared_without_optuna_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sweep(tmp_path / "s")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = compare([str(folder)], score=0)
+    assert len(found.runs) == 7
+    assert [line.partition(": pip")[0] for line in found.left_out] == [
+        "trials: the study of a sweep needs Optuna",
+        "importance of settings: the study of a sweep needs Optuna",
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra `sweep`")
 def test_a_grid_of_hydras_own_sweeper_has_importances_too(tmp_path: Path) -> None:
     for number, (lr, layers) in enumerate((lr, layers) for lr in (1e-3, 2e-3, 3e-3) for layers in (1, 2)):
         made_run(

@@ -1,14 +1,18 @@
 """The sweeper of sweep=optuna: its search space, its checks, and the words of one that goes on."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.front.compose import compose
 from llm_from_scratch.front.search import corner_jobs, going_on, search_space, sweeper_settings, workers
+from llm_from_scratch.places import config_dir
 from llm_from_scratch.study import STUDY, Dimension
 
 
@@ -74,18 +78,28 @@ def test_settings_of_the_sweeper_are_checked() -> None:
         assert told in str(raised.value)
 
 
+def test_a_setting_of_the_sweeper_is_known_by_its_name_and_needs_it() -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        for words, told in (
+            (["sweep=optuna", "hydra.sweeper.n_trial=3"], "did you mean hydra.sweeper.n_trials?"),
+            (["hydra.sweeper.n_trials=3"], "changes nothing without sweep=optuna"),
+        ):
+            with pytest.raises(UserError, match=re.escape(told)):
+                compose("train", words)
+
+
 def test_trials_at_a_time() -> None:
-    def hydra(target: str, **more: int) -> SimpleNamespace:
+    def launched(target: str, **more: int) -> SimpleNamespace:
         return SimpleNamespace(launcher=OmegaConf.create({"_target_": target} | more))
 
-    basic, joblib = hydra("a.BasicLauncher"), hydra("a.JoblibLauncher", n_jobs=3)
+    basic, joblib = launched("a.BasicLauncher"), launched("a.JoblibLauncher", n_jobs=3)
     assert workers(sweeper_settings({}), basic) == 1
     assert workers(sweeper_settings({}), joblib) == 3
     assert workers(sweeper_settings({"n_jobs": 2}), joblib) == 2
     with pytest.raises(UserError, match="several trials at a time need hydra/launcher=joblib"):
         workers(sweeper_settings({"n_jobs": 2}), basic)
     with pytest.raises(UserError, match="give the number of trials"):
-        workers(sweeper_settings({}), hydra("a.SlurmLauncher"))
+        workers(sweeper_settings({}), launched("a.SlurmLauncher"))
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def compare(names: Sequence[str], *, score: int = 5, device: str = "auto", fewes
             " ".join(["compare needs two runs or more: name them, or the folder of a sweep.", *found.left_out])
         )
     if sweep and (sweep / STUDY).exists():
-        _add_trials(found, sweep)
+        _attempt(found, "trials", lambda: _add_trials(found, sweep))
     if any(run.bits_per_byte is None and run.value is not None for run in found.runs):
         found.unit = "nats a token"
         for run in found.runs:

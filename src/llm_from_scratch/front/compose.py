@@ -62,11 +62,15 @@ def _no_choice(error: MissingConfigException) -> UserError:
 
 def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError:
     from llm_from_scratch.check import NEEDS, unknown
+    from llm_from_scratch.config import SweeperConfig, keys
 
     found = re.search(r"Could not override '[+~]*([\w./@-]+)'", str(error))
     if not found:
         return UserError(message_of(error, 300))
     key = found[1]
+    if key.startswith("hydra.sweeper."):
+        settings = [f"hydra.sweeper.{name}" for name in keys(SweeperConfig)]
+        return UserError(f"{key}: changes nothing without sweep=optuna" if key in settings else unknown(key, settings))
     known = _flat(hydra.compose(config_name))
     if key.startswith("logger."):
         chosen = [word for word in job if word.startswith("logger=")]
