@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,11 @@ def test_health_and_figures(server: Server, client: Any) -> None:
 
 def test_the_log_has_figures_and_no_prompts(server: Server, client: Any) -> None:
     client.completions.create(model="base", prompt="a secret", max_tokens=4, logit_bias={"0": -100})
-    line = [one for one in server.lines if one["path"] == "/v1/completions"][-1]
+    deadline = time.monotonic() + 30  # a line is written behind its answer
+    while not (found := [one for one in server.lines if one.get("completion_tokens") == 4]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    line = found[-1]
     assert line["status"] == 200
     assert (line["model"], line["prompt_tokens"], line["completion_tokens"]) == ("base", 8, 4)
     assert 0 < line["first_token_seconds"] <= line["seconds"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llm_from_scratch.weights import LoadedModel
 
 SHORTEST_TOKEN = 16  # bytes
+MAX_SECONDS = 86_400
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +63,14 @@ def _arguments_of_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="tokens of a text (default: 4096)")
     group.add_argument("--max-body", type=int, default=2**20, metavar="BYTES", help="of a request (default: 1 MiB)")
     group.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds of a request (default: 600)")
+    group.add_argument("--connections", type=int, default=1000, metavar="N", help="open at a time (default: 1000)")
+    group.add_argument(
+        "--client-timeout",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="seconds in which a client must send a request, or read a part of its answer (default: 20)",
+    )
     group.add_argument(
         "--grace", type=float, default=30.0, metavar="S", help="seconds that requests have to end (default: 30)"
     )
@@ -76,10 +85,15 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.serve.server import run as serve
     from llm_from_scratch.serve.service import Service
 
-    for name in ("slots", "queue", "context", "max_tokens", "max_body", "timeout"):
+    for name in ("slots", "queue", "context", "max_tokens", "max_body", "connections"):
         value = getattr(options, name)
         if value is not None and not value >= 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+    for name in ("timeout", "client_timeout", "grace"):
+        if not 0 < getattr(options, name) <= MAX_SECONDS:
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(options, name)}: must be above 0, at most {MAX_SECONDS}"
+            )
     log_to_stderr()
     rules = _rules(options)
     listening = listen(options.host, options.port)
@@ -103,7 +117,15 @@ def run(options: argparse.Namespace) -> None:
     engine.start()
     app = Guard(create_app(service), rules, service.metrics)
     try:
-        serve(app, listening, grace=options.grace, on_start=started, on_stop=stopping)
+        serve(
+            app,
+            listening,
+            idle=options.client_timeout,
+            connections=options.connections,
+            grace=options.grace,
+            on_start=started,
+            on_stop=stopping,
+        )
     finally:
         engine.close()
 
@@ -125,7 +147,14 @@ def _rules(options: argparse.Namespace) -> Rules:
     names = {name.lower() for name in options.allow_host}
     # Beyond this machine the token keeps strangers out, by whatever name they come.
     hosts = frozenset(Rules.hosts | {options.host.lower()} | names) if local or names else frozenset[str]()
-    return Rules(hosts=hosts, origins=frozenset(options.allow_origin), token=token, body=options.max_body)
+    return Rules(
+        hosts=hosts,
+        origins=frozenset(options.allow_origin),
+        token=token,
+        body=options.max_body,
+        body_seconds=options.client_timeout,
+        send_seconds=options.client_timeout,
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -74,15 +74,16 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # No browser is to take an answer for a page.
+                message["headers"] = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
             async with asyncio.timeout(self.rules.send_seconds):
                 await send(message)
 
         self.active += 1
         try:
             await self._answer(scope, receive, timed)
-        except TimeoutError:
-            scope["llm"]["client"] = "does not read"
-            raise
+        except* (TimeoutError, ConnectionError):
+            scope["llm"]["end"] = "the client does not read"
         finally:
             self.active -= 1
             self._record(scope, status, time.monotonic() - begun)

@@ -20,20 +20,26 @@ try:
 except ImportError as error:
     raise missing_extra("serve needs uvicorn", "serve", str(error)) from None
 
-IDLE_SECONDS = 10.0  # for which a connection may send no whole head of a request
-CONNECTIONS = 1000  # open at a time; beyond, those that idle longest are closed
 SWITCH_SECONDS = 0.0005  # for which a thread keeps Python's lock from the engine
 
 
 class Connection(H11Protocol):
-    """A connection that is closed where it idles, at once where there are too many."""
+    """A connection that is closed where it idles, at once where there are too many.
+
+    Attributes:
+        idle_seconds: for which a client may send no whole head of a request.
+        most: connections at a time; beyond, the one that idles longest is closed.
+    """
+
+    idle_seconds: float
+    most: int
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to watch the connection."""
         super().connection_made(transport)
         self.since = self.loop.time()
-        self.watch = self.loop.call_later(IDLE_SECONDS, self._look)
-        if len(self.connections) > CONNECTIONS:
+        self.watch = self.loop.call_later(self.idle_seconds, self._look)
+        if len(self.connections) > self.most:
             idle = [one for one in self.connections if isinstance(one, Connection) and one.idles and one is not self]
             (min(idle, key=lambda one: one.since) if idle else self).transport.close()
 
@@ -54,10 +60,12 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         now = self.loop.time()
-        if self.idles and now - self.since >= IDLE_SECONDS:
-            self.transport.close()
+        if self.transport.is_closing():  # what was sent last is not read
+            self.transport.abort()
             return
-        wait = self.since + IDLE_SECONDS - now if self.idles else IDLE_SECONDS
+        if self.idles and now - self.since >= self.idle_seconds:
+            self.transport.close()
+        wait = self.since + self.idle_seconds - now if self.idles else self.idle_seconds
         self.watch = self.loop.call_later(max(wait, 0.01), self._look)
 
 
@@ -104,17 +112,31 @@ def raise_file_limit() -> None:
 
 
 def run(
-    app: Any, listening: socket.socket, *, grace: float, on_start: Callable[[], None], on_stop: Callable[[], None]
+    app: Any,
+    listening: socket.socket,
+    *,
+    idle: float,
+    connections: int,
+    grace: float,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
 ) -> None:
-    """Serves an ASGI application until a signal; then requests have `grace` seconds to end.
+    """Serves an ASGI application until a signal.
 
-    `on_start` is called when it listens, `on_stop` when it takes no connection any more.
+    Args:
+        app: the application.
+        listening: from `listen`.
+        idle: seconds for which a connection may send no whole head of a request.
+        connections: open at a time, at most.
+        grace: seconds that requests have to end after the signal.
+        on_start: is called when the server listens.
+        on_stop: is called when it takes no connection any more.
     """
     raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=type("_Connection", (Connection,), {"idle_seconds": idle, "most": connections}),
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -122,7 +144,7 @@ def run(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(IDLE_SECONDS),
+        timeout_keep_alive=max(1, round(idle)),
         timeout_graceful_shutdown=max(1, round(grace)),
         backlog=2048,
     )
