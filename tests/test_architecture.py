@@ -187,7 +187,7 @@ DATA: dict[str, list[str]] = {
     "locks": ["config"],
     "workers": [],
     "prepare": ["tokenizer", *SETTINGS],
-    "inspection": ["tokenizer"],
+    "inspection": ["tokenizer", "config"],
 }
 # The same of evaluation/.
 EVALUATION: dict[str, list[str]] = {

@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "where it is not."
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=… tokenizer=… model.block_size=…")
-    parser.add_argument("--chunks", type=int, default=3, metavar="N", help="of the first step to show (default: 3)")
+    parser.add_argument(
+        "--chunks", type=int, default=3, metavar="N", help="of the first step to show, or conversations (default: 3)"
+    )
     parser.add_argument("--pieces", type=int, default=20, metavar="N", help="most frequent ones to show (default: 20)")
     parser.add_argument("--json", action="store_true", help="one JSON object rather than tables")
 
@@ -29,12 +31,20 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.check import check
     from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection
+    from llm_from_scratch.data.prepared import Conversations
 
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
     config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
     prepared = prepared_text(config)
+    if isinstance(prepared, Conversations):
+        found = inspection.inspect_conversations(prepared, config.data, config.model.block_size, options.chunks)
+        if options.json:
+            print(json.dumps(found))
+        else:
+            inspection.show_conversations(found, console(width=140))
+        return
     # a larger batch begins with the sequences of a smaller one
     data = replace(config.data, batch_size=max(config.data.batch_size, options.chunks), batch_schedule=None)
     sampler = prepared.sampler(data, block_size=config.model.block_size, seed=config.seed)

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.documents import SPLITS
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.prepared import Conversations, Prepared
 from llm_from_scratch.data.sampler import Sampler
 from llm_from_scratch.tokenizer import Tokenizer
 
@@ -65,6 +67,73 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
             for place, row in zip(sampler.places(0)[:chunks], ids[:chunks], strict=True)
         ],
     }  # fmt: skip
+
+
+def inspect_conversations(prepared: Conversations, data: DataConfig, block_size: int, count: int) -> dict[str, Any]:
+    """Returns the statistics of prepared conversations, in JSON's types.
+
+    Args:
+        prepared: the conversations.
+        data: the settings of the run: which are too long, and how they are parted from others.
+        block_size: tokens of a row.
+        count: the number of conversations to include, from the first of each split on.
+    """
+    splits: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
+    for split in SPLITS:
+        facts, documents = prepared.manifest["splits"][split], prepared.learned(split)
+        packed = prepared.packed(split, data, block_size)
+        filled = sum(min(len(documents.document(n)[0]), block_size + 1) - 1 for row in packed.rows for n in row)
+        splits[split] = {name: facts[name] for name in ("documents", "tokens", "learned", "text_bytes")} | {
+            "lengths": lengths(np.diff(documents.ends, prepend=np.uint64(0))),
+            "rows": len(packed),
+            "filled": filled / (len(packed) * block_size),
+            "cut": packed.cut,
+            "skipped": packed.skipped,
+        }
+        shown[split] = [
+            [
+                {"text": readable(ids, prepared.tokenizer), "learned": learned}
+                for ids, learned in _runs(*documents.document(number))
+            ]
+            for number in range(min(count, facts["documents"]))
+        ]
+    return {
+        "folder": str(prepared.folder),
+        "tokenizer": {"kind": prepared.tokenizer.kind, "vocab_size": prepared.tokenizer.vocab_size},
+        "template": prepared.manifest["template"],
+        "block_size": block_size,
+        "splits": splits,
+        "conversations": shown,
+    }
+
+
+def _runs(ids: np.ndarray, mask: np.ndarray) -> Iterator[tuple[list[int], bool]]:
+    """Yields the ids of a document in runs that are learned, or not."""
+    borders = np.flatnonzero(np.diff(mask)) + 1
+    for run, marks in zip(np.split(ids, borders), np.split(mask, borders), strict=True):
+        yield run.tolist(), bool(marks[0])
+
+
+def show_conversations(result: Mapping[str, Any], console: Console) -> None:
+    """Prints the result of `inspect_conversations`: what is learned is in bold, between » and «."""
+    kind = result["tokenizer"]
+    console.print(f"{result['folder']}: {kind['kind']}, {kind['vocab_size']:,} pieces", soft_wrap=True)
+    table = Table(title=f"Conversations in rows of {result['block_size']:,} tokens", title_justify="left")
+    for name in ("split", "conversations", "tokens", "learned", "longest", "rows", "filled", "cut", "left out"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split, row in result["splits"].items():
+        counts = (row["documents"], row["tokens"], row["learned"], row["lengths"]["max"], row["rows"])
+        ends = (f"{row['filled']:.1%}", f"{row['cut']:,}", f"{row['skipped']:,}")
+        table.add_row(split, *(f"{count:,}" for count in counts), *ends)
+    console.print(table)
+    for split, conversations in result["conversations"].items():
+        for number, runs in enumerate(conversations, 1):
+            console.print(f"\n{split} {number}:", style="dim")
+            for run in runs:
+                text = f"»{run['text']}«" if run["learned"] else run["text"]
+                console.print(Text(text, style="bold green" if run["learned"] else ""), end="", soft_wrap=True)
+            console.print()
 
 
 def readable(ids: Iterable[int], tokenizer: Tokenizer) -> str:

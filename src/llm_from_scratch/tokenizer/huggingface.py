@@ -400,7 +400,8 @@ class _Reader:
         rank_of: dict[str, int] = {}
         for left, right in merges:
             rank_of.setdefault(left + right, len(rank_of))
-        fixed = dict.fromkeys(BYTE_PIECES, BYTE) | {END_OF_TEXT: CONTROL, unknown: UNKNOWN}
+        fixed = dict.fromkeys(self.added, CONTROL) | dict.fromkeys(BYTE_PIECES, BYTE)
+        fixed |= {END_OF_TEXT: CONTROL, unknown: UNKNOWN}
         pieces = [
             Piece(
                 text if text in fixed else text.replace(" ", MARK),

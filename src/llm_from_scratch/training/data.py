@@ -1,5 +1,6 @@
 """Batches for Lightning's training loop: the samplers as iterables of tensors."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_from_scratch.config import Config
+from llm_from_scratch.config import Config, DataConfig
+from llm_from_scratch.data.documents import SPLITS
 from llm_from_scratch.data.packing import PackedRows
 from llm_from_scratch.data.preferences import Pairs
-from llm_from_scratch.data.prepared import Conversations, Prepared
+from llm_from_scratch.data.prepared import Conversations, Preferences, Prepared
 from llm_from_scratch.data.sampler import RandomChunkSampler, Sampler, ValidationWindows, batch_size_at
 from llm_from_scratch.errors import UserError
 
+log = logging.getLogger(__name__)
 SHARE_OF_GPU = 0.25  # the largest part of a GPU's free memory that a corpus may occupy
 
 
@@ -107,6 +110,8 @@ class TextDataModule(lightning.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        if isinstance(self.prepared, Conversations) and self.trainer.is_global_zero:
+            tell_left_out(self.prepared, self.settings, self.block_size)
         device, chunks = self.trainer.strategy.root_device, None
         if isinstance(self.sampler, RandomChunkSampler) and device.type == "cuda":
             room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
@@ -118,6 +123,18 @@ class TextDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         windows = self.prepared.validation(self.settings, self.block_size)
         return ValidationBatches(windows, self.micro_batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+
+def tell_left_out(prepared: Conversations, data: DataConfig, block_size: int) -> None:
+    """Warns of conversations that are cut or left out, with their number; of pairs `Pairs` does."""
+    for split in () if isinstance(prepared, Preferences) else SPLITS:
+        packed = prepared.packed(split, data, block_size)
+        if packed.cut or packed.skipped:
+            log.warning(
+                "%s: of %s conversations %s are cut after %d tokens (model.block_size + 1), and %s left out, as they are longer"
+                " or have no answer within so many",
+                *(split, f"{len(packed.documents.ends):,}", f"{packed.cut:,}", block_size + 1, f"{packed.skipped:,}"),
+            )
 
 
 class DeviceChunks:

@@ -106,7 +106,7 @@ def train(
     claim.verify()
     claim.start()  # a run that was killed after its last step makes no step that would call it
     if trainer.is_global_zero:
-        show_results(config, trainer, model, prompt.text)
+        show_results(config, trainer, model, None if prepared.manifest.get("template") else prompt.text)
         announce(config.run_dir)
     return objective(best_row(run_dir))
 
@@ -397,7 +397,7 @@ def run_loop(
         raise error if claim.started else UserError(f"Lightning refuses these settings: {first_line(error)}") from None
 
 
-def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str) -> None:
+def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt: str | None) -> None:
     """Logs the best validation, draws curves.png and prints the table of results.
 
     The file curves.png marks a complete run.

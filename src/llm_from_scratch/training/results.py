@@ -143,7 +143,7 @@ def _draw_rewards(axes: Sequence[Any], train: list[dict[str, Any]], val: list[di
 
 
 def print_results(
-    run: Path, parameters: int, prompt: str, *, board: bool, overfit: bool = False, resumed: bool = False
+    run: Path, parameters: int, prompt: str | None, *, board: bool, overfit: bool = False, resumed: bool = False
 ) -> None:
     """Prints the table of results and the commands to run next, on standard error.
 
@@ -152,7 +152,7 @@ def print_results(
     Args:
         run: the run folder.
         parameters: the number of the model's parameters.
-        prompt: the prompt in the command that generates text.
+        prompt: the prompt in the command that generates text; None: the model is one to chat with.
         board: whether there are curves for TensorBoard.
         overfit: whether the run trained on one batch (`data.overfit=true`); then a line says
             whether it was memorized.
@@ -164,7 +164,7 @@ def print_results(
         console(stderr=True).print(learned_by_heart(run), soft_wrap=True)
 
 
-def _print_table(run: Path, parameters: int, prompt: str, board: bool) -> None:
+def _print_table(run: Path, parameters: int, prompt: str | None, board: bool) -> None:
     best, rows = best_row(run), _rows(run)
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
     table = Table(title=f"Results of {run}", title_justify="left")
@@ -176,10 +176,10 @@ def _print_table(run: Path, parameters: int, prompt: str, board: bool) -> None:
     out = console(stderr=True)
     out.print(table)
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
-    commands = [
-        shell(*program("generate"), f"run={argument(run)}", f"prompt={prompt}"),
-        shell(*program("evaluate"), argument(run)),
-    ]
+    use = [*program("chat"), argument(run)]
+    if prompt is not None:
+        use = [*program("generate"), f"run={argument(run)}", f"prompt={prompt}"]
+    commands = [shell(*use), shell(*program("evaluate"), argument(run))]
     if board:
         commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
     for line in commands:
