@@ -199,7 +199,7 @@ class Conversations(Prepared):
             if not len(rows):
                 raise UserError(
                     f"data.too_long={data.too_long}: all {rows.skipped:,} conversations of the {split} split are left out,"
-                    f" as none has an answer within {block_size + 1} tokens: use a larger model.block_size"
+                    f" as they are longer or have no answer within {block_size + 1} tokens: use a larger model.block_size"
                 )
             self.packings[key] = rows
         return self.packings[key]
