@@ -235,6 +235,7 @@ TRAINING: dict[str, list[str]] = {
     "preferences": ["data", "reference_model", "kernels", "model", *SETTINGS],
     "metrics": ["plan.sizes", "run"],
     "progress": ["model", "run", *SETTINGS],
+    "watch": ["data", "evaluation.scoring", "kernels", "run", "tokenizer", *SETTINGS],
     "pruning": ["study"],
     "callbacks": ["generation", "lora", *RUN, "tokenizer", *SETTINGS],
     "claim": ["run", *SETTINGS],

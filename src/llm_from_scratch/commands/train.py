@@ -74,7 +74,9 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
     from llm_from_scratch.plan.warnings import too_much
     from llm_from_scratch.run import refuse_other_kinds
     from llm_from_scratch.training.checks import check_trainer, require_device
+    from llm_from_scratch.training.watch import watched_settings
 
+    watched_settings(config)
     refuse_other_kinds(Path(config.run_dir))
     require_device(config.trainer)
     check_trainer(config)

@@ -72,6 +72,8 @@ class Config:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    # texts that are validated and not trained on, so that what is forgotten is seen: name -> settings as of `data`
+    watch: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.CORPORA})
     # tensorboard | csv | wandb | mlflow -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
     logger: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.loggers(LOGGERS)})
     callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}

@@ -78,6 +78,8 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
             if key == "trainer":
                 names |= {f"trainer.{name}" for name in HARDWARE}
+            if key == "watch":
+                names.add("watch")
             if key == "logger":
                 names.add("logger")  # the whole mapping: a logger that is not chosen again goes
         else:

@@ -23,6 +23,7 @@ A step:
 Beside the steps:
     metrics      metrics.jsonl, timing.jsonl and the curves
     progress     log lines, progress bar, time left, the warning of a rising validation loss
+    watch        texts that are validated and not trained on
     pruning      a sweep's trial, stopped at a validation
     callbacks    samples, early stopping, checkpoints, signals
 

@@ -46,6 +46,7 @@ from llm_from_scratch.training.results import best_row, draw_curves, print_resul
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trackers import id_argument, known_ids
 from llm_from_scratch.training.trainer import build_trainer, micro_batches
+from llm_from_scratch.training.watch import Watched, prepare_watched
 from llm_from_scratch.weights import PICKLES, Base, chat_of, fill, model_folder, read_pickle, saved_settings
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def train(
     origin = load_origin(config, fetch=fetch) if needed else None
     given = given_by_weights(config, state, origin)
     prepared = prepared or prepare_text(config, given, fetch=fetch, write=write)
+    watched = prepare_watched(config, prepared.tokenizer, fetch=fetch, write=write)
 
     # The model.
     model = build_model(config, prepared, origin)
@@ -97,7 +99,7 @@ def train(
     if state:
         states.compare(state)
     prompt, chat = sample_prompt(config, prepared), chat_of_run(prepared, given)
-    *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base)
+    *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base, watched)
     trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, ids, step_of(state), states)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
@@ -341,6 +343,7 @@ def make_callbacks(
     users: dict[str, Callback],
     chat: Given,
     base: Base | None,
+    watched: dict[str, Prepared],
 ) -> list[Callback]:
     """Returns all callbacks of a run in the order of their calls; checkpoints come last.
 
@@ -353,6 +356,7 @@ def make_callbacks(
         users: the user's own callbacks, by their names.
         chat: the chat template of the model, and the ids that end its answers.
         base: the base of a run of adapters; None: of another run.
+        watched: the watched texts, by their names.
     """
     run_dir, optim, text = Path(config.run_dir), config.optim, counted(prepared)
 
@@ -371,6 +375,8 @@ def make_callbacks(
         callbacks.append(Overfitting(run_dir, config, epochs, progress.say))
     if optim.ema_decay is not None:
         callbacks.append(WeightAverage(optim.ema_decay))
+    if watched:
+        callbacks.append(Watched(watched, metrics, progress))
     if config.sample.max_new_tokens:
         callbacks.append(
             Samples(run_dir, prepared.tokenizer, prompt, config.sample, config.seed, progress, chat.end_ids)

@@ -99,7 +99,7 @@ class Metrics(Callback):
         if pl_module.device.type == "cuda":
             timing["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated(pl_module.device) / 1e9, 3)
         self.latest = row | timing
-        self._write(trainer, row, timing)
+        self.write(trainer, row, timing)
         self.since, self.tokens = time.perf_counter(), 0
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -112,10 +112,11 @@ class Metrics(Callback):
         self.since += seconds
         row = {"step": trainer.global_step, "split": "val"} | pl_module.val_row
         if pl_module.raw_row:
-            self._write(trainer, {"step": trainer.global_step, "split": "val_raw"} | pl_module.raw_row, {})
-        self._write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
+            self.write(trainer, {"step": trainer.global_step, "split": "val_raw"} | pl_module.raw_row, {})
+        self.write(trainer, row, {"step": trainer.global_step, "validation_seconds": round(seconds, 3)})
 
-    def _write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
+    def write(self, trainer: lightning.Trainer, row: dict[str, Any], timing: dict[str, Any]) -> None:
+        """Appends a row to metrics.jsonl, and its times to timing.jsonl where there are any."""
         if not trainer.is_global_zero:
             return
         for path, line in ((self.path, row), (self.timing, timing)):

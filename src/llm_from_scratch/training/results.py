@@ -86,7 +86,8 @@ def draw_curves(run: Path) -> None:
         linewidth=2,
         label="validation (whole split)",
     )
-    everything = [row["loss"] for row in train + val if row["loss"] > 0]
+    watched = _draw_watched(loss, rows)
+    everything = [row["loss"] for row in train + val + watched if row["loss"] > 0]
     if max(everything) > WIDE * min(everything):
         # One memorized batch: on a linear axis its curve would be a line at 0
         loss.set_yscale("log")
@@ -105,6 +106,15 @@ def draw_curves(run: Path) -> None:
     with replaced_file(run / "curves.png") as building:
         figure.savefig(building, dpi=120, format="png")
     plt.close(figure)
+
+
+def _draw_watched(loss: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Draws the losses of the watched texts, and returns their rows."""
+    watched = [row for row in rows if row["split"].startswith("val/")]
+    for name in dict.fromkeys(row["split"] for row in watched):
+        own = [row for row in watched if row["split"] == name]
+        loss.plot([row["step"] for row in own], [row["loss"] for row in own], "s--", label=f"{name[4:]} (watched)")
+    return watched
 
 
 def _mark_best(loss: Any, best: dict[str, Any]) -> None:
@@ -175,6 +185,9 @@ def _print_table(run: Path, parameters: int, prompt: str | None, board: bool) ->
         table.add_row(name, str(row["step"]), *(f"{row[measure]:.{COLUMNS[measure][1]}f}" for measure in shown))
     out = console(stderr=True)
     out.print(table)
+    watched = [row for row in rows if row["split"].startswith("val/")]
+    if watched:
+        out.print(_watched_table(watched, best["step"]))
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
     use = [*program("chat"), argument(run)]
     if prompt is not None:
@@ -184,6 +197,20 @@ def _print_table(run: Path, parameters: int, prompt: str | None, board: bool) ->
         commands.append(shell("tensorboard", "--logdir", argument(run.parent)))
     for line in commands:
         out.print(f"  {line}", soft_wrap=True)
+
+
+def _watched_table(rows: list[dict[str, Any]], best: int) -> Table:
+    """Returns the table of the watched texts: before the training, at the best step, at the end."""
+    table = Table(title="Watched: texts that were not trained on", title_justify="left")
+    for name in ("text", "step", "nats a token", "bits per byte", "since step 0"):
+        table.add_column(name, justify="left" if name == "text" else "right")
+    for split in dict.fromkeys(row["split"] for row in rows):
+        own = {row["step"]: row for row in rows if row["split"] == split}
+        for step in sorted({0, best, max(own)} & set(own)):
+            row = own[step]
+            change = f"{row['bits_per_byte'] - own[0]['bits_per_byte']:+.4f}" if 0 in own else ""
+            table.add_row(split[4:], str(step), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", change)
+    return table
 
 
 def learned_by_heart(run: Path) -> str:

@@ -1,0 +1,135 @@
+"""Watched texts: validated beside the text that is trained on, so that forgetting is seen.
+
+watch=shakespeare -> rows of split val/shakespeare in metrics.jsonl, first at step 0
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from llm_from_scratch.check import check
+from llm_from_scratch.config import Config, DataConfig
+from llm_from_scratch.data.corpus import is_mixture
+from llm_from_scratch.data.prepare import prepare
+from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.sampler import ValidationWindows
+from llm_from_scratch.errors import UserError, message_of
+from llm_from_scratch.evaluation.scoring import likelihood_row
+from llm_from_scratch.kernels import IGNORE
+from llm_from_scratch.run import read_rows
+from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.training.metrics import Metrics
+from llm_from_scratch.training.module import LanguageModel
+from llm_from_scratch.training.progress import ProgressBar
+
+SPLIT = "val/"  # a row's split is this and the name of the text
+
+
+def watched_settings(config: Config) -> dict[str, DataConfig]:
+    """Returns the settings of each watched text, by its name in `watch`.
+
+    Raises:
+        UserError: when one has invalid settings, or is no single text.
+    """
+    found = {}
+    for name, settings in config.watch.items():
+        try:
+            one = check({"name": name} | dict(settings), DataConfig)
+        except UserError as error:
+            raise UserError(f"watch.{name}: {message_of(error, 300)}") from None
+        if is_mixture(one) or one.format != "text":
+            raise UserError(f"watch.{name}: only a single text is watched: name each one")
+        found[name] = replace(one, dir=config.data.dir, stream="tokens", subword_dropout=0.0)
+    return found
+
+
+def prepare_watched(config: Config, tokenizer: Tokenizer, *, fetch: bool, write: bool) -> dict[str, Prepared]:
+    """Prepares or opens the watched texts, with the tokenizer of the run.
+
+    `fetch` and `write` as in `prepare`.
+
+    Raises:
+        UserError: as `prepare`, and when a validation split is shorter than one block.
+    """
+    found = {}
+    for name, settings in watched_settings(config).items():
+        found[name] = prepare(
+            settings,
+            config.tokenizer,
+            tokenizer=tokenizer,
+            wait=True,
+            settings=config.prepare,
+            fetch=fetch,
+            write=write,
+        )
+        tokens = found[name].manifest["splits"]["val"]["tokens"]
+        if tokens < config.model.block_size:
+            raise UserError(
+                f"watch.{name}: its validation split has {tokens} tokens, less than one block: use a longer text"
+            )
+    return found
+
+
+class Watched(Callback):
+    """The callback that validates the watched texts at step 0 and at every validation.
+
+    The rows are functions of the weights alone, so a resumed run writes what an unbroken one would.
+
+    Args:
+        texts: the watched texts, by their names.
+        metrics: writes the rows.
+        progress: prints a line a validation.
+    """
+
+    def __init__(self, texts: Mapping[str, Prepared], metrics: Metrics, progress: ProgressBar) -> None:
+        self.texts, self.metrics, self.progress = texts, metrics, progress
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Measures the initial weights; a run that starts again at step 0 keeps its rows."""
+        if trainer.global_step == 0:
+            there = {row["split"] for row in read_rows(self.metrics.path) if row["step"] == 0}
+            trainer.strategy.barrier()  # before rank 0 adds rows
+            self._measure(trainer, pl_module, [name for name in self.texts if SPLIT + name not in there])
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
+        """Measures the present weights, or their average where there is one."""
+        self._measure(trainer, pl_module, list(self.texts))
+
+    def _measure(self, trainer: lightning.Trainer, module: LanguageModel, names: list[str]) -> None:
+        """Writes a row for each of the named texts; the time is not counted as training time."""
+        since, figures = time.perf_counter(), []
+        for name in names:
+            row = self._row(trainer, module, self.texts[name])
+            self.metrics.write(trainer, {"step": trainer.global_step, "split": SPLIT + name} | row, {})
+            figures.append(f"{name} {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte")
+        self.metrics.since += time.perf_counter() - since
+        if names and trainer.is_global_zero:
+            self.progress.say(f"step {trainer.global_step}/{trainer.max_steps}  watched: {'; '.join(figures)}")
+
+    @torch.no_grad()
+    def _row(self, trainer: lightning.Trainer, module: LanguageModel, text: Prepared) -> dict[str, Any]:
+        """Returns the likelihood of a whole validation split; the ranks share its windows."""
+        windows = ValidationWindows(
+            [shard.tokens for shard in text.shards("val")],
+            block_size=module.config.model.block_size,
+            eot_id=text.tokenizer.eot_id,
+        )
+        size: int = trainer.datamodule.micro_batch_size  # type: ignore[attr-defined]
+        device, was_training = module.device, module.model.training
+        # float64 keeps millions of small terms exact; Apple's GPUs have none.
+        nats = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        tokens = torch.zeros((), dtype=torch.int64, device=device)
+        module.model.eval()
+        with module.averaged(), trainer.precision_plugin.forward_context():
+            for arrays in windows.batches(size, trainer.global_rank, trainer.world_size):
+                x, y = (torch.from_numpy(one).to(device) for one in arrays)
+                nats += module.loss(x, y, reduction="sum")
+                tokens += (y != IGNORE).sum()
+        module.model.train(was_training)
+        total, count = (trainer.strategy.reduce(one, reduce_op="sum").item() for one in (nats, tokens))
+        return likelihood_row(total, int(count), text.text_bytes("val"))

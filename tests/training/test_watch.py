@@ -1,0 +1,106 @@
+"""Watched texts: what their rows say, before the training and after it, and an exact resume."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import story
+
+from llm_from_scratch.cli import main
+from llm_from_scratch.run import read_rows
+from llm_from_scratch.training.results import draw_curves
+
+Train = Callable[..., tuple[int, str]]
+WORDS = (
+    *(
+        "data=text",
+        "data.path=story.txt",
+        "data.batch_size=4",
+        "trainer=cpu",
+        "sample.max_new_tokens=0",
+        "init_from=run",
+    ),
+    *("optim.warmup_steps=1", "optim.schedule=constant", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1"),
+)
+WATCH = ("+watch.old={path: old.txt}", "+watch.same={path: story.txt}")
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """`train(*overrides)` runs train.py in this process: its exit status and what it said."""
+    from llm_from_scratch.commands import train
+
+    def start(*overrides: str) -> tuple[int, str]:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
+        try:
+            train.main()
+        except SystemExit as ended:
+            return int(ended.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return start
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished run with its text, as the present folder, and another text."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "old.txt").write_text(story(20_000, seed=5).upper(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_rows_from_step_0_on_and_an_exact_resume(
+    folder: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = train(*WORDS, *WATCH, "trainer.max_steps=4", "run_dir=whole")
+    assert status == 0, said
+    rows = read_rows(Path("whole/metrics.jsonl"))
+    assert [(row["step"], row["split"]) for row in rows if row["split"] != "train"] == [
+        *((0, "val/old"), (0, "val/same")),
+        *((step, split) for step in (2, 4) for split in ("val", "val/old", "val/same")),
+    ]
+    found = {(row["step"], row["split"]): row for row in rows}
+    for step in (2, 4):  # the text itself, watched, has its own loss
+        for name in ("loss", "bits_per_byte", "perplexity"):
+            assert found[step, "val/same"][name] == pytest.approx(found[step, "val"][name], rel=1e-9)
+    # At step 0 it is the loss of the origin, as `evaluate` measures it.
+    capsys.readouterr()
+    main(["evaluate", "run", "--json", "--device", "cpu"])
+    loss = json.loads(capsys.readouterr().out.splitlines()[-1])["loss"]
+    assert found[0, "val/same"]["loss"] == pytest.approx(loss, abs=1e-5)
+    assert found[0, "val/old"]["loss"] > 1.2 * loss  # capitals
+    table = said[said.index("Watched: texts") :]
+    change = found[4, "val/old"]["bits_per_byte"] - found[0, "val/old"]["bits_per_byte"]
+    assert f"{change:+.4f}" in table
+
+    # Without watching, the training is the same; stopped, it goes on with its rows.
+    assert train(*WORDS, "trainer.max_steps=4", "run_dir=alone")[0] == 0
+    alone = read_rows(Path("alone/metrics.jsonl"))
+    assert alone == [row for row in rows if not row["split"].startswith("val/")]
+    assert train(*WORDS, *WATCH, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
+    status, said = train("resume=stopped", "trainer.max_steps=4")
+    assert status == 0, said
+    assert Path("stopped/metrics.jsonl").read_bytes() == Path("whole/metrics.jsonl").read_bytes()
+    # A resume may add a text, which has no row of step 0.
+    status, said = train("resume=alone", "trainer.max_steps=6", WATCH[0])
+    assert status == 0, said
+    assert [row["step"] for row in read_rows(Path("alone/metrics.jsonl")) if row["split"] == "val/old"] == [6]
+    draw_curves(Path("alone"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("+watch.a={fraction: 2}", "watch.a: fraction=2.0: must be above 0, at most 1"),
+        ("+watch.a={mix: {oz: 1}}", "watch.a: only a single text is watched"),
+        ("+watch.a={path: none.txt}", "none.txt"),
+    ],
+)
+def test_settings_of_no_text_are_refused(words: str, message: str, folder: Path, train: Train) -> None:
+    status, said = train(*WORDS, words, "trainer.max_steps=2", "run_dir=new")
+    assert (status, message in said) == (2, True), said
+    assert not Path("new").exists()
