@@ -135,6 +135,9 @@ def test_messages_from_a_pipe(
     status, _, told = piped(b'"""\nno end\n')
     assert (status, told) == (2, "error: the input ends within a message of several lines\n")
     assert piped(b"x", "--temperature", "-1")[0] == 2
+    status, said, told = piped(b"1\n1\n1\n1\n", "--context", "64")
+    assert (status, said.count("日é🙂\n")) == (0, 4)
+    assert "the context of 64 tokens is full" in told
     assert signal.getsignal(signal.SIGINT) == before
 
 

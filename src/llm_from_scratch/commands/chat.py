@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.config import SamplingConfig
     from llm_from_scratch.generation import split_linears
     from llm_from_scratch.machine import pick_device, pick_dtype
-    from llm_from_scratch.pretrained import open_model
+    from llm_from_scratch.pretrained import find_model
 
     log_to_stderr()
     sampling = SamplingConfig(
@@ -77,7 +77,10 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     device = pick_device(options.device)
-    loaded = open_model(options.run, device, block_size=options.context)
+    source = find_model(options.run)
+    if source.kind == "run" and options.context is not None:
+        raise UserError(f"--context {options.context}: a run keeps the context that it was trained with: leave it out")
+    loaded = source.open(device, block_size=options.context)
     chat = Chat(loaded, sampling, options.system)
     loaded.model.to(pick_dtype("auto", device))
     split_linears(loaded.model)
