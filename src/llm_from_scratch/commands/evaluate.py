@@ -12,7 +12,7 @@ from llm_from_scratch.places import program, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
 
 if TYPE_CHECKING:
-    from llm_from_scratch.data.prepared import Prepared
+    from llm_from_scratch.data.prepared import Preferences, Prepared
     from llm_from_scratch.evaluation.measure import RunWithData
 
 PASSAGES = 20  # held-out passages that a report continues
@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> None:
     ):
         return report(options)
 
+    from llm_from_scratch.data.prepared import Preferences
     from llm_from_scratch.evaluation.answer_report import answers_table
     from llm_from_scratch.evaluation.answers import answers_or_reason
     from llm_from_scratch.evaluation.measure import open_with_data
@@ -119,6 +120,8 @@ def run(options: argparse.Namespace) -> None:
     opened = open_with_data(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
 
+    if isinstance(prepared, Preferences):
+        return preferences(opened, prepared, options)
     left_out: list[str] = []
     with sharing_cores():
         row = figures(opened, prepared, options)
@@ -165,6 +168,41 @@ def figures(opened: "RunWithData", text: "Prepared", options: argparse.Namespace
         nats, count = total_nats(model, windows(tokens, model, options.overlap, options.batch_size))
         size = text.text_bytes(options.split)
     return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
+
+
+def preferences(opened: "RunWithData", prepared: "Preferences", options: argparse.Namespace) -> None:
+    """Prints loss, accuracy, margin and rewards of a run over all pairs of a split.
+
+    Raises:
+        UserError: when the run lacks the log-probabilities of its reference, or for `--overlap`.
+    """
+    from rich.table import Table
+
+    from llm_from_scratch.data.documents import SPLITS
+    from llm_from_scratch.reference_model import check_reference, read_reference, reference_path
+    from llm_from_scratch.run import RunFolder
+    from llm_from_scratch.training.preferences import held_out
+
+    if options.overlap:
+        raise UserError(f"--overlap {options.overlap}: pairs of answers have no windows: leave it out")
+    config, path = RunFolder(opened.folder).config(), reference_path(opened.folder)
+    pairs = {split: prepared.pairs(split, config.data, config.model.block_size) for split in SPLITS}
+    reference = read_reference(path)
+    sizes = {split: 2 * len(one) for split, one in pairs.items()}
+    check_reference(path, reference, prepared.manifest["sha256"], sizes)
+    chosen = pairs[options.split]
+    chosen.reference = reference.log_probs[options.split]
+    with sharing_cores():
+        figures = held_out(opened.run.model, chosen, config.loss, options.batch_size or 8)
+    if options.json:
+        about = {"run": str(opened.folder), "step": opened.run.step, "split": options.split, "pairs": len(chosen)}
+        print(json.dumps(about | figures))
+        return
+    table = Table(title=f"{opened.folder} (step {opened.run.step}), {options.split} split", title_justify="left")
+    for name in ("pairs", "loss (nats a pair)", "pairs right", "margin", "reward chosen", "rejected"):
+        table.add_column(name, justify="right")
+    table.add_row(f"{len(chosen):,}", *(f"{value:.4f}" for value in figures.values()))
+    console().print(table)
 
 
 def show(row: Mapping[str, Any], options: argparse.Namespace) -> None:

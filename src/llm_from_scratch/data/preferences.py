@@ -115,10 +115,10 @@ class PreferenceSampler(RandomBatches):
     so that each epoch has every pair once. Places are numbers of pairs.
     """
 
-    def __init__(self, pairs: Pairs, **settings: Any) -> None:
+    def __init__(self, pairs: Pairs, *, rank: int = 0, world_size: int = 1, **settings: Any) -> None:
         self.pairs = pairs
         self._orders: dict[int, np.ndarray] = {}  # of the latest epochs
-        super().__init__(n_places=len(pairs), **settings)
+        super().__init__(n_places=len(pairs), rank=rank, world_size=world_size, **settings)
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns the pairs in the order of an epoch (0-based), (P,) int64."""

@@ -5,13 +5,13 @@ Letters: N parameters, D training tokens, T tokens of a sequence.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from llm_from_scratch.config import Config
+from llm_from_scratch.config import Config, LossConfig
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.shards import id_dtype
 from llm_from_scratch.files import existing_parent
@@ -50,6 +50,11 @@ def plan(
         hours: the time budget of "optimum"; None: the estimated hours of the run.
         presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
+    epochs = None
+    if config.loss.name == "dpo":
+        pairs = sequences_before(config.trainer.max_steps, config.data.batch_size, config.data.batch_schedule)
+        epochs = pairs / max(1, (text.documents or 0) // 2)
+        config = in_sequences(config)
     model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
     N, shape, settings = model.num_parameters(), model.config, config.trainer
     world = device_count(settings)
@@ -71,7 +76,7 @@ def plan(
         },
         "data": asdict(text)
         | {"tokens_a_first_step": at_first, "tokens_a_step": a_step}
-        | {"tokens": D, "passes": D / max(text.train_tokens, 1)},
+        | {"tokens": D, "passes": D / max(text.train_tokens, 1) if epochs is None else epochs},
         "memory": memory,
         "compute": {
             "flops_a_token": flops,
@@ -96,6 +101,18 @@ def plan(
         result["optimum"] = _optimum(seconds, rate, text.train_tokens, a_step, presets)
     result["unwise"] = list(warnings(config, result, presets))
     return result
+
+
+def in_sequences(config: Config) -> Config:
+    """Returns the settings of a run on pairs of answers as those of twice as many sequences.
+
+    A sequence counts as a whole block: the plan is an upper bound.
+    """
+    data = config.data
+    schedule = None if data.batch_schedule is None else [[end, 2 * size] for end, size in data.batch_schedule]
+    micro = None if data.micro_batch_size is None else 2 * data.micro_batch_size
+    doubled = replace(data, batch_size=2 * data.batch_size, batch_schedule=schedule, micro_batch_size=micro)
+    return replace(config, data=doubled, loss=LossConfig())
 
 
 def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:

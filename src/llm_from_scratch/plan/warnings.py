@@ -49,6 +49,8 @@ def warnings(config: Config, result: Mapping[str, Any], presets: Mapping[str, in
 
 def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, int]) -> Iterable[str]:
     """Warns of a model that is too large for the text or for the number of steps."""
+    if config.data.format == "preferences":
+        return  # they change a model that has learned from another text
     data, N = result["data"], result["model"]["parameters"]
     D, train, epochs = data["tokens"], data["train_tokens"], data["passes"]
     regularised = config.model.dropout >= REGULARISED[0] and config.optim.weight_decay >= REGULARISED[1]

@@ -28,7 +28,7 @@ from llm_from_scratch.reference_model import (
     reference_path,
     write_reference,
 )
-from llm_from_scratch.training.data import Batch
+from llm_from_scratch.training.data import Batch, as_batch
 from llm_from_scratch.training.module import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,29 @@ def measures(outcome: Outcome) -> Tensor:
     loss, chosen, rejected = (one.detach() for one in outcome)
     margin = chosen - rejected
     return torch.stack([loss, (margin > 0).float(), margin, chosen, rejected], dim=1)
+
+
+@torch.no_grad()
+def held_out(model: GPT, pairs: Pairs, settings: LossConfig, batch_size: int) -> dict[str, float]:
+    """Returns the means of MEASURES over all pairs, whose reference is known.
+
+    Args:
+        model: the network, in evaluation mode.
+        pairs: the pairs of a split.
+        settings: the group `loss`.
+        batch_size: pairs at a time; the figures do not depend on it.
+    """
+    device = next(model.parameters()).device
+    total = torch.zeros(len(MEASURES), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    for arrays in pairs.batches(batch_size):
+        x, y, _, reference = (None if one is None else one.to(device) for one in as_batch(arrays))
+        assert x is not None
+        assert y is not None
+        assert reference is not None
+        lengths = answer_lengths(y)
+        rows = measures(dpo(answer_log_probs(model, x, y), reference, lengths, settings))
+        total += rows[lengths.view(-1, 2)[:, 0] > 0].sum(0)
+    return dict(zip(MEASURES, (total / len(pairs)).tolist(), strict=True))
 
 
 class PreferenceModel(LanguageModel):

@@ -31,7 +31,7 @@ PRECISIONS = {
     "64-true": "float64",
 }
 # Measures of a validation that its line shows, behind the loss
-SHOWN = {"bits_per_byte": "bits per byte", "accuracy": "of the pairs right", "margin": "margin"}
+SHOWN = {"bits_per_byte": "{:.4f} bits per byte", "accuracy": "{:.1%} of the pairs right", "margin": "margin {:.3f}"}
 RISES = 2  # validations in a row that must be higher: a single one may be chance
 CLEARLY = 1.01  # factor of the best loss: smaller differences are noise on a plateau
 # Epochs from which on a rising validation loss means that the model memorizes the text
@@ -157,7 +157,7 @@ class ProgressBar(Callback):
         """Prints the losses of a validation in one line."""
         self.pace.validated(time.perf_counter() - self.validation_since)
         row = pl_module.val_row
-        others = (f"{row[name]:.4f} {words}" for name, words in SHOWN.items() if name in row)
+        others = (words.format(row[name]) for name, words in SHOWN.items() if name in row)
         figures = ", ".join([f"validation loss {row['loss']:.4f}", *others])
         line = f"step {trainer.global_step}/{trainer.max_steps}  {figures}"
         if trainer.is_global_zero:

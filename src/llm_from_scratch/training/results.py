@@ -21,10 +21,10 @@ COLUMNS = {
     "loss": ("nats a token", 4),
     "bits_per_byte": ("bits per byte", 4),
     "perplexity": ("perplexity", 2),
-    "accuracy": ("pairs right", 4),
-    "margin": ("margin", 4),
-    "reward_chosen": ("reward chosen", 4),
-    "reward_rejected": ("rejected", 4),
+    "accuracy": ("right", 4),
+    "margin": ("margin", 3),
+    "reward_chosen": ("chosen", 3),
+    "reward_rejected": ("rejected", 3),
 }
 # The measure beside the loss at the best point of the curves
 MARKED = {"bits_per_byte": "bits per byte", "accuracy": "of the pairs right"}
