@@ -17,6 +17,7 @@ import pytest
 import torch
 import trl_dpo
 from conftest import REPO, run
+from safetensors.numpy import load_file
 
 from llm_from_scratch.check import check, check_given
 from llm_from_scratch.commands import train
@@ -384,3 +385,20 @@ def test_a_resume_refuses_another_reference(base: Path) -> None:
         assert (base / "one" / "config.yaml").read_bytes() == before
     kept.write_bytes(own)
     train_here(base, "resume=one", "trainer.max_steps=4")
+
+
+@pytest.mark.slow
+def test_adapters_prefer_beside_frozen_weights(base: Path) -> None:
+    others = {"finetune": "lora", "optim.lr": "1e-2"}
+    train_here(base, *shorter(**others, run_dir="adapters"))
+    train_here(base, *shorter(run_dir="all"))
+    rows = read_rows(base / "adapters" / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # the reference is the base
+    assert max(row["accuracy"] for row in rows if row["split"] == "val") > 0.8
+    of_adapters, of_all = (load_file(base / name / "reference.safetensors") for name in ("adapters", "all"))
+    assert {name: values.tolist() for name, values in of_adapters.items()} == {
+        name: values.tolist() for name, values in of_all.items()
+    }
+    # A resumed run reads the reference: its weights are others by then.
+    train_here(base, "resume=adapters", "trainer.max_steps=42")
+    assert read_rows(base / "adapters" / "metrics.jsonl")[-1]["accuracy"] > 0.8

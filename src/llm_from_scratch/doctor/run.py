@@ -226,7 +226,9 @@ def model(run: ExaminedRun) -> Iterator[Finding]:
         yield fault(what, "restore the file that has changed")
     else:
         parameters = f"{loaded.model.num_parameters():,} parameters"
-        yield ok(f"{folder}: verified; step {loaded.step}, {loaded.loss:.4f} nats a token, {parameters}")
+        prefers = isinstance(run.settings, Config) and run.settings.loss.name == "dpo"
+        loss = f"{loaded.loss:.4f} nats a {'pair' if prefers else 'token'}"
+        yield ok(f"{folder}: verified; step {loaded.step}, {loss}, {parameters}")
 
 
 def reference(run: ExaminedRun) -> Iterator[Finding]:

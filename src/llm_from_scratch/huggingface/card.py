@@ -175,14 +175,24 @@ def _copies(generated: dict[str, Any]) -> list[list[str]]:
     return rows + ([] if longest is None else [["longest copy", f"{longest:,} characters"]])
 
 
+# Measures of a validation row, by their names on the card; a run has those of its loss.
+FIGURES = {
+    "bits per byte": "bits_per_byte",
+    "perplexity a token": "perplexity",
+    "pairs of answers right": "accuracy",
+    "margin of the rewards": "margin",
+}
+
+
 def _figures(trained: LoadedModel, run: Path, measured: dict[str, Any] | None) -> list[Block]:
     """Returns the figures of the best validation, and those of a report."""
-    rows = [["loss (nats a token)", f"{trained.loss:.4f}", "validation split"]]
     best = RunFolder(run).best()
+    unit = "token" if best is None or "accuracy" not in best else "pair"  # of loss=dpo
+    rows = [[f"loss (nats a {unit})", f"{trained.loss:.4f}", "validation split"]]
     if best is not None and best["step"] == trained.step:
         rows += [
             [name, f"{best[key]:.4f}", "validation split"]
-            for name, key in (("bits per byte", "bits_per_byte"), ("perplexity a token", "perplexity"))
+            for name, key in FIGURES.items()
             if isinstance(best.get(key), int | float)
         ]
     if measured is not None:
