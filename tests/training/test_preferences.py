@@ -20,6 +20,7 @@ from conftest import REPO, run
 from safetensors.numpy import load_file
 
 from llm_from_scratch.check import check, check_given
+from llm_from_scratch.cli import main
 from llm_from_scratch.commands import train
 from llm_from_scratch.config import Config, LossConfig, SamplingConfig
 from llm_from_scratch.errors import UserError
@@ -324,6 +325,30 @@ def test_shorter_answers_become_likelier(base: Path) -> None:
     assert best["loss"] < 0.5
     assert (base / "shorter" / "curves.png").exists()
     assert words_of_answers(base, "shorter") < words_of_answers(base, "base") - 0.5
+
+
+def test_commands_that_look_at_a_run_on_preferences(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (base / "shorter").exists():
+        train_here(base, *shorter(run_dir="shorter", logger="csv"))
+    monkeypatch.chdir(base)
+    capsys.readouterr()
+    main(["evaluate", "shorter", "--json", "--device", "cpu"])
+    found = json.loads(capsys.readouterr().out)
+    rows = [row for row in read_rows(base / "shorter" / "metrics.jsonl") if row["split"] == "val"]
+    best = min(rows, key=lambda row: row["loss"])
+    assert (found["step"], found["split"]) == (best["step"], "val")
+    assert {name: found[name] for name in MEASURED} == pytest.approx({name: best[name] for name in MEASURED}, abs=1e-5)
+    main(["evaluate", "shorter", "--device", "cpu"])
+    assert "nats a pair" in capsys.readouterr().out
+    settings = ["data=preferences", "data.path=pairs.jsonl", "data.val_fraction=0.2"]
+    main(["inspect", *settings, "tokenizer=char", "--json"])
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["documents"] == 2 * (300 - found["pairs"])
+    main(["plan", *settings, "loss=dpo", "init_from=base", "trainer.max_steps=100", "--no-measuring", "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["data"]["passes"] == pytest.approx(100 * 16 / (300 - found["pairs"]))
+    assert planned["memory"]["micro_batch_size"] == 32  # sequences
 
 
 def contents(folder: Path) -> dict[str, bytes]:
