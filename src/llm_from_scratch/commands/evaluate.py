@@ -199,7 +199,7 @@ def preferences(opened: "RunWithData", prepared: "Preferences", options: argpars
         print(json.dumps(about | figures))
         return
     table = Table(title=f"{opened.folder} (step {opened.run.step}), {options.split} split", title_justify="left")
-    for name in ("pairs", "loss (nats a pair)", "pairs right", "margin", "reward chosen", "rejected"):
+    for name in ("pairs", "nats a pair", "right", "margin", "chosen", "rejected"):
         table.add_column(name, justify="right")
     table.add_row(f"{len(chosen):,}", *(f"{value:.4f}" for value in figures.values()))
     console().print(table)
