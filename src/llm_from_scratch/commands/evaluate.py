@@ -180,12 +180,12 @@ def preferences(opened: "RunWithData", prepared: "Preferences", options: argpars
 
     from llm_from_scratch.data.documents import SPLITS
     from llm_from_scratch.reference_model import check_reference, read_reference, reference_path
-    from llm_from_scratch.run import RunFolder
     from llm_from_scratch.training.preferences import held_out
 
     if options.overlap:
         raise UserError(f"--overlap {options.overlap}: pairs of answers have no windows: leave it out")
-    config, path = RunFolder(opened.folder).config(), reference_path(opened.folder)
+    config, path = opened.config, reference_path(opened.folder)
+    assert config is not None
     pairs = {split: prepared.pairs(split, config.data, config.model.block_size) for split in SPLITS}
     reference = read_reference(path)
     sizes = {split: 2 * len(one) for split, one in pairs.items()}

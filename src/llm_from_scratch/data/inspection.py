@@ -41,7 +41,7 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
     counted = "train" if splits["train"]["tokens"] else "val"
     counts = frequencies([shard.tokens for shard in prepared.shards(counted)], tokenizer.vocab_size)
     order = np.argsort(-counts, kind="stable")[:pieces]
-    ids, _ = sampler.batch(0)
+    ids, *_ = sampler.batch(0)
     return {
         "folder": str(prepared.folder),
         "bytes_on_disk": sum(path.stat().st_size for path in prepared.folder.rglob("*") if path.is_file()),
