@@ -50,11 +50,7 @@ def plan(
         hours: the time budget of "optimum"; None: the estimated hours of the run.
         presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
-    epochs = None
-    if config.loss.name == "dpo":
-        pairs = sequences_before(config.trainer.max_steps, config.data.batch_size, config.data.batch_schedule)
-        epochs = pairs / max(1, (text.documents or 0) // 2)
-        config = in_sequences(config)
+    epochs, config = in_sequences(config, text)
     model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
     N, shape, settings = model.num_parameters(), model.config, config.trainer
     world = device_count(settings)
@@ -103,16 +99,20 @@ def plan(
     return result
 
 
-def in_sequences(config: Config) -> Config:
-    """Returns the settings of a run on pairs of answers as those of twice as many sequences.
+def in_sequences(config: Config, text: TextSize) -> tuple[float | None, Config]:
+    """Returns the epochs of a run on pairs of answers, and its settings as of twice the sequences.
 
-    A sequence counts as a whole block: the plan is an upper bound.
+    A sequence counts as a whole block: the plan is an upper bound. Other runs have None, and their
+    own settings.
     """
     data = config.data
+    if config.loss.name != "dpo":
+        return None, config
+    pairs = sequences_before(config.trainer.max_steps, data.batch_size, data.batch_schedule)
     schedule = None if data.batch_schedule is None else [[end, 2 * size] for end, size in data.batch_schedule]
     micro = None if data.micro_batch_size is None else 2 * data.micro_batch_size
     doubled = replace(data, batch_size=2 * data.batch_size, batch_schedule=schedule, micro_batch_size=micro)
-    return replace(config, data=doubled, loss=LossConfig())
+    return pairs / max(1, (text.documents or 0) // 2), replace(config, data=doubled, loss=LossConfig())
 
 
 def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
