@@ -53,7 +53,9 @@ CHOICES = [
 
 
 # What a choice cannot do without.
-BESIDE = {("loss", "dpo"): ["data=preferences", "init_from=base"]}
+BESIDE = {("loss", "dpo"): ["data=preferences", "init_from=base"]} | {
+    ("finetune", method): ["init_from=base"] for method in ("full", "lora", "head")
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -224,7 +224,7 @@ def test_a_stop_changes_nothing_and_another_base_is_refused(folder: Path, train:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> None:
-    """Killed at steps 11, 22 and 33 of 40, within a step that no checkpoint has."""
+    """Killed in steps 11, 23 and 33 of 40, which no checkpoint has."""
     (folder / "killer.py").write_text(
         "import os, signal\n"
         "from lightning.pytorch.callbacks import Callback\n"
@@ -234,7 +234,7 @@ def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> No
         "            os.kill(os.getpid(), signal.SIGKILL)\n",
         encoding="utf-8",
     )
-    words = (*WORDS, *LORA, "trainer.max_steps=40", "trainer.val_check_interval=5", "finetune.layer_decay=0.8")
+    words = (*WORDS, *LORA, "trainer.max_steps=40", "finetune.layer_decay=0.8")
     words += ("+callbacks.killer._target_=killer.Killer",)
 
     def process(*overrides: str, kill_at: int | None = None) -> int:
@@ -243,7 +243,7 @@ def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> No
 
     assert process(*words, "run_dir=whole") == 0
     assert process(*words, "run_dir=killed", kill_at=11) == -signal.SIGKILL
-    for step in (22, 33):
+    for step in (23, 33):
         assert process("resume=killed", kill_at=step) == -signal.SIGKILL
     assert process("resume=killed") == 0
     for name in ("metrics.jsonl", "model/adapter_model.safetensors", "checkpoints/step_00000040/tensors.safetensors"):
@@ -279,7 +279,8 @@ def test_adapters_of_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
     unmerged = find_model("smollm2").open_within(64).model
     ids = torch.tensor([open_model("run").tokenizer.encode("Dorothy lived in the midst of the great Kansas prairies")])
     attach(unmerged, read_adapters(Path("run/model"), unmerged.config))
-    torch.testing.assert_close(merged(ids), unmerged(ids), rtol=0, atol=1e-5)
     before = unmerged(ids)
+    # Float32 rounds logits of this size by 1e-5 and more: relative to the largest.
+    assert (merged(ids) - before).abs().max() < 1e-5 * before.abs().max()
     merge(unmerged)
-    assert (unmerged(ids) - before).abs().max() < 1e-4
+    assert torch.equal(unmerged(ids), merged(ids))
