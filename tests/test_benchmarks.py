@@ -94,6 +94,19 @@ def test_side_by_side_compares_waiting_threads_alone_and_beside_a_twin(tmp_path:
 
 
 @pytest.mark.slow
+def test_serving_measures_every_server_under_load(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    words = ["--clients", "1", "6", "--requests", "2", "--tokens", "20", "--prompt", "5"]
+    rows = rows_of("serving", tmp_path, *words)
+    assert [(row["server"], row["clients"]) for row in rows] == [
+        ("this server", 1), ("this server", 6), ("one at a time", 1), ("one at a time", 6)
+    ]  # fmt: skip
+    for row in rows:
+        assert (row["errors"], row["refused"]) == (0, 0)
+        assert 0 < row["first p50 s"] <= row["first p95 s"] <= row["whole p95 s"]
+
+
+@pytest.mark.slow
 def test_sampler_measures_speed_and_memory(tmp_path: Path) -> None:
     sizes = "--seconds 0.05 --batches 3 --huge-gb 1 --shards 2 --batch-size 4 --block-size 16"
     speeds, memory = [], []

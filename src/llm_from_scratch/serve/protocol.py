@@ -39,6 +39,7 @@ UNSUPPORTED = {
     "reasoning_effort": "is not supported",
 }
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+IdName = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Id], Field(fail_fast=True, min_length=1)]  # the first wrong one is an error
 
@@ -63,9 +64,11 @@ class Settings(BaseModel):
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=MAX_BIASES)
+    logit_bias: dict[IdName, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None, max_length=MAX_BIASES
+    )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: int | None = None  # modulo 2^63
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -107,10 +110,26 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
+class TextPart(BaseModel):
+    """A part of a message: text alone."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message, with whatever else the model's template reads."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    role: Literal["system", "user", "assistant", "tool", "developer", "function", "ipython"]
+    content: str | list[TextPart] | None = None
+
+
 class ChatBody(Settings):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(fail_fast=True, min_length=1, max_length=10_000)
+    messages: list[Message] = Field(fail_fast=True, min_length=1, max_length=10_000)
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -191,16 +210,12 @@ def chat(body: ChatBody, loaded: LoadedModel, limits: Limits) -> Asked:
     return Asked(_requests(body, ids or [loaded.tokenizer.eot_id], count, loaded, limits, options), None, len(ids))
 
 
-def _message(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Joins a content of text parts, as OpenAI's interface has it; templates expect a string."""
-    content = given.get("content")
-    if not isinstance(content, list):
-        return given
-    if not all(
-        isinstance(one, dict) and one.get("type") == "text" and isinstance(one.get("text"), str) for one in content
-    ):
-        raise ApiError(400, "a message's content must be a text, or parts of type text", param="messages")
-    return {**given, "content": "".join(one["text"] for one in content)}
+def _message(given: Message) -> Mapping[str, Any]:
+    """Returns a message as templates expect it: a content of parts is joined."""
+    found = given.model_dump(exclude_unset=True)
+    if isinstance(given.content, list):
+        found["content"] = "".join(part.text for part in given.content)
+    return found
 
 
 def _prompt_ids(prompt: str | list[int], tokenizer: Tokenizer, limits: Limits) -> tuple[str, list[int]]:
@@ -267,7 +282,7 @@ def _requests(
 def _bias(given: Mapping[str, float], vocab_size: int) -> dict[int, float]:
     found = {}
     for name, bias in given.items():
-        if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < vocab_size):
-            raise ApiError(400, f"logit_bias: {name!r:.50} is no id of this model", param="logit_bias")
+        if int(name) >= vocab_size:
+            raise ApiError(400, f"logit_bias: {name!r} is no id of this model", param="logit_bias")
         found[int(name)] = bias
     return found
