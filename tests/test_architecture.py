@@ -112,6 +112,7 @@ MAY_IMPORT = {
     "evaluation": [],
     "training": [],
     "serve": [],
+    "tales": ["tales"],
     "api": ["evaluation.scoring", "generation", "config", "pretrained", "tokenizer", *RUN],
     # The public names, imported lazily
     "": ["api", "config", "data.sampler", "generation", "model", "tokenizer"],
@@ -277,12 +278,29 @@ HUGGINGFACE: dict[str, list[str]] = {
     "card": ["checkpoint", "data.prepared", "run", "weights", *SETTINGS],
     "write": ["model", "tokenizer", "weights"],
 }
+# The same of tales/, which needs nothing else of the package.
+TALES: dict[str, list[str]] = {
+    "choices": [],
+    "people": [],
+    "things": [],
+    "places": [],
+    "phrases": [],
+    "world": [],
+    "process": [],
+    "telling": [],
+    "reading": [],
+    "expectation": [],
+    "lexicon": [],
+    "repairs": [],
+    "judge": [],
+}
 ORDERED = {
     "config": CONFIG,
     "data": DATA,
     "evaluation": EVALUATION,
     "huggingface": HUGGINGFACE,
     "serve": SERVE,
+    "tales": TALES,
     "training": TRAINING,
 }
 MAY_IMPORT |= {

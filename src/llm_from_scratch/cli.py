@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "a trained model in the format of other programs: Hugging Face, GGUF (llama.cpp, Ollama), ONNX",
     "serve": "models over HTTP, for any client of OpenAI's interface (extra: serve)",
     "doctor": "check this machine, and a run: one line for each finding, with what to do",
+    "tales": "small stories whose entropy is known: tell them, score a text to the bit, name its faults",
     "settings": "every setting of train.py and generate.py: its default, its range and what it does",
     "demo": "train on the Wizard of Oz for a few minutes, then write a story",
 }
