@@ -351,3 +351,20 @@ def test_a_repetition_penalty_sees_the_prompt() -> None:
         logits = repetition_penalty(loaded.model(ids)[:, -1], ids, 1.9)
         ids = torch.cat((ids, logits.argmax(dim=-1, keepdim=True)), dim=1)
     assert ids[0].tolist() == text.ids
+
+
+def test_the_memory_of_slots_follows_the_longest_text() -> None:
+    served = Served(make(block_size=1024), slots=4)
+    slots = served.batch.slots
+    assert slots.bytes_a_text() == 2 * 2 * 2 * 1024 * 8 * 4  # both, layers, heads, positions, size, bytes
+    served.add([1] * 300, max_new_tokens=8, logit_bias={0: -100.0})
+    served.add([2] * 3, max_new_tokens=2, logit_bias={0: -100.0})
+    sizes = []
+    while served.batch.busy:
+        served.batch.step()
+        sizes.append(slots.capacity)
+    assert (max(sizes), sizes[-1]) == (512, 1)
+    assert all(len(served.text(place)) for place in range(2))
+    short = served.add([3] * 5, max_new_tokens=3, logit_bias={0: -100.0})
+    served.finish()
+    assert (short.written, slots.capacity) == (3, 128)  # kept: the smallest size

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SHORTEST_TOKEN = 16  # bytes
 MAX_SECONDS = 86_400
+CONTEXT = 2048  # tokens; memory of every slot
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _arguments_of_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--slots", type=int, default=16, metavar="N", help="texts written at a time (default: 16)")
     group.add_argument("--queue", type=int, default=256, metavar="N", help="texts that wait; more: 429 (default: 256)")
-    group.add_argument("--context", type=int, metavar="N", help="tokens of a prompt (default: the model's context)")
+    group.add_argument(
+        "--context", type=int, metavar="N", help=f"tokens of a text's context (default: the model's, at most {CONTEXT})"
+    )
     group.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="tokens of a text (default: 4096)")
     group.add_argument("--max-body", type=int, default=2**20, metavar="BYTES", help="of a request (default: 1 MiB)")
     group.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds of a request (default: 600)")
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     listening = listen(options.host, options.port)
     models = _models(options)
     batches = {
-        name: Batch(one.loaded, slots=options.slots, queue=options.queue, context=options.context)
+        name: Batch(one.loaded, slots=options.slots, queue=options.queue, context=one.limits.context)
         for name, one in models.items()
     }
     engine = Engine(batches)
@@ -108,7 +111,9 @@ def run(options: argparse.Namespace) -> None:
     address = f"http://{host}:{listening.getsockname()[1]}"
 
     def started() -> None:
+        most = sum(batch.rows * batch.slots.bytes_a_text() for batch in batches.values()) / 2**20
         note(f"models: {', '.join(models)}; base_url of a client: {address}/v1")
+        note(f"keys and values of full slots take {most:,.0f} MiB")
         print(address, flush=True)
 
     def stopping() -> None:
@@ -203,7 +208,7 @@ def _models(options: argparse.Namespace) -> dict[str, Served]:
             raise UserError(f"{word}: there is a model {name} already: give it another name, as in other={name_of_run}")
         loaded = source.open(device)
         loaded.model.to(pick_dtype(options.dtype, device))
-        context = min(options.context or loaded.model.config.block_size, loaded.model.config.block_size)
+        context = min(options.context or CONTEXT, loaded.model.config.block_size)
         limits = Limits(context, options.max_tokens)
         models[name] = Served(name, loaded, limits, int(time.time()), fingerprint(loaded))
         split_linears(loaded.model)

@@ -29,7 +29,7 @@ from llm_from_scratch.model import KVCache
 from llm_from_scratch.serve.prefixes import PIECE, Prefixes, piece_key
 from llm_from_scratch.serve.requests import Part, Request, Text
 from llm_from_scratch.serve.slots import Slots
-from llm_from_scratch.static_step import attention_kernels
+from llm_from_scratch.static_step import attention_kernels, bucket
 from llm_from_scratch.weights import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class Batch:
             self._open(text)
         self._read()
         self._write()
+        if not self.writing and self.slots.capacity > bucket(1, self.context):
+            self.slots.release()
 
     def fail(self, error: Exception) -> None:
         """Ends all texts that are read or written with an error."""

@@ -105,6 +105,7 @@ class Ticket:
         self.written = [0] * len(asked.requests)
         self.left = {*range(len(asked.requests))}
         self.first_token_seconds: float | None = None
+        self.reason = "cancelled"  # for which `close` ends texts
         try:
             self.texts: list[Text] = service.engine.submit(served.name, asked.requests, self._on_part)
         except QueueFullError as error:
@@ -136,6 +137,7 @@ class Ticket:
                 found.append(self.queue.get_nowait())
             for place, part in found:
                 if part.error is not None:
+                    self.reason = "timeout" if isinstance(part.error, ApiError) else "error"
                     raise _as_api_error(part.error)
                 self.written[place], self.reused[place] = part.count, part.reused
                 if part.finish:
@@ -155,7 +157,7 @@ class Ticket:
         self.timer.cancel()
         for place in [*self.left]:
             self.texts[place].cancel()
-            self._end(place, "cancelled")
+            self._end(place, self.reason)
 
     def _end(self, place: int, reason: str) -> None:
         self.left.discard(place)

@@ -15,7 +15,8 @@ from llm_from_scratch.static_step import attention_kernels, bucket
 class Slots(KVCache):
     """Cache whose row i holds the text in slot i; the texts are in the first slots.
 
-    The capacity in positions grows with the longest text, so that memory follows use.
+    The capacity in positions grows with the longest text, and `release` gives it back, so that
+    memory follows use.
     """
 
     def __init__(self, config: GPTConfig, rows: int, context: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -50,6 +51,19 @@ class Slots(KVCache):
                 # Zeros: attention gives a masked position the weight 0, and 0 times NaN is NaN.
                 buffers[layer] = old.new_zeros(rows, heads, self.capacity, size)
                 buffers[layer][:, :, :filled] = old
+
+    def release(self) -> None:
+        """Gives the memory of all slots back; their content is lost."""
+        self.capacity = min(self.context, 1)
+        for buffers in (self.keys, self.values):
+            for layer, old in enumerate(buffers):
+                rows, heads, _, size = old.shape
+                buffers[layer] = old.new_zeros(rows, heads, self.capacity, size)
+
+    def bytes_a_text(self) -> int:
+        """Returns the bytes of a text as long as the context."""
+        _, heads, _, size = self.keys[0].shape
+        return 2 * len(self.keys) * heads * size * self.context * self.keys[0].element_size()
 
     def decode(self, model: GPT, ids: list[int], lengths: list[int]) -> Tensor:
         """Reads one token of each text, of B ids, behind its first positions -> logits (B, V)."""
