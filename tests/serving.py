@@ -74,7 +74,7 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        status = self.process.wait(60)
+        status = self.process.wait(120)
         self._reader.join()
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:

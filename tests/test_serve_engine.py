@@ -319,7 +319,7 @@ def test_the_thread_serves_many_threads_and_survives_an_error(monkeypatch: pytes
                 done.set()
 
         engine.submit("one" if seed % 3 else "two", [Request(prompt=[1, 2, 3], sampling=config)], on_part)
-        assert done.wait(60)
+        assert done.wait(120)
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(20)]
     for thread in threads:
