@@ -79,7 +79,7 @@ def test_entropy_a_byte() -> None:
     assert found.surprisal.low - 1 < found.bits < found.surprisal.high + 1
 
 
-@pytest.mark.parametrize("level", tales.LEVELS)
+@pytest.mark.parametrize("level", [1, 4])
 def test_no_compressor_comes_below_the_entropy(level: int) -> None:
     text = "\n".join(tales.stories(8, 0, 1100, level)).encode()
     assert len(text) > 600_000

@@ -91,6 +91,19 @@ def test_any_story_is_read_by_its_level_alone(seed: int, number: int, level: int
                 read(text, one)
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32), st.sampled_from(tales.LEVELS))
+@settings(max_examples=60, deadline=None)
+def test_the_probabilities_at_each_choice_sum_to_one(seed: int, number: int, level: int) -> None:
+    text = tales.tell(seed, number, level)
+    listed = tales.alternatives(text)
+    assert [choice for choice, _ in listed] == tales.choices(text)
+    for choice, options in listed:
+        assert sum(options.values()) == pytest.approx(1, abs=1e-12)
+        assert -log2(options[choice.taken]) == pytest.approx(choice.bits, abs=1e-12)
+        entropy = -sum(share * log2(share) for share in options.values())
+        assert entropy == pytest.approx(choice.entropy, abs=1e-9)
+
+
 def test_the_probability_of_a_story_by_hand() -> None:
     text = (
         "There was once a poor girl named Anna, and she lived in a cottage at the edge of the forest."

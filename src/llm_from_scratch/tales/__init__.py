@@ -28,7 +28,7 @@ The modules, each of which may import those above it:
 from llm_from_scratch.tales.expectation import Entropy, entropy
 from llm_from_scratch.tales.judge import FAULTS, Fault, Verdict, check
 from llm_from_scratch.tales.process import LEVELS
-from llm_from_scratch.tales.reading import Choice, choices, log2_probability
+from llm_from_scratch.tales.reading import Choice, alternatives, choices, log2_probability
 from llm_from_scratch.tales.telling import split_of, stories, tell
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Entropy",
     "Fault",
     "Verdict",
+    "alternatives",
     "check",
     "choices",
     "entropy",

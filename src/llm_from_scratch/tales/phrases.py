@@ -69,7 +69,7 @@ FIND = Group("finding", """
 FIND_TOLD = Group("finding what was told", """
     {There} {he} looked {spot}, and sure enough, there lay {thing}.
     {Thing} lay {there}, {spot}, just as {adviser} had said.
-    At {place} {hero} remembered the advice, looked {spot} and found {thing}.
+    {There} {hero} remembered the advice, looked {spot} and found {thing}.
     It was quiet {there}. {Hero} searched {spot}, and {his} fingers touched {thing}.
     So it was true: {spot}, {there}, {he} discovered {thing}.
 """)  # fmt: skip
@@ -106,7 +106,7 @@ MEET = Group("meeting", """
     {Hero} had not gone far when {he} saw [friend] who [trouble].
 """)  # fmt: skip
 RELIEF = Group("help", """
-    {Hero} {relief}, without thinking twice.
+    Without thinking twice, {hero} {relief}.
     Others would have passed by, but {hero} {relief}.
     So {he} stopped and {relief}.
     {He} put down {his} things and {relief}.
@@ -137,7 +137,7 @@ OBSTACLE = Group("obstacle", """
 USE = Group("use of a tool", """
     {He} took {tool} and {use}.
     Luckily there was {tool}, and {hero} {use}.
-    With the help of {tool} {he} {use}.
+    {He} remembered {tool} in time and {use}.
     Then {he} thought of {tool} and {use}.
     {Hero} pulled {tool} out of the {bag} and {use}.
     "How good that I have {tool}," {he} said, and {use}.

@@ -271,7 +271,7 @@ WEATHER = words("weather", "detail", """
     the moon had forgotten to set
     a warm breeze came from the south
     the ice was thawing on the ponds
-    nothing stirred, not even the weathercock
+    even the weathercock stood still
 """)  # fmt: skip
 SHELTERS = words("shelter", "place", """
     in a haystack

@@ -149,6 +149,42 @@ class Reading(Process):
         return MismatchError(self, name, expected, expected if formats is None else formats, barred)
 
 
+class _Listing(Reading):
+    """Reads a story, and lists the options of each choice with their probabilities."""
+
+    def __init__(self, level: int, text: str) -> None:
+        super().__init__(level, text)
+        self.options: list[dict[str, float]] = []
+
+    def pick(self, table: Table[E]) -> E:
+        """Lists the entries of the table."""
+        weights = zip(table.entries, table.weights, strict=True)
+        self.options.append({entry.text: weight / table.total for entry, weight in weights})
+        return super().pick(table)
+
+    def pick_unused(self, table: Table[E], used: Sequence[object]) -> E:
+        """Lists the entries that are not used."""
+        free = [entry.text for entry in table.entries if entry not in used]
+        self.options.append(dict.fromkeys(free, 1 / len(free)))
+        return super().pick_unused(table, used)
+
+    def choose(self, name: str, kind: str, options: Sequence[E]) -> E:
+        """Lists the options."""
+        self.options.append(dict.fromkeys((option.text for option in options), 1 / len(options)))
+        return super().choose(name, kind, options)
+
+    def branch(self, fork: Fork) -> Group:
+        """Lists the events."""
+        weights = zip(fork.groups, fork.weights, strict=True)
+        self.options.append({group.name: weight / fork.total for group, weight in weights})
+        return super().branch(fork)
+
+    def _fill(self, group: Group, template: Template) -> None:
+        sentences = [one.first % self.words for one in group.templates]
+        self.options.append(dict.fromkeys(sentences, 1 / group.size))
+        super()._fill(group, template)
+
+
 def read(text: str, level: int | None = None) -> Reading:
     """Reads a story back, without a fault.
 
@@ -178,12 +214,35 @@ def choices(text: str, level: int | None = None) -> list[Choice]:
     Raises:
         UserError: if the text is not a story.
     """
+    return _checked(text, level).choices
+
+
+def _checked(text: str, level: int | None) -> Reading:
+    """Reads a story; see `read`.
+
+    Raises:
+        UserError: if the text is not a story.
+    """
     try:
-        return read(text, level).choices
+        return read(text, level)
     except MismatchError as error:
         found = error.reading.text[error.start : error.start + 30].strip()
         where = f"at character {max(error.start - 1, 0)}, {found!r}: {error.name} is expected there"
         raise UserError(f"this is not a story: {where}; `check` names the faults") from None
+
+
+def alternatives(text: str, level: int | None = None) -> list[tuple[Choice, dict[str, float]]]:
+    """Returns every choice of a story with the probabilities of all its options.
+
+    Options are named by their texts, those of a fork by their events. With the probabilities that
+    a model gives to these texts, they measure its calibration.
+
+    Raises:
+        UserError: if the text is not a story.
+    """
+    listing = _Listing(_checked(text, level).level, text)
+    listing.run()
+    return list(zip(listing.choices, listing.options, strict=True))
 
 
 def log2_probability(text: str, level: int | None = None) -> float:
