@@ -20,7 +20,16 @@ from llm_from_scratch.front.inherit import final_config
 from llm_from_scratch.front.run_name import RUN_NAME, new_name
 from llm_from_scratch.front.search import check_search, corner_jobs, going_on, is_search, register
 from llm_from_scratch.front.sweep import SweepTable, check_sweep, failed, no_sweep
-from llm_from_scratch.front.words import LAST, jobs_of, literal, parse, quoted, without_last, without_none
+from llm_from_scratch.front.words import (
+    LAST,
+    jobs_of,
+    literal,
+    parse,
+    quoted,
+    without_last,
+    without_none,
+    without_tuned,
+)
 from llm_from_scratch.places import expanded
 from llm_from_scratch.terminal import passing, use_utf8
 
@@ -154,7 +163,7 @@ def _settings(arguments: Sequence[str], config_name: str, config_dir: Path) -> t
             key, _, value = word.partition(":")
             value = value or next((other for other in others[place + 1 :] if other not in ("=", ":")), "VALUE")
             raise UserError(f"{word}: settings are written as key=value, without spaces: {key}={value}")
-    return without_last(words), others
+    return without_tuned(without_last(words)), others
 
 
 def _check_given(given: Mapping[str, Any], sweeps: bool) -> None:
@@ -240,6 +249,6 @@ def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: 
     words = without_none(words, config_dir, config_name)
     if any(override.is_sweep_override() for override in parse(words)):
         raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
-    words = without_last(words, LAST | {"resume": resumes})
+    words = without_tuned(without_last(words, LAST | {"resume": resumes}))
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
         return final_config(compose(config_name, list(words)), words)

@@ -120,6 +120,17 @@ def without_last(words: Sequence[str], needs: Mapping[str, str] = LAST) -> list[
     return settled
 
 
+def without_tuned(words: Sequence[str]) -> list[str]:
+    """Adds `tuned=none` where a run starts from a model, unless a choice of `tuned` is given.
+
+    Settings found for a small new model, such as strong dropout, spoil a trained one.
+    """
+    given = {override.key_or_group: override for override in parse(words)}
+    start = given.get("init_from")
+    starts = start is not None and (start.is_sweep_override() or start.value() is not None)
+    return [*words, "tuned=none"] if starts and "tuned" not in given else list(words)
+
+
 def parse(words: Sequence[str]) -> list[Override]:
     """Parses overrides by Hydra's grammar.
 
