@@ -7,7 +7,15 @@ from dataclasses import fields
 import pytest
 
 from llm_from_scratch.check import check
-from llm_from_scratch.config import BatchConfig, Config, CorpusConfig, DataConfig, SelectionConfig, StorageConfig
+from llm_from_scratch.config import (
+    BatchConfig,
+    Config,
+    ConversationConfig,
+    CorpusConfig,
+    DataConfig,
+    SelectionConfig,
+    StorageConfig,
+)
 from llm_from_scratch.data.corpus import mixed_corpora
 from llm_from_scratch.errors import UserError
 
@@ -43,7 +51,7 @@ def test_a_corpus_of_a_mixture_has_the_same_ranges() -> None:
 
 
 def test_each_setting_of_the_data_is_of_one_part() -> None:
-    parts = [CorpusConfig, SelectionConfig, StorageConfig, BatchConfig]
+    parts = [CorpusConfig, SelectionConfig, StorageConfig, ConversationConfig, BatchConfig]
     names = [item.name for part in parts for item in fields(part)]
     assert names == [item.name for item in fields(DataConfig)]
 

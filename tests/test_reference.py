@@ -55,7 +55,10 @@ def test_the_tables_fit_the_terminal(
     assert columns - 10 < max(len(line.rstrip()) for line in lines) <= columns
     assert [line for line in lines if line.startswith(("train.py", "generate.py"))] == [
         "train.py",
-        *(f"train.py: {group}" for group in ("model", "tokenizer", "data", "prepare", "optim", "trainer", "sample")),
+        *(
+            f"train.py: {group}"
+            for group in ("model", "tokenizer", "data", "prepare", "optim", "loss", "finetune", "trainer", "sample")
+        ),
         "generate.py",
     ]
     few = printed(capsys, "warm-up").split()

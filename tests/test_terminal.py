@@ -280,7 +280,7 @@ def test_a_message_stands_above_the_bar_rather_than_in_it(monkeypatch: pytest.Mo
     handler = logging.StreamHandler(screen)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [handler])
-    line = ProgressBar(Metrics(Path("run"), 1, {}), show_bar=True)
+    line = ProgressBar(Metrics(Path("run"), 1, {}, []), show_bar=True)
     trainer = SimpleNamespace(
         is_global_zero=True, max_steps=9, global_step=0, val_check_interval=9, accumulate_grad_batches=1
     )

@@ -11,6 +11,10 @@ import pytest
 
 from llm_from_scratch.evaluation.pairs import Preference
 from llm_from_scratch.evaluation.results import (
+    AnsweredQuestion,
+    Answers,
+    AnswerScore,
+    AnswersResult,
     ArticleFigures,
     Baseline,
     Evaluation,
@@ -34,7 +38,7 @@ FIGURES = {
 KEYS: dict[type, set[str]] = {
     Evaluation: {
         *("text", "settings", "runs", "baselines", "article", "truth", "bias_limits", "grammar_limits", "left_out"),
-        "command",
+        *("answers", "command"),
     },
     TextInfo: {"name", "documents", "bytes", "characters", "words", "lines_count", "units", "sha256", "split"},
     UsedSettings: {"overlap", "seed", "sampling"},
@@ -47,6 +51,10 @@ KEYS: dict[type, set[str]] = {
     Extremes: {"worst", "best"},
     ScoredPassage: {"bits_per_byte", "pieces"},
     Sample: {"prompt", "continuation", "written"},
+    AnswersResult: {"metric", "questions", "runs", "baselines", "samples"},
+    Answers: {"name", "scores"},
+    AnswerScore: {"value", "low", "high", "more", "more_low", "more_high"},
+    AnsweredQuestion: {"prompt", "answer", "written"},
     Preference: {"kind", "pairs", "share", "low", "high", "nats", "nats_low", "nats_high"},
     GenerationMetrics: {
         *("bleu", "chrf", "rouge1", "rouge2", "rougeL", "bertscore", "distinct_1", "distinct_2", "distinct_3"),

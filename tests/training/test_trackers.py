@@ -171,6 +171,7 @@ def test_wandb_has_each_point_once(kills: list[tuple[int, int, int]]) -> None:
 def test_wandbs_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(trackers, "Wandb", lambda **settings: made.append(settings))
+    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
     make_logger("wandb", {"project": "oz", "entity": None}, tmp_path, None, "0123abcd")
     assert made == [{"project": "oz", "name": tmp_path.name, "save_dir": tmp_path, "id": "0123abcd", "resume": "allow"}]
 
