@@ -24,7 +24,7 @@ BFLOAT16 = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.2,
 }
-LONG_ENOUGH = 0.004  # seconds of a product, above which a larger one is hardly faster
+LONG_ENOUGH = 0.02  # seconds of a product, above which a larger one is hardly faster
 LARGEST = 16_384  # rows of the largest matrix
 REPEATS = 3
 
@@ -32,7 +32,7 @@ REPEATS = 3
 def peak_flops(device: torch.device, precision: str) -> float:
     """Returns the peak FLOP/s of one device at a precision of Lightning's Trainer.
 
-    Without a data sheet it is the rate of the fastest product measured now, in some 30 ms: other
+    Without a data sheet it is the rate of the fastest product measured now, in some 0.2 s: other
     programs on the machine lower it.
     """
     low = "16" in precision
