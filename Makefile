@@ -12,7 +12,7 @@ ACTIVATE = printf '\nTo go on in this shell: source %s/bin/activate, then: pytho
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo weights test slow check chaos bench gpu format clean
+.PHONY: help demo weights test slow tales check chaos bench gpu format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 
 slow: $(VENV)/.dev  ## run the longer ones: trainings with several processes, signals, the benchmarks at a small size
 	$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
+
+tales: $(VENV)/.dev  ## tell, read back, score and judge 100,000 stories of each level: about ten minutes
+	$(PY) -m pytest $(PARALLEL) -m tales tests/tales $(ARGS)
 
 chaos: $(VENV)/.dev  ## kill -9 and failing calls, 460 of them, resume, compare every byte: about 35 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
 	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)

@@ -43,7 +43,7 @@ def test_the_exact_entropy_agrees_with_the_mean_over_stories(level: int) -> None
     compare(level, stories=1500, confidence=0.9999)
 
 
-@pytest.mark.slow
+@pytest.mark.tales
 @pytest.mark.parametrize("level", tales.LEVELS)
 def test_the_exact_entropy_agrees_with_the_mean_over_many_stories(level: int) -> None:
     compare(level, stories=100_000, confidence=0.9999)

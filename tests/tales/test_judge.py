@@ -67,7 +67,7 @@ def test_planted_faults_are_found(planter: Planter, kind: str) -> None:
     assert named >= 24
 
 
-@pytest.mark.slow
+@pytest.mark.tales
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_planted_faults_are_found(planter: Planter, kind: str) -> None:
     named, seen = plant_and_find(planter, kind, 1000, seed=101)
@@ -87,7 +87,7 @@ def test_true_stories_have_no_fault(level: int) -> None:
         assert (verdict.level, verdict.faults, verdict.whole) == (level, (), True)
 
 
-@pytest.mark.slow
+@pytest.mark.tales
 @pytest.mark.parametrize("level", tales.LEVELS)
 def test_a_hundred_thousand_true_stories_have_no_fault(level: int) -> None:
     for text in tales.stories(6, 0, 100_000, level):

@@ -73,7 +73,7 @@ def test_told_and_read_back_the_same_choices(level: int) -> None:
     told_and_read(level, range(400))
 
 
-@pytest.mark.slow
+@pytest.mark.tales
 @pytest.mark.parametrize("level", tales.LEVELS)
 def test_a_hundred_thousand_stories_read_back(level: int) -> None:
     told_and_read(level, range(100_000))
