@@ -15,6 +15,8 @@ from serving import Server, model_run
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.generation import generate
+from llm_from_scratch.serve.answers import ApiError
+from llm_from_scratch.serve.engine import Batch, Engine
 from llm_from_scratch.tokenizer.template import CHATML, render_ids
 from llm_from_scratch.weights import LoadedModel, load_model
 
@@ -237,6 +239,26 @@ def test_the_log_has_figures_and_no_prompts(server: Server, client: Any) -> None
     assert (line["model"], line["prompt_tokens"], line["completion_tokens"]) == ("base", 8, 4)
     assert 0 < line["first_token_seconds"] <= line["seconds"]
     assert "secret" not in json.dumps(server.errors)
+
+
+def test_a_request_that_takes_too_long_ends(base: LoadedModel) -> None:
+    from llm_from_scratch.serve.protocol import CompletionBody, Limits, completion
+    from llm_from_scratch.serve.service import Served, Service
+
+    engine = Engine({"base": Batch(base)})  # its thread is not started: nothing is written
+    served = Served("base", base, Limits(512, 100), 0, "fp")
+    service = Service({"base": served}, engine, seconds=0.05)
+
+    async def ask() -> None:
+        ticket = service.submit(served, completion(CompletionBody(model="base", prompt="a"), base, served.limits))
+        with pytest.raises(ApiError, match="the answer took longer than 0.05 seconds") as found:
+            await ticket.whole()
+        ticket.close()
+        assert found.value.status == 504
+        assert [text.cancelled for text in ticket.texts] == [True]
+
+    asyncio.run(ask())
+    assert 'llm_texts_total{model="base",end="timeout"} 1' in service.metrics.text()
 
 
 def test_a_signal_lets_requests_end(folder: Path) -> None:

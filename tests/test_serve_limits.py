@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    options = ("--slots", "4", "--queue", "12", "--client-timeout", "1.5", "--connections", "300")
+    options = ("--slots", "4", "--queue", "12", "--client-timeout", "2.5", "--connections", "300")
     with Server("base", "talks", *options, "--max-tokens", "100000", cwd=folder) as server:
         yield server
 

@@ -137,23 +137,24 @@ class Guard:
     async def _body(self, scope: Message, receive: Receive) -> bytes | None:
         """Returns a request's body; None where the client left while it was sent."""
         size = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        length, more = int(size) if size.isdigit() and len(size) < 20 else 0, True
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(self.rules.body_seconds):
-                length, more = 0, True
-                while more:
+                while more and length <= self.rules.body:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
                     parts.append(message.get("body", b""))
-                    length, more = length + len(parts[-1]), message.get("more_body", False)
-                    if max(length, int(size) if size.isdigit() else 0) > self.rules.body:
-                        parts.clear()
-                        await _discard(receive, more)
-                        raise ApiError(413, f"the body is larger than {self.rules.body} bytes", code="body_too_large")
+                    more = message.get("more_body", False)
+                    length = max(length, sum(map(len, parts)))
         except TimeoutError:
             late = f"the body did not come within {self.rules.body_seconds:g} seconds"
             raise ApiError(408, late, code="request_timeout") from None
+        if length > self.rules.body:
+            parts.clear()
+            await _discard(receive, more)
+            raise ApiError(413, f"the body is larger than {self.rules.body} bytes", code="body_too_large")
         return b"".join(parts)
 
     def _record(self, scope: Message, status: int, seconds: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llm_from_scratch.model import KVCache
 
-PIECE = 64  # tokens that are read at once, between two decoding steps
+PIECE = 32  # tokens that are read at once, between two decoding steps
 MEBIBYTES = 256  # of keys and values that are kept
 
 
