@@ -50,13 +50,13 @@ def raw_loop(run_dir: Path, steps: int, warmup: int) -> float:
     )
     assert config.trainer.gradient_clip_val is not None
     since = 0.0
-    for step, (x, y) in zip(range(steps), TrainingBatches(sampler, config.data.batch_size, 0, False), strict=False):
+    for step, batch in zip(range(steps), TrainingBatches(sampler, config.data.batch_size, 0, False), strict=False):
         if step == warmup:
             since = time.perf_counter()
         share = lr_factor(step, config.optim, steps)
         for group in optimizer.param_groups:
             group["lr"] = config.optim.lr * share
-        model.loss(x, y).backward()
+        model.loss(batch.x, batch.y).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip_val)
         optimizer.step()
         optimizer.zero_grad()

@@ -109,7 +109,7 @@ def main() -> None:
             get_batch = load_get_batch(clone, names | {"block_size": T, "batch_size": B})
             readers["nanoGPT's get_batch"] = lambda: get_batch("train")
         for read in readers.values():
-            assert [(part.shape, part.dtype) for part in read()] == [((B, T), torch.int64)] * 2
+            assert [(part.shape, part.dtype) for part in read()[:2]] == [((B, T), torch.int64)] * 2
 
         def speed(reader: str) -> float:
             count, start = 0, time.perf_counter()

@@ -59,3 +59,9 @@ def test_each_setting_of_the_data_is_of_one_part() -> None:
 def test_the_schema_gives_plain_typed_values() -> None:
     config = check({"model": {"n_layer": 3}, "optim": {"lr": "1e-2"}}, Config)
     assert (config.model.n_layer, config.optim.lr) == (3, 0.01)
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(UserError, match=r"^trainer.accelerator=a\[+: must be one of") as refused:
+        check({"trainer": {"accelerator": "a" + 10_000 * "["}}, Config)
+    assert len(str(refused.value)) < 500

@@ -88,7 +88,7 @@ def check(values: Mapping[str, Any] | DictConfig, schema: type[T]) -> T:
             )
         meant = mistakes.meant(key, str(value))
         if meant:
-            raise UserError(f"{key}={value}: write {key}={meant}")
+            raise UserError(f"{key}={value!s:.200}: write {key}={meant}")
         _check_range(key, value, range_of(item))
     return config
 
@@ -99,7 +99,7 @@ def _check_range(key: str, value: Any, allowed: Range | None) -> None:
     except (TypeError, AttributeError):  # the items of a list or a mapping may have any type
         right = False
     if allowed and not right:
-        raise UserError(f"{key}={value}: must be {allowed.words}")
+        raise UserError(f"{key}={value!s:.200}: must be {allowed.words}")
 
 
 def _refused(typed: DictConfig, values: Mapping[str, Any]) -> str:
@@ -252,7 +252,7 @@ def check_given(config: Config, given: Iterable[str]) -> None:
         name = next((name for name in values if key == name or key.startswith(f"{name}.")), None)
         if name is None or (name == key and values[key] == defaults[key]):
             continue
-        shown = f"{key}={values[key]}" if name == key else key
+        shown = f"{key}={values[key]!s:.200}" if name == key else key
         group, _, inner = key.partition(".")
         if group == "data" and config.data.mix is not None and inner.split(".")[0] in _CORPUS:
             raise UserError(f"{shown}: data=mix takes it for each corpus: write data.corpora.NAME.{inner}")
@@ -277,5 +277,5 @@ def _check_corpora(corpora: dict[str, Any], key: str) -> None:
             if inner in _CORPUS or inner == "name" or value == defaults.get(inner):
                 continue
             raise UserError(
-                f"data.corpora.{corpus}.{inner}={value}: is of the whole mixture: write data.{inner}={value}"
+                f"data.corpora.{corpus}.{inner}={value!s:.200}: is of the whole mixture: write data.{inner}={value!s:.200}"
             )

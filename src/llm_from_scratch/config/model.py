@@ -101,7 +101,7 @@ class ModelConfig:
             value = str(getattr(self, key))
             if value not in choices:
                 nearest = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.0)[0]
-                raise UserError(f"model.{key}={value} is unknown: use {nearest} (one of {', '.join(choices)})")
+                raise UserError(f"model.{key}={value!s:.200} is unknown: use {nearest} (one of {', '.join(choices)})")
         for key in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:

@@ -92,7 +92,7 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
         now = OmegaConf.select(result, key, default=before[key])
         if now != before[key]:
             advice = f"to change it, start a new run ({quote(f'init_from={run_dir}')} takes over its weights)"
-            raise UserError(f"{key}={now}: the resumed run has {before[key]}; {SETTLED.get(key, advice)}")
+            raise UserError(f"{key}={now!s:.200}: the resumed run has {before[key]!s:.200}; {SETTLED.get(key, advice)}")
     refuse_foreign_code(asdict(check(result, Config)), plain(config))
     return result
 
@@ -149,7 +149,9 @@ def _take_shape(config: DictConfig, job: Sequence[str]) -> None:
             continue
         if name in asked and now != value:
             what = "tokenizer" if group == "tokenizer" else "model"
-            raise UserError(f"{asked[name]}={now}: init_from={origin} brings its own {what}, of {value}: leave it out")
+            raise UserError(
+                f"{asked[name]}={now!s:.200}: init_from={origin} brings its own {what}, of {value!s:.200}: leave it out"
+            )
         OmegaConf.update(config, name, value, merge=False)
 
 
