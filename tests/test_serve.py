@@ -82,7 +82,8 @@ def test_a_text_goes_on_past_the_context(client: Any, base: LoadedModel) -> None
     found = client.completions.create(model="base", prompt="x" * 500, max_tokens=60, temperature=0, **bias)
     assert found.usage.completion_tokens == 60
     plain = by_generate(base, "x" * 500, max_new_tokens=60, temperature=0)
-    assert found.choices[0].text == plain or len(plain) < 60
+    assert len(plain) > 30  # the context of 512 ends at the twelfth token
+    assert found.choices[0].text.startswith(plain)
 
 
 def test_prompts_as_texts_and_ids_and_n_choices(client: Any, base: LoadedModel) -> None:

@@ -102,6 +102,9 @@ def test_trials_at_a_time() -> None:
         workers(sweeper_settings({}), launched("a.SlurmLauncher"))
 
 
+GROUPS = "data=oz", "+data@watch.play=shakespeare"
+
+
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The folder of a sweep that a kill ended."""
@@ -112,7 +115,7 @@ def begun(tmp_path: Path) -> Path:
             "hydra.launcher.verbose=1",
             "hydra.mode=MULTIRUN",
         ],
-        "task": ["sweep=optuna", "data.path='story.txt'", f"run_dir='{tmp_path}'"],
+        "task": ["sweep=optuna", *GROUPS, "data.path='story.txt'", f"run_dir='{tmp_path}'"],
     }
     (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {"overrides": overrides}}))
     (tmp_path / STUDY).touch()
@@ -122,14 +125,15 @@ def begun(tmp_path: Path) -> Path:
 def test_a_folder_brings_the_words_that_started_it(begun: Path) -> None:
     place = f"run_dir='{begun}'"
     saved = ["hydra.sweeper.n_trials=8", "hydra/launcher=joblib", "hydra.launcher.verbose=1", "sweep=optuna"]
-    saved += ["data.path='story.txt'", place]
+    saved += [*GROUPS, "data.path='story.txt'", place]
     assert going_on(["sweep=optuna", place]) == saved
-    assert going_on(["sweep=optuna", place, "data.path='story.txt'"]) == saved
+    assert going_on(["sweep=optuna", place, *GROUPS, "data.path='story.txt'"]) == saved
     more = going_on(["sweep=optuna", place, "hydra.sweeper.n_trials=9", "hydra/launcher=basic"])
     assert set(more) == {
         "hydra.sweeper.n_trials=9",
         "hydra/launcher=basic",
         "sweep=optuna",
+        *GROUPS,
         "data.path='story.txt'",
         place,
     }

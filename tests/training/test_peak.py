@@ -24,6 +24,21 @@ def test_peaks_of_data_sheets(name: str, precision: str, wanted: float, monkeypa
     assert peak_flops(torch.device("cuda"), precision) == wanted
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA RTX A4000",
+        "NVIDIA RTX A3000 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA H100 MIG 1g.10gb",
+    ],
+)
+def test_a_gpu_of_a_similar_name_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(peak, "measured_flops", lambda device, dtype: 5.0)
+    assert peak_flops(torch.device("cuda"), "bf16-mixed") == 5.0
+
+
 def test_a_measured_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 ms for 256 rows, 2 ms for 512, 32 ms for 1024: rates of 33.6, 134 and 67 GFLOP/s."""
     seconds = {256: 0.001, 512: 0.002, 1024: 0.032}

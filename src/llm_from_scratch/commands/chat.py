@@ -69,6 +69,8 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.pretrained import find_model
 
     log_to_stderr()
+    if sys.stdin is None:
+        raise UserError("standard input is closed: chat reads the messages there")
     sampling = SamplingConfig(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -84,8 +86,6 @@ def run(options: argparse.Namespace) -> None:
     chat = Chat(loaded, sampling, options.system)
     loaded.model.to(pick_dtype("auto", device))
     split_linears(loaded.model)
-    if sys.stdin is None:
-        raise UserError("standard input is closed: chat reads the messages there")
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     with sharing_cores():

@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from math import fsum
 from pathlib import Path
 
 from llm_from_scratch.errors import UserError
@@ -80,7 +81,7 @@ def _score(options: argparse.Namespace) -> None:
         by_kind: dict[str, float] = {}
         for choice in choices:
             by_kind[choice.kind] = by_kind.get(choice.kind, 0.0) + choice.bits
-        own, size = -tales.log2_probability(text, options.level), len(text.encode())
+        own, size = fsum(choice.bits for choice in choices), len(text.encode())
         bits, length, count = bits + own, length + size, count + 1
         if options.json:
             print(json.dumps({"line": number, "bits": own, "bytes": size, "by_kind": by_kind}))

@@ -166,10 +166,10 @@ def going_on(words: Sequence[str]) -> list[str]:
     folder = Path(str(given["run_dir"].value()))
     if not (folder / STUDY).exists():
         return list(words)
-    before = _saved_words(folder)
-    by_key = {override.key_or_group: word for override, word in zip(parse(before), before, strict=True)}
+    by_key = {_key(word): word for word in _saved_words(folder)}
     chosen = {}
-    for (key, _), word in zip(given.items(), words, strict=True):
+    for word in words:
+        key = _key(word)
         if key.startswith("hydra") or key == "run_dir":
             chosen[key] = word
         elif by_key.get(key) != word:
@@ -180,6 +180,11 @@ def going_on(words: Sequence[str]) -> list[str]:
     if "hydra/launcher" in chosen:
         by_key = {key: word for key, word in by_key.items() if not key.startswith("hydra.launcher.")}
     return list((by_key | chosen).values())
+
+
+def _key(word: str) -> str:
+    """Returns what a word sets; `data` and `data@watch.oz` are two groups."""
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _saved_words(folder: Path) -> list[str]:

@@ -4,12 +4,13 @@ Model FLOPs utilisation (MFU, Chowdhery et al. 2022, appendix B) is the share of
 training uses.
 """
 
+import re
 import time
 
 import torch
 
-# Dense bfloat16 products with float32 sums, in TFLOP/s, by a part of the GPU's name in capitals;
-# the first part found counts. Sources: NVIDIA's data sheets, without sparsity.
+# Dense bfloat16 products with float32 sums, in TFLOP/s, by words of the GPU's name in capitals; the
+# first ones found count. Sources: NVIDIA's data sheets, without sparsity.
 BFLOAT16 = {
     "H200": 989.4,
     "H100 PCIE": 756.0,
@@ -24,6 +25,8 @@ BFLOAT16 = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.2,
 }
+# Words of a name that tell of a slower chip, or of a part of one, as in RTX 4090 Laptop GPU.
+OTHERS = {"LAPTOP", "MAX-Q", "TI", "D", "MIG"}
 LONG_ENOUGH = 0.02  # seconds of a product, above which a larger one is hardly faster
 LARGEST = 16_384  # rows of the largest matrix
 REPEATS = 3
@@ -37,13 +40,20 @@ def peak_flops(device: torch.device, precision: str) -> float:
     """
     low = "16" in precision
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device).upper()
-        found = next((peak for part, peak in BFLOAT16.items() if part in name), None)
+        found = _of_data_sheet(torch.cuda.get_device_name(device))
         if found and precision != "64-true":
             # float32 products run as TensorFloat-32, at half the rate
             return found * 1e12 / (1 if low else 2)
     dtype = torch.float16 if low and "bf16" not in precision else torch.bfloat16 if low else torch.float32
     return measured_flops(device, torch.float64 if precision == "64-true" else dtype)
+
+
+def _of_data_sheet(name: str) -> float | None:
+    """Returns the peak of BFLOAT16 for a GPU's name; None where it has none."""
+    name = name.upper()
+    if OTHERS & set(name.split()):
+        return None
+    return next((peak for words, peak in BFLOAT16.items() if re.search(rf"\b{words}\b", name)), None)
 
 
 @torch.inference_mode()
