@@ -11,15 +11,13 @@ Symbols: T tokens of a row (`model.block_size`), R rows of a split, B rows of an
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.data.sampler import IGNORE, RandomBatches, Schedule, sequences_before
+from llm_from_scratch.data.sampler import IGNORE, RandomBatches, sequences_before
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # x, y and the documents' numbers, (n, T) int64
-ORDER = 2  # the stream of random numbers that orders rows; RandomBatches draws from others
 
 
 def first_fit_decreasing(sizes: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
@@ -141,37 +139,43 @@ class PackedRows:
             yield self.read(range(number * batch_size, (number + 1) * batch_size))
 
 
-class ConversationSampler(RandomBatches):
-    """Training batches of packed rows: every epoch takes all rows once.
+class EpochBatches(RandomBatches):
+    """Batches that take every place once an epoch, in an order by (seed, epoch).
 
-    Step after step takes the next B rows of the epoch's order; the last batch of an epoch goes on
-    with the first rows of the next. Places are the numbers of rows.
+    Step after step takes the next B places; the last batch of an epoch goes on with the first
+    places of the next.
     """
 
-    def __init__(
-        self,
-        packed: PackedRows,
-        *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        batch_schedule: Schedule | None = None,
-    ) -> None:
-        self.packed = packed
-        super().__init__(len(packed), packed.block_size, batch_size, seed, rank, world_size, batch_schedule)
-        self._order = lru_cache(maxsize=4)(self._shuffled)
+    stream: int  # of the random numbers that order an epoch; no other purpose of a subclass has it
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        """Returns the rows in the order of an epoch (0-based), (R,) int64."""
-        raw = np.random.Philox(key=self.seed, counter=[0, 0, ORDER, epoch]).random_raw(len(self.packed))
-        return np.argsort(raw, kind="stable")
+    def __init__(self, n_places: int, *, rank: int = 0, world_size: int = 1, **settings: Any) -> None:
+        super().__init__(n_places, rank=rank, world_size=world_size, **settings)
+        self._orders: dict[int, np.ndarray] = {}  # of the latest two epochs that were read
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Returns all places in the order of an epoch (0-based), (n_places,) int64."""
+        found = self._orders.get(epoch)
+        if found is None:
+            raw = np.random.Philox(key=self.seed, counter=[0, 0, self.stream, epoch]).random_raw(self.n_places)
+            found = np.argsort(raw, kind="stable")
+            self._orders = dict([*list(self._orders.items())[-1:], (epoch, found)])
+        return found
 
     def places(self, step: int) -> np.ndarray:
-        """Returns the B rows of a step, (B,) int64."""
+        """Returns the places of a step, (B,) int64."""
         first = sequences_before(step, self.batch_size, self.batch_schedule)
-        epochs, within = np.divmod(np.arange(first, first + self.size(step)), len(self.packed))
-        return np.array([self._order(epoch)[place] for epoch, place in zip(epochs.tolist(), within, strict=True)])
+        epochs, within = np.divmod(np.arange(first, first + self.size(step)), self.n_places)
+        return np.array([self.order(epoch)[place] for epoch, place in zip(epochs.tolist(), within, strict=True)])
+
+
+class ConversationSampler(EpochBatches):
+    """Training batches of packed rows: every epoch takes all rows once. Places are rows."""
+
+    stream = 2
+
+    def __init__(self, packed: PackedRows, **settings: Any) -> None:
+        self.packed = packed
+        super().__init__(len(packed), block_size=packed.block_size, **settings)
 
     def targets(self, step: int) -> int:
         """Returns the learned tokens of a step, of all ranks together."""
@@ -183,12 +187,3 @@ class ConversationSampler(RandomBatches):
         Beside inputs and targets it has the number of each token's document in its row.
         """
         return self.packed.read(self.places(step)[self.rows(step, micro, n_micro)])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        settings = self._settings()
-        del settings["block_size"]
-        return _again, (self.packed, settings)
-
-
-def _again(packed: PackedRows, settings: dict[str, Any]) -> ConversationSampler:
-    return ConversationSampler(packed, **settings)

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from llm_from_scratch.data.packing import Learned
-from llm_from_scratch.data.sampler import IGNORE, RandomBatches, sequences_before
+from llm_from_scratch.data.packing import EpochBatches, Learned
+from llm_from_scratch.data.sampler import IGNORE
 from llm_from_scratch.errors import UserError
 
-EPOCHS = 3  # the stream of random numbers that orders the pairs of an epoch
 log = logging.getLogger(__name__)
 # Inputs and targets of n pairs, (2n, T) int64 each; None, as each sequence is one document; the
 # log-probabilities of the 2n answers under the reference model, float32, None while unknown.
@@ -108,31 +107,14 @@ class Pairs:
             yield self.batch(pairs, self.width(pairs) if len(pairs) else 1, batch_size)
 
 
-class PreferenceSampler(RandomBatches):
-    """Pairs in a new order each epoch, as a function of (seed, step).
+class PreferenceSampler(EpochBatches):
+    """Training batches of `batch_size` pairs: every epoch takes all pairs. Places are pairs."""
 
-    A batch holds `batch_size` pairs. The steps read the orders of the epochs one behind the other,
-    so that each epoch has every pair once. Places are numbers of pairs.
-    """
+    stream = 3
 
-    def __init__(self, pairs: Pairs, *, rank: int = 0, world_size: int = 1, **settings: Any) -> None:
+    def __init__(self, pairs: Pairs, **settings: Any) -> None:
         self.pairs = pairs
-        self._orders: dict[int, np.ndarray] = {}  # of the latest epochs
-        super().__init__(n_places=len(pairs), rank=rank, world_size=world_size, **settings)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Returns the pairs in the order of an epoch (0-based), (P,) int64."""
-        if epoch not in self._orders:
-            drawn = np.random.Philox(key=self.seed, counter=[0, 0, EPOCHS, epoch]).random_raw(len(self.pairs))
-            kept = list(self._orders.items())[-1:]
-            self._orders = dict([*kept, (epoch, np.argsort(drawn, kind="stable"))])
-        return self._orders[epoch]
-
-    def places(self, step: int) -> np.ndarray:
-        """Returns the pairs of a step, (P,) int64."""
-        first = sequences_before(step, self.batch_size, self.batch_schedule)
-        epochs, within = np.divmod(np.arange(first, first + self.size(step)), len(self.pairs))
-        return np.array([self.order(epoch)[place] for epoch, place in zip(epochs.tolist(), within, strict=True)])
+        super().__init__(len(pairs), **settings)
 
     def batch(self, step: int, micro: int = 0, n_micro: int = 1) -> Arrays:  # type: ignore[override]
         """Returns this rank's micro-batch of a step; T is the longest of the step."""
