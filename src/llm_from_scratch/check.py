@@ -156,20 +156,9 @@ _LAYOUTS: Need = (
 _TEXTS: Need = (lambda c: c.data.format == "text", "data.format=text")
 _ROWS: Need = (lambda c: c.data.format != "text", "data=chat or data=preferences")
 _OF_TEXTS = (
-    *(
-        "column",
-        "encoding",
-        "separator",
-        "min_chars",
-        "language",
-        "quality",
-        "dedup",
-        "keep_text",
-        "shard_bytes",
-        "stream",
-    ),
-    *("subword_dropout", "doc_mask"),
-)
+    "column", "encoding", "separator", "min_chars", "language", "quality", "dedup", "keep_text", "shard_bytes", "stream",
+    "subword_dropout", "doc_mask",
+)  # fmt: skip
 # Setting -> the condition under which it has an effect, and that condition in words.
 NEEDS: dict[str, Need] = {
     "model.rope_base": (lambda c: c.model.position == "rotary", "model.position=rotary"),

@@ -89,9 +89,8 @@ class BatchConfig:
     batch_size: int = ranged(32, POSITIVE)  # sequences an optimizer step, over all devices
     # so many sequences up to that optimizer step; null: batch_size always
     batch_schedule: list[list[int]] | None = ranged(None, ranges.BATCH_SCHEDULE)
-    micro_batch_size: int | None = ranged(
-        None, POSITIVE
-    )  # sequences a device at a time; null: as many as fit into memory
+    # sequences a device at a time; null: as many as fit into memory
+    micro_batch_size: int | None = ranged(None, POSITIVE)
     # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
     stream: str = ranged("tokens", choice("tokens", "text"))
     # stream=text: the probability with which a merge of tokenizer=bpe is left out, in training

@@ -17,8 +17,6 @@ LOGGERS: Mapping[str, frozenset[str] | None] = {
     "wandb": frozenset({"project", "entity", "name", "group", "tags", "notes", "job_type", "offline", "mode"}),
     "mlflow": frozenset({"experiment_name", "run_name", "tags"}),
 }
-
-
 # The linear layers of a block, by the ends of their names.
 LINEAR_LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.out")
 
@@ -57,9 +55,8 @@ class LossConfig:
     # dpo: reward a nat by which an answer is likelier than at the start; a larger one keeps the model nearer to it
     beta: float = ranged(0.1, POSITIVE)
     label_smoothing: float = ranged(0.0, BELOW_HALF)  # dpo: the share of the pairs that is labelled the wrong way round
-    length_normalised: bool = (
-        False  # dpo: nats a token of an answer rather than of all its tokens; beta is then 2 to 10
-    )
+    # dpo: nats a token of an answer rather than of all its tokens; beta is then 2 to 10
+    length_normalised: bool = False
 
 
 @dataclass(kw_only=True)

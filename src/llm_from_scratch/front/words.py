@@ -17,24 +17,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import MODEL, PATHS, expanded
 
 # Settings whose values are texts or paths: they are quoted, so that Hydra does not parse them.
-LITERAL = (
-    "prompt",
-    "prompt_file",
-    "stop",
-    "run",
-    "run_dir",
-    "resume",
-    "init_from",
-    "data.path",
-    "data.val_path",
-    "data.template",
-    "data.dir",
-    "data.column",
-    "data.encoding",
-    "data.separator",
-    "sample.prompt",
-    "tokenizer.path",
-)
+LITERAL = (*PATHS, "prompt", "stop", "data.column", "data.encoding", "data.separator", "sample.prompt")
 # Literal settings that a sweep may vary, written as choice(a,b).
 SWEPT = (
     "init_from",
