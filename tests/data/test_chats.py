@@ -9,6 +9,7 @@ import pytest
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.conversations import MARKERS
+from llm_from_scratch.data.documents import hash_in_unit_interval
 from llm_from_scratch.data.prepare import prepare, source_fingerprint, source_now
 from llm_from_scratch.data.prepared import Conversations, find_prepared, open_prepared
 from llm_from_scratch.errors import UserError
@@ -103,6 +104,12 @@ def test_a_text_is_found_again_until_something_changes(folder: Path) -> None:
     assert source_now(DataConfig(name="chat", path="rows.jsonl", format="chat")) != source_fingerprint(first)
 
 
+def test_made_rows_are_compared_and_not_written(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data/sentiment/train\.jsonl: is missing"):
+        source_now(DataConfig(name="sentiment", format="chat", generator="sentiment"))
+    assert not (folder / "data").exists()
+
+
 def test_held_out_rows_of_a_file(folder: Path) -> None:
     write(folder / "held.jsonl", [{"prompt": "a", "completion": "b"}] * 2)
     prepared = conversations(val_path="held.jsonl")
@@ -110,6 +117,9 @@ def test_held_out_rows_of_a_file(folder: Path) -> None:
     assert len(answers(prepared, "train")) == 30
     with pytest.raises(UserError, match=r"data\.val_path=gone\.jsonl: there is no such file"):
         conversations(val_path="gone.jsonl")
+    write(folder / "none.jsonl", ["no row"])
+    with pytest.raises(UserError, match="chat: the val split is empty: use more rows$"):
+        conversations(val_path="none.jsonl", on_error="skip")
 
 
 def test_a_part_of_the_rows(folder: Path) -> None:
@@ -119,6 +129,12 @@ def test_a_part_of_the_rows(folder: Path) -> None:
     count = sum(half.manifest["splits"][split]["documents"] for split in ("train", "val"))
     assert 5 < count < 25
     assert half.manifest["removed"] == {"fraction": 30 - count}
+    # A faulty row that data.fraction leaves out is none of the text.
+    left_out = next(n for n in range(31, 99) if hash_in_unit_interval(f"many.jsonl:{n}", "subset 0") >= 0.5)
+    write(folder / "many.jsonl", [*ROWS, *ROWS, *ROWS][: left_out - 1] + ["no row"])
+    conversations("many.jsonl", fraction=0.5)
+    with pytest.raises(UserError, match=rf"many\.jsonl:{left_out}: no object"):
+        conversations("many.jsonl")
     # Of two rows one is held out, whatever their hashes are.
     write(folder / "two.jsonl", ROWS[:2])
     assert [len(answers(conversations("two.jsonl"), split)) for split in ("train", "val")] == [1, 1]
@@ -147,8 +163,11 @@ def test_parquet_is_read_as_json_is(folder: Path) -> None:
         for kind in ("bin", "mask"):
             name = f"{split}_00000.{kind}"
             assert (found.folder / name).read_bytes() == (same.folder / name).read_bytes()
-    with pytest.raises(UserError, match="rows.parquet: has none of the columns chosen, prompt, rejected|it has no"):
+    with pytest.raises(UserError, match='rows.parquet:1: it has no "chosen"'):
         conversations("rows.parquet", format="preferences")
+    parquet.write_table(pyarrow.table({"id": [1]}), folder / "ids.parquet")
+    with pytest.raises(UserError, match="ids.parquet: has none of the columns completion, messages, prompt, but"):
+        conversations("ids.parquet")
 
 
 def test_a_tokenizer_is_learned_with_the_marks_of_a_chat(folder: Path) -> None:

@@ -16,8 +16,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.conversations import COLUMNS, MARKERS, ChatStyle, Rendered, template_of
 from llm_from_scratch.data.corpus import FORMAT, prepared_folder, source_of, tokenizer_of_files, unfinished_folder
-from llm_from_scratch.data.documents import SPLITS, Faults, Tally, hash_in_unit_interval
+from llm_from_scratch.data.documents import SPLITS, Faults, Tally, hash_in_unit_interval, is_validation
 from llm_from_scratch.data.learning import learn
 from llm_from_scratch.data.made import made_files
 from llm_from_scratch.data.manifest import publish_prepared
@@ -68,10 +69,9 @@ class ChatCorpus:
             UserError: when rows are no objects and `data.on_error` is not skip.
         """
         chosen = self.sources.get(split) or self.sources["train"]
-        in_split = (lambda where: True) if len(self.sources) > 1 else self._splits(split)
         faults = Faults(self.data.on_error or "stop", True, tally)
         for where, row in self._chosen(chosen, tally, faults):
-            if in_split(where):
+            if len(self.sources) > 1 or self._split_of(where) == split:
                 yield where, row
         faults.report()
 
@@ -82,28 +82,25 @@ class ChatCorpus:
         data = self.data
 
         def on_fault(where: str, problem: str) -> None:
-            tally.read += 1
-            faults.document(where, f"{where}: {problem}")
+            if tally.draws(where, data.fraction, data.subset_seed):
+                faults.document(where, f"{where}: {problem}")
 
         for name, path in source.paths:
             checksum = self.checksums[str(path)]
             for where, row in read_rows(path, name, COLUMNS[data.format], checksum=checksum, on_fault=on_fault):
-                tally.read += 1
-                if data.fraction < 1 and hash_in_unit_interval(where, f"subset {data.subset_seed}") >= data.fraction:
-                    tally.removed["fraction"] = tally.removed.get("fraction", 0) + 1
-                else:
+                if tally.draws(where, data.fraction, data.subset_seed):
                     yield where, row
 
-    def _splits(self, split: str) -> Callable[[str], bool]:
-        """Returns whether a row is of a split, by a hash of its name.
+    def _split_of(self, where: str) -> str:
+        """Returns the split of a row where no file of held-out rows is given."""
+        return "val" if where == self._always_held_out or is_validation(where, self.data.val_fraction) else "train"
 
-        The row with the smallest hash is held out, whatever data.val_fraction is.
-        """
+    @cached_property
+    def _always_held_out(self) -> str:
+        """The row with the smallest hash, held out whatever data.val_fraction is."""
         tally = Tally()
         names = (where for where, _ in self._chosen(self.sources["train"], tally, Faults("skip", True, tally)))
-        least, limit = min(names, key=hash_in_unit_interval, default=""), self.data.val_fraction
-        held_out = split == "val"
-        return lambda where: (where == least or hash_in_unit_interval(where) < limit) == held_out
+        return min(names, key=hash_in_unit_interval, default="")
 
 
 def sources_of(data: DataConfig, fetch: bool, write: bool = True) -> dict[str, Source]:
@@ -266,10 +263,9 @@ class _Renderer:
             masks.flush()
             os.fsync(masks.fileno())
         if not info.documents:
-            name, data = self.corpus.data.name, self.corpus.data
-            raise UserError(
-                f"{name}: the {split} split is empty: use more rows, or change data.val_fraction={data.val_fraction}"
-            )
+            data = self.corpus.data
+            change = f", or change data.val_fraction={data.val_fraction}" if "val" not in self.corpus.sources else ""
+            raise UserError(f"{data.name}: the {split} split is empty: use more rows{change}")
         return {
             **{key: getattr(info, key) for key in ("documents", "text_bytes", "tokens")},
             "learned": learned,

@@ -85,6 +85,14 @@ class Tally:
     named: dict[str, list[str]] = field(default_factory=dict)
     separators: int = 0  # documents whose text contains the end-of-text token's name
 
+    def draws(self, name: str, fraction: float, subset_seed: int) -> bool:
+        """Counts a document as read; returns whether `data.fraction` selects it."""
+        self.read += 1
+        if fraction == 1 or hash_in_unit_interval(name, f"subset {subset_seed}") < fraction:
+            return True
+        self.removed["fraction"] = self.removed.get("fraction", 0) + 1
+        return False
+
     def remove(self, reason: str, name: str, text: str | LongText) -> None:
         """Counts a removed document and keeps the first ones of each reason as examples."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
@@ -182,13 +190,7 @@ class _DocumentReader:
             self.faults.document(name, f"{name}: {problem}")
 
     def draws(self, name: str) -> bool:
-        """Counts a document as read; returns whether `data.fraction` selects it."""
-        self.tally.read += 1
-        fraction = self.selection.fraction
-        if fraction == 1 or hash_in_unit_interval(name, f"subset {self.selection.subset_seed}") < fraction:
-            return True
-        self.tally.removed["fraction"] = self.tally.removed.get("fraction", 0) + 1
-        return False
+        return self.tally.draws(name, self.selection.fraction, self.selection.subset_seed)
 
     def clean_text(self, name: str, content: bytes | LongText) -> str | LongText | None:
         """Returns a document's clean text; None where it is removed, which is counted."""

@@ -216,7 +216,7 @@ def source_now(data: DataConfig) -> str:
         UserError: when a file is missing or cannot be read.
     """
     if data.format != "text":
-        return _fingerprint({data.name: rows_fingerprint(sources_of(data, fetch=False))[0]})
+        return _fingerprint({data.name: rows_fingerprint(sources_of(data, fetch=False, write=False))[0]})
     chosen = mixed_corpora(data) if is_mixture(data) else {data.name: data}
     config = TokenizerConfig()  # the fingerprint of the files does not depend on it
     corpora = {name: plan_corpus(one, config, None, fetch=False, write=False) for name, one in chosen.items()}
