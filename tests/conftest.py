@@ -5,6 +5,7 @@ corpora skips where they are absent.
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ os.environ.setdefault("LLM_CORPORA", str(REPO.parent / "shared" / "corpora"))
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 Process = Callable[..., subprocess.CompletedProcess[str]]
+InProcess = Callable[..., tuple[int, str]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -104,6 +106,25 @@ def train(tmp_path: Path) -> Process:
 
 
 @pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> InProcess:
+    """`train_here(*overrides)` runs train.py in this process, in the present folder: its exit status
+    and what it said.
+    """
+    from llm_from_scratch.commands import train
+
+    def start(*overrides: str) -> tuple[int, str]:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", [str(REPO / "train.py"), *overrides])
+        try:
+            train.main()
+        except SystemExit as ended:
+            return int(ended.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return start
+
+
+@pytest.fixture
 def write(tmp_path: Path) -> Process:
     """`write(*overrides)` runs generate.py."""
     return lambda *overrides, cwd=tmp_path: run([str(REPO / "generate.py"), *overrides], cwd)
@@ -149,3 +170,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run: run\n"
     return folder
+
+
+@pytest.fixture
+def finished_here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished run with its text, as the present folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

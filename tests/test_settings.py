@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPO, SMALL, Process, story
+from conftest import REPO, SMALL, InProcess, Process, story
 from filelock import FileLock
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,8 +25,6 @@ from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.config import Config, OptimConfig, leaves
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.run import read_rows
-
-Program = Callable[..., tuple[int, str]]
 
 
 def bytes_below(folder: Path) -> dict[str, bytes]:
@@ -38,21 +36,12 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """`program(folder, *overrides)` runs train.py in this process: its exit status and what it
-    said.
-    """
-    from llm_from_scratch.commands import train
+def program(monkeypatch: pytest.MonkeyPatch, train_here: InProcess) -> InProcess:
+    """`program(folder, *overrides)` is `train_here` in a folder."""
 
     def start(folder: Path, *overrides: str) -> tuple[int, str]:
-        capsys.readouterr()
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("sys.argv", [str(REPO / "train.py"), *overrides])
-        try:
-            train.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
+        return train_here(*overrides)
 
     return start
 
@@ -206,7 +195,7 @@ def test_the_walk_knows_every_setting() -> None:
     assert sorted(named) == sorted(key for key, _ in leaves(Config()))
 
 
-def test_what_a_resumed_run_cannot_change_is_refused_and_nothing_is_written(copy: Path, program: Program) -> None:
+def test_what_a_resumed_run_cannot_change_is_refused_and_nothing_is_written(copy: Path, program: InProcess) -> None:
     before = bytes_below(copy)
     for key, value in REFUSED.items():
         status, said = program(copy, "resume=run", "trainer.max_steps=64", f"{key}={value}")
@@ -216,7 +205,9 @@ def test_what_a_resumed_run_cannot_change_is_refused_and_nothing_is_written(copy
         assert bytes_below(copy) == before, key
 
 
-def test_what_a_resumed_run_changes_is_in_effect(copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_resumed_run_changes_is_in_effect(
+    copy: Path, program: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lightning import Trainer
 
     from llm_from_scratch.training.progress import ProgressBar
@@ -294,7 +285,7 @@ def told(function: Callable[..., None], seen: dict[str, Any]) -> Callable[..., N
     return init
 
 
-def test_each_of_these_changes_the_numbers_of_a_resumed_run(finished: Path, tmp_path: Path, program: Program) -> None:
+def test_each_of_these_changes_the_numbers_of_a_resumed_run(finished: Path, tmp_path: Path, program: InProcess) -> None:
     results = {}
     for key in (None, *ALONE):
         folder = tmp_path / str(key)
@@ -434,7 +425,7 @@ def test_muon_follows_its_new_settings() -> None:
     ],
 )
 def test_a_refused_command_writes_nothing(
-    finished: Path, tmp_path: Path, program: Program, words: str, needed: str
+    finished: Path, tmp_path: Path, program: InProcess, words: str, needed: str
 ) -> None:
     if "wandb" in words and find_spec("wandb"):
         pytest.skip("wandb is installed")
@@ -458,7 +449,7 @@ def test_a_refused_command_writes_nothing(
 
 
 def test_machines_that_are_started_by_hand_need_one_run_dir(
-    finished: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+    finished: Path, program: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "192.0.2.1")
     status, said = program(finished, *SMALL, "trainer.num_nodes=2")
@@ -474,7 +465,7 @@ def test_a_default_that_is_written_out_asks_for_nothing() -> None:
         check_given(check({"data": {"corpora": {"a": {"path": "b", "batch_size": 3}}}}, Config), ["data.corpora"])
 
 
-def test_a_run_goes_on_without_its_text(finished: Path, tmp_path: Path, program: Program) -> None:
+def test_a_run_goes_on_without_its_text(finished: Path, tmp_path: Path, program: InProcess) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "story.txt").unlink()
     # A limit of time that the run was given is no stranger's.
@@ -487,7 +478,7 @@ def test_a_run_goes_on_without_its_text(finished: Path, tmp_path: Path, program:
 
 
 # ---------------------------------------------------------------------------------- new run folders
-def test_a_broken_text_leaves_no_run_folder(tmp_path: Path, program: Program) -> None:
+def test_a_broken_text_leaves_no_run_folder(tmp_path: Path, program: InProcess) -> None:
     (tmp_path / "story.txt").write_bytes(b"\xff\xfe broken \xc3\x28" * 50)
     given = (*SMALL, "trainer.max_steps=1", "run_dir=runs/first")
     status, said = program(tmp_path, *given)
@@ -503,7 +494,7 @@ def test_a_broken_text_leaves_no_run_folder(tmp_path: Path, program: Program) ->
     assert (tmp_path / "runs/first/model/model.safetensors").exists()
 
 
-def test_a_resumed_run_of_another_text_is_left_as_it_was(copy: Path, program: Program) -> None:
+def test_a_resumed_run_of_another_text_is_left_as_it_was(copy: Path, program: InProcess) -> None:
     (copy / "story.txt").write_text(story(30_000, seed=1), encoding="utf-8")
     before = bytes_below(copy / "run")
     status, said = program(copy, "resume=run", "trainer.max_steps=62", "optim.lr=1")
@@ -511,7 +502,7 @@ def test_a_resumed_run_of_another_text_is_left_as_it_was(copy: Path, program: Pr
     assert bytes_below(copy / "run") == before
 
 
-def test_a_group_changes_what_its_file_sets_and_no_more(copy: Path, program: Program) -> None:
+def test_a_group_changes_what_its_file_sets_and_no_more(copy: Path, program: InProcess) -> None:
     status, said = program(copy, "resume=run", "debug=profile", "trainer.max_steps=62", "callbacks=none")
     assert status == 0, said
     assert "task: text" in (copy / "run/config.yaml").read_text(encoding="utf-8")
@@ -519,7 +510,7 @@ def test_a_group_changes_what_its_file_sets_and_no_more(copy: Path, program: Pro
 
 
 def test_a_folder_that_was_made_anew_is_not_written_to(
-    copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+    copy: Path, program: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llm_from_scratch.training.module import LanguageModel
 
@@ -542,7 +533,7 @@ def test_a_folder_that_was_made_anew_is_not_written_to(
 
 
 # ------------------------------------------------------------------------------------------- sweeps
-def test_a_failing_run_does_not_end_the_sweep(copy: Path, program: Program) -> None:
+def test_a_failing_run_does_not_end_the_sweep(copy: Path, program: InProcess) -> None:
     given = [word for word in SMALL if not word.startswith("data.path")]
     shutil.copy(copy / "story.txt", copy / "b.txt")
     (copy / "a.txt").write_text("too short a text. " * 10)
@@ -558,7 +549,7 @@ def test_a_failing_run_does_not_end_the_sweep(copy: Path, program: Program) -> N
     assert not (copy / "sweep/0/config.yaml").exists()
 
 
-def test_a_diverging_run_stands_in_the_table(copy: Path, program: Program) -> None:
+def test_a_diverging_run_stands_in_the_table(copy: Path, program: InProcess) -> None:
     status, said = program(
         copy, "-m", *SMALL, "optim.lr=1e38,1e-3", "optim.warmup_steps=0", "trainer.max_steps=3", "run_dir=sweep"
     )
@@ -567,7 +558,7 @@ def test_a_diverging_run_stands_in_the_table(copy: Path, program: Program) -> No
     assert (copy / "sweep/1/curves.png").exists()
 
 
-def test_a_changed_text_is_refused_before_it_is_prepared(copy: Path, program: Program) -> None:
+def test_a_changed_text_is_refused_before_it_is_prepared(copy: Path, program: InProcess) -> None:
     shutil.rmtree(copy / "data")
     (copy / "story.txt").write_text(story(30_000, seed=1), encoding="utf-8")
     before = bytes_below(copy)
@@ -577,7 +568,7 @@ def test_a_changed_text_is_refused_before_it_is_prepared(copy: Path, program: Pr
 
 
 def test_a_run_waits_while_another_process_prepares_its_text(
-    copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+    copy: Path, program: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (prepared,) = (path for path in (copy / "data/text").glob("prepared-*") if path.is_dir())
     shutil.rmtree(prepared)
@@ -637,7 +628,9 @@ class Mine(Callback):
 """
 
 
-def test_what_a_callback_logs_lands_at_its_step(copy: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_callback_logs_lands_at_its_step(
+    copy: Path, program: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two micro-batches a step; with loggers of three kinds beside each other."""
     (copy / "of_mine.py").write_text(MINE, encoding="utf-8")
     monkeypatch.syspath_prepend(copy)

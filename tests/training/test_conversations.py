@@ -5,20 +5,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
+from conftest import REPO, InProcess
 
 from llm_from_scratch.data.prepared import Conversations, open_prepared
 from llm_from_scratch.kernels import IGNORE
 from llm_from_scratch.pretrained import open_model
 from llm_from_scratch.run import read_rows
 
-Train = Callable[..., tuple[int, str]]
 KINDS, PLACES = ("lion", "witch", "dog", "girl", "wizard"), ("wood", "city", "farm", "west")
 SMALL = (
     *("data=chat", "data.path=chat.jsonl", "data.batch_size=4", "model=tiny", "model.n_layer=2", "model.n_embd=32"),
@@ -40,26 +38,14 @@ def write_chat(folder: Path) -> None:
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """`train(*overrides)` runs train.py in this process: its exit status and what it said."""
-    from llm_from_scratch.commands import train
-
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_here: InProcess) -> InProcess:
+    """`train_here`, in a folder with chat.jsonl."""
     write_chat(tmp_path)
     monkeypatch.chdir(tmp_path)
-
-    def start(*overrides: str) -> tuple[int, str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.argv", [str(REPO / "train.py"), *overrides])
-        try:
-            train.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return start
+    return train_here
 
 
-def test_the_validation_is_of_every_answer_alone(tmp_path: Path, train: Train) -> None:
+def test_the_validation_is_of_every_answer_alone(tmp_path: Path, train: InProcess) -> None:
     status, said = train(*SMALL, "trainer.max_steps=6", "run_dir=run")
     assert status == 0, said
     loaded = open_model("run")
@@ -80,7 +66,7 @@ def test_the_validation_is_of_every_answer_alone(tmp_path: Path, train: Train) -
     assert best["bits_per_byte"] == pytest.approx(nats / size / np.log(2), rel=1e-5)
 
 
-def test_a_run_knows_how_to_chat(tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_knows_how_to_chat(tmp_path: Path, train: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
     from llm_from_scratch.cli import main
 
     status, said = train(*SMALL, "trainer.max_steps=3", "run_dir=run")
@@ -117,7 +103,7 @@ def test_a_run_knows_how_to_chat(tmp_path: Path, train: Train, capsys: pytest.Ca
     assert " days.<|im_end|>«" in capsys.readouterr().out
 
 
-def test_a_stop_and_other_micro_batches(tmp_path: Path, train: Train) -> None:
+def test_a_stop_and_other_micro_batches(tmp_path: Path, train: InProcess) -> None:
     """A stopped run goes on as if it had not been; other micro-batches change rounding alone."""
     words = (*SMALL, "optim.schedule=constant", "trainer.log_every_n_steps=1", "model.dropout=0.1")
     assert train(*words, "trainer.max_steps=6", "run_dir=whole")[0] == 0
@@ -132,7 +118,7 @@ def test_a_stop_and_other_micro_batches(tmp_path: Path, train: Train) -> None:
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_too_long_ones_are_told(train: Train) -> None:
+def test_too_long_ones_are_told(train: InProcess) -> None:
     small = [word for word in SMALL if not word.startswith("model.block_size")]
     words = ("model.block_size=48", "data.too_long=skip", "data.val_fraction=0.4", "trainer.max_steps=1", "run_dir=run")
     status, said = train(*small, *words)

@@ -4,13 +4,12 @@ nothing, and the run serves as any other.
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from byte_level import stranger
-from conftest import story
+from conftest import InProcess, story
 
 from llm_from_scratch import registry
 from llm_from_scratch.check import check
@@ -23,7 +22,6 @@ from llm_from_scratch.front.inherit import tokenizer_of_origin
 from llm_from_scratch.pretrained import open_model
 from llm_from_scratch.run import read_rows
 
-Train = Callable[..., tuple[int, str]]
 TEXT = ("data=text", "data.path=story.txt", "data.batch_size=4", "trainer=cpu", "sample.max_new_tokens=5")
 # A learning rate at which no weight changes in float32
 STILL = ("optim.lr=1e-30", "trainer.max_steps=2", "trainer.val_check_interval=1")
@@ -47,41 +45,21 @@ def loss_of(name: str, folder: Path, block_size: int | None = None) -> float:
     return nats / count
 
 
-@pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """`train(*overrides)` runs train.py in this process: its exit status and what it said."""
-    from llm_from_scratch.commands import train
-
-    def start(*overrides: str) -> tuple[int, str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
-        try:
-            train.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return start
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished run with its text, as the present folder."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(("to", "name", "options"), [("hf", "out", ()), ("gguf", "out/model.gguf", ("--dtype", "f32"))])
 def test_an_exported_run_goes_on_at_its_loss(
-    to: str, name: str, options: tuple[str, ...], copy: Path, train: Train, capsys: pytest.CaptureFixture[str]
+    to: str,
+    name: str,
+    options: tuple[str, ...],
+    finished_here: Path,
+    train_here: InProcess,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     main(["export", "run", "out", "--to", to, *options])
     main(["evaluate", "run", "--json", "--device", "cpu"])
     loss = json.loads(capsys.readouterr().out.splitlines()[-1])["loss"]
-    status, said = train(*TEXT, *STILL, f"init_from={name}", "run_dir=new")
+    status, said = train_here(*TEXT, *STILL, f"init_from={name}", "run_dir=new")
     assert status == 0, said
-    assert first_loss(copy / "new") == pytest.approx(loss, abs=1e-4)
+    assert first_loss(finished_here / "new") == pytest.approx(loss, abs=1e-4)
     assert open_model("new").model.config.block_size == 32
 
 
@@ -100,9 +78,9 @@ def gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_model_of_transformers_is_trained_on(
-    gpt2: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+    gpt2: Path, tmp_path: Path, train_here: InProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, said = train(*TEXT, *STILL, "init_from=theirs", "run_dir=new")
+    status, said = train_here(*TEXT, *STILL, "init_from=theirs", "run_dir=new")
     assert status == 0, said
     assert first_loss(tmp_path / "new") == pytest.approx(loss_of("theirs", tmp_path), abs=1e-4)
     run = open_model("new")
@@ -119,19 +97,19 @@ def test_a_model_of_transformers_is_trained_on(
     assert json.loads(capsys.readouterr().out)["tokenizer"]["kind"] == "bytes"
 
 
-def test_a_stop_changes_nothing(gpt2: Path, tmp_path: Path, train: Train) -> None:
+def test_a_stop_changes_nothing(gpt2: Path, tmp_path: Path, train_here: InProcess) -> None:
     """Its tokenizer is that of the run folder: the origin may be gone."""
     words = (*TEXT, "init_from=theirs", "optim.warmup_steps=1", "optim.schedule=constant")
     words += ("trainer.val_check_interval=2", "trainer.log_every_n_steps=1")
-    assert train(*words, "trainer.max_steps=4", "run_dir=whole")[0] == 0
-    assert train(*words, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
+    assert train_here(*words, "trainer.max_steps=4", "run_dir=whole")[0] == 0
+    assert train_here(*words, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
     shutil.rmtree("theirs")
     shutil.rmtree("data")
-    status, said = train("resume=stopped", "trainer.max_steps=4")
+    status, said = train_here("resume=stopped", "trainer.max_steps=4")
     assert status == 0, said
     rows, whole = (read_rows(tmp_path / run / "metrics.jsonl") for run in ("stopped", "whole"))
     assert rows == whole
-    status, said = train("resume=stopped", "trainer.max_steps=6", "tokenizer.kind=bpe")
+    status, said = train_here("resume=stopped", "trainer.max_steps=6", "tokenizer.kind=bpe")
     assert (status, len(said.splitlines())) == (2, 1)
     assert "tokenizer.kind=bpe: the resumed run has bytes" in said
 
@@ -164,9 +142,9 @@ def test_sizes_without_weights(gpt2: Path, capsys: pytest.CaptureFixture[str], m
         (("init_from=hub:x",), "must be hub:OWNER/NAME"),
     ],
 )
-def test_what_does_not_fit_is_one_line(words: tuple[str, ...], line: str, gpt2: Path, train: Train) -> None:
+def test_what_does_not_fit_is_one_line(words: tuple[str, ...], line: str, gpt2: Path, train_here: InProcess) -> None:
     torch.save({}, "w.pt")
-    status, said = train(*TEXT, *words, "run_dir=new")
+    status, said = train_here(*TEXT, *words, "run_dir=new")
     assert status == 2
     assert line in said
     assert len(said.splitlines()) == 1, said
@@ -174,14 +152,14 @@ def test_what_does_not_fit_is_one_line(words: tuple[str, ...], line: str, gpt2: 
 
 
 @pytest.mark.slow
-def test_smollm2_is_trained_on(tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smollm2_is_trained_on(tmp_path: Path, train_here: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         registry.find("smollm2")
     except UserError as error:
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "story.txt").write_text(story(6_000), encoding="utf-8")
-    status, said = train(
+    status, said = train_here(
         *TEXT, *STILL, "data.val_fraction=0.3", "init_from=smollm2", "model.block_size=64", "run_dir=new"
     )
     assert status == 0, said

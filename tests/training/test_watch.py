@@ -1,18 +1,15 @@
 """Watched texts: what their rows say, before the training and after it, and an exact resume."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import story
+from conftest import InProcess, story
 
 from llm_from_scratch.cli import main
 from llm_from_scratch.run import read_rows
 from llm_from_scratch.training.results import draw_curves
 
-Train = Callable[..., tuple[int, str]]
 WORDS = (
     *(
         "data=text",
@@ -27,36 +24,14 @@ WORDS = (
 WATCH = ("+watch.old={path: old.txt}", "+watch.same={path: story.txt}")
 
 
-@pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """`train(*overrides)` runs train.py in this process: its exit status and what it said."""
-    from llm_from_scratch.commands import train
-
-    def start(*overrides: str) -> tuple[int, str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
-        try:
-            train.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return start
+@pytest.fixture(autouse=True)
+def another_text(finished_here: Path) -> None:
+    """old.txt beside a finished run, in the present folder."""
+    (finished_here / "old.txt").write_text(story(20_000, seed=5).upper(), encoding="utf-8")
 
 
-@pytest.fixture
-def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished run with its text, as the present folder, and another text."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "old.txt").write_text(story(20_000, seed=5).upper(), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_rows_from_step_0_on_and_an_exact_resume(
-    folder: Path, train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, said = train(*WORDS, *WATCH, "trainer.max_steps=4", "run_dir=whole")
+def test_rows_from_step_0_on_and_an_exact_resume(train_here: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = train_here(*WORDS, *WATCH, "trainer.max_steps=4", "run_dir=whole")
     assert status == 0, said
     rows = read_rows(Path("whole/metrics.jsonl"))
     assert [(row["step"], row["split"]) for row in rows if row["split"] != "train"] == [
@@ -78,15 +53,15 @@ def test_rows_from_step_0_on_and_an_exact_resume(
     assert f"{change:+.4f}" in table
 
     # Without watching, the training is the same; stopped, it goes on with its rows.
-    assert train(*WORDS, "trainer.max_steps=4", "run_dir=alone")[0] == 0
+    assert train_here(*WORDS, "trainer.max_steps=4", "run_dir=alone")[0] == 0
     alone = read_rows(Path("alone/metrics.jsonl"))
     assert alone == [row for row in rows if not row["split"].startswith("val/")]
-    assert train(*WORDS, *WATCH, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
-    status, said = train("resume=stopped", "trainer.max_steps=4")
+    assert train_here(*WORDS, *WATCH, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
+    status, said = train_here("resume=stopped", "trainer.max_steps=4")
     assert status == 0, said
     assert Path("stopped/metrics.jsonl").read_bytes() == Path("whole/metrics.jsonl").read_bytes()
     # A resume may add a text, which has no row of step 0.
-    status, said = train("resume=alone", "trainer.max_steps=6", WATCH[0])
+    status, said = train_here("resume=alone", "trainer.max_steps=6", WATCH[0])
     assert status == 0, said
     assert [row["step"] for row in read_rows(Path("alone/metrics.jsonl")) if row["split"] == "val/old"] == [6]
     draw_curves(Path("alone"))
@@ -100,7 +75,7 @@ def test_rows_from_step_0_on_and_an_exact_resume(
         ("+watch.a={path: none.txt}", "none.txt"),
     ],
 )
-def test_settings_of_no_text_are_refused(words: str, message: str, folder: Path, train: Train) -> None:
-    status, said = train(*WORDS, words, "trainer.max_steps=2", "run_dir=new")
+def test_settings_of_no_text_are_refused(words: str, message: str, train_here: InProcess) -> None:
+    status, said = train_here(*WORDS, words, "trainer.max_steps=2", "run_dir=new")
     assert (status, message in said) == (2, True), said
     assert not Path("new").exists()
