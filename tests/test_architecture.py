@@ -272,7 +272,7 @@ HUGGINGFACE: dict[str, list[str]] = {
     "families": ["model", *SETTINGS],
     "settings": ["model", *SETTINGS],
     "tensors": ["model"],
-    "adapters": ["checkpoint", "lora", "model"],
+    "adapters": ["checkpoint", "config", "lora", "model"],
     "hub": [],
     "read": ["checkpoint", "model", "tokenizer", "weights"],
     "card": ["checkpoint", "data.prepared", "run", "weights", *SETTINGS],

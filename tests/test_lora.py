@@ -4,11 +4,10 @@ import pytest
 import torch
 from small_models import KINDS, V
 
+from llm_from_scratch.config import LINEAR_LAYERS
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.lora import Adapter, LoRALinear, adapt, adapted_layers, kept_parameters, merge, set_dropout_keys
 from llm_from_scratch.model import GPT, GPTConfig
-
-ALL = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.out")
 
 
 def model_of(kind: str, **settings: object) -> GPT:
@@ -40,7 +39,7 @@ def test_a_fresh_adapter_is_the_model_and_a_merged_one_is_the_adapted(kind: str)
     names = [name for name, _ in model.named_parameters()]
     ids = torch.randint(V, (2, 16))
     before = model(ids)
-    adapt(model, ALL, rank=3, alpha=6.0, p=0.0)
+    adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
     assert torch.equal(model(ids), before)
     randomised(model)
     unmerged = model(ids)
@@ -72,7 +71,7 @@ def test_gradients_reach_the_adapters_alone(recompute: bool) -> None:
 def test_the_loss_in_chunks_has_the_same_gradient_with_a_frozen_head() -> None:
     """9 x 512 targets are more than one chunk of 2^18 / 61 rows."""
     model = model_of("modern", block_size=512)
-    adapt(model, ALL, rank=2, alpha=2.0, p=0.0)
+    adapt(model, LINEAR_LAYERS, rank=2, alpha=2.0, p=0.0)
     randomised(model)
     ids = torch.randint(V, (9, 512))
     model.loss(ids, ids).backward()
@@ -85,7 +84,7 @@ def test_the_loss_in_chunks_has_the_same_gradient_with_a_frozen_head() -> None:
 
 def test_dropout_is_of_the_sequence_not_of_its_batch() -> None:
     model = model_of("modern").train()
-    adapt(model, ALL, rank=4, alpha=8.0, p=0.5)
+    adapt(model, LINEAR_LAYERS, rank=4, alpha=8.0, p=0.5)
     randomised(model)
     ids, keys = torch.randint(V, (2, 16)), torch.tensor([5, 9])
     set_dropout_keys(model, keys)

@@ -13,8 +13,9 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,23 @@ STEP = re.compile(r"step_\d{8,}")
 MAX_JSON = 64_000_000  # bytes; the files of this program are thousands of times smaller
 # Errors of parsers on files whose checksums match but which this program did not write.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names a file, in one line, in whatever a malformed content of it raises.
+
+    Raises:
+        UserError: in place of such an error.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {message_of(error, 300)}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except MALFORMED as error:
+        raise UserError(f"{path}: damaged ({reason(error)})") from None
 
 
 def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:

@@ -56,7 +56,7 @@ class Source:
         if self.kind == "run":
             return saved_settings(self.path)["model"], load_tokenizer(model_folder(self.path))
         if self.kind == "peft":
-            return self._whole().settings()
+            return self._base().settings()
         read = gguf.read_settings if self.kind == "gguf" else huggingface.read_settings
         config, tokenizer = read(self.path)
         return asdict(config), tokenizer
@@ -71,7 +71,7 @@ class Source:
             metadata = saved_settings(self.path)
             return chat_of(metadata, metadata["model"]["vocab_size"], model_folder(self.path))[1]
         if self.kind == "peft":
-            return self._whole().chat_template()
+            return self._base().chat_template()
         return gguf.read_template(self.path) if self.kind == "gguf" else huggingface.chat_template(self.path)
 
     def open(
@@ -92,11 +92,7 @@ class Source:
                 raise UserError(f"block_size={block_size}: a run keeps the context that it was trained with")
             return load_run(self.path, device, doc_mask=doc_mask)
         if self.kind == "peft":
-            base = self._whole().open(block_size=block_size, doc_mask=doc_mask)
-            lora.attach(base.model, adapters.read_adapters(self.path, base.model.config))
-            lora.merge(base.model)
-            # Of a base that is a run, the step and the loss are no longer the model's.
-            return replace(base, model=base.model.to(device), step=None, loss=None, data=None)
+            return self._merged(self._base().open(block_size=block_size, doc_mask=doc_mask), device)
         load = gguf.load if self.kind == "gguf" else huggingface.load
         model, tokenizer, end_ids, template = load(self.path, block_size=block_size)
         model.eot_id = tokenizer.eot_id if doc_mask else None
@@ -105,11 +101,13 @@ class Source:
     def open_within(self, block_size: int) -> LoadedModel:
         """Loads the model as a run of `block_size` tokens starts from it.
 
-        Positions that the run does not have would only take memory. A model that is a run keeps
-        its own.
+        Positions that the run does not have would only take memory. A model that is a run, or an
+        adapter of one, keeps its own.
         """
         if self.kind == "run":
             return self.open()
+        if self.kind == "peft":
+            return self._merged(self._base().open_within(block_size), "cpu")
         settings, _ = self.settings()
         return self.open(block_size=min(settings["block_size"], block_size))
 
@@ -128,12 +126,19 @@ class Source:
                 return str(metadata["sha256"])
             sums = [metadata["sha256"], base["settings"], base["sha256"]]
         elif self.kind == "peft":
-            sums = [*(sha256(self.path / name) for name in (ADAPTER, ADAPTER_CONFIG)), self._whole().checksum()]
+            sums = [*(sha256(self.path / name) for name in (ADAPTER, ADAPTER_CONFIG)), self._base().checksum()]
         else:
             sums = [sha256(path) for path in huggingface.weight_files(self.path)]
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
-    def _whole(self) -> "Source":
+    def _merged(self, base: LoadedModel, device: torch.device | str) -> LoadedModel:
+        """Merges an adapter in PEFT's format into its base, in place."""
+        lora.attach(base.model, adapters.read_adapters(self.path, base.model.config))
+        lora.merge(base.model)
+        # Of a base that is a run, the step and the loss are no longer the model's.
+        return replace(base, model=base.model.to(device), step=None, loss=None, data=None)
+
+    def _base(self) -> "Source":
         """Returns the base of an adapter in PEFT's format, which is no such adapter itself.
 
         Raises:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import ARTICLE, GPT2, IMPORTED, MODERN, V
 
+from llm_from_scratch.config import LINEAR_LAYERS
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.huggingface.adapters import adapter_writer, read_adapters
 from llm_from_scratch.huggingface.settings import to_settings
@@ -16,7 +17,6 @@ from llm_from_scratch.huggingface.tensors import to_weights
 from llm_from_scratch.lora import adapt, adapted_layers, attach, kept_parameters, merge
 from llm_from_scratch.model import GPT, GPTConfig
 
-LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.out")
 FAMILIES = {
     "article": ARTICLE,
     "gpt2": GPT2,
@@ -43,7 +43,7 @@ def written(model: GPT, folder: Path, rank: int = 3, alpha: float = 12.0) -> Non
     write({name: one.detach() for name, one in kept_parameters(model).items()}, folder)
 
 
-@pytest.mark.parametrize("targets", [LAYERS, ("attention.qkv", "blocks.0.feed_forward.out")])
+@pytest.mark.parametrize("targets", [LINEAR_LAYERS, ("attention.qkv", "blocks.0.feed_forward.out")])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_peft_computes_the_logits_of_what_is_written(kind: str, targets: tuple[str, ...], tmp_path: Path) -> None:
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
@@ -97,7 +97,7 @@ def test_what_peft_writes_has_the_same_logits_here(settings: str, tmp_path: Path
 
 def test_a_model_of_no_class_of_transformers_keeps_its_own_names(tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=V, n_embd=32, n_head=4, block_size=16, **(MODERN | {"activation": "relu2"})))
-    adapt(model, LAYERS, rank=3, alpha=6.0, p=0.0)
+    adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
     for layer in adapted_layers(model).values():
         torch.nn.init.normal_(layer.lora_B)
     written(model, tmp_path / "adapter", alpha=6.0)
@@ -112,6 +112,7 @@ def test_a_model_of_no_class_of_transformers_keeps_its_own_names(tmp_path: Path)
         ("peft_type", "IA3", "peft_type='IA3' is not supported"),
         ("use_dora", True, "use_dora=True is not supported"),
         ("bias", "all", "bias='all' is not supported"),
+        ("init_lora_weights", "pissa_niter_4", "init_lora_weights='pissa_niter_4' is not supported"),
         ("modules_to_save", ["lm_head"], "is not supported: merge it with peft"),
         ("lora_alpha", float("inf"), "must be a finite number above 0"),
         ("alpha_pattern", {"(a+)+$": 1}, "is a regular expression"),
@@ -120,7 +121,7 @@ def test_a_model_of_no_class_of_transformers_keeps_its_own_names(tmp_path: Path)
 )
 def test_what_is_not_computed_here_is_refused_in_one_line(entry: str, value: Any, words: str, tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=V, n_embd=32, n_head=4, block_size=16, **MODERN))
-    adapt(model, LAYERS, rank=3, alpha=6.0, p=0.0)
+    adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
     written(model, tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {entry: value}), encoding="utf-8")
@@ -132,7 +133,7 @@ def test_what_is_not_computed_here_is_refused_in_one_line(entry: str, value: Any
 
 def test_tensors_of_other_layers_or_shapes_are_refused(tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=V, n_embd=32, n_head=4, block_size=16, **MODERN))
-    adapt(model, LAYERS, rank=3, alpha=6.0, p=0.0)
+    adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
     written(model, tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors, name = load_file(path), "base_model.model.model.layers.1.self_attn.k_proj.lora_{}.weight"

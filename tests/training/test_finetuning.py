@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, run
+from conftest import REPO, InProcess, run
 from safetensors.torch import load_file
 from small_models import KINDS, V
 from smollm2 import path as smollm2_file
@@ -28,38 +27,12 @@ from llm_from_scratch.run import RunFolder, read_rows
 from llm_from_scratch.training.finetuning import choose_trained, layer_numbers
 from llm_from_scratch.training.optimizers import make_optimizer
 
-Train = Callable[..., tuple[int, str]]
 LORA = ("init_from=run", "finetune=lora", "finetune.rank=2", "finetune.dropout=0.1", "model.dropout=0.1")
 WORDS = (
     *("data=text", "data.path=story.txt", "data.batch_size=4", "trainer=cpu", "sample.max_new_tokens=5"),
     *("optim.warmup_steps=1", "optim.schedule=constant", "optim.ema_decay=0.5"),
     *("trainer.val_check_interval=2", "trainer.log_every_n_steps=1"),
 )
-
-
-@pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """`train(*overrides)` runs train.py in this process: its exit status and what it said."""
-    from llm_from_scratch.commands import train
-
-    def start(*overrides: str) -> tuple[int, str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
-        try:
-            train.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return start
-
-
-@pytest.fixture
-def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a finished run with its text, as the present folder."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def small(kind: str = "modern", **settings: object) -> GPT:
@@ -136,8 +109,8 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], words
 
 
 # -------------------------------------------------------------------------------- a run of adapters
-def test_a_run_of_adapters(folder: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = train(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")
+def test_a_run_of_adapters(finished_here: Path, train_here: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = train_here(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")
     assert status == 0, said
     assert " of them trained (" in said
     # A checkpoint holds the adapters, two moments and an average of each, and no other weight.
@@ -177,55 +150,52 @@ def test_a_run_of_adapters(folder: Path, train: Train, capsys: pytest.CaptureFix
     assert {path.name for path in Path("adapter").iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
     assert find_model("adapter").kind == "peft"
     torch.testing.assert_close(open_model("adapter").model(ids), merged.model(ids), rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match="run holds no adapters"):
-        main_error(["export", "run", "none", "--to", "peft"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["export", "run", "none", "--to", "peft"])
+    assert "run holds no adapters" in capsys.readouterr().err
+
+    # Trained on, in a shorter context
+    words = ("init_from=adapter", "model.block_size=16", "trainer.max_steps=1", "run_dir=next")
+    status, said = train_here(*WORDS, *words)
+    assert status == 0, said
+    assert open_model("next").model.config.block_size == 16
 
 
-def main_error(arguments: list[str]) -> None:
-    """Runs a command whose user error is raised rather than printed."""
-    import argparse
-
-    from llm_from_scratch.commands import export
-
-    parser = argparse.ArgumentParser()
-    export.arguments(parser)
-    export.run(parser.parse_args(arguments[1:]))
-
-
-def test_a_stop_changes_nothing_and_another_base_is_refused(folder: Path, train: Train) -> None:
-    assert train(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")[0] == 0
-    assert train(*WORDS, *LORA, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
+def test_a_stop_changes_nothing_and_another_base_is_refused(finished_here: Path, train_here: InProcess) -> None:
+    assert train_here(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")[0] == 0
+    assert train_here(*WORDS, *LORA, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
     Path("run").rename("away")
-    status, said = train("resume=stopped", "trainer.max_steps=4")
+    status, said = train_here("resume=stopped", "trainer.max_steps=4")
     assert (status, len(said.splitlines())) == (2, 1), said
     assert "run is no run folder" in said
     with pytest.raises(UserError, match=r"^stopped: the base of its adapters, run, is gone: run is no run folder"):
         open_model("stopped")
     shutil.copytree("away", "run")
-    status, said = train("resume=stopped", "trainer.max_steps=4")
+    status, said = train_here("resume=stopped", "trainer.max_steps=4")
     assert status == 0, said
     for name in ("metrics.jsonl", "model/adapter_model.safetensors", "model/config.json"):
         assert Path("stopped", name).read_bytes() == Path("whole", name).read_bytes(), name
     newest = "checkpoints/step_00000004/tensors.safetensors"
     assert Path("stopped", newest).read_bytes() == Path("whole", newest).read_bytes()
     # A run of the same settings with other weights
-    assert train(*WORDS, "init_from=away", "trainer.max_steps=2", "run_dir=other")[0] == 0
+    assert train_here(*WORDS, "init_from=away", "trainer.max_steps=2", "run_dir=other")[0] == 0
     shutil.rmtree("run")
     shutil.copytree("other", "run")
-    status, said = train("resume=stopped", "trainer.max_steps=6")
+    status, said = train_here("resume=stopped", "trainer.max_steps=6")
     assert (status, len(said.splitlines())) == (2, 1), said
     assert "put the model that init_from names back as it was: these are adapters of it" in said
     with pytest.raises(UserError, match="the base of its adapters, run, is another one than it was trained on"):
         open_model("stopped")
-    status, said = train("resume=stopped", "trainer.max_steps=6", "finetune.rank=4")
+    status, said = train_here("resume=stopped", "trainer.max_steps=6", "finetune.rank=4")
     assert (status, "finetune.rank=4: the resumed run has 2" in said) == (2, True), said
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> None:
+def test_a_run_killed_three_times_ends_as_an_undisturbed_one(finished_here: Path) -> None:
     """Killed in steps 11, 23 and 33 of 40, which no checkpoint has."""
-    (folder / "killer.py").write_text(
+    (finished_here / "killer.py").write_text(
         "import os, signal\n"
         "from lightning.pytorch.callbacks import Callback\n"
         "class Killer(Callback):\n"
@@ -238,7 +208,7 @@ def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> No
     words += ("+callbacks.killer._target_=killer.Killer",)
 
     def process(*overrides: str, kill_at: int | None = None) -> int:
-        environment = os.environ | {"PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{folder}", "KILL_AT": str(kill_at)}
+        environment = os.environ | {"PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{finished_here}", "KILL_AT": str(kill_at)}
         return subprocess.run([sys.executable, REPO / "train.py", *overrides], env=environment, check=False).returncode
 
     assert process(*words, "run_dir=whole") == 0
@@ -251,13 +221,13 @@ def test_a_run_killed_three_times_ends_as_an_undisturbed_one(folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_adapters_of_one(folder: Path) -> None:
+def test_two_processes_train_the_adapters_of_one(finished_here: Path) -> None:
     words = [word for word in (*WORDS, *LORA) if word != "trainer=cpu" and not word.startswith("optim.ema")]
     words += ["trainer.max_steps=4", "data.micro_batch_size=1"]
-    assert run([str(REPO / "train.py"), *words, "trainer=cpu", "run_dir=one"], folder).returncode == 0
-    done = run([str(REPO / "train.py"), *words, "trainer=ddp_cpu", "trainer.devices=2", "run_dir=two"], folder)
+    assert run([str(REPO / "train.py"), *words, "trainer=cpu", "run_dir=one"], finished_here).returncode == 0
+    done = run([str(REPO / "train.py"), *words, "trainer=ddp_cpu", "trainer.devices=2", "run_dir=two"], finished_here)
     assert done.returncode == 0, done.stderr
-    one, two = (read_rows(folder / run / "metrics.jsonl") for run in ("one", "two"))
+    one, two = (read_rows(finished_here / run / "metrics.jsonl") for run in ("one", "two"))
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
 
 

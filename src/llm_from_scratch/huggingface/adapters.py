@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llm_from_scratch.checkpoint import MALFORMED, read_json, reason
-from llm_from_scratch.errors import UserError, message_of
+from llm_from_scratch.checkpoint import naming, read_json
+from llm_from_scratch.config import LINEAR_LAYERS
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links
 from llm_from_scratch.huggingface.families import family_of
 from llm_from_scratch.huggingface.tensors import pairs
@@ -33,12 +34,13 @@ from llm_from_scratch.model import GPTConfig
 from llm_from_scratch.places import ADAPTER, ADAPTER_CONFIG
 
 ROOT = "base_model.model."  # PEFT's prefix of every module
-LAYERS = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.out")
 # Entries that change what an adapter computes, with the values that this package computes.
 FIXED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "task_type": ("CAUSAL_LM", None),
     "bias": ("none",),
+    # The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the weights of the base, too.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
     "use_dora": (False, None),
     "lora_bias": (False, None),
     "modules_to_save": (None, []),
@@ -48,6 +50,8 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "alora_invocation_tokens": (None, []),
     "arrow_config": (None,),
+    "kasa_config": (None,),
+    "use_bdlora": (None, False),
     "monteclora_config": (None,),
 }
 
@@ -70,7 +74,7 @@ def places(config: GPTConfig) -> dict[str, Place]:
     found = {}
     for pair in pairs(config):
         module, _, leaf = pair.ours.rpartition(".")
-        if leaf == "weight" and module.endswith(LAYERS):
+        if leaf == "weight" and module.endswith(LINEAR_LAYERS):
             theirs = tuple(name.removesuffix(".weight") for name in pair.theirs)
             found[module] = Place(theirs, pair.rows, pair.shape[1])
     return found
@@ -80,19 +84,17 @@ def _own_places(config: GPTConfig) -> dict[str, Place]:
     """Returns the layers of a model that no class of transformers computes, by their own names."""
     heads, kv = config.n_head * config.head_dim, config.kv_heads * config.head_dim
     up = config.inner_size * (2 if config.activation == "swiglu" else 1)
-    shapes = zip(
-        LAYERS,
-        (
-            (heads + 2 * kv, config.n_embd),
-            (config.n_embd, heads),
-            (up, config.n_embd),
-            (config.n_embd, config.inner_size),
-        ),
-        strict=True,
-    )
-    sizes = dict(shapes)
-    names = [f"blocks.{layer}.{name}" for layer in range(config.unique_layers) for name in LAYERS]
-    return {name: Place((name,), sizes[name.split(".", 2)[2]][:1], sizes[name.split(".", 2)[2]][1]) for name in names}
+    shapes = {  # outputs and inputs
+        "attention.qkv": (heads + 2 * kv, config.n_embd),
+        "attention.out": (config.n_embd, heads),
+        "feed_forward.up": (up, config.n_embd),
+        "feed_forward.out": (config.n_embd, config.inner_size),
+    }
+    return {
+        f"blocks.{block}.{name}": Place((f"blocks.{block}.{name}",), (outputs,), inputs)
+        for block in range(config.unique_layers)
+        for name, (outputs, inputs) in shapes.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -158,7 +160,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         UserError: when it is missing or damaged, or of another kind of adapter.
     """
     path = folder / ADAPTER_CONFIG
-    try:
+    with naming(path):
         refuse_links(path, folder)
         content = read_json(path)
         for name, allowed in FIXED.items():
@@ -176,12 +178,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
         name = content.get("base_model_name_or_path")
         if not (isinstance(name, str) and name and name.isprintable()):
             raise UserError("base_model_name_or_path must name the model that it adapts")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except UserError as error:
-        raise UserError(f"{path}: {message_of(error, 300)}") from None
-    except MALFORMED as error:
-        raise UserError(f"{path}: damaged ({reason(error)})") from None
     return dict(content)
 
 
@@ -196,7 +192,7 @@ def read_adapters(folder: Path, config: GPTConfig) -> dict[str, Adapter]:
         UserError: when a file is missing or damaged, or holds adapters of other layers.
     """
     settings, path = read_settings(folder), folder / ADAPTER
-    try:
+    with naming(path):
         refuse_links(path, folder)
         open_regular(path).close()
         tensors = {_module(name): tensor for name, tensor in load_file(path).items()}
@@ -211,12 +207,6 @@ def read_adapters(folder: Path, config: GPTConfig) -> dict[str, Adapter]:
             raise UserError(f"the tensor {' '.join(min(tensors))!r:.100} is of no linear layer of this model's blocks")
         if not found:
             raise UserError("it holds no adapter")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except UserError as error:
-        raise UserError(f"{path}: {message_of(error, 300)}") from None
-    except MALFORMED as error:
-        raise UserError(f"{path}: damaged ({reason(error)})") from None
     return found
 
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from llm_from_scratch.checkpoint import MALFORMED, MAX_JSON, reason
-from llm_from_scratch.errors import UserError, message_of
+from llm_from_scratch.checkpoint import MAX_JSON, naming
+from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, read_bounded, refuse_links
 from llm_from_scratch.huggingface.families import FAMILIES, Family
 from llm_from_scratch.huggingface.settings import from_settings
@@ -124,7 +124,7 @@ def _opened(
     if not folder.is_dir():
         raise _no_folder(folder)
     settings = _read_json(folder, CONFIG)
-    with _naming(folder / CONFIG):
+    with naming(folder / CONFIG):
         arguments = from_settings(settings)
         family = FAMILIES[settings["model_type"]]
         _check_sizes(arguments, vocab_size, block_size)
@@ -153,19 +153,6 @@ def _check_sizes(arguments: Mapping[str, Any], vocab_size: int | None, block_siz
 
 
 # -------------------------------------------------------------------------------------------- files
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Names a file, in one line, in whatever a malformed content of it raises."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {message_of(error, 300)}") from None
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except MALFORMED as error:
-        raise UserError(f"{path}: damaged ({reason(error)})") from None
-
-
 def _root(folder: Path) -> Path:
     """Returns the folder that links may lead into: the folder itself, or its model in the cache of
     huggingface_hub, whose snapshots are links to ../../blobs.
@@ -190,7 +177,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_json(folder: Path, name: str) -> Any:
     path = folder / name
-    with _naming(path):
+    with naming(path):
         return json.loads(read_bounded(_checked(folder, name), MAX_JSON), object_pairs_hook=_unique)
 
 
@@ -211,7 +198,7 @@ def _shards(folder: Path) -> list[Path]:
             )
         raise UserError(f"{folder / WEIGHTS} is missing, and {INDEX} too")
     index = _read_json(folder, INDEX)
-    with _naming(folder / INDEX):
+    with naming(folder / INDEX):
         named = index["weight_map"].values()
         if not all(isinstance(name, str) for name in named):
             raise UserError("weight_map must map the names of tensors to files")
@@ -249,14 +236,14 @@ class Weights:
         files: dict[str, Any] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for path in _shards(folder):
-            with _naming(path):
+            with naming(path):
                 open_regular(_checked(folder, path.name)).close()
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 for name in file.keys():  # noqa: SIM118  # no dictionary
                     if name in files:
                         raise UserError(f"the tensor {name!r:.100} is in another file too")
                     files[name], shapes[name] = file, tuple(file.get_slice(name).get_shape())
-        with _naming(folder):
+        with naming(folder):
             check_size(config, sum(map(prod, shapes.values())), len(shapes))
             self.names = stored_names(files, family, tied=False)
             self._files = files
@@ -315,7 +302,7 @@ def _end_ids(folder: Path, settings: Mapping[str, Any], vocab_size: int) -> tupl
     """
     name = GENERATION if (folder / GENERATION).exists() else CONFIG
     found = _read_json(folder, name) if name == GENERATION else settings
-    with _naming(folder / name):
+    with naming(folder / name):
         if not isinstance(found, dict):
             raise UserError("no JSON object")
         ids = found.get("eos_token_id", settings.get("eos_token_id"))
@@ -332,13 +319,13 @@ def chat_template(folder: Path) -> str | None:
     """
     path = _checked(folder, TEMPLATE)
     if path.exists():
-        with _naming(path):
+        with naming(path):
             return read_bounded(path, MAX_TEMPLATE).decode()
     path = folder / TOKENIZER_CONFIG
     if not path.exists():
         return None
     content = _read_json(folder, TOKENIZER_CONFIG)
-    with _naming(path):
+    with naming(path):
         found = content.get("chat_template")
         if isinstance(found, list):
             found = {one["name"]: one["template"] for one in found}.get("default")
