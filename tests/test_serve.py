@@ -100,6 +100,8 @@ def test_prompts_as_texts_and_ids_and_n_choices(client: Any, base: LoadedModel) 
     assert client.completions.create(prompt=ids, **asked).choices[0].text == expected[0]
     assert client.completions.create(prompt=[ids, [1, 2]], **asked).choices[0].text == expected[0]
     assert texts.usage.prompt_tokens == len(PROMPT) + 3
+    again = client.completions.create(prompt=[PROMPT, "she"], n=2, **asked)
+    assert again.usage.prompt_tokens_details.cached_tokens == len(PROMPT) + 3
 
 
 def test_stop_strings_streaming_and_usage(client: Any) -> None:

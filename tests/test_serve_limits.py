@@ -239,6 +239,9 @@ def test_beyond_this_machine_a_token_is_demanded(folder: Path, capsys: pytest.Ca
         (["--token-file", str(folder / "none")], "No such file"),
         (["--token-file", str(token)], "holds no word of 16 to 4096 characters"),
         (["--slots", "0"], "--slots 0: must be 1 or more"),
+        (["--allow-host", "models.example:443"], "give the name alone, without a port"),
+        (["--allow-origin", "https://pages.example/"], "give it as SCHEME://HOST"),
+        (["--allow-origin", "pages.example"], "give it as SCHEME://HOST"),
     ):
         token.write_text("short\n")
         with pytest.raises(SystemExit) as ended:
@@ -246,7 +249,9 @@ def test_beyond_this_machine_a_token_is_demanded(folder: Path, capsys: pytest.Ca
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
     token.write_text(SECRET + "\n")
-    with Server("base", "--host", "0.0.0.0", "--token-file", "token", cwd=folder) as server:
+    more = ("--context", "5000", "--allow-origin", "https://Pages.example:8443")
+    with Server("base", "--host", "0.0.0.0", "--token-file", "token", *more, cwd=folder) as server:
+        assert any("--context 5000: the model base has a context of 512" in line for line in server.errors)
         address = f"http://127.0.0.1:{server.port}"
         assert httpx.get(f"{address}/health").status_code == 200
         for headers, status in (
@@ -254,6 +259,8 @@ def test_beyond_this_machine_a_token_is_demanded(folder: Path, capsys: pytest.Ca
             ({"Authorization": f"Bearer {SECRET[:-1]}"}, 401),
             ({"Authorization": f"Basic {SECRET}"}, 401),
             ({"Authorization": f"Bearer {SECRET}", "Host": "any.name"}, 200),
+            ({"Authorization": f"Bearer {SECRET}", "Origin": "https://pages.example:8443"}, 200),
+            ({"Authorization": f"Bearer {SECRET}", "Origin": "https://pages.example"}, 403),
         ):
             answer = httpx.get(f"{address}/v1/models", headers=headers)
             assert answer.status_code == status

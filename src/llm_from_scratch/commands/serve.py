@@ -8,6 +8,7 @@ import ipaddress
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
@@ -139,10 +140,18 @@ def _rules(options: argparse.Namespace) -> Rules:
     """Returns the limits of requests.
 
     Raises:
-        UserError: when the server would be open to other machines without a token.
+        UserError: when the server would be open to other machines without a token, or for a name
+            that no request could have.
     """
     from llm_from_scratch.serve.limits import Rules
 
+    for name in options.allow_host:
+        if "/" in name or name.count(":") == 1:
+            raise UserError(f"--allow-host {name}: give the name alone, without a port and a path")
+    for origin in options.allow_origin:
+        parts = urlsplit(origin)
+        if not parts.scheme or not parts.netloc or parts.geturl() != f"{parts.scheme}://{parts.netloc}":
+            raise UserError(f"--allow-origin {origin}: give it as SCHEME://HOST or SCHEME://HOST:PORT, without a path")
     local = is_loopback(options.host)
     token = None if options.token_file is None else read_token(options.token_file)
     if token is None and not local:
@@ -154,7 +163,7 @@ def _rules(options: argparse.Namespace) -> Rules:
     hosts = frozenset(Rules.hosts | {options.host.lower()} | names) if local or names else frozenset[str]()
     return Rules(
         hosts=hosts,
-        origins=frozenset(options.allow_origin),
+        origins=frozenset(origin.lower() for origin in options.allow_origin),
         token=token,
         body=options.max_body,
         body_seconds=options.client_timeout,
@@ -208,7 +217,10 @@ def _models(options: argparse.Namespace) -> dict[str, Served]:
             raise UserError(f"{word}: there is a model {name} already: give it another name, as in other={name_of_run}")
         loaded = source.open(device)
         loaded.model.to(pick_dtype(options.dtype, device))
-        context = min(options.context or CONTEXT, loaded.model.config.block_size)
+        most = loaded.model.config.block_size
+        if (options.context or 0) > most:
+            note(f"--context {options.context}: the model {name} has a context of {most}")
+        context = min(options.context or CONTEXT, most)
         limits = Limits(context, options.max_tokens)
         models[name] = Served(name, loaded, limits, int(time.time()), fingerprint(loaded))
         split_linears(loaded.model)

@@ -84,7 +84,7 @@ def note(scope: Any, ticket: Ticket) -> None:
         model=ticket.served.name,
         texts=len(ticket.texts),
         prompt_tokens=ticket.asked.prompt_tokens,
-        reused_tokens=ticket.reused[0],
+        reused_tokens=ticket.reused_tokens,
         completion_tokens=sum(text.written for text in ticket.texts),
         first_token_seconds=ticket.first_token_seconds and round(ticket.first_token_seconds, 6),
     )
@@ -96,7 +96,7 @@ def note(scope: Any, ticket: Ticket) -> None:
 
 def counted(ticket: Ticket) -> Json:
     """Returns the count of a request's tokens."""
-    return usage(ticket.asked.prompt_tokens, sum(ticket.written), ticket.reused[0])
+    return usage(ticket.asked.prompt_tokens, sum(ticket.written), ticket.reused_tokens)
 
 
 async def streamed(ticket: Ticket, answer: Answer, include_usage: bool) -> AsyncIterator[bytes]:

@@ -36,7 +36,7 @@ class Rules:
 
     Attributes:
         hosts: names without a port that a request may have in its Host header; empty: any.
-        origins: of pages elsewhere that may send requests.
+        origins: of pages elsewhere that may send requests, in small letters.
         token: that a client must send; None: none.
         body: the largest body.
         body_seconds: from the head of a request to the end of its body.
@@ -117,7 +117,7 @@ class Guard:
             )
         for origin in [value.decode("latin-1") for name, value in headers if name == b"origin"]:
             same = f"{scope.get('scheme', 'http')}://{hosts[0]}".lower()
-            if origin.lower() != same and origin not in self.rules.origins:
+            if origin.lower() not in {same, *self.rules.origins}:
                 raise ApiError(403, "requests from pages of other sites are refused", code="origin_not_allowed")
         if self.rules.token is not None and scope["path"] not in OPEN:
             given = [value for name, value in headers if name == b"authorization"]

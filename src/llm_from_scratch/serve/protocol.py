@@ -152,6 +152,7 @@ class Asked:
     requests: list[Request]
     echoes: list[tuple[str, Sequence[int]]] | None
     prompt_tokens: int
+    choices: int  # texts of each prompt
 
 
 def completion(body: CompletionBody, loaded: LoadedModel, limits: Limits) -> Asked:
@@ -179,7 +180,7 @@ def completion(body: CompletionBody, loaded: LoadedModel, limits: Limits) -> Ask
     for text, ids in found:
         requests += _requests(body, ids, max(count, 1), loaded, limits, options)
         echoes += [(text, ids)] * (body.n or 1)
-    return Asked(requests, echoes if body.echo else None, sum(len(ids) for _, ids in found))
+    return Asked(requests, echoes if body.echo else None, sum(len(ids) for _, ids in found), body.n or 1)
 
 
 def chat(body: ChatBody, loaded: LoadedModel, limits: Limits) -> Asked:
@@ -207,7 +208,8 @@ def chat(body: ChatBody, loaded: LoadedModel, limits: Limits) -> Asked:
     if count is None:  # what is left of the context
         count = max(1, min(limits.context - len(ids), limits.max_tokens))
     options = {"logprobs": (body.top_logprobs or 0) if body.logprobs else None}
-    return Asked(_requests(body, ids or [loaded.tokenizer.eot_id], count, loaded, limits, options), None, len(ids))
+    requests = _requests(body, ids or [loaded.tokenizer.eot_id], count, loaded, limits, options)
+    return Asked(requests, None, len(ids), body.n or 1)
 
 
 def _message(given: Message) -> Mapping[str, Any]:

@@ -121,6 +121,11 @@ class Ticket:
         late = ApiError(504, f"the answer took longer than {service.seconds:g} seconds", kind="timeout_error")
         self.timer = self.loop.call_later(service.seconds, self.queue.put_nowait, (0, Part(error=late)))
 
+    @property
+    def reused_tokens(self) -> int:
+        """The tokens of the prompts, each counted once, that were not read again."""
+        return sum(self.reused[:: self.asked.choices])
+
     def _on_part(self, place: int, part: Part) -> None:
         with suppress(RuntimeError):  # the event loop has ended before the engine
             self.loop.call_soon_threadsafe(self.queue.put_nowait, (place, part))
