@@ -146,6 +146,8 @@ def test_importances_find_the_setting_that_matters(tmp_path: Path) -> None:
     grid = [{"a": a, "b": b} for a in (1, 2, 3) for b in (None, "x", True)]
     by_grid = importances_of(grid, [float(one["a"]) for one in grid])  # type: ignore[arg-type]
     assert by_grid["a"] > 0.95
+    with pytest.raises(UserError, match="needs 4 finished runs of different results, and there are 0"):
+        importances_of([], [])  # of a grid whose runs all failed
 
 
 def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:

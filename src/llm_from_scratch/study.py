@@ -225,13 +225,16 @@ def importances_of(params: Sequence[Mapping[str, Any]], values: Sequence[float])
     Args:
         params: the settings of each run, with the same names.
         values: of each run, see `objective`.
+
+    Raises:
+        UserError: when there are too few runs, or a library is not installed.
     """
     require_optuna("the importance of settings")
     import optuna
 
     _quiet()
     study = optuna.create_study()
-    choices = {name: sorted({str(one[name]) for one in params}) for name in params[0]}
+    choices = {name: sorted({str(one[name]) for one in params}) for name in (params[0] if params else ())}
     distributions: dict[str, Any] = {
         name: optuna.distributions.CategoricalDistribution(of) for name, of in choices.items()
     }
