@@ -9,8 +9,9 @@ import pytest
 from conftest import Process
 
 from llm_from_scratch.config import BatchConfig, DataConfig, TokenizerConfig
-from llm_from_scratch.data.inspection import frequencies, inspect, lengths
+from llm_from_scratch.data.inspection import frequencies, inspect, lengths, readable
 from llm_from_scratch.data.prepare import Prepared, prepare
+from llm_from_scratch.tokenizer import CharTokenizer
 
 
 @pytest.fixture
@@ -20,6 +21,13 @@ def prepared(tmp_path: Path) -> Prepared:
         (tmp_path / "texts" / f"{number:02}.txt").write_text("abé " * (number + 1), encoding="utf-8")
     data = DataConfig(name="text", path=str(tmp_path / "texts"), dir=str(tmp_path / "data"), val_fraction=0.3)
     return prepare(data, TokenizerConfig(kind="char", vocab_size=None))
+
+
+def test_special_tokens_are_shown_by_their_names() -> None:
+    tokenizer = CharTokenizer("ab")
+    end, (a, b) = tokenizer.eot_id, tokenizer.encode("ab")
+    assert readable([end, a, b, end, end, a], tokenizer) == "<|endoftext|>ab<|endoftext|><|endoftext|>a"
+    assert readable([], tokenizer) == ""
 
 
 def test_lengths_by_hand() -> None:

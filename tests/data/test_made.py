@@ -8,8 +8,7 @@ import pytest
 
 from llm_from_scratch.data.choices import Choices
 from llm_from_scratch.data.made import GENERATORS, OZ_CHAT, made_files, make
-from llm_from_scratch.data.news import PLACES
-from llm_from_scratch.data.passages import KINDS, PEOPLE
+from llm_from_scratch.data.passages import KINDS, PEOPLE, TOWNS
 from llm_from_scratch.data.reviews import BLAME, PRAISE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.answer_metrics import normalised
@@ -50,7 +49,7 @@ def test_no_prompt_occurs_twice_nor_in_both_parts(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "listed", "prompts"),
-    [("sentiment", PRAISE + BLAME, 80), ("questions", PEOPLE, 150), ("summaries", PLACES, 100)],
+    [("sentiment", PRAISE + BLAME, 80), ("questions", PEOPLE, 150), ("summaries", TOWNS, 100)],
 )
 def test_a_quarter_of_the_words_is_held_out(name: str, listed: tuple[str, ...], prompts: int) -> None:
     train, held_out = make(name)

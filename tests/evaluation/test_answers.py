@@ -15,7 +15,6 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.answers import (
     answer_questions,
     answers_or_reason,
-    prompt_ids,
     read_questions,
     write_answers,
 )
@@ -42,7 +41,7 @@ def untrained() -> LoadedModel:
 
 def test_answers_in_batches_are_those_one_by_one(untrained: LoadedModel) -> None:
     prompts = ["Review: dull", "Review: good", "Review: a very long one", "A", "I", "N", "Review: fine", "T"]
-    ids = [prompt_ids(untrained, prompt, None) for prompt in prompts]
+    ids = [ChatStyle(None, untrained.tokenizer).prompt_ids(prompt) for prompt in prompts]
     together = write_answers(untrained, ids, 30, batch_size=3)
     config = SamplingConfig(temperature=0.0, max_new_tokens=30)
     for prompt, answer in zip(prompts, together, strict=True):
@@ -99,11 +98,11 @@ def test_rows_become_questions(tmp_path: Path) -> None:
 
 
 def test_a_model_is_asked_as_it_was_trained(untrained: LoadedModel) -> None:
-    tokenizer = untrained.tokenizer
-    (document,) = ChatStyle(None, tokenizer).documents({"prompt": "Review:", "completion": " good"}, "chat")
-    assert prompt_ids(untrained, "Review:", None) == document.ids[: document.learned.index(True)]
+    style = ChatStyle(None, untrained.tokenizer)
+    (document,) = style.documents({"prompt": "Review:", "completion": " good"}, "chat")
+    assert style.prompt_ids("Review:") == document.ids[: document.learned.index(True)]
     with pytest.raises(UserError, match="has no token <|im_start|> for ChatML"):
-        prompt_ids(untrained, [{"role": "user", "content": "Who?"}], None)
+        style.prompt_ids([{"role": "user", "content": "Who?"}])
 
 
 def test_scores_stand_beside_the_baseline(

@@ -18,7 +18,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.places import user_path
 from llm_from_scratch.tokenizer import Tokenizer
 from llm_from_scratch.tokenizer.base import begin_ids, read_file
-from llm_from_scratch.tokenizer.template import CHATML, ROLES, answer_ids
+from llm_from_scratch.tokenizer.template import CHATML, ROLES, answer_ids, render_ids
 
 CHAT, PREFERENCES = "chat", "preferences"
 COLUMNS = {
@@ -94,6 +94,20 @@ class ChatStyle:
             raise UserError("its prompt and its answer are a text and a list of messages: write both alike")
         return self.conversation([*prompt, *answer], learned_from=len(prompt))
 
+    def prompt_ids(self, prompt: str | Messages) -> list[int]:
+        """Returns the ids that a model answers: of a text as it is, of messages by the template.
+
+        Raises:
+            UserError: when the tokenizer lacks a character, or the tokens of ChatML.
+        """
+        if isinstance(prompt, str):
+            return self._begun(self.tokenizer.encode(prompt))
+        return render_ids(self.template, prompt, self.tokenizer, add_generation_prompt=True)
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        """Returns the ids of a text with what stands before it; of an empty one end-of-text."""
+        return begin_ids(self.tokenizer) + ids or [self.tokenizer.eot_id]
+
     def plain(self, prompt: str, answer: str) -> Rendered:
         """Returns a text with its continuation, which is learned, and an end-of-text token.
 
@@ -107,7 +121,7 @@ class ChatStyle:
         tokenizer = self.tokenizer
         before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + answer)
         continued = whole[len(before) :] if whole[: len(before)] == before else tokenizer.encode(answer)
-        begin = begin_ids(tokenizer) + before or [tokenizer.eot_id]
+        begin = self._begun(before)
         ids = [*begin, *continued, tokenizer.eot_id]
         return Rendered(ids, [False] * len(begin) + [True] * (len(continued) + 1))
 

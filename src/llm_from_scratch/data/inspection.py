@@ -1,5 +1,6 @@
 """Statistics of a prepared text: size, lengths of documents, frequent tokens, sample chunks."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -139,26 +140,11 @@ def show_conversations(result: Mapping[str, Any], console: Console) -> None:
 def readable(ids: Iterable[int], tokenizer: Tokenizer) -> str:
     """Returns the text of ids in which special tokens are shown by their names."""
     names = {i: name for name, i in tokenizer.special.items()}
-    parts = [
-        names[first] if first in names else tokenizer.decode([first, *rest])
-        for first, *rest in _between(ids, frozenset(names))
-    ]
+    parts: list[str] = []
+    for special, group in itertools.groupby(ids, key=names.__contains__):
+        run = list(group)
+        parts += [names[i] for i in run] if special else [tokenizer.decode(run)]
     return "".join(parts)
-
-
-def _between(ids: Iterable[int], special: frozenset[int]) -> Iterator[list[int]]:
-    """Yields the ids in runs: each special token alone, and all others between two of them."""
-    run: list[int] = []
-    for token in ids:
-        if token in special:
-            if run:
-                yield run
-            yield [token]
-            run = []
-        else:
-            run.append(token)
-    if run:
-        yield run
 
 
 def piece(token: int, tokenizer: Tokenizer) -> str:

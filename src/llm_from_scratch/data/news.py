@@ -8,13 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llm_from_scratch.data.choices import Choices
+from llm_from_scratch.data.passages import TOWNS
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-# The last quarter of each list below is in held-out news alone (`Choices.words`).
-PLACES = (
-    "Milford", "Ashton", "Weston", "Redhill", "Lakewood", "Northam", "Greenfield", "Oakdale", "Riverton",
-    "Stonebridge", "Fairview", "Hillsboro", "Kingsport", "Brookside", "Maplewood", "Eastham",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,7 @@ class Story:
     objects: Sequence[str]
 
 
+# The last quarter of TOWNS and of a story's lists is in held-out news alone (`Choices.words`).
 STORIES = (
     Story(
         ("the town council", "the mayor", "the bishop", "the school board"),
@@ -88,7 +85,7 @@ ASIDES = (
 def news(choices: Choices) -> dict[str, str]:
     """Makes one piece of news: {"prompt", "completion"}; the completion is a space, the summary."""
     story, other = choices.some(STORIES, 2)
-    place, elsewhere = choices.some(choices.words(PLACES), 2)
+    place, elsewhere = choices.some(choices.words(TOWNS), 2)
     event = _event(choices, story) | {"place": place, "day": choices.one(DAYS)}
     if choices.chance(0.4):
         told = [choices.one(TOGETHER).format(**event)]
@@ -98,7 +95,7 @@ def news(choices: Choices) -> dict[str, str]:
     around += choices.some(ASIDES, 1 + choices.chance(0.5))
     # The event keeps the order of its sentences; the others stand before, between and behind them.
     for sentence in choices.some(around, len(around)):
-        told.insert(int(choices.one(range(len(told) + 1))), sentence)
+        told.insert(choices.one(range(len(told) + 1)), sentence)
     summary = "{who} {did} {it} in {place} on {day}.".format(**event)
     return {"prompt": f"News: {' '.join(map(_capital, told))}\nSummary:", "completion": f" {_capital(summary)}"}
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from llm_from_scratch.data.choices import Choices
 
 # The last quarter of each list is in held-out passages alone (`Choices.words`).
+TOWNS = (
+    "Milford", "Ashton", "Weston", "Redhill", "Lakewood", "Northam", "Greenfield", "Oakdale", "Riverton",
+    "Stonebridge", "Fairview", "Hillsboro", "Kingsport", "Brookside", "Maplewood", "Eastham",
+)  # fmt: skip
 PEOPLE = (
     "Anna", "Boris", "Clara", "David", "Elsa", "Felix", "Greta", "Hugo", "Ida", "Jonas", "Karla", "Leo", "Maria",
     "Nils", "Olga", "Peter", "Rosa", "Simon", "Tilda", "Victor", "Wanda", "Xaver", "Yvonne", "Arthur",
@@ -40,10 +44,7 @@ KINDS = (
     Kind(
         ("{who} lives in {what}.", "{who} moved to {what} last spring.", "The home of {who} is in {what}."),
         ("Where does {who} live?", "In which town is {who}'s home?", "Which town does {who} live in?"),
-        (
-            "Milford", "Ashton", "Weston", "Redhill", "Lakewood", "Northam", "Greenfield", "Oakdale", "Riverton",
-            "Stonebridge", "Fairview", "Hillsboro", "Kingsport", "Brookside", "Maplewood", "Eastham",
-        ),
+        TOWNS,
     ),
     Kind(
         ("{who} has {what} at home.", "{who} keeps {what}.", "In the house of {who} lives {what}."),

@@ -127,6 +127,11 @@ def _macro_f1(said: Sequence[str], true: Sequence[str]) -> Metric:
     return metric
 
 
+def value(metric: Metric, count: int) -> float:
+    """Returns the value of a metric over `count` questions."""
+    return float(metric(np.ones((1, count)))[0])
+
+
 def score(metric: Metric, count: int, than: Metric | None = None) -> AnswerScore:
     """Returns the value of a metric over `count` questions, with its bootstrap interval.
 
@@ -136,11 +141,11 @@ def score(metric: Metric, count: int, than: Metric | None = None) -> AnswerScore
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)  # (S, N)
     ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    each, whole = metric(drawn), np.ones((1, count))
+    each = metric(drawn)
     low, high = np.quantile(each, ends)
-    found = AnswerScore(value=float(metric(whole)[0]), low=float(low), high=float(high))
+    found = AnswerScore(value=value(metric, count), low=float(low), high=float(high))
     if than is not None:
-        found.more = float((metric(whole) - than(whole))[0])
+        found.more = found.value - value(than, count)
         found.more_low, found.more_high = map(float, np.quantile(each - than(drawn), ends))
     return found
 

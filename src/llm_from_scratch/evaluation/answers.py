@@ -18,11 +18,9 @@ from llm_from_scratch.data.conversations import CHAT, COLUMNS, ChatStyle, Messag
 from llm_from_scratch.data.readers import read_rows
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.evaluation.answer_metrics import Metric, Question, baselines, metrics, score
+from llm_from_scratch.evaluation.answer_metrics import Metric, Question, baselines, metrics, score, value
 from llm_from_scratch.evaluation.results import AnsweredQuestion, Answers, AnswersResult
 from llm_from_scratch.generation import generate_tokens, to_host
-from llm_from_scratch.tokenizer.base import begin_ids
-from llm_from_scratch.tokenizer.template import render_ids
 from llm_from_scratch.weights import LoadedModel
 
 MOST_CHARACTERS: Mapping[str, int] = {"label": 40, "answer": 200, "summary": 300}  # of an answer, by its metric
@@ -67,21 +65,6 @@ def _asked(row: Mapping[str, Any]) -> Asked:
 
 
 # --------------------------------------------------------------------------------------- generation
-def prompt_ids(run: LoadedModel, prompt: str | Messages, template: str | None) -> list[int]:
-    """Returns the ids that a model answers: of a text as it is, of messages by a chat template.
-
-    Args:
-        template: a file with a template, as data.template; None: the model's own, else ChatML.
-
-    Raises:
-        UserError: when the tokenizer lacks a character, or the tokens of ChatML.
-    """
-    if isinstance(prompt, str):
-        return [*begin_ids(run.tokenizer), *run.tokenizer.encode(prompt)] or [run.tokenizer.eot_id]
-    style = ChatStyle(template_of(template, run.chat_template), run.tokenizer)
-    return render_ids(style.template, prompt, run.tokenizer, add_generation_prompt=True)
-
-
 def write_answers(
     run: LoadedModel, prompts: Sequence[Sequence[int]], most_characters: int, batch_size: int = 32
 ) -> list[str]:
@@ -161,13 +144,14 @@ def answer_questions(data: DataConfig, runs: Sequence[tuple[str, LoadedModel]], 
         name: metrics(kind, written, questions) for name, written in baselines(kind, train, questions).items()
     }
     best = {
-        metric: max((own[metric] for own in of_baselines.values()), key=lambda one: score(one, len(questions)).value)
+        metric: max((own[metric] for own in of_baselines.values()), key=lambda one: value(one, len(questions)))
         for metric in next(iter(of_baselines.values()))
     }
     results: list[Answers] = []
     first: list[str] = []
     for name, run in runs:
-        prompts = [prompt_ids(run, one.prompt, data.template) for one in asked]
+        style = ChatStyle(template_of(data.template, run.chat_template), run.tokenizer)
+        prompts = [style.prompt_ids(one.prompt) for one in asked]
         written = write_answers(run, prompts, MOST_CHARACTERS[kind], batch_size)
         first = first or written
         results.append(_scored(name, metrics(kind, written, questions), len(questions), best))
