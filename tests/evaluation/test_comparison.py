@@ -134,6 +134,33 @@ def test_a_sweep_has_its_trials_two_figures_and_what_mattered(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra `sweep`")
+def test_trials_that_failed_before_they_began_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep(tmp_path / "s")
+    differing = compare([str(folder)], score=0).settings
+    (folder / "7").mkdir()
+    (folder / "7" / FAILURE).write_text("no such file\n")
+    assert print_search(folder) == 2
+    assert "7 failed: no such file" in " ".join(capsys.readouterr().err.split())
+    # It has no settings, and makes none of the others' differ.
+    assert compare([str(folder)], score=0).settings == differing
+    for number in range(7):
+        shutil.rmtree(folder / str(number))
+    assert print_search(folder) == 1
+    shutil.rmtree(folder / "7")
+    assert print_search(folder) == 0
+
+
+def test_the_interval_names_the_best_run_that_was_scored(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / name, {5: value}) for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))]
+    found = compare([str(run) for run in runs], score=0)
+    found.best_scored, found.scored = str(runs[1]), "a text"  # the best run has no model
+    found.runs[2].more, found.runs[2].more_low, found.runs[2].more_high = 1.0, 0.9, 1.1
+    results = table(blocks(found), "Results")
+    assert results.header[4] == "more than b, 95 %"
+    assert [row[4] for row in results.rows] == ["", "", "+1.0000 (+0.9000 – +1.1000)"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs the extra `sweep`")
 def test_a_sweep_is_compared_without_optuna_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = sweep(tmp_path / "s")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -180,6 +207,7 @@ def test_the_paired_bootstrap_tells_a_worse_model_and_no_equal_one(
         Path(run["run"]).name: (run.get("more"), run.get("more_low"), run.get("more_high")) for run in found["runs"]
     }
     assert found["left_out"] == []
+    assert found["best_scored"] == found["runs"][0]["run"]
     assert more["run"] == (0.0, 0.0, 0.0) or more["equal"] == (0.0, 0.0, 0.0)
     assert more["worse"][1] > 0
     html = command("compare", "equal", "worse", "--score", "0", "--html", "page.html")

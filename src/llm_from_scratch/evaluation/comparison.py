@@ -40,11 +40,12 @@ class ComparedRun:
     bits_per_byte: float | None = None
     value: float | None = None  # what is compared: bits per byte, else the loss
     seconds: float | None = None  # of training, without validations
-    more: float | None = None  # bits per byte above the best run's, by a paired bootstrap
+    more: float | None = None  # bits per byte above the best scored run's, by a paired bootstrap
     more_low: float | None = None
     more_high: float | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)  # (optimizer step, value)
-    every: dict[str, Any] = field(default_factory=dict, metadata=UNWRITTEN)  # all settings
+    # all settings; none of a run that failed before it began
+    every: dict[str, Any] = field(default_factory=dict, metadata=UNWRITTEN)
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,7 @@ class Comparison:
     settings: list[str]
     unit: str  # of `value`: bits per byte, or nats a token
     scored: str | None = None  # the text of the paired bootstrap
+    best_scored: str | None = None  # the run that the others' `more` is above
     importances: dict[str, float] | None = None  # setting -> share of the variance (fANOVA)
     sweep: str | None = None  # the folder of the sweep that all runs are of
     trials: list[TrialRow] = field(default_factory=list, metadata=UNWRITTEN)
@@ -116,7 +118,9 @@ def _folders(names: Sequence[str]) -> tuple[list[Path], Path | None]:
             continue
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder: name a run, or the folder of a sweep")
-        jobs = [path.parent for path in folder.glob("*/config.yaml") if path.parent.name.isdigit()]
+        # A run that failed before it began has its reason alone.
+        files = [path for name in ("config.yaml", FAILURE) for path in folder.glob(f"*/{name}")]
+        jobs = {path.parent for path in files if path.parent.name.isdigit()}
         if not jobs and not (folder / STUDY).exists():
             raise UserError(
                 f"{folder}: holds neither a run nor a sweep: name a folder with config.yaml, or one above it"
@@ -134,6 +138,7 @@ def _read(folder: Path) -> ComparedRun:
     seconds = [row["seconds"] for row in run.rows("timing.jsonl") if "seconds" in row]
     failure = folder / FAILURE
     state = "failed" if failure.exists() else "finished" if (folder / "curves.png").exists() else "unfinished"
+    began = state != "failed" or (folder / "config.yaml").exists()
     return ComparedRun(
         run=str(folder),
         state=state,
@@ -145,7 +150,7 @@ def _read(folder: Path) -> ComparedRun:
         value=objective(best) if best else None,
         seconds=sum(seconds) if seconds else None,
         curve=[(row["step"], objective(row)) for row in rows],
-        every={key: value for key, value in leaves(run.config()) if key not in NAMES},
+        every={key: value for key, value in leaves(run.config()) if key not in NAMES} if began else {},
     )
 
 
@@ -162,7 +167,7 @@ def _add_trials(found: Comparison, sweep: Path) -> None:
 def _set_differing(found: Comparison) -> None:
     """Sets the settings that differ among the runs; a setting that a run lacks is null there."""
     every = list(dict.fromkeys(key for run in found.runs for key in run.every))
-    found.settings = [key for key in every if len({repr(run.every.get(key)) for run in found.runs}) > 1]
+    found.settings = [key for key in every if len({repr(run.every.get(key)) for run in found.runs if run.every}) > 1]
     for run in found.runs:
         run.settings = {key: run.every.get(key) for key in found.settings}
 
@@ -188,7 +193,7 @@ def _score(found: Comparison, score: int, device: str) -> None:
         raise UserError("needs two runs with a model")
     log.info("scoring %d of %d runs", len(able), len(found.runs))
     scored = measure([run.run for run in able], Settings(device=device))
-    found.scored = scored.text.name
+    found.scored, found.best_scored = scored.text.name, able[0].run
     for run, result in zip(able, scored.runs, strict=True):
         run.more, run.more_low, run.more_high = result.more, result.more_low, result.more_high
 

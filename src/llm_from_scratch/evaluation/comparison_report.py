@@ -55,7 +55,9 @@ def blocks(found: Comparison, pictures: Sequence[Picture] = ()) -> list[Block]:
 
 def _results(found: Comparison, names: Sequence[str]) -> Table:
     rows = []
+    best = "the best"
     for name, run in zip(names, found.runs, strict=True):
+        best = name if run.run == found.best_scored else best
         interval = "" if run.more is None else f"{run.more:+.4f} ({run.more_low:+.4f} – {run.more_high:+.4f})"
         rows.append(
             [
@@ -74,7 +76,7 @@ def _results(found: Comparison, names: Sequence[str]) -> Table:
         "state",
         "best step",
         "bits per byte",
-        f"more than {names[0]}, 95 %",
+        f"more than {best}, 95 %",
         "nats a token",
         "steps",
         "minutes",
