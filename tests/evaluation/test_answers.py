@@ -95,6 +95,11 @@ def test_rows_become_questions(tmp_path: Path) -> None:
     path.write_text(json.dumps({"prompt": "a", "completion": "b", "answers": "b"}), encoding="utf-8")
     with pytest.raises(UserError, match=r'rows.jsonl:1: its "answers" are no list of texts'):
         read_questions(source(path))
+    lines = [path.read_text(encoding="utf-8"), "[]", json.dumps(rows[0])]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UserError, match="2 documents cannot be read: rows.jsonl:1: its .*; rows.jsonl:2: no object"):
+        read_questions(source(path))
+    assert [one.prompt for one in read_questions(source(path), "skip")] == ["Say it: "]
 
 
 def test_a_model_is_asked_as_it_was_trained(untrained: LoadedModel) -> None:

@@ -332,24 +332,57 @@ def _columns(lines: Iterator[str], column: str, delimiters: str) -> tuple[str, l
     return delimiters[0], columns.get(delimiters[0], header[:1])
 
 
+class _ParquetTable:
+    """A Parquet file that is read from disk page by page.
+
+    Attributes:
+        library: a context in which an error of the library is a UserError about the file.
+        file: the file, as pyarrow has it.
+        columns: the names of its columns.
+        sizes: (dotted name, decompressed bytes) of each column of each group of rows.
+
+    Raises:
+        UserError: when pyarrow is not installed, or the file is damaged.
+    """
+
+    def __init__(self, opened: io.BufferedReader, path: Path, name: str, reader: TableReader) -> None:
+        try:
+            from pyarrow import ArrowException, parquet
+        except ImportError:
+            raise missing_library(name, "pyarrow") from None
+        self.library = functools.partial(damaged, name, ArrowException, OSError, UnicodeDecodeError)
+        reader.budget.read = path.stat().st_size
+        with self.library():
+            self.file = parquet.ParquetFile(
+                opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
+            )
+            self.columns: list[str] = list(self.file.schema_arrow.names)
+            groups = [self.file.metadata.row_group(i) for i in range(self.file.metadata.num_row_groups)]
+            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+            self.sizes = [(part.path_in_schema, part.total_uncompressed_size) for part in chunks]
+
+    def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Yields ROWS rows at a time of some columns."""
+        batches = self.file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
+        while True:
+            with self.library():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
 def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: TableReader) -> Iterator[Document]:
     """Yields one document for each row of a Parquet file, read from disk page by page.
 
     Its metadata give the decompressed size, which is checked against the budget beforehand.
     """
-    try:
-        from pyarrow import ArrowException, compute, large_binary, parquet, types
-    except ImportError:
-        raise missing_library(name, "pyarrow") from None
-    library = functools.partial(damaged, name, ArrowException, OSError, UnicodeDecodeError)
+    table = _ParquetTable(opened, path, name, reader)
+    from pyarrow import compute, large_binary, types
+
+    library, file, columns = table.library, table.file, table.columns
     budget, column = reader.budget, reader.form.column
-    budget.read = path.stat().st_size
-    with library():
-        file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
-        columns = list(file.schema_arrow.names)
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-        sizes = [part.total_uncompressed_size for part in chunks if part.path_in_schema == column]
+    sizes = [size for place, size in table.sizes if place == column]
     field, *inner = [column] if column in columns else column.split(".")
     with library():
         kind: Any = file.schema_arrow.field(field).type if field in columns and (sizes or not inner) else None
@@ -366,14 +399,10 @@ def parquet_rows(opened: io.BufferedReader, path: Path, name: str, reader: Table
         )
     budget.spend(sum(max(0, size) for size in sizes), name)
     reader._ignore(name, set(columns) - {field})
-    rows = file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
     number = 0
-    while True:
+    for batch in table.batches([column]):
         with library():
-            batch = next(rows, None)
-            texts = [] if batch is None else _texts(batch.column(0), inner, compute, large_binary(), types)
-        if batch is None:
-            return
+            texts = _texts(batch.column(0), inner, compute, large_binary(), types)
         budget.on_progress(budget.read * len(texts) // max(1, file.metadata.num_rows))
         for text in texts:
             number += 1
@@ -391,30 +420,17 @@ def parquet_objects(
     Raises:
         UserError: when the file is damaged, too large when decompressed, or has none of them.
     """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise missing_library(name, "pyarrow") from None
-    library = functools.partial(damaged, name, ArrowException, OSError, UnicodeDecodeError)
-    reader.budget.read = path.stat().st_size
-    with library():
-        file = parquet.ParquetFile(opened, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
-        columns = list(file.schema_arrow.names)
-        chosen = [column for column in columns if column in wanted]
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-        sizes = [part.total_uncompressed_size for part in chunks if part.path_in_schema.split(".")[0] in chosen]
+    table = _ParquetTable(opened, path, name, reader)
+    chosen = [column for column in table.columns if column in wanted]
     if not chosen:
-        raise UserError(f"{name}: has none of the columns {', '.join(sorted(wanted))}, but {ascii(columns)[:200]}")
-    reader.budget.spend(sum(max(0, size) for size in sizes), name)
-    rows = file.iter_batches(batch_size=ROWS, columns=chosen, use_threads=False)
+        raise UserError(
+            f"{name}: has none of the columns {', '.join(sorted(wanted))}, but {ascii(table.columns)[:200]}"
+        )
+    reader.budget.spend(sum(max(0, size) for place, size in table.sizes if place.split(".")[0] in chosen), name)
     number = 0
-    while True:
-        with library():
-            batch = next(rows, None)
-            objects = [] if batch is None else batch.to_pylist()
-        if batch is None:
-            return
+    for batch in table.batches(chosen):
+        with table.library():
+            objects = batch.to_pylist()
         for row in objects:
             number += 1
             yield f"{name}:{number}", row

@@ -15,6 +15,7 @@ import torch
 from llm_from_scratch.config import Config, DataConfig, SamplingConfig
 from llm_from_scratch.data.chats import sources_of
 from llm_from_scratch.data.conversations import CHAT, COLUMNS, ChatStyle, Messages, question, template_of
+from llm_from_scratch.data.documents import Faults, Tally
 from llm_from_scratch.data.readers import read_rows
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.errors import UserError
@@ -36,21 +37,32 @@ class Asked:
     question: Question
 
 
-def read_questions(source: Source) -> list[Asked]:
+def read_questions(source: Source, on_error: str | None = None) -> list[Asked]:
     """Reads the questions of a source: the last answer of each row is the right one.
 
     Short right answers may stand in the row as "answers", a list of texts.
 
+    Args:
+        source: the files.
+        on_error: data.on_error: skip leaves faulty rows out.
+
     Raises:
-        UserError: when a file cannot be read, or a row is no conversation or has other "answers".
+        UserError: when a file cannot be read, or a row is no conversation or has other "answers",
+            unless it is left out.
     """
     found = []
+    faults = Faults(on_error or "stop", True, Tally())
+
+    def on_fault(where: str, problem: str) -> None:
+        faults.document(where, f"{where}: {problem}")
+
     for name, path in source.paths:
-        for where, row in read_rows(path, name, ROWS):
+        for where, row in read_rows(path, name, ROWS, on_fault=on_fault):
             try:
                 found.append(_asked(row))
             except UserError as error:
-                raise UserError(f"{where}: {error}") from None
+                on_fault(where, str(error))
+    faults.report()
     return found
 
 
@@ -135,11 +147,11 @@ def answer_questions(data: DataConfig, runs: Sequence[tuple[str, LoadedModel]], 
     kind = data.metric
     assert kind is not None
     sources = sources_of(data, fetch=False, write=data.dir == DataConfig().dir)
-    asked = read_questions(sources["val"])
+    asked = read_questions(sources["val"], data.on_error)
     questions = [one.question for one in asked]
     if not questions:
         raise UserError(f"data.metric={kind}: there are no held-out questions")
-    train = [one.question for one in read_questions(sources["train"])]
+    train = [one.question for one in read_questions(sources["train"], data.on_error)]
     of_baselines = {
         name: metrics(kind, written, questions) for name, written in baselines(kind, train, questions).items()
     }
