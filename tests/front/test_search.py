@@ -1,6 +1,7 @@
 """The sweeper of sweep=optuna: its search space, its checks, and the words of one that goes on."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.compose import compose
+from llm_from_scratch.front.program import _check_jobs
 from llm_from_scratch.front.search import corner_jobs, going_on, search_space, sweeper_settings, workers
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.study import STUDY, Dimension
@@ -58,12 +60,28 @@ def test_a_space_that_is_none_is_refused(word: str, told: str) -> None:
 
 def test_every_choice_and_both_ends_are_checked() -> None:
     space = {"model": Dimension(choices=("tiny", "small")), "optim.lr": Dimension(1e-5, 1e-2, log=True)}
-    assert list(corner_jobs(["seed=3", "model=tiny"], space)) == [
-        ["seed=3", "model=tiny"],
-        ["seed=3", "model=small"],
+    assert list(corner_jobs(["seed=3"], space)) == [
         ["seed=3", "model=tiny", "optim.lr=1e-05"],
+        ["seed=3", "model=small", "optim.lr=1e-05"],
         ["seed=3", "model=tiny", "optim.lr=0.01"],
     ]
+
+
+def test_what_the_file_of_a_sweep_fixes_and_varies_is_checked_together(tmp_path: Path) -> None:
+    """A width of 90 or 180 fits 3 heads; the preset has 4."""
+    configs = tmp_path / "configs"
+    shutil.copytree(config_dir(), configs)
+    params = "model.n_head: 3\n      model.n_embd: choice(90,180)"
+    head = "# @package _global_\ndefaults:\n  - override /hydra/sweeper: optuna\n"
+    (configs / "sweep/mine.yaml").write_text(
+        f"{head}hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      {params}\n"
+    )
+    checked: list[list[str]] = []
+    sweeps, _ = _check_jobs(
+        ["sweep=mine", "optim.lr=1e-3,1e-2"], {}, False, "train", configs, lambda config, job: checked.append([*job])
+    )
+    assert sweeps
+    assert checked == [["model.n_head=3", "sweep=mine", "model.n_embd=90", "optim.lr=0.001"]]
 
 
 def test_settings_of_the_sweeper_are_checked() -> None:

@@ -200,8 +200,8 @@ def _check_jobs(
         check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
         ends: list[list[str]] = []
         if sweeps and is_search(settings.sweeper):
-            jobs = jobs[:1]  # of words with several values, each is among `ends`
-            ends = list(corner_jobs(jobs[0], check_search(settings, words)))
+            job, *ends = corner_jobs(*check_search(settings, words))
+            jobs, first = [job], compose(config_name, job)
         if sweeps and "run_dir" in first and "hydra.sweep.dir" not in given:
             # One folder for all jobs, in any process and on any machine of a launcher, even where
             # they differ in a setting that names the folder, such as the text.

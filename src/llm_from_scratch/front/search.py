@@ -121,14 +121,17 @@ def _dimension(override: Override, word: str) -> Dimension:
     return Dimension(low if whole else float(low), high if whole else float(high), step, log_scale)
 
 
-def corner_jobs(job: Sequence[str], space: Mapping[str, Dimension]) -> Iterator[list[str]]:
-    """Yields the jobs to check before a sweep, for each choice and both ends of each interval.
+def corner_jobs(fixed: Sequence[str], space: Mapping[str, Dimension]) -> Iterator[list[str]]:
+    """Yields the jobs to check before a sweep: first values of all settings, then each other end.
 
-    `job` holds the words of one job.
+    Args:
+        fixed: the words that all jobs share.
+        space: setting -> its values; every choice, and both ends of every interval, are in a job.
     """
-    for key, one in space.items():
-        others = [word for word in job if word.partition("=")[0] != key]
-        yield from ([*others, f"{key}={_written(end)}"] for end in one.ends)
+    firsts = {key: one.ends[0] for key, one in space.items()}
+    others = ({key: end} for key, one in space.items() for end in one.ends[1:])
+    for changed in ({}, *others):
+        yield [*fixed, *(f"{key}={_written(value)}" for key, value in (firsts | changed).items())]
 
 
 def workers(settings: SweeperConfig, hydra: Any) -> int:
@@ -198,8 +201,8 @@ def _saved_words(folder: Path) -> list[str]:
     return [word for word in words if not word.startswith(("hydra.mode=", "hydra.sweep.dir=", "hydra.output_subdir="))]
 
 
-def check_search(hydra: Any, words: Sequence[str]) -> dict[str, Dimension]:
-    """Checks a sweep of `sweep=optuna` before it starts, and returns its search space.
+def check_search(hydra: Any, words: Sequence[str]) -> tuple[list[str], dict[str, Dimension]]:
+    """Checks a sweep of `sweep=optuna` before it starts; returns what `search_space` does.
 
     Args:
         hydra: Hydra's settings.
@@ -213,7 +216,7 @@ def check_search(hydra: Any, words: Sequence[str]) -> dict[str, Dimension]:
         raise UserError("sweep=optuna starts its processes itself: start it without torchrun or srun")
     settings = sweeper_settings(hydra.sweeper)
     workers(settings, hydra)
-    return search_space(settings.params, words)[1]
+    return search_space(settings.params, words)
 
 
 # ----------------------------------------------------------------------------- in a trial's process
