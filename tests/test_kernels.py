@@ -103,6 +103,17 @@ def test_the_chunked_loss_is_torchs_own(rows: int, extra_rows: int) -> None:
     torch.testing.assert_close((hidden.grad, head.grad), expected)
 
 
+@pytest.mark.parametrize("trained", ["hidden", "head"])
+def test_the_chunked_loss_with_one_gradient_alone(trained: str) -> None:
+    torch.manual_seed(0)
+    given = {"hidden": torch.randn(40, 16), "head": torch.randn(V, 16)}
+    targets, one = torch.randint(V, (40,)), given[trained].requires_grad_()
+    nn.functional.cross_entropy(given["hidden"] @ given["head"].T, targets, reduction="sum").backward()
+    expected, one.grad = one.grad, None
+    ChunkedCrossEntropy.apply(given["hidden"], given["head"], targets, V, 7).backward()
+    torch.testing.assert_close(one.grad, expected)
+
+
 def test_the_mask_by_hand() -> None:
     mask = document_mask(documents_of(torch.tensor([[7, EOT, 7, 7], [7, 7, 7, EOT]]), EOT))
     assert mask.shape == (2, 1, 4, 4)

@@ -145,27 +145,33 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
         `rows` is the number of tokens in a chunk.
         """
-        needed, head_needed = any(ctx.needs_input_grad), ctx.needs_input_grad[1]
+        # A frozen head, or one that is trained alone, saves a third of the work.
+        hidden_needed, head_needed = ctx.needs_input_grad[:2]
         total = torch.zeros((), device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if needed else hidden
+        grad_hidden = torch.empty_like(hidden) if hidden_needed else hidden
         grad_head = torch.zeros_like(head) if head_needed else head
         for x, y, slot in zip(hidden.split(rows), targets.split(rows), grad_hidden.split(rows), strict=True):
             logits = F.linear(x, head).float()  # (rows, V or more)
             logits[:, vocab_size:] = -math.inf
             log_p = logits.log_softmax(dim=-1)
             total += F.nll_loss(log_p, y, ignore_index=IGNORE, reduction="sum")
-            if needed:
+            if hidden_needed or head_needed:
                 counted = (y != IGNORE)[:, None]
                 error = log_p.exp_().scatter_add_(1, y.clamp(min=0)[:, None], -counted.to(log_p.dtype)).mul_(counted)
-                slot.copy_(error @ head)
-                if head_needed:  # not where it is frozen: a third of the work
+                if hidden_needed:
+                    slot.copy_(error @ head)
+                if head_needed:
                     grad_head += error.T @ x
         ctx.save_for_backward(grad_hidden, grad_head)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Scales the gradients that `forward` computed by the gradient of the loss."""
         grad_hidden, grad_head = ctx.saved_tensors
-        of_head = grad_head * gradient[0] if ctx.needs_input_grad[1] else None
-        return grad_hidden * gradient[0], of_head, None, None, None
+        hidden_needed, head_needed = ctx.needs_input_grad[:2]
+        return (
+            grad_hidden * gradient[0] if hidden_needed else None,
+            grad_head * gradient[0] if head_needed else None,
+            *(None, None, None),
+        )

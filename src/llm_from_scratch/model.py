@@ -404,8 +404,8 @@ class GPT(nn.Module):
         if start > 0 and time > 1:
             mask = torch.ones(time, end, dtype=torch.bool, device=ids.device).tril(start)
         if documents is None and self.eot_id is not None and cache is None:  # generated text is one document
-            mask = document_mask(documents_of(ids, self.eot_id))
-        elif documents is not None:
+            documents = documents_of(ids, self.eot_id)
+        if documents is not None:
             mask = document_mask(documents)
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]

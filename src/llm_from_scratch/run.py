@@ -32,6 +32,7 @@ from llm_from_scratch.terminal import note
 from llm_from_scratch.weights import model_folder
 
 log = logging.getLogger(__name__)
+WATCHED = "val/"  # and the name of a watched text: the split of its rows in metrics.jsonl
 # The temporary names of a run's files, with and without the random part that keeps them apart.
 LEFTOVER = re.compile(
     r"\.(building|old)-(config\.yaml|\.?(metrics|timing)\.jsonl(\.crc32)?|samples\.md|curves\.png|reference\.safetensors|model|step_\d{8,})(-[0-9a-f]{8})?"
@@ -193,6 +194,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if missing < 0:
         log.warning("%s: damaged, so that rows of %s cannot be verified; they are kept", line_checksums(path), path)
     return rows
+
+
+def loss_unit(row: dict[str, Any]) -> str:
+    """Returns the unit of the loss of a validation row; rows of loss=dpo have an accuracy."""
+    return "nats a pair" if "accuracy" in row else "nats a token"
 
 
 def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:

@@ -79,19 +79,20 @@ def save_model(
     """
     building = building_folder(run / "model")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    checksums: dict[str, Any]
     if base is None:
         save_file(weights, building / WEIGHTS, metadata={"step": str(step)})
+        checksums = {"sha256": sha256(building / WEIGHTS)}
     else:
         base.write(weights, building)
+        settings = sha256(building / ADAPTER_CONFIG)
+        checksums = {"sha256": sha256(building / ADAPTER)}
+        checksums["base"] = {"name": base.name, "sha256": base.sha256, "settings": settings}
     metadata = {"model": asdict(config), "step": step, "loss": loss, "tokenizer": tokenizer.fingerprint}
     metadata |= {"data": data} if data else {}
     metadata |= {"end_ids": [*end_ids]} if end_ids else {}
     metadata |= {"chat_template": chat_template} if chat_template is not None else {}
-    if base is None:
-        metadata["sha256"] = sha256(building / WEIGHTS)
-    else:
-        metadata["sha256"] = sha256(building / ADAPTER)
-        metadata["base"] = {"name": base.name, "sha256": base.sha256, "settings": sha256(building / ADAPTER_CONFIG)}
+    metadata |= checksums
     metadata["config_sha256"] = own_sha256(metadata, "config_sha256")
     (building / "config.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
     tokenizer.save(building)

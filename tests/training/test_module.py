@@ -43,7 +43,8 @@ def step(
     """
     module.zero_grad()
     targets = ids[:, 1:] if learned is None else ids[:, 1:].where(learned, IGNORE)
-    parts = list(zip(ids[:, :-1].chunk(count := processes * micro_batches), targets.chunk(count), strict=True))
+    count = processes * micro_batches
+    parts = list(zip(ids[:, :-1].chunk(count), targets.chunk(count), strict=True))
     data = SimpleNamespace(targets=lambda step: None if learned is None else int(learned.sum()))
     total = torch.zeros(())
     for index, part in enumerate(parts):

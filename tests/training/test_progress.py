@@ -115,6 +115,8 @@ def test_the_time_that_is_left() -> None:
     assert pace.left(20) == 80.0
     pace.validated(7.0)
     assert pace.left(40) == 60.0 + 2 * 7.0  # at step 80 and at the end
+    pace.watched(2.0)  # beside the last validation
+    assert pace.left(40) == 60.0 + 2 * 9.0
     assert pace.left(100) == 0.0
     growing = Pace(lambda step: float(step**2), 4, 10)
     growing.trained(0, 2, 4.0)

@@ -106,6 +106,10 @@ class RandomBatches:
         # every version of numpy; the remainder favours low places by less than n_places / 2**64.
         return (self._draw(step, 0) % self.n_places).astype(np.int64)
 
+    def targets(self, step: int) -> int | None:
+        """Returns the targets of a step, of all ranks together; None: every token is one."""
+        return None
+
     def _draw(self, step: int, purpose: int) -> np.ndarray:
         """Returns a random number for each sequence of a step, (B,) uint64.
 

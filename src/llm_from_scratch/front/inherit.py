@@ -78,10 +78,8 @@ def final_config(config: DictConfig, job: Sequence[str]) -> DictConfig:
             names = {name for choice in choices for name in _set_by(key, choice) if name != "task"}
             if key == "trainer":
                 names |= {f"trainer.{name}" for name in HARDWARE}
-            if key == "watch":
-                names.add("watch")
-            if key == "logger":
-                names.add("logger")  # the whole mapping: a logger that is not chosen again goes
+            if key in ("logger", "watch"):
+                names.add(key)  # the whole mapping: a logger or text that is not chosen again goes
         else:
             names = {key}
         for name in names:

@@ -13,7 +13,7 @@ A folder of a stranger's is untrusted: nothing in it runs.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,9 @@ def _own_places(config: GPTConfig) -> dict[str, Place]:
 
 
 # ---------------------------------------------------------------------------------------- writing
-def adapter_writer(config: GPTConfig, base: str, *, rank: int, alpha: float, p: float) -> Any:
+def adapter_writer(
+    config: GPTConfig, base: str, *, rank: int, alpha: float, p: float
+) -> Callable[[Mapping[str, Tensor], Path], None]:
     """Returns a function of (parameters by name, folder) that writes an adapter's two files.
 
     Args:

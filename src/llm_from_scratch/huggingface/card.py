@@ -20,7 +20,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import refuse_links
 from llm_from_scratch.huggingface.families import Family, family_of
 from llm_from_scratch.pages import Block, Heading, Paragraph, Table, markdown
-from llm_from_scratch.run import RunFolder, data_fingerprint
+from llm_from_scratch.run import RunFolder, data_fingerprint, loss_unit
 from llm_from_scratch.weights import LoadedModel
 
 # The rights in the texts that have a name here. Those in a model's weights are for whoever
@@ -187,8 +187,7 @@ FIGURES = {
 def _figures(trained: LoadedModel, run: Path, measured: dict[str, Any] | None) -> list[Block]:
     """Returns the figures of the best validation, and those of a report."""
     best = RunFolder(run).best()
-    unit = "token" if best is None or "accuracy" not in best else "pair"  # of loss=dpo
-    rows = [[f"loss (nats a {unit})", f"{trained.loss:.4f}", "validation split"]]
+    rows = [[f"loss ({loss_unit(best or {})})", f"{trained.loss:.4f}", "validation split"]]
     if best is not None and best["step"] == trained.step:
         rows += [
             [name, f"{best[key]:.4f}", "validation split"]

@@ -94,8 +94,7 @@ class TextDataModule(lightning.LightningDataModule):
 
         None where every sequence has the same number: all its tokens.
         """
-        count = getattr(self.sampler, "targets", None)
-        return count(0 if self.settings.overfit else step) if count else None
+        return self.sampler.targets(0 if self.settings.overfit else step)
 
     def train_dataloader(self) -> "TrainingBatches":
         """Returns this rank's training batches, without end: the Trainer stops at max_steps.
@@ -127,7 +126,9 @@ class TextDataModule(lightning.LightningDataModule):
 
 def tell_left_out(prepared: Conversations, data: DataConfig, block_size: int) -> None:
     """Warns of conversations that are cut or left out, with their number; of pairs `Pairs` does."""
-    for split in () if isinstance(prepared, Preferences) else SPLITS:
+    if isinstance(prepared, Preferences):
+        return
+    for split in SPLITS:
         packed = prepared.packed(split, data, block_size)
         if packed.cut or packed.skipped:
             log.warning(

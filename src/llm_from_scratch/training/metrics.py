@@ -54,9 +54,9 @@ class Metrics(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Drops the rows after a resumed run's checkpoint, which the run writes again."""
-        step, data = trainer.global_step, pl_module.config
+        step, config = trainer.global_step, pl_module.config
         if self.seen is None:  # also a checkpoint of version 0.1
-            self.seen = int(pl_module.batches(step) * data.data.batch_size) * data.model.block_size
+            self.seen = int(pl_module.batches(step) * config.data.batch_size) * config.model.block_size
         if trainer.is_global_zero:
             for path in (self.path, self.timing):
                 rows = [row for row in read_rows(path) if row["step"] <= step]

@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 JUMP = 0.1  # relative change of the learning rate at a resume, above which the run warns
 
 
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Returns the type of a sum of millions of small terms: float64, which Apple's GPUs lack."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class LanguageModel(lightning.LightningModule):
     """The LightningModule that trains a GPT to predict the next token.
 
@@ -230,10 +235,8 @@ class LanguageModel(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Sets a validation's sums of loss and tokens to zero, on the device."""
-        # float64 keeps millions of small terms exact; Apple's GPUs have none.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
         # Summed losses of the trained weights and of their average
-        self.nats = torch.zeros(2, dtype=dtype, device=self.device)
+        self.nats = torch.zeros(2, dtype=sum_dtype(self.device), device=self.device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

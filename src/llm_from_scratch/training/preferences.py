@@ -29,7 +29,7 @@ from llm_from_scratch.reference_model import (
     write_reference,
 )
 from llm_from_scratch.training.data import Batch, as_batch
-from llm_from_scratch.training.module import LanguageModel
+from llm_from_scratch.training.module import LanguageModel, sum_dtype
 
 log = logging.getLogger(__name__)
 # Of a pair, as rows of metrics.jsonl name them
@@ -127,12 +127,11 @@ def held_out(model: GPT, pairs: Pairs, settings: LossConfig, batch_size: int) ->
         batch_size: pairs at a time; the figures do not depend on it.
     """
     device = next(model.parameters()).device
-    total = torch.zeros(len(MEASURES), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    total = torch.zeros(len(MEASURES), dtype=sum_dtype(device), device=device)
     for arrays in pairs.batches(batch_size):
-        x, y, _, reference = (None if one is None else one.to(device) for one in as_batch(arrays))
-        assert x is not None
-        assert y is not None
-        assert reference is not None
+        batch = as_batch(arrays)
+        assert batch.reference is not None
+        x, y, reference = (one.to(device) for one in (batch.x, batch.y, batch.reference))
         lengths = answer_lengths(y)
         rows = measures(dpo(answer_log_probs(model, x, y), reference, lengths, settings))
         total += rows[lengths.view(-1, 2)[:, 0] > 0].sum(0)
@@ -232,9 +231,8 @@ class PreferenceModel(LanguageModel):
 
     def on_validation_epoch_start(self) -> None:
         """Sets a validation's sums to zero, on the device."""
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
         # Of the trained weights and of their average
-        self.sums = torch.zeros(2, len(MEASURES), dtype=dtype, device=self.device)
+        self.sums = torch.zeros(2, len(MEASURES), dtype=sum_dtype(self.device), device=self.device)
         self.validated = torch.zeros((), dtype=torch.int64, device=self.device)  # pairs
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

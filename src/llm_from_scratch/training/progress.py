@@ -81,6 +81,10 @@ class Pace:
         self.validations += 1
         self.validating += seconds
 
+    def watched(self, seconds: float) -> None:
+        """Adds the duration of the watched texts to that of the last validation."""
+        self.validating += seconds
+
     def left(self, step: int) -> float:
         """Returns the estimated seconds from `step` to the end of the run.
 
@@ -253,7 +257,7 @@ class Overfitting(Callback):
         self, run_dir: Path, config: Config, epochs: Callable[[int], float], say: Callable[[str], None]
     ) -> None:
         self.run_dir, self.config, self.epochs, self.say = run_dir, config, epochs, say
-        self.unit = "pair" if config.loss.name == "dpo" else "token"
+        self.unit, self.text = ("pair", "pairs") if config.loss.name == "dpo" else ("token", "text")
         self.losses: list[tuple[int, float]] = []  # step, validation loss
         self.reported = 0  # the step of the best weights at the last report; 0: none
 
@@ -273,7 +277,7 @@ class Overfitting(Callback):
         self.reported = best
         dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
         self.say(
-            f"step {step}: the validation loss rises, after {self.epochs(step):.3g} passes over the text; the best weights,"
+            f"step {step}: the validation loss rises, after {self.epochs(step):.3g} passes over the {self.text}; the best weights,"
             f" of step {best} ({loss:.4f} nats a {self.unit}), are in model/; optim.patience={RISES} ends a run there; more"
             f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
         )

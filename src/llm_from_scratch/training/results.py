@@ -12,7 +12,7 @@ from llm_from_scratch.config import FAILURE
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import replaced_file
 from llm_from_scratch.places import program
-from llm_from_scratch.run import RunFolder, read_rows
+from llm_from_scratch.run import WATCHED, RunFolder, loss_unit, read_rows
 from llm_from_scratch.terminal import argument, console, shell
 
 SWEPT = ".hydra/overrides.yaml"  # Hydra's file with the overrides, in each run of a sweep
@@ -47,11 +47,6 @@ def best_row(run: Path) -> dict[str, Any]:
 
 def _rows(run: Path) -> list[dict[str, Any]]:
     return read_rows(run / "metrics.jsonl")
-
-
-def unit(row: dict[str, Any]) -> str:
-    """Returns the unit of the loss of a validation row."""
-    return "nats a pair" if "accuracy" in row else "nats a token"
 
 
 def draw_curves(run: Path) -> None:
@@ -92,7 +87,7 @@ def draw_curves(run: Path) -> None:
         # One memorized batch: on a linear axis its curve would be a line at 0
         loss.set_yscale("log")
     _mark_best(loss, best)
-    loss.set_ylabel(f"loss ({unit(best)})")
+    loss.set_ylabel(f"loss ({loss_unit(best)})")
     loss.legend(frameon=False)
     if rewards:
         _draw_rewards(rewards, train, val)
@@ -110,10 +105,15 @@ def draw_curves(run: Path) -> None:
 
 def _draw_watched(loss: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Draws the losses of the watched texts, and returns their rows."""
-    watched = [row for row in rows if row["split"].startswith("val/")]
+    watched = [row for row in rows if row["split"].startswith(WATCHED)]
     for name in dict.fromkeys(row["split"] for row in watched):
         own = [row for row in watched if row["split"] == name]
-        loss.plot([row["step"] for row in own], [row["loss"] for row in own], "s--", label=f"{name[4:]} (watched)")
+        loss.plot(
+            [row["step"] for row in own],
+            [row["loss"] for row in own],
+            "s--",
+            label=f"{name.removeprefix(WATCHED)} (watched)",
+        )
     return watched
 
 
@@ -124,7 +124,7 @@ def _mark_best(loss: Any, best: dict[str, Any]) -> None:
     # Placed so that the label stays within the axes, whichever corner the best point is near.
     right, up = loss.transAxes.inverted().transform(loss.transData.transform((best["step"], best["loss"])))
     loss.annotate(
-        f"best: {best['loss']:.3f} {unit(best)}\n{next(second)}",
+        f"best: {best['loss']:.3f} {loss_unit(best)}\n{next(second)}",
         (best["step"], best["loss"]),
         xytext=(-10 if right > 0.4 else 10, 45 if up < 0.6 else -45),
         textcoords="offset points",
@@ -179,13 +179,13 @@ def _print_table(run: Path, parameters: int, prompt: str | None, board: bool) ->
     last = max((row for row in rows if row["split"] == "val"), key=lambda row: row["step"])
     table = Table(title=f"Results of {run}", title_justify="left")
     shown = [name for name in COLUMNS if name in best]
-    for name in ("validation", "step", *(unit(best) if name == "loss" else COLUMNS[name][0] for name in shown)):
+    for name in ("validation", "step", *(loss_unit(best) if name == "loss" else COLUMNS[name][0] for name in shown)):
         table.add_column(name, justify="left" if name == "validation" else "right")
     for name, row in (("best (in model/)", best), ("last", last)):
         table.add_row(name, str(row["step"]), *(f"{row[measure]:.{COLUMNS[measure][1]}f}" for measure in shown))
     out = console(stderr=True)
     out.print(table)
-    watched = [row for row in rows if row["split"].startswith("val/")]
+    watched = [row for row in rows if row["split"].startswith(WATCHED)]
     if watched:
         out.print(_watched_table(watched, best["step"]))
     out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
@@ -209,7 +209,9 @@ def _watched_table(rows: list[dict[str, Any]], best: int) -> Table:
         for step in sorted({0, best, max(own)} & set(own)):
             row = own[step]
             change = f"{row['bits_per_byte'] - own[0]['bits_per_byte']:+.4f}" if 0 in own else ""
-            table.add_row(split[4:], str(step), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", change)
+            table.add_row(
+                split.removeprefix(WATCHED), str(step), f"{row['loss']:.4f}", f"{row['bits_per_byte']:.4f}", change
+            )
     return table
 
 

@@ -52,10 +52,10 @@ class StateFolders(CheckpointIO):
             own = self.fingerprints.get(name, "none")
             if fingerprint != own:
                 start = quote(f"init_from={path.parents[1]}")
-                made = f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: put the"
+                mend = f"put the text back as it was, or start a new run from the weights ({start})"
                 if name == "base":
-                    raise UserError(f"{made} model that init_from names back as it was: these are adapters of it")
-                raise UserError(f"{made} text back as it was, or start a new run from the weights ({start})")
+                    mend = "put the model that init_from names back as it was: these are adapters of it"
+                raise UserError(f"{path}: made with the {name} {fingerprint[:16]}, and this run has {own[:16]}: {mend}")
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint folder, after all queued writes."""

@@ -17,17 +17,15 @@ from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.corpus import is_mixture
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.data.prepared import Prepared
-from llm_from_scratch.data.sampler import ValidationWindows
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.evaluation.scoring import likelihood_row
 from llm_from_scratch.kernels import IGNORE
-from llm_from_scratch.run import read_rows
+from llm_from_scratch.run import WATCHED, read_rows
 from llm_from_scratch.tokenizer import Tokenizer
+from llm_from_scratch.training.data import ValidationBatches
 from llm_from_scratch.training.metrics import Metrics
-from llm_from_scratch.training.module import LanguageModel
+from llm_from_scratch.training.module import LanguageModel, sum_dtype
 from llm_from_scratch.training.progress import ProgressBar
-
-SPLIT = "val/"  # a row's split is this and the name of the text
 
 
 def watched_settings(config: Config) -> dict[str, DataConfig]:
@@ -94,40 +92,41 @@ class Watched(Callback):
         if trainer.global_step == 0:
             there = {row["split"] for row in read_rows(self.metrics.path) if row["step"] == 0}
             trainer.strategy.barrier()  # before rank 0 adds rows
-            self._measure(trainer, pl_module, [name for name in self.texts if SPLIT + name not in there])
+            self._measure(trainer, pl_module, [name for name in self.texts if WATCHED + name not in there])
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Measures the present weights, or their average where there is one."""
-        self._measure(trainer, pl_module, list(self.texts))
+        self.progress.pace.watched(self._measure(trainer, pl_module, list(self.texts)))
 
-    def _measure(self, trainer: lightning.Trainer, module: LanguageModel, names: list[str]) -> None:
-        """Writes a row for each of the named texts; the time is not counted as training time."""
+    def _measure(self, trainer: lightning.Trainer, module: LanguageModel, names: list[str]) -> float:
+        """Writes a row for each of the named texts.
+
+        Returns:
+            The seconds that it took, which are not counted as training time.
+        """
         since, figures = time.perf_counter(), []
         for name in names:
             row = self._row(trainer, module, self.texts[name])
-            self.metrics.write(trainer, {"step": trainer.global_step, "split": SPLIT + name} | row, {})
+            self.metrics.write(trainer, {"step": trainer.global_step, "split": WATCHED + name} | row, {})
             figures.append(f"{name} {row['loss']:.4f}, {row['bits_per_byte']:.4f} bits per byte")
-        self.metrics.since += time.perf_counter() - since
+        seconds = time.perf_counter() - since
+        self.metrics.since += seconds
         if names and trainer.is_global_zero:
             self.progress.say(f"step {trainer.global_step}/{trainer.max_steps}  watched: {'; '.join(figures)}")
+        return seconds
 
     @torch.no_grad()
     def _row(self, trainer: lightning.Trainer, module: LanguageModel, text: Prepared) -> dict[str, Any]:
         """Returns the likelihood of a whole validation split; the ranks share its windows."""
-        windows = ValidationWindows(
-            [shard.tokens for shard in text.shards("val")],
-            block_size=module.config.model.block_size,
-            eot_id=text.tokenizer.eot_id,
-        )
+        config, device, was_training = module.config, module.device, module.model.training
+        windows = text.validation(config.data, config.model.block_size)
         size: int = trainer.datamodule.micro_batch_size  # type: ignore[attr-defined]
-        device, was_training = module.device, module.model.training
-        # float64 keeps millions of small terms exact; Apple's GPUs have none.
-        nats = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        nats = torch.zeros((), dtype=sum_dtype(device), device=device)
         tokens = torch.zeros((), dtype=torch.int64, device=device)
         module.model.eval()
         with module.averaged(), trainer.precision_plugin.forward_context():
-            for arrays in windows.batches(size, trainer.global_rank, trainer.world_size):
-                x, y = (torch.from_numpy(one).to(device) for one in arrays)
+            for batch in ValidationBatches(windows, size, trainer.global_rank, trainer.world_size):
+                x, y = batch.x.to(device), batch.y.to(device)
                 nats += module.loss(x, y, reduction="sum")
                 tokens += (y != IGNORE).sum()
         module.model.train(was_training)
