@@ -75,7 +75,7 @@ def test_a_mask_lies_beside_the_ids(folder: Path) -> None:
             *(f"{split}_00000{end}" for split in ("train", "val") for end in (".bin", ".idx", ".mask")),
         ]
     )
-    assert "".join(prepared.manifest["template"]).startswith("{% for message")
+    assert prepared.manifest["template"].startswith("{% for message")
 
 
 def test_a_text_is_found_again_until_something_changes(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from byte_level import stranger
 
-from llm_from_scratch.data.conversations import MARKERS, ChatStyle, Rendered, template_of
+from llm_from_scratch.data.conversations import MARKERS, ChatStyle, Rendered, question, template_of
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from llm_from_scratch.tokenizer.huggingface import read, write
@@ -109,6 +109,20 @@ def test_a_preference_is_two_documents(bpe: BPETokenizer) -> None:
         begin, end = parts(document, bpe)
         assert end == (f"{answer}<|im_end|>", True)
         assert begin[0].count("A little black dog.<|im_end|>") == 1
+
+
+def test_the_question_of_a_row_is_that_of_its_last_answer() -> None:
+    assert question({"prompt": "Who?", "completion": " Toto"}) == ("Who?", " Toto")
+    asked = ([QUESTION], "A little black dog.")
+    assert question({"messages": [QUESTION, ANSWER, QUESTION]}) == asked
+    # Messages behind the last answer are left out, as in training.
+    assert question({"prompt": [QUESTION], "completion": [ANSWER, QUESTION]}) == asked
+    for row, said in (
+        ({"prompt": [QUESTION], "completion": [QUESTION]}, "no message of the role assistant"),
+        ({"prompt": "Who?", "completion": [ANSWER]}, "write both alike"),
+    ):
+        with pytest.raises(UserError, match=said):
+            question(row)
 
 
 def test_a_template_that_forgets_gives_each_answer_its_own_document(bpe: BPETokenizer) -> None:

@@ -132,6 +132,10 @@ def test_scores_stand_beside_the_baseline(
     assert not Path("elsewhere").exists()
     assert answers_or_reason([("run", Config(), untrained), ("smollm2", None, untrained)], 32, left_out) is None
     assert len(left_out) == 1
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}', encoding="utf-8")
+    config = Config(data=DataConfig(name="chat", format="chat", path="rows.jsonl", metric="label"))
+    assert answers_or_reason([("run", config, untrained)], 32, left_out) is None
+    assert left_out[1].endswith("data.metric=label: there are no held-out questions")
 
 
 def test_evaluate_shows_the_answers_of_a_run(

@@ -84,15 +84,12 @@ class ChatStyle:
             return self.conversation(_messages(row["messages"], "messages"))
         if row.get("prompt") is not None or row.get("completion") is not None:
             return self._answered(_value(row, "prompt"), _value(row, "completion"))
-        known = ascii([key for key, value in row.items() if value is not None])[:200]
-        raise UserError(f'a row needs "messages", or "prompt" and "completion", and has {known}')
+        raise UserError(f'a row needs "messages", or "prompt" and "completion", and has {_keys(row)}')
 
     def _answered(self, prompt: str | Messages, answer: str | Messages) -> list[Rendered]:
         if isinstance(prompt, str) and isinstance(answer, str):
             return [self.plain(prompt, answer)]
-        if isinstance(prompt, str) or isinstance(answer, str):
-            raise UserError("its prompt and its answer are a text and a list of messages: write both alike")
-        return self.conversation([*prompt, *answer], learned_from=len(prompt))
+        return self.conversation(_joined(prompt, answer), learned_from=len(prompt))
 
     def prompt_ids(self, prompt: str | Messages) -> list[int]:
         """Returns the ids that a model answers: of a text as it is, of messages by the template.
@@ -176,14 +173,28 @@ def question(row: Mapping[str, Any]) -> tuple[str | Messages, str]:
     Raises:
         UserError: when the row has no answer.
     """
-    if row.get("messages") is None:
-        prompt, answer = _value(row, "prompt"), _value(row, "completion" if "completion" in row else "chosen")
-        return prompt, answer if isinstance(answer, str) else str(answer[-1].get("content", ""))
-    messages = _messages(row["messages"], "messages")
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"], "messages")
+    else:
+        prompt, answer = _value(row, "prompt"), _value(row, "completion")
+        if isinstance(prompt, str) and isinstance(answer, str):
+            return prompt, answer
+        messages = _joined(prompt, answer)
     places = [i for i, message in enumerate(messages) if message["role"] == ROLE]
     if not places:
         raise UserError(f"it has no message of the role {ROLE}: there is no answer")
     return messages[: places[-1]], str(messages[places[-1]].get("content", ""))
+
+
+def _joined(prompt: str | Messages, answer: str | Messages) -> Messages:
+    """Returns the messages of a prompt with those of its answer.
+
+    Raises:
+        UserError: when one of them is a text.
+    """
+    if isinstance(prompt, str) or isinstance(answer, str):
+        raise UserError("its prompt and its answer are a text and a list of messages: write both alike")
+    return [*prompt, *answer]
 
 
 def _trimmed(ids: list[int], learned: list[bool]) -> Rendered:
@@ -200,9 +211,13 @@ def _value(row: Mapping[str, Any], key: str) -> str | Messages:
     """
     value = row.get(key)
     if value is None:
-        known = ascii([key for key, value in row.items() if value is not None])[:200]
-        raise UserError(f'it has no "{key}", but {known}')
+        raise UserError(f'it has no "{key}", but {_keys(row)}')
     return value if isinstance(value, str) else _messages(value, key)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    """Returns the keys of a row that have a value, for a message."""
+    return ascii([key for key, value in row.items() if value is not None])[:200]
 
 
 def _messages(value: Any, key: str) -> Messages:

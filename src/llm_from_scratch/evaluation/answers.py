@@ -147,11 +147,11 @@ def answer_questions(data: DataConfig, runs: Sequence[tuple[str, LoadedModel]], 
     kind = data.metric
     assert kind is not None
     sources = sources_of(data, fetch=False, write=data.dir == DataConfig().dir)
-    asked = read_questions(sources["val"], data.on_error)
+    asked = read_questions(sources["val"], data.on_error) if "val" in sources else []
     questions = [one.question for one in asked]
-    if not questions:
-        raise UserError(f"data.metric={kind}: there are no held-out questions")
     train = [one.question for one in read_questions(sources["train"], data.on_error)]
+    if not questions or not train:
+        raise UserError(f"data.metric={kind}: there are no {'training' if questions else 'held-out'} questions")
     of_baselines = {
         name: metrics(kind, written, questions) for name, written in baselines(kind, train, questions).items()
     }
