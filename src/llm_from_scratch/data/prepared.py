@@ -254,9 +254,6 @@ class Preferences(Conversations):
     def validation(self, data: DataConfig, block_size: int) -> Pairs:
         return self.pairs("val", data, block_size)
 
-    def scored_bytes(self, data: DataConfig, block_size: int) -> int:
-        return self.text_bytes("val")
-
     def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
         return len(self.pairs("train", data, block_size))
 
