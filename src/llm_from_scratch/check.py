@@ -246,7 +246,9 @@ def check_given(config: Config, given: Iterable[str]) -> None:
         if group == "data" and config.data.mix is not None and inner.split(".")[0] in _CORPUS:
             raise UserError(f"{shown}: data=mix takes it for each corpus: write data.corpora.NAME.{inner}")
         if name == "data.corpora":
-            _check_corpora(config.data.corpora, key)
+            _check_corpora(config.data.corpora, key, name, "is of the whole mixture: write data.{setting}")
+        if name == "watch":
+            _check_corpora(config.watch, key, name, "is of training, and this text is validated alone: leave it out")
         if key == "task" and "run_dir" in given:
             raise UserError(f"{shown}: names a folder below outputs/, and run_dir names another: leave one of them out")
         holds, need = NEEDS.get(name, (None, ""))
@@ -254,17 +256,19 @@ def check_given(config: Config, given: Iterable[str]) -> None:
             raise UserError(f"{shown}: changes nothing without {need}; leave it out, or change that")
 
 
-def _check_corpora(corpora: dict[str, Any], key: str) -> None:
-    """Raises UserError for a setting within `data.corpora` that the whole mixture shares.
+def _check_corpora(corpora: dict[str, Any], key: str, group: str, advice: str) -> None:
+    """Raises UserError for a setting within `data.corpora` or `watch` that is not of one corpus.
 
-    Settings of batches are among them. `key` is the setting that the user wrote.
+    Settings of batches are among them. `key` is the setting that the user wrote, `group` the
+    mapping of the corpora; `advice` may name the {setting} with its value.
     """
-    asked = key.removeprefix("data.corpora").removeprefix(".").split(".")
+    asked = key.removeprefix(group).removeprefix(".").split(".")
     defaults = {item.name: item.default for item in fields(DataConfig)} | {"name": None}
     for corpus, settings in corpora.items():
         for inner, value in settings.items() if asked[0] in ("", corpus) else ():
-            if inner in _CORPUS or inner == "name" or value == defaults.get(inner):
+            if inner in (*_CORPUS, "name") or value == defaults.get(inner):
                 continue
-            raise UserError(
-                f"data.corpora.{corpus}.{inner}={value!s:.200}: is of the whole mixture: write data.{inner}={value!s:.200}"
-            )
+            if group == "watch" and inner in ("mix", "corpora"):  # `watched_settings` refuses a mixture
+                continue
+            setting = f"{inner}={value!s:.200}"
+            raise UserError(f"{group}.{corpus}.{setting}: {advice.format(setting=setting)}")

@@ -73,6 +73,7 @@ def test_rows_from_step_0_on_and_an_exact_resume(train_here: InProcess, capsys: 
         ("+watch.a={fraction: 2}", "watch.a: fraction=2.0: must be above 0, at most 1"),
         ("+watch.a={mix: {oz: 1}}", "watch.a: only a single text is watched"),
         ("+watch.a={path: none.txt}", "none.txt"),
+        ("+watch.a={path: old.txt, batch_size: 3}", "watch.a.batch_size=3: is of training, and this text is validated"),
     ],
 )
 def test_settings_of_no_text_are_refused(words: str, message: str, train_here: InProcess) -> None:
