@@ -94,6 +94,19 @@ def test_learning_rates_fall_with_depth() -> None:
     assert [group["lr"] for group in groups] == [0.5, 0.25, 0.125]
 
 
+def test_muon_takes_the_parts_of_a_fused_layers_adapter_apart() -> None:
+    """Of width 16: 4 heads and 2 of keys and values, 4 channels each; SwiGLU has two halves."""
+    model = small("modern")
+    choose_trained(model, FinetuneConfig(method="lora", rank=2))
+    (group,) = make_optimizer(model, OptimConfig(name="muon"), fused=False).param_groups
+    names = [name for name, one in model.named_parameters() if one.requires_grad]
+    rows = dict(zip(names, group["rows"], strict=True))
+    assert rows["blocks.0.attention.qkv.lora_B"] == [16, 8, 8]
+    up = model.get_parameter("blocks.0.feed_forward.up.lora_B")
+    assert rows["blocks.0.feed_forward.up.lora_B"] == [len(up) // 2] * 2
+    assert rows["blocks.0.attention.qkv.lora_A"] == [2]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -118,12 +118,13 @@ def _make_custom(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer
 def _rows(model: GPT, name: str, matrix: Parameter) -> list[int]:
     """Returns the heights of the matrices that are stacked in one weight.
 
-    A fused weight holds queries, keys and values, or SwiGLU's gate and value.
+    A fused weight holds queries, keys and values, or SwiGLU's gate and value; B of its adapter has
+    rows for each.
     """
-    if name.endswith("attention.qkv.weight"):
+    if name.endswith(("attention.qkv.weight", "attention.qkv.lora_B")):
         size = model.config.head_dim
         return [model.config.n_head * size, model.config.kv_heads * size, model.config.kv_heads * size]
-    if name.endswith("feed_forward.up.weight") and model.config.activation == "swiglu":
+    if name.endswith(("feed_forward.up.weight", "feed_forward.up.lora_B")) and model.config.activation == "swiglu":
         return [len(matrix) // 2] * 2
     return [len(matrix)]
 
