@@ -12,12 +12,12 @@ ACTIVATE = printf '\nTo go on in this shell: source %s/bin/activate, then: pytho
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo weights test slow tales check chaos bench gpu format clean
+.PHONY: help demo weights test slow hour tales course docs figures check chaos bench gpu format clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.core  ## train on The Wizard of Oz (or Python's own source code), then write a story: about 5 minutes
+demo: $(VENV)/.core  ## train on The Wizard of Oz (or on told stories), then write a story: about 5 minutes
 	@$(PY) -m llm_from_scratch demo
 	@$(ACTIVATE)
 
@@ -34,11 +34,24 @@ test: $(VENV)/.dev  ## run the tests; ARGS="-k sampler" for some of them
 slow: $(VENV)/.dev  ## run the longer ones: trainings with several processes, signals, the benchmarks at a small size
 	$(PY) -m pytest $(PARALLEL) -m slow $(ARGS)
 
+hour: $(VENV)/.dev  ## run the commands of README.md in a fresh clone and a new environment: about fifteen minutes
+	$(PY) -m pytest -m hour tests/test_first_hour.py $(ARGS)
+
 tales: $(VENV)/.dev  ## tell, read back, score and judge 100,000 stories of each level: about ten minutes
 	$(PY) -m pytest $(PARALLEL) -m tales tests/tales $(ARGS)
 
-chaos: $(VENV)/.dev  ## kill -9 and failing calls, 460 of them, resume, compare every byte: about 35 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
-	$(PY) -m pytest -m chaos -n 2 tests/chaos $(ARGS)
+course: $(VENV)/.docs outputs/course/oz/model/config.json outputs/course/tales/model/config.json  ## run the course's notebooks and the scripts of its figures: under 15 minutes
+	$(PY) -m pytest $(PARALLEL) -m course tests/course $(ARGS)
+
+docs: $(VENV)/.docs  ## build the site of the course and of all pages, without a network: build/docs/index.html
+	$(PY) -m sphinx -q -b html -n -W --keep-going -E -c docs . build/docs
+	@echo "build/docs/index.html" >&2
+
+figures: $(VENV)/.dev outputs/course/oz/model/config.json outputs/course/tales/model/config.json  ## draw the course's figures anew, and make its notebooks
+	@set -e; for file in docs/course/figures/[0-9]*.py docs/course/make_notebooks.py; do $(PY) $$file; done
+
+chaos: $(VENV)/.dev  ## kill -9 and failing calls, 560 of them, resume, compare every byte: about 40 minutes; CHAOS_REPORT=docs/chaos.md keeps the summary
+	$(PY) -m pytest -m chaos -n 2 tests/chaos tests/rating tests/browser $(ARGS)
 
 check: $(VENV)/.dev  ## formatting, lint, types and the import rules
 	$(PY) -m ruff format --check .
@@ -77,3 +90,16 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing torch, lightning, hydra, pytest, transformers and others into $(VENV)" >&2
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/.core $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "Installing sphinx, jupyter's client and others into $(VENV)" >&2
+	@$(INSTALL) '.[dev,docs]'
+	@touch $@
+
+# The runs that some figures of the course look into: a few minutes each.
+outputs/course/oz/model/config.json: | $(VENV)/.dev
+	$(PY) train.py experiment=oz_demo run_dir=outputs/course/oz
+
+outputs/course/tales/model/config.json: | $(VENV)/.dev
+	$(PY) train.py experiment=tales_demo run_dir=outputs/course/tales data.level=1 data.batch_size=6 \
+		model.block_size=224 model.n_head=4 optim.lr=0.02 trainer.max_steps=1600

@@ -3,7 +3,7 @@ new tokens after a prompt of one.
 
 All have the same shape (GPT-2's architecture; 6 layers, width 384, 6 heads, T=256, float32 unless
 told) with new weights, the same temperature and no filter, and never stop early. Ours is what
-generate.py runs: `split_linears`, then `to_host` around `generate_tokens`, every token read on the
+generate.py runs: `lay_out`, then `to_host` around `generate_tokens`, every token read on the
 host. --compile adds rows with that setting. One call before the measurements warms each up; of ours
 it is timed on a GPU, up to its first token and to its end.
 
@@ -37,13 +37,14 @@ def writers(
     import torch
 
     from llm_from_scratch.config import SamplingConfig
-    from llm_from_scratch.generation import generate_tokens, split_linears, to_host
+    from llm_from_scratch.decoding_linears import lay_out
+    from llm_from_scratch.generation import generate_tokens, to_host
     from llm_from_scratch.model import GPT, GPTConfig
 
     family = {"norm": "layernorm", "position": "learned", "activation": "gelu", "qk_norm": False, "bias": True}
     place = {"device": device, "dtype": getattr(torch, dtype)}
     ours = GPT(GPTConfig(**shape, **family, norm_eps=1e-5, init_std=0.02)).to(**place).eval()
-    split_linears(ours)  # split for torch's current number of threads
+    lay_out(ours, dtype)  # split for torch's current number of threads
     theirs = gpt2(**shape).to(**place).eval()
 
     def prompt(batch: int) -> torch.Tensor:

@@ -3,11 +3,13 @@
 Each client sends one request after another: a prompt of random ids, a stream of new tokens, no early
 end. Rows: the server with its slots; the same with one slot ("one at a time"); for a .gguf file
 llama.cpp's server (xllamacpp) on the same file. Times are of the clients, which take a part of the same
-cores. --soak sends that many short requests to one server and tells its memory on the way.
+cores. --soak sends that many short requests to one server and tells its memory on the way. --fairness
+tells how long a stream pauses while prompts as long as the context are read beside it.
 
     python benchmarks/serving.py                                  the size of model=tiny, new weights: minutes
     python benchmarks/serving.py --model smollm2 --clients 1 8    SmolLM2, beside llama.cpp
     python benchmarks/serving.py --soak 10000                     memory over 10,000 requests
+    python benchmarks/serving.py --model smollm2 --fairness       pauses beside long prompts
 """
 
 import argparse
@@ -45,6 +47,7 @@ class Load:
 
     first: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)  # between two events of a stream
     refused: int = 0  # answered 429
     errors: int = 0
     tokens: int = 0
@@ -71,12 +74,15 @@ async def ask(port: int, body: dict[str, Any], load: Load) -> None:
                 load.refused += 1
                 await asyncio.sleep(0.2)
                 continue
-            events, end = 0, b""
+            events, end, before = 0, b"", begun
             while line := await reader.readline():
                 if line.startswith(b"data: "):
+                    now = time.perf_counter()
                     if events == 0:
-                        load.first.append(time.perf_counter() - begun)
-                    events, end = events + 1, line.strip()
+                        load.first.append(now - begun)
+                    else:
+                        load.gaps.append(now - before)
+                    before, events, end = now, events + 1, line.strip()
             load.errors += status != 200 or end != b"data: [DONE]"
             load.whole.append(time.perf_counter() - begun)
             load.tokens += body["max_tokens"]
@@ -144,7 +150,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--slots", type=int, default=16, help="of the server (default: 16)")
     found.add_argument("--context", type=int, default=512, help="positions of a text (default: 512)")
     found.add_argument("--threads", type=int, help="of the server (default: one a core)")
+    found.add_argument("--dtype", default="auto", help="of this server, as `serve` takes it (default: auto)")
     found.add_argument("--soak", type=int, metavar="N", help="send N short requests, and tell the memory")
+    found.add_argument("--fairness", action="store_true", help="tell the pauses of a stream beside long prompts")
     return found
 
 
@@ -157,8 +165,20 @@ def main() -> None:
         model, gguf, vocabulary, ends = model_of(options, folder)
 
         def serve(slots: int) -> list[str]:
+            dtype = ["--dtype", options.dtype]
             limits = ["--slots", str(slots), "--context", str(options.context), "--queue", "1000"]
-            return ["-m", "llm_from_scratch", "serve", f"model={model}", "--port", "0", "--device", "cpu", *limits]
+            return [
+                "-m",
+                "llm_from_scratch",
+                "serve",
+                f"model={model}",
+                "--port",
+                "0",
+                "--device",
+                "cpu",
+                *limits,
+                *dtype,
+            ]
 
         def body() -> dict[str, Any]:
             prompt = [rng.randrange(max(ends) + 1, vocabulary) for _ in range(options.prompt)]
@@ -168,6 +188,8 @@ def main() -> None:
 
         if options.soak:
             return soak(options, serve(options.slots), folder, body)
+        if options.fairness:
+            return fairness(options, serve(options.slots), folder, body)
         servers = {"this server": serve(options.slots), "one at a time": serve(1)}
         if gguf is not None:
             servers["llama.cpp"] = ["-c", LLAMA, str(gguf), str(options.slots), str(options.context)]
@@ -180,7 +202,12 @@ def main() -> None:
                     rows.append(row_of(server, count, load, anonymous_mb(pid)))
                     print(rows[-1], flush=True)
     shared = {"model": options.model or "tiny", "prompt": options.prompt, "tokens": options.tokens}
-    record("serving", rows, options.results, shared | {"slots": options.slots, "threads": options.threads})
+    record(
+        "serving",
+        rows,
+        options.results,
+        shared | {"slots": options.slots, "threads": options.threads, "dtype": options.dtype},
+    )
 
 
 def row_of(server: str, count: int, load: Load, memory: float | None) -> dict[str, Any]:
@@ -209,6 +236,41 @@ def soak(options: argparse.Namespace, arguments: list[str], folder: Path, body: 
             sent += count
             rows.append({"requests": sent, "memory MB": anonymous_mb(pid), "errors": load.errors, "part": part + 1})
     record("serving_soak", rows, options.results, {"model": options.model or "tiny", "slots": options.slots})
+
+
+def fairness(
+    options: argparse.Namespace, arguments: list[str], folder: Path, body: Callable[[], dict[str, Any]]
+) -> None:
+    """Records the pauses between the tokens of one stream, alone and beside prompts as long as the context."""
+    rng, rows = random.Random(1), []
+    context = options.context if options.model else min(options.context, TINY["block_size"])
+
+    async def measure(port: int, long: int) -> tuple[Load, Load]:
+        own, others = Load(), Load()
+        stream = asyncio.ensure_future(ask(port, body(), own))
+        while not own.gaps:  # the others come while it is written
+            await asyncio.sleep(0.001)
+        ids = body()["prompt"]
+        prompts = [[rng.choice(ids) for _ in range(context - 1)] for _ in range(long)]
+        await asyncio.gather(stream, *(ask(port, body() | {"prompt": one, "max_tokens": 1}, others) for one in prompts))
+        return own, others
+
+    with served(arguments, folder, options.threads) as (port, _):
+        asyncio.run(clients(port, 1, 1, body))  # warms it up
+        for long in (0, 1, 4):
+            own, others = asyncio.run(measure(port, long))
+            assert own.errors + others.errors == 0
+            rows.append(
+                {
+                    "long prompts beside": long,
+                    "pause p50 s": percentile(own.gaps, 0.5),
+                    "pause p95 s": percentile(own.gaps, 0.95),
+                    "longest pause s": max(own.gaps),
+                    "long prompts answered p50 s": percentile(others.first, 0.5) if long else None,
+                }
+            )
+    shared = {"model": options.model or "tiny", "context": context, "tokens": options.tokens}
+    record("serving_fairness", rows, options.results, shared | {"threads": options.threads})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from llm_from_scratch.gguf.write import export
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer.bytes import BytesTokenizer
 from llm_from_scratch.tokenizer.merges import written
+from llm_from_scratch.weights import save_model
 
 SPECIAL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
 END = SPECIAL["<|im_end|>"]
@@ -55,8 +56,17 @@ def chain(answers: Mapping[str, str | bytes], block_size: int = 512) -> GPT:
     return model
 
 
-def chain_file(path: Path, answers: Mapping[str, str | bytes], block_size: int = 512) -> Path:
+def chain_file(path: Path, answers: Mapping[str, str | bytes], block_size: int = 512, template: str = TEMPLATE) -> Path:
     """The same as a GGUF file with its template."""
     return export(
-        chain(answers, block_size), byte_tokenizer(), path, dtype="f32", chat_template=TEMPLATE, end_ids=[END]
+        chain(answers, block_size), byte_tokenizer(), path, dtype="f32", chat_template=template, end_ids=[END]
     )
+
+
+def chain_run(folder: Path, answers: Mapping[str, str | bytes], block_size: int = 512) -> Path:
+    """The same as the model of a run folder."""
+    model = chain(answers, block_size)
+    folder.mkdir()
+    weights, chat = dict(model.named_parameters()), {"end_ids": [END], "chat_template": TEMPLATE}
+    save_model(weights, model.config, byte_tokenizer(), folder, step=1, loss=1.0, **chat)  # type: ignore[arg-type]
+    return folder

@@ -69,6 +69,22 @@ def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None
     )
 
 
+KILLER = "+callbacks.killer._target_=killer.Killer"  # a word of train.py, beside `write_killer`
+
+
+def write_killer(folder: Path) -> None:
+    """Writes a callback that kills its process in step KILL_AT, a variable of the environment; PYTHONPATH names the folder."""
+    (folder / "killer.py").write_text(
+        "import os, signal\n"
+        "from lightning.pytorch.callbacks import Callback\n"
+        "class Killer(Callback):\n"
+        "    def on_train_batch_start(self, trainer, module, batch, batch_idx):\n"
+        "        if str(trainer.global_step) == os.environ.get('KILL_AT'):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n",
+        encoding="utf-8",
+    )
+
+
 def as_version_0_1(config: Path) -> str:
     """Takes its checksum from a run's config.yaml, so that it can be changed by hand; returns what
     is left.

@@ -50,7 +50,7 @@ def test_every_public_name_is_there_and_on_the_page() -> None:
 def test_the_score_is_that_of_evaluate(run: Path) -> None:
     recorded = json.loads((FIXTURE / "evaluation.json").read_text(encoding="utf-8"))
     (folder,) = (FIXTURE / "data/text").glob("prepared-*")
-    likely = score(load_run(str(run), "cpu"), (folder / "val.txt").read_text(encoding="utf-8"))
+    likely = score(load_run(run, "cpu"), (folder / "val.txt").read_text(encoding="utf-8"))
     assert likely.bits_per_byte == pytest.approx(recorded["bits_per_byte"], rel=1e-4)
 
 

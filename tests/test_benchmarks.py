@@ -40,10 +40,10 @@ def committed_results_stay() -> Iterator[None]:
     assert sizes() == before
 
 
-def rows_of(benchmark: str, tmp_path: Path, *arguments: str) -> list[dict]:
+def rows_of(benchmark: str, tmp_path: Path, *arguments: str, program: str | None = None) -> list[dict]:
     """Runs a benchmark once at the size given; the lines that it appended."""
     results = tmp_path / "results"
-    script = str(REPO / "benchmarks" / f"{benchmark}.py")
+    script = str(REPO / "benchmarks" / f"{program or benchmark}.py")
     done = run([script, "--repeats", "1", "--results", str(results), *NANOGPT, *arguments], tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (results / f"{benchmark}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -104,6 +104,10 @@ def test_serving_measures_every_server_under_load(tmp_path: Path) -> None:
     for row in rows:
         assert (row["errors"], row["refused"]) == (0, 0)
         assert 0 < row["first p50 s"] <= row["first p95 s"] <= row["whole p95 s"]
+    rows = rows_of("serving_fairness", tmp_path, "--fairness", "--tokens", "30", program="serving")
+    assert [row["long prompts beside"] for row in rows] == [0, 1, 4]
+    for row in rows:
+        assert 0 < row["pause p50 s"] <= row["pause p95 s"] <= row["longest pause s"]
 
 
 @pytest.mark.slow

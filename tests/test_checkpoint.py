@@ -187,3 +187,18 @@ def test_publish_makes_one_folder_of_another(tmp_path: Path) -> None:
     publish(building, tmp_path / "folder")
     assert (tmp_path / "folder/file").read_text(encoding="utf-8") == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_the_thread_that_writes_starts_no_threads_of_its_own(tmp_path: Path) -> None:
+    """Threads of OpenMP stay for as long as the writer does, and those of a training then wait asleep."""
+    threads, background = torch.get_num_threads(), Background()
+    torch.set_num_threads(2)
+    try:
+        state = {"weights": torch.ones(2_000_000).mul_(2)}  # by all threads of this one
+        before = len([*Path("/proc/self/task").iterdir()])
+        background.submit(save_state, state, tmp_path / "step_00000001", {})
+        background.wait()
+        assert len([*Path("/proc/self/task").iterdir()]) <= before + 1  # the writer
+    finally:
+        torch.set_num_threads(threads)

@@ -90,3 +90,25 @@ def test_training_in_two_processes_by_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "run: run\n"
     assert "python train.py" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("compare", "one", "two"), ("explain", "one", "a text"), ("rate", "report", "study")]
+)
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [(".", "is a folder: name a file in it"), ("nowhere/a.html", "there is no folder nowhere: make it first")],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    page: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--html", page])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: --html {page}: {message}\n"

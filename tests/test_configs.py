@@ -37,7 +37,7 @@ def groups(main: str) -> set[str]:
 
 # A file that others of its folder build on is composed through them.
 SHARED = {
-    path.parent / f"{entry}.yaml"
+    (CONFIGS / f"{entry[1:]}.yaml" if entry.startswith("/") else path.parent / f"{entry}.yaml")
     for path in FILES
     if path.parent != CONFIGS
     for entry in defaults(path)
@@ -45,10 +45,12 @@ SHARED = {
     if isinstance(entry, str) and entry != "_self_" and "@" not in entry
 }
 CHOICES = [
-    (main, path.parent.relative_to(CONFIGS).as_posix(), path.stem)
+    (main, group, path.relative_to(CONFIGS / group).with_suffix("").as_posix())
     for path in FILES
     for main in SCHEMAS
-    if path not in SHARED and path.parent.relative_to(CONFIGS).as_posix() in groups(main)
+    # experiment/ablation/NAME is the choice ablation/NAME of the group experiment
+    for group in (path.parent.relative_to(CONFIGS).as_posix(), path.parent.parent.name)
+    if path not in SHARED and group in groups(main)
 ]
 
 
@@ -88,6 +90,8 @@ def test_every_file_is_reached() -> None:
     reached = {CONFIGS / f"{main}.yaml" for main in SCHEMAS} | SHARED
     reached |= {CONFIGS / group / f"{choice}.yaml" for _, group, choice in CHOICES}
     reached.add(CONFIGS / "hydra/sweeper/optuna.yaml")  # sweep=optuna overrides Hydra's own with it
+    reached.add(CONFIGS / "hydra/launcher/slurm.yaml")  # begins with a plugin's choice
+    reached.discard(CONFIGS / "hydra/launcher/submitit_slurm.yaml")
     assert sorted(reached) == FILES
 
 

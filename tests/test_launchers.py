@@ -3,7 +3,9 @@ that it announces.
 """
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.front.run_name import RUN_NAME, run_name
+from llm_from_scratch.run import read_rows
 from llm_from_scratch.signals import LIGHTNING_CHILD
 
 QUICK = (
@@ -24,6 +27,33 @@ QUICK = (
     "logger=none",
 )
 ALONE = tuple(word for word in QUICK if word != "trainer=cpu")
+# What stands in for SLURM: sbatch runs the script, and once more where it has died; srun starts its tasks.
+SLURM = {
+    "sbatch": """
+import os, re, subprocess, sys
+if sys.argv[1] == "again":
+    statuses = [subprocess.call(["bash", sys.argv[2]], env=os.environ | {"SLURM_RESTART_COUNT": str(n)}) for n in (0, 1)]
+    sys.exit(statuses[1])
+asked = dict(re.findall(r"#SBATCH --([a-z-]+)=(.+)", open(sys.argv[1]).read()))
+open("asked.json", "w").write(__import__("json").dumps(asked))
+nodes, tasks = int(asked["nodes"]), int(asked["ntasks-per-node"])
+job = {"SLURM_JOB_ID": "4321", "SLURM_JOB_NAME": "train", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": str(nodes),
+       "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NTASKS": str(nodes * tasks), "SLURM_NTASKS_PER_NODE": str(tasks)}
+log = open("job.log", "w")
+subprocess.Popen([sys.executable, __file__, "again", sys.argv[1]], env=os.environ | job, stdout=log, stderr=log)
+print("Submitted batch job 4321")
+""",
+    "srun": """
+import os, subprocess, sys
+command = sys.argv[next(i for i, word in enumerate(sys.argv) if "python" in word and "/bin/" in word and i):]
+tasks = int(os.environ["SLURM_NTASKS_PER_NODE"])
+places = [(str(n), str(n % tasks), str(n // tasks)) for n in range(int(os.environ["SLURM_NTASKS"]))]
+started = [subprocess.Popen(command, env=os.environ | dict(zip(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), place)))
+           for place in places]
+sys.exit(max(abs(one.wait()) for one in started))
+""",
+    "sacct": """print("JobID|State|NodeList\\n4321|RUNNING|localhost")""",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +116,51 @@ def test_a_launchers_processes_write_to_the_announced_sweep(train: Process, tmp_
     assert done.returncode == 0, done.stderr
     sweep = check_sweep(tmp_path, done.stdout, done.stderr)
     assert "seed=1" in done.stderr.split(f"All runs of {sweep.relative_to(tmp_path)}")[1]
+
+
+@pytest.mark.slow
+def test_a_job_of_slurms_over_two_nodes_that_dies_is_queued_again_and_goes_on(train: Process, tmp_path: Path) -> None:
+    if not importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher"):
+        pytest.skip("needs hydra-submitit-launcher, of the extra `sweep`")
+    own = (*ALONE[:-3], "trainer=fsdp_cpu", "trainer.devices=1", "trainer.max_steps=6", "trainer.val_check_interval=2")
+    words = [*own, "trainer.num_nodes=2", "sample.max_new_tokens=0"]
+    (tmp_path / "dying.py").write_text(
+        "import os, signal\n"
+        "from lightning.pytorch.callbacks import Callback\n"
+        "class Dying(Callback):\n"
+        "    def on_train_batch_start(self, trainer, module, batch, batch_idx):\n"
+        "        if os.environ.get('SLURM_RESTART_COUNT') == '0' and trainer.global_step == 5:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bin").mkdir()
+    for name, program in SLURM.items():
+        (tmp_path / "bin" / name).write_text(f"#!{sys.executable}\n{program.lstrip()}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    words += [
+        "+callbacks.dying._target_=dying.Dying",
+        "hydra/launcher=slurm",
+        "hydra.launcher.gpus_per_node=null",
+        "run_dir=jobs",
+    ]
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])
+    done = run([str(REPO / "train.py"), "-m", *words], tmp_path, {"PATH": path})
+    log = (tmp_path / "job.log").read_text()
+    assert done.returncode == 0, done.stderr + log
+    asked = json.loads((tmp_path / "asked.json").read_text())
+    assert (asked["nodes"], asked["ntasks-per-node"], asked["signal"], asked["time"]) == ("2", "1", "USR2@180", "1440")
+    alone = train(*own[:-4], "trainer=cpu", *own[-2:], "sample.max_new_tokens=0", "run_dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "jobs/0")]
+    assert [(row["step"], row["split"]) for row in rows[0]] == [(row["step"], row["split"]) for row in rows[1]]
+    assert [row["loss"] for row in rows[1]] == pytest.approx([row["loss"] for row in rows[0]], rel=1e-5)
+    assert load_state(checkpoints(tmp_path / "jobs/0")[0])["layout"]["processes"] == 2
+
+
+def test_a_launcher_without_a_sweep_is_refused(train: Process) -> None:
+    done = train("hydra/launcher=slurm", *QUICK)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert re.search("add -m|pip install -e '.\\[sweep\\]'", done.stderr), done.stderr
 
 
 @pytest.mark.slow

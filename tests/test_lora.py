@@ -6,7 +6,16 @@ from small_models import KINDS, V
 
 from llm_from_scratch.config import LINEAR_LAYERS
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.lora import Adapter, LoRALinear, adapt, adapted_layers, kept_parameters, merge, set_dropout_keys
+from llm_from_scratch.lora import (
+    Adapter,
+    LoRALinear,
+    adapt,
+    adapted_layers,
+    kept_parameters,
+    merge,
+    merged_parameters,
+    set_dropout_keys,
+)
 from llm_from_scratch.model import GPT, GPTConfig
 
 
@@ -44,7 +53,9 @@ def test_a_fresh_adapter_is_the_model_and_a_merged_one_is_the_adapted(kind: str)
     randomised(model)
     unmerged = model(ids)
     assert (unmerged - before).abs().max() > 0.1
+    counted = merged_parameters(model)
     merge(model)
+    assert counted == model.num_parameters()
     assert [name for name, _ in model.named_parameters()] == names
     torch.testing.assert_close(model(ids), unmerged, rtol=0, atol=1e-5)
 

@@ -135,3 +135,12 @@ def test_a_table_drops_its_last_columns_where_a_terminal_is_narrow() -> None:
     assert "first" in written.getvalue()
     assert "other" not in written.getvalue()  # its row would be empty
     assert "too narrow here for: second, third; --json" in " ".join(written.getvalue().split())
+
+
+def test_a_picture_for_a_dark_page_is_embedded_beside_the_light_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"light")
+    (tmp_path / "b.png").write_bytes(b"dark")
+    page = html_page([Picture("a.png", "A caption", dark="b.png")], tmp_path)
+    assert '<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,ZGFyaw==">' in page
+    assert 'src="data:image/png;base64,bGlnaHQ="' in page
+    assert "<picture>" not in html_page([Picture("a.png", "A caption")], tmp_path).replace("picture img", "")

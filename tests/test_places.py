@@ -24,7 +24,9 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.front.words import literal
 from llm_from_scratch.places import PATHS, config_dir, expanded, user_path
+from llm_from_scratch.rating import room
 from llm_from_scratch.run import find_run
+from llm_from_scratch.serve.static import FILES
 
 
 @pytest.fixture
@@ -113,7 +115,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--force-reinstall"]
     (made,) = (folder / "dist").glob("*.whl")
     # One machine's own
-    assert not [name for name in zipfile.ZipFile(made).namelist() if "configs/local" in name]
+    names = zipfile.ZipFile(made).namelist()
+    assert not [name for name in names if "configs/local" in name]
+    page = {
+        f"llm_from_scratch/{path.relative_to(room.FOLDER.parents[1]).as_posix()}"
+        for path in (FILES | room.FILES).values()
+    }
+    assert page
+    assert page <= {*names}
     subprocess.run([str(programs / "python"), *install, str(made)], check=True, capture_output=True)
     return programs
 

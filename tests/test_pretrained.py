@@ -57,8 +57,15 @@ def test_a_run_and_a_file_of_the_same_model(tmp_path: Path) -> None:
     assert (run.model.config.block_size, file.model.config.block_size) == (8, 4)
     masked = open_model(str(path), doc_mask=True)
     assert masked.model.eot_id == 0
-    with pytest.raises(UserError, match="block_size=4: a run keeps the context"):
-        open_model(str(tmp_path / "run"), block_size=4)
+    # A run reads fewer tokens, too, with the same logits.
+    short = open_model(str(tmp_path / "run"), block_size=4)
+    assert torch.equal(short.model(ids), file.model(ids))
+    for opened in (short, file):
+        with pytest.raises(UserError, match="a sequence of 5 tokens exceeds model.block_size=4"):
+            opened.model(torch.tensor([[1, 2, 3, 0, 1]]))
+    for name in ("run", "model.gguf"):
+        with pytest.raises(UserError, match=r"block_size=9.* 8"):
+            open_model(str(tmp_path / name), block_size=9)
 
 
 def test_a_folder_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

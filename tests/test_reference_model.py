@@ -34,6 +34,10 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.sha256 != Reference("abc", {"train": found.log_probs["train"]}).sha256
 
 
+def test_it_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    assert len({write(tmp_path).read_bytes() for _ in range(20)}) == 1
+
+
 def test_every_changed_byte_is_seen(tmp_path: Path) -> None:
     path = write(tmp_path)
     content = path.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from serving import Server, model_run
+from serving import Server, two_models
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.generation import generate
@@ -27,10 +27,7 @@ PROMPT = "once there was "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    model_run(folder / "base")
-    model_run(folder / "talks", chat=True, seed=1)
-    return folder
+    return two_models(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")

@@ -294,13 +294,51 @@ def test_tokens_come_with_the_characters_that_they_begin() -> None:
 
 
 def test_a_model_that_answers_with_nan_fails_its_texts_alone() -> None:
-    loaded = make()
+    loaded = make("article")  # whose head has weights of its own
     with torch.no_grad():
         loaded.model.token_embedding.weight[3] = float("nan")
     served = Served(loaded)
     served.add([3], max_new_tokens=3)
+    served.add([3], writes=False, prompt_logprobs=True)
+    # The next one writes the token itself, and reads NaN a step later.
+    served.add([1], max_new_tokens=3, logit_bias={3: 100.0})
+    other = served.add([2], max_new_tokens=3, logit_bias={3: -100.0, 0: -100.0})
     served.finish()
-    assert "NaN" in str(served.parts[0][0].error)
+    for parts in served.parts[:3]:
+        assert "NaN" in str(parts[-1].error)
+    assert (other.written, served.batch.active) == (3, 0)
+
+
+@pytest.mark.parametrize("place", ["_open", "_read_piece", "_begin", "_choose"])
+def test_an_error_at_any_place_ends_every_text(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(make(), slots=3)
+    for start in range(3):
+        served.add([1 + start] * (4 + 5 * start), max_new_tokens=30, logit_bias={0: -100.0})
+        if start < 2:
+            served.batch.step()
+    monkeypatch.setattr(served.batch, place, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        served.finish()
+    served.batch.fail(ZeroDivisionError())
+    assert [type(parts[-1].error) for parts in served.parts] == [ZeroDivisionError] * 3
+    assert not served.batch.busy
+
+
+def test_a_batch_goes_on_after_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(make(block_size=1024), slots=3)
+    served.add([1] * 200, max_new_tokens=3)
+
+    def no_memory(*_: Any) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(Tensor, "new_zeros", no_memory)
+    with pytest.raises(MemoryError):
+        served.finish()
+    monkeypatch.undo()
+    served.batch.fail(MemoryError())
+    text = served.add([1] * 3, max_new_tokens=3, logit_bias={0: -100.0})
+    served.finish()
+    assert text.written == 3
 
 
 def test_the_thread_serves_many_threads_and_survives_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +377,48 @@ def test_the_thread_serves_many_threads_and_survives_an_error(monkeypatch: pytes
     assert results[101][-1].finish
     engine.close()
     assert not engine.alive
+
+
+def test_a_model_that_is_replaced_ends_the_texts_that_it_began() -> None:
+    before, after = make(block_size=64), make("gpt2", 64)
+    prompts = ([3, 4, 5], [6, 7], [3, 4, 5])  # is written, waits, comes later
+    texts: list[list[Part]] = [[], [], []]
+    begun, go, done = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def asked(prompt: list[int]) -> Request:
+        sampling = SamplingConfig(max_new_tokens=30, temperature=0.0)
+        return Request(prompt=prompt, sampling=sampling, logit_bias={0: -100.0})
+
+    def ask(engine: Engine, number: int) -> None:
+        def on_part(place: int, part: Part) -> None:
+            begun.set()
+            assert go.wait(60)
+            texts[number].append(part)
+            if part.finish:
+                done.release()
+
+        engine.submit("a", [asked(prompts[number])], on_part)
+
+    engine = Engine({"a": Batch(before, slots=1)})
+    engine.start()
+    ask(engine, 0)
+    ask(engine, 1)
+    assert begun.wait(60)
+    first = engine.batches["a"]
+    engine.replace("a", Batch(after, slots=1))
+    ask(engine, 2)
+    go.set()
+    for _ in prompts:
+        assert done.acquire(timeout=60)
+    for prompt, parts, loaded in zip(prompts, texts, (before, before, after), strict=True):
+        alone = Served(loaded)
+        alone.batch.add([asked(prompt)], lambda place, part, alone=alone: alone.parts.append([part]))
+        alone.finish()
+        assert "".join(part.text for part in parts) == "".join(part.text for (part,) in alone.parts)
+    assert "".join(part.text for part in texts[0]) != "".join(part.text for part in texts[2])
+    engine.close()
+    assert not first.busy
+    assert engine.batches["a"].loaded is after
 
 
 def test_a_repetition_penalty_sees_the_prompt() -> None:

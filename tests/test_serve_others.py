@@ -48,8 +48,18 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
                 schema.pop(field, None)
         (tmp_path / "api.json").write_text(json.dumps(description))
         options = ["--checks", "all", "--exclude-checks", "positive_data_acceptance", "--seed", "1"]
+        # The program of this environment, which need not be on the PATH.
         done = subprocess.run(
-            ["schemathesis", "run", "api.json", "--url", server.address, "--max-examples", "30", *options],
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                "run",
+                "api.json",
+                "--url",
+                server.address,
+                "--max-examples",
+                "30",
+                *options,
+            ],
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",

@@ -237,7 +237,6 @@ def test_a_multirun_has_a_folder_a_job_and_a_table(train: Process, text: Path, t
     ("trainer", "overrides"),
     [
         ("ddp_cpu", ()),
-        ("fsdp_cpu", ()),
         ("ddp_cpu", ("data.batch_schedule=[[2, 2], [4, 4]]", "data.micro_batch_size=1")),
         # Three matrices of a shape for two processes
         ("ddp_cpu", ("optim=muon", "model.n_unique_layer=1")),

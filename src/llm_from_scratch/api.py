@@ -1,6 +1,7 @@
 """The package as a library: load a run, score a text, continue a prompt (docs/api.md)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class TextScore:
         return likelihood_row(self.nats, self.tokens, self.text_bytes)
 
 
-def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
+def load_run(run: str | Path = "last", device: str = "auto") -> LoadedModel:
     """Loads a model with its tokenizer, in evaluation mode: of a run the best validation's weights.
 
     >>> run = load_run("last", device="cpu")
@@ -58,7 +59,7 @@ def load_run(run: str = "last", device: str = "auto") -> LoadedModel:
     Raises:
         UserError: when there is no such run or device, or a file of the run is damaged.
     """
-    return open_model(run, pick_device(device))
+    return open_model(str(run), pick_device(device))
 
 
 def score(run: LoadedModel, text: str, *, overlap: float = 0.0, batch_size: int = 32) -> TextScore:

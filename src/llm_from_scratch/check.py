@@ -155,8 +155,15 @@ _LAYOUTS: Need = (
 )
 _TEXTS: Need = (lambda c: c.data.format == "text", "data.format=text")
 _ROWS: Need = (lambda c: c.data.format != "text", "data=chat or data=preferences")
+_PARTS: Need = (_TEXTS[0], "data.format=text: one process prepares the rows of conversations and preferences")
+_TALES: Need = (lambda c: c.data.level is not None, "data=tales")
+_FILES: Need = (
+    lambda c: c.data.format == "text" and c.data.level is None,
+    "texts in files: data.format=text, not data=tales",
+)
+_OF_FILES = ("column", "encoding", "separator")
 _OF_TEXTS = (
-    "column", "encoding", "separator", "min_chars", "language", "quality", "dedup", "keep_text", "shard_bytes", "stream",
+    "min_chars", "language", "quality", "dedup", "keep_text", "shard_bytes", "stream",
     "subword_dropout", "doc_mask",
 )  # fmt: skip
 # Setting -> the condition under which it has an effect, and that condition in words.
@@ -180,10 +187,17 @@ NEEDS: dict[str, Need] = {
     "data.corpora": (lambda c: c.data.mix is not None, "data=mix and data.mix"),
     "data.subset_seed": (lambda c: c.data.fraction < 1, "data.fraction below 1"),
     "data.val_fraction": (
-        lambda c: c.data.val_path is None and c.data.generator is None,
-        "neither data.val_path nor data.generator, which bring held-out rows",
+        lambda c: c.data.val_path is None and c.data.generator is None and c.data.level is None,
+        "neither data.val_path, data.generator nor data=tales, which bring what is held out",
     ),
     **{f"data.{name}": _TEXTS for name in _OF_TEXTS},
+    **{f"data.{name}": _FILES for name in _OF_FILES},
+    "data.level": (
+        lambda c: c.data.format == "text" and not (c.data.path or c.data.file or c.data.layouts),
+        "data=tales, which has no files of its own",
+    ),
+    "data.stories": _TALES,
+    "data.val_stories": _TALES,
     "finetune.freeze": (
         lambda c: c.init_from is not None and c.finetune.method in (None, "full"),
         "init_from=MODEL and finetune=full",
@@ -196,7 +210,10 @@ NEEDS: dict[str, Need] = {
     "finetune.alpha": _LORA,
     "finetune.dropout": _LORA,
     "finetune.targets": _LORA,
-    "data.path": (lambda c: c.data.generator is None, "no data.generator, which brings its own rows: use data=chat"),
+    "data.path": (
+        lambda c: c.data.generator is None and c.data.level is None,
+        "no data.generator and no data.level, which bring their own text: use data=text or data=chat",
+    ),
     "data.val_path": (
         lambda c: c.data.format != "text" and c.data.generator is None,
         "data=chat or data=preferences, which make no rows of their own",
@@ -220,8 +237,16 @@ NEEDS: dict[str, Need] = {
     "loss.length_normalised": _DPO,
     "sample.show": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
     "sample.temperature": (lambda c: c.sample.max_new_tokens > 0, "sample.max_new_tokens above 0"),
+    "prepare.engine": _PARTS,
+    "prepare.workers": _PARTS,
     "prepare.task": (lambda c: False, "`python -m llm_from_scratch prepare`, which makes one part"),
 }
+
+
+def in_effect(config: Config, key: str) -> bool:
+    """Returns whether a setting has an effect beside the others of a run."""
+    holds, _ = NEEDS.get(key, (None, ""))
+    return holds is None or holds(config)
 
 
 def check_given(config: Config, given: Iterable[str]) -> None:

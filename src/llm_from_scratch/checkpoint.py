@@ -3,6 +3,9 @@
     checkpoints/step_00000250/   state.json (plain values, tensors by name), tensors.safetensors,
                                  manifest.json (sizes, sha256)
 
+A state that several processes share has a file of tensors of each: tensors.safetensors,
+tensors-00001.safetensors, … Their rows, one file after the other, are the whole tensors.
+
 No file is a pickle, so an untrusted checkpoint cannot run code. The manifests of version 0.1 have
 no checksum of their own and are read unverified.
 """
@@ -16,10 +19,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -35,6 +40,29 @@ STEP = re.compile(r"step_\d{8,}")
 MAX_JSON = 64_000_000  # bytes; the files of this program are thousands of times smaller
 # Errors of parsers on files whose checksums match but which this program did not write.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that this process holds of a tensor, which processes share in the order of ranks."""
+
+    own: Tensor
+
+
+class Writers:
+    """The processes that write one state together: this process alone, or all of a group.
+
+    Args:
+        rank: the number of this process, 0 to `count` - 1; rank 0 publishes the state.
+        count: the number of processes.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Returns the values of all processes, by rank; each one must call it."""
+        return [value]
 
 
 @contextmanager
@@ -54,36 +82,55 @@ def naming(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: damaged ({reason(error)})") from None
 
 
-def _split(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Converts a nested state to JSON's types and moves its tensors to `tensors`, by path."""
+def _split(tree: Any, tensors: dict[str, Tensor], rows: dict[str, Tensor], path: str = "") -> Any:
+    """Converts a nested state to JSON's types and moves its tensors, by path.
+
+    Those of which this process holds some rows go to `rows`, the others to `tensors`.
+    """
+    if isinstance(tree, Rows):
+        rows[path] = tree.own.detach().cpu().contiguous()
+        return {"__rows__": path}
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().cpu().contiguous()
         return {"__tensor__": path}
     if isinstance(tree, dict):
-        items = [[key, _split(value, tensors, f"{path}/{key}")] for key, value in tree.items()]
+        items = [[key, _split(value, tensors, rows, f"{path}/{key}")] for key, value in tree.items()]
         # JSON's keys are strings, but optimizer state is keyed by integers.
         return dict(items) if all(isinstance(key, str) for key in tree) else {"__items__": items}
     if isinstance(tree, list | tuple):
-        values = [_split(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]
+        values = [_split(value, tensors, rows, f"{path}/{i}") for i, value in enumerate(tree)]
         return values if isinstance(tree, list) else {"__tuple__": values}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise TypeError(f"{path}: a checkpoint holds tensors and plain values, not {type(tree).__name__}")
 
 
-def _join(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Rebuilds the nested state from the JSON values and tensors of `_split`."""
+def _join(tree: Any, files: list[dict[str, Tensor]]) -> Any:
+    """Rebuilds the nested state from the JSON values of `_split` and each process's tensors."""
     if isinstance(tree, list):
-        return [_join(value, tensors) for value in tree]
+        return [_join(value, files) for value in tree]
     if not isinstance(tree, dict):
         return tree
     if "__tensor__" in tree:
-        return tensors[tree["__tensor__"]]
+        return files[0][tree["__tensor__"]]
+    if "__rows__" in tree:
+        return _stacked([tensors[tree["__rows__"]] for tensors in files])
     if "__tuple__" in tree:
-        return tuple(_join(value, tensors) for value in tree["__tuple__"])
+        return tuple(_join(value, files) for value in tree["__tuple__"])
     if "__items__" in tree:
-        return {key: _join(value, tensors) for key, value in tree["__items__"]}
-    return {key: _join(value, tensors) for key, value in tree.items()}
+        return {key: _join(value, files) for key, value in tree["__items__"]}
+    return {key: _join(value, files) for key, value in tree.items()}
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    """Returns the whole tensor of which each process has saved some rows.
+
+    Raises:
+        ValueError: when they are not of one tensor.
+    """
+    if rows[0].dim() == 0 or len({(tensor.dtype, tensor.shape[1:]) for tensor in rows}) > 1:
+        raise ValueError("rows of different tensors")
+    return torch.cat(rows)
 
 
 def read_json(path: Path) -> Any:
@@ -148,6 +195,8 @@ class Background:
 
     def _copy(self, tree: Any, used: list[Tensor]) -> Any:
         """Copies a nested state into CPU memory and appends its tensors to `used`."""
+        if isinstance(tree, Rows):
+            return Rows(self._copy(tree.own, used))
         if isinstance(tree, Tensor):
             spare = self._spare.get((tree.shape, tree.dtype))
             used.append(spare.pop() if spare else torch.empty(tree.shape, dtype=tree.dtype))
@@ -168,35 +217,78 @@ class Background:
                 self._spare.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
 
 
-def save_state(state: dict[str, Any], folder: Path, metadata: dict[str, str] | None = None) -> None:
+def save_state(
+    state: dict[str, Any], folder: Path, metadata: dict[str, str] | None = None, writers: Writers | None = None
+) -> None:
     """Writes a nested state as a verified folder; the old one stays until the new one is complete.
 
     Args:
-        state: nested dictionaries and lists of tensors and plain values.
+        state: nested dictionaries and lists of tensors, `Rows` and plain values.
         folder: the checkpoint's, named after its step.
         metadata: fingerprints of the data that the state belongs to, for the manifest; None: none.
+        writers: the processes that call this together, with `Rows` in the same places. Each writes
+            its own rows, rank 0 all the rest. None: this process alone.
 
     Raises:
         TypeError: when a value is neither a tensor nor plain.
-        OSError: when the disk is full or read-only, or reads back other bytes.
+        OSError: when the disk is full or read-only, or reads back other bytes, on any process.
     """
     tensors: dict[str, Tensor] = {}
-    values = _split(state, tensors)
-    building = building_folder(folder)
-    needed, free = sum(tensor.nbytes for tensor in tensors.values()) + 2**20, shutil.disk_usage(building).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{folder} needs {needed:,} bytes, and {free:,} are free; earlier checkpoints stay")
-    save_file(tensors, building / "tensors.safetensors")
-    written = load_file(building / "tensors.safetensors")
-    # Compared as bytes, so that a NaN equals itself.
-    if any(not torch.equal(_bytes(tensor), _bytes(written[name])) for name, tensor in tensors.items()):
-        raise OSError(errno.EIO, f"{building}: what was written is not what is read back; earlier checkpoints stay")
+    rows: dict[str, Tensor] = {}
+    values, writers = _split(state, tensors, rows), writers or Writers()
+    building = _agreed(writers, lambda: building_folder(folder) if writers.rank == 0 else None)[0]
+    own = building / _tensor_files(writers.count)[writers.rank]
+    files = dict(_agreed(writers, lambda: _write_tensors(rows if writers.rank else tensors | rows, own, folder)))
+    if writers.rank:
+        return
     (building / "state.json").write_text(json.dumps(values), encoding="utf-8")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(building.iterdir())}
+    files["state.json"] = _size_and_sha256(building / "state.json")
     manifest: dict[str, Any] = {"files": files, "facts": metadata or {}}
     manifest["sha256"] = own_sha256(manifest, "sha256")
     (building / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     publish(building, folder)
+
+
+def _agreed(writers: Writers, act: Callable[[], Any]) -> list[Any]:
+    """Returns what `act` returned on each process, by rank.
+
+    Raises:
+        OSError: on all of them, when it failed on one.
+    """
+    try:
+        own = act()
+    except OSError as error:
+        own = error
+    found = writers.exchange(own)
+    for one in found:
+        if isinstance(one, OSError):
+            raise one
+    return found
+
+
+def _tensor_files(count: int) -> list[str]:
+    """Returns the names of the files of tensors that `count` processes write."""
+    return ["tensors.safetensors", *(f"tensors-{rank:05}.safetensors" for rank in range(1, count))]
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Writes a file of tensors and compares what it holds; returns its name, size and sha256."""
+    needed, free = sum(tensor.nbytes for tensor in tensors.values()) + 2**20, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{folder} needs {needed:,} bytes, and {free:,} are free; earlier checkpoints stay")
+    save_file(tensors, path)
+    written = load_file(path)
+    # Compared as bytes, so that a NaN equals itself. By numpy: torch would start OpenMP's threads
+    # for this one, and those of the training would then wait asleep for each other (cores.py).
+    if any(
+        not np.array_equal(_bytes(tensor).numpy(), _bytes(written[name]).numpy()) for name, tensor in tensors.items()
+    ):
+        raise OSError(errno.EIO, f"{path}: what was written is not what is read back; earlier checkpoints stay")
+    return path.name, _size_and_sha256(path)
+
+
+def _size_and_sha256(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def verify_state(folder: Path) -> dict[str, str]:
@@ -235,7 +327,7 @@ def _manifest(folder: Path) -> tuple[dict[str, tuple[int, str]], dict[str, str]]
         manifest = read_json(folder / MANIFEST)
         verify_own(manifest, "sha256", {"files", "facts"})
         files = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
-        if set(files) != {"state.json", "tensors.safetensors"}:
+        if set(files) != {"state.json", *_tensor_files(len(files) - 1)}:
             raise KeyError("files")
         named = {str(name): str(fingerprint) for name, fingerprint in manifest["facts"].items()}
     except MALFORMED:
@@ -255,13 +347,12 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     verify_state(folder)
     try:
-        state = _join(read_json(folder / "state.json"), load_file(folder / "tensors.safetensors"))
+        names = _tensor_files(len(_manifest(folder)[0]) - 1)
+        state = _join(read_json(folder / "state.json"), [load_file(folder / name) for name in names])
         if not isinstance(state, dict):
             raise TypeError("not a dictionary")
     except MALFORMED as error:
-        raise UserError(
-            f"{folder}: state.json and tensors.safetensors are no state of a run ({reason(error)})"
-        ) from None
+        raise UserError(f"{folder}: state.json and its tensors are no state of a run ({reason(error)})") from None
     return state
 
 
@@ -288,6 +379,11 @@ def checkpoints(run: Path) -> list[Path]:
         if STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
+def step_of(state: Path | None) -> int:
+    """Returns the optimizer steps done before a checkpoint, from its name; 0 for None."""
+    return int(state.name.split("_")[1]) if state else 0
 
 
 def newest_state(run: Path) -> Path | None:

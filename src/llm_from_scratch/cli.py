@@ -31,18 +31,21 @@ COMMANDS = {
     "prepare": "make a corpus's token shards, before the first training on it",
     "inspect": "look at a prepared text: sizes, lengths of documents, frequent pieces, chunks as the model sees them",
     "evaluate": "loss, perplexity and bits per byte over a whole split; with --report, everything that is measured",
+    "explain": "a text on its way through a model: shapes, surprise, attention, the logit lens, what each head does",
     "compare": "runs, or a sweep: what differs in their settings beside their results, curves, significance",
+    "scaling": "runs of several sizes and amounts of text: the law that fits their losses, with intervals",
     "lm-eval": "a run on the tasks of EleutherAI's lm-eval (extra: harness)",
     "export": "a trained model in the format of other programs: Hugging Face, GGUF (llama.cpp, Ollama), ONNX",
     "serve": "models over HTTP, for any client of OpenAI's interface (extra: serve)",
+    "rate": "people rate texts of runs, blind: a study in the browser or the terminal, its report, pairs for training",
     "doctor": "check this machine, and a run: one line for each finding, with what to do",
     "tales": "small stories whose entropy is known: tell them, score a text to the bit, name its faults",
     "settings": "every setting of train.py and generate.py: its default, its range and what it does",
-    "demo": "train on the Wizard of Oz for a few minutes, then write a story",
+    "demo": "train on the Wizard of Oz, or on told stories, for a few minutes, then write a story",
 }
 RULE = (
     "What composes a configuration (train, generate, plan, prepare, inspect, demo) takes key=value."
-    " What looks at something that exists (chat, serve, evaluate, lm-eval, compare, export, doctor) takes a RUN"
+    " What looks at something that exists (chat, serve, evaluate, explain, lm-eval, compare, scaling, export, rate, doctor) takes a RUN"
     " and --options."
 )
 

@@ -47,6 +47,7 @@ LESS_MEMORY = {
     "chat": "give a smaller --context, or use --device cpu",
     "serve": "lower --slots or --context, or use --device cpu",
     "evaluate": "lower --batch-size, or use --device cpu",
+    "explain": "give a shorter text, or use --device cpu",
     "lm-eval": "lower --batch-size, or use --device cpu",
 }
 

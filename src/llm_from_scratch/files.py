@@ -115,6 +115,18 @@ def new_file(path: Path) -> Path:
     return building
 
 
+def check_new_file(option: str, path: Path | None) -> None:
+    """Checks, before long work, that the file which an option names can be made; None: not named.
+
+    Raises:
+        UserError: when it is a folder, or its folder does not exist.
+    """
+    if path and path.is_dir():
+        raise UserError(f"{option} {path}: is a folder: name a file in it")
+    if path and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}: make it first")
+
+
 def existing_parent(path: Path) -> Path:
     """Returns a path that exists: `path`, or the nearest folder above it."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_from_scratch.config import SamplingConfig
 from llm_from_scratch.data.clean import clean_typed
@@ -30,8 +29,8 @@ WORTH_CAPTURE = 32  # fewest new tokens for a CUDA graph: its capture costs tens
 
 
 # ---------------------------------------------------------- filters: logits (B, V) -> logits (B, V)
-# Divisors are clamped to [1 / EXTREME, EXTREME]: float32 overflows beyond, and a setting reaches
-# its limit long before.
+# Divisors and top_p are clamped to [1 / EXTREME, EXTREME]: beyond, float32 overflows or has 0. A
+# setting reaches its limit long before.
 EXTREME = 1e30
 
 
@@ -57,7 +56,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     ordered, index = logits.sort(descending=True)
     probabilities = ordered.softmax(dim=-1)
     above = probabilities.cumsum(dim=-1) - probabilities  # the probability of all likelier tokens
-    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(1, index, above >= p)
+    outside = torch.zeros_like(logits, dtype=torch.bool).scatter(1, index, above >= _bounded(p))
     return logits.masked_fill(outside, -math.inf)
 
 
@@ -79,16 +78,14 @@ def _bounded(value: float) -> float:
     return min(max(value, 1 / EXTREME), EXTREME)
 
 
-def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
-    """Chooses the next ids (B,) from logits (B, V) after ids (B, T).
-
-    `noise` (B, V) comes from `draw_noise`; None is greedy decoding.
-    """
+def penalized(logits: Tensor, ids: Tensor, config: SamplingConfig) -> Tensor:
+    """Applies the repetition penalty to logits (B, V) after ids (B, T); returns float32."""
     logits = logits.float()
-    if config.repetition_penalty != 1:
-        logits = repetition_penalty(logits, ids, config.repetition_penalty)
-    if noise is None:
-        return logits.argmax(dim=-1)
+    return logits if config.repetition_penalty == 1 else repetition_penalty(logits, ids, config.repetition_penalty)
+
+
+def filtered(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Applies a temperature above 0, then top_k, top_p and min_p to logits (B, V)."""
     logits = temperature(relative(logits), config.temperature)
     if config.top_k is not None:
         logits = top_k(logits, config.top_k)
@@ -96,8 +93,19 @@ def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | 
         logits = top_p(logits, config.top_p)
     if config.min_p is not None:
         logits = min_p(logits, config.min_p)
+    return logits
+
+
+def sample(logits: Tensor, ids: Tensor, config: SamplingConfig, noise: Tensor | None) -> Tensor:
+    """Chooses the next ids (B,) from logits (B, V) after ids (B, T).
+
+    `noise` (B, V) comes from `draw_noise`; None is greedy decoding.
+    """
+    logits = penalized(logits, ids, config)
+    if noise is None:
+        return logits.argmax(dim=-1)
     # Exponential race: argmax(p / Exp(1)) is i with probability p_i, as in `torch.multinomial`.
-    return (logits.softmax(dim=-1) / noise).argmax(dim=-1)
+    return (filtered(logits, config).softmax(dim=-1) / noise).argmax(dim=-1)
 
 
 def draw_noise(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor | None:
@@ -142,56 +150,6 @@ def decode(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     """Reads one token (B,) after those in the cache and returns logits (B, V) of the next one."""
     with attention_kernels(ids.device):
         return model(ids[:, None], cache)[:, 0]
-
-
-class SplitLinear(nn.Module):
-    """`nn.Linear` for few rows on a CPU: I inputs, O outputs in P parts, one part a thread.
-
-    A matrix library computes a product with one row in one thread, bound by reading the matrix;
-    threads that read a part each are faster (as Shoeybi et al. 2019 split over devices). A matrix
-    with more outputs than inputs is stored by columns (outputs contiguous), any other by rows: a
-    product along the longer side takes at most two thirds of the time of the other.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, parts: int) -> None:
-        super().__init__()
-        self.outputs, inputs = weight.shape
-        padding = -self.outputs % parts
-        # (P, I, O/P)
-        self.weight = F.pad(weight, (0, 0, 0, padding)).view(parts, -1, inputs).transpose(1, 2)
-        if self.outputs > inputs:
-            self.weight = self.weight.contiguous()
-        bias = weight.new_zeros(self.outputs) if bias is None else bias
-        self.bias = F.pad(bias, (0, padding)).view(parts, 1, -1)  # (P, 1, O/P)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Applies the layer: (…, I) -> (…, O)."""
-        parts, inputs, _ = self.weight.shape
-        # (P, N, O/P)
-        y = torch.baddbmm(self.bias, x.reshape(-1, inputs).expand(parts, -1, -1), self.weight)
-        if y.shape[1] > 1:  # the parts of a single row are contiguous already
-            y = y.transpose(0, 1)
-        y = y.reshape(*x.shape[:-1], -1)
-        return y if y.shape[-1] == self.outputs else y[..., : self.outputs]
-
-
-@torch.no_grad()
-def split_linears(model: GPT) -> None:
-    """Replaces the linear layers of a model on a CPU, head included, by `SplitLinear`s in place.
-
-    Each has one part for each of torch's threads. Logits stay the same; names and shapes of the
-    weights change, so the model cannot be trained or saved afterwards. On a GPU nothing happens.
-    """
-    head = model.token_embedding if model.head is None else model.head
-    if head.weight.device.type != "cpu":
-        return
-    threads = torch.get_num_threads()
-    model.head = SplitLinear(head.weight, None, threads)  # type: ignore[assignment]
-    # A list with the linear layers in it would keep their weights beside the new ones.
-    for module in [one for one in model.blocks.modules() if not isinstance(one, nn.Linear)]:
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(module, name, SplitLinear(child.weight, child.bias, threads))
 
 
 @torch.inference_mode()

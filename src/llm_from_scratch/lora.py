@@ -130,6 +130,12 @@ def adapted_layers(model: GPT) -> dict[str, LoRALinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
 
 
+def merged_parameters(model: GPT) -> int:
+    """Counts the parameters that a model has once its adapters are merged."""
+    adapters = sum(layer.lora_A.numel() + layer.lora_B.numel() for layer in adapted_layers(model).values())
+    return model.num_parameters() - adapters
+
+
 def kept_parameters(model: GPT) -> dict[str, nn.Parameter]:
     """Returns the parameters that a checkpoint holds: the adapters alone where there are any."""
     adapted = bool(adapted_layers(model))

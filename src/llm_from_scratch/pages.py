@@ -35,10 +35,12 @@ th span { white-space: nowrap }
 td { max-width: 26rem; overflow-wrap: break-word }
 td:first-child { min-width: 8rem } td:last-child:not(.number) { min-width: 10rem } .number { text-align: right }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; min-width: 0 }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px } picture img { background: none }
 .passage { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .25rem .75rem; margin: .5rem 0 }
 .passage b { color: var(--faint); font-size: .875rem }
 figure { margin: 1rem 0 } figcaption { color: var(--faint); font-size: .875rem }
+details { margin: .5rem 0 } summary { cursor: pointer; padding: .25rem 0 }
+@media (max-width: 40rem) { figure img { max-width: none; width: 40rem } }
 """
 WHOLE_WORD = 12  # characters: no word of a table's header up to this length is broken
 HOTTEST_PARTS = 5  # spans of a quote that Markdown names
@@ -75,10 +77,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file in the page's folder, with a caption."""
+    """A PNG file in the page's folder, with a caption; `dark`: the same for a dark page, if any."""
 
     file: str
     caption: str
+    dark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,15 @@ class Quotes:
     quotes: Sequence[Quote]
 
 
-Block = Heading | Paragraph | Table | Picture | Quotes
+@dataclass(frozen=True)
+class Folded:
+    """Blocks behind a title that opens them; a terminal leaves them out."""
+
+    title: str
+    blocks: "Sequence[Block]"
+
+
+Block = Heading | Paragraph | Table | Picture | Quotes | Folded
 
 
 # --------------------------------------------------------------------------------------------- text
@@ -164,9 +175,12 @@ def show(blocks: Sequence[Block], console: Console, elsewhere: str = "") -> None
                 for quote in quotes:
                     text = "".join(part.text for part in quote.parts)
                     console.print(RichText(f"{one_line(quote.label, 40)}: {printed(text)}"))
+            case Folded():
+                pass
             case Table(title, _, _):
                 table, dropped = fitted(block, console.width)
-                table.title, table.title_justify = RichText(one_line(title, 120)), "left"
+                if title:
+                    table.title, table.title_justify = RichText(one_line(title, 120)), "left"
                 console.print(table)
                 if dropped:
                     console.print(RichText(f"too narrow here for: {', '.join(dropped)}{elsewhere}"))
@@ -225,6 +239,8 @@ def _markdown(block: Block) -> str:
         case Quotes(title, columns, _, quotes):
             lines = [_markdown_quote(quote) for quote in quotes]
             return "\n".join([f"**{as_markdown(title)}**", "", f"| {' | '.join(columns)} |", "|---|---|---|", *lines])
+        case Folded(title, blocks):
+            return "\n\n".join([f"**{as_markdown(title)}**", *(_markdown(one) for one in blocks)])
         case Table(title, _, _):
             shown = block.columns()
             lines = [
@@ -235,7 +251,7 @@ def _markdown(block: Block) -> str:
                     for row in zip(*(cells for _, cells in shown), strict=True)
                 ),
             ]
-            return "\n".join([f"**{as_markdown(title)}**", "", *lines])
+            return "\n".join([*([f"**{as_markdown(title)}**", ""] if title else []), *lines])
 
 
 def _markdown_quote(quote: Quote) -> str:
@@ -272,12 +288,12 @@ def _html(block: Block, folder: Path) -> str:
             return f"<h{level}>{as_html(text)}</h{level}>"
         case Paragraph(text):
             return f"<p>{as_html(text)}</p>"
-        case Picture(file, caption):
-            data = base64.b64encode((folder / file).read_bytes()).decode()
-            return (
-                f'<figure><img alt="{as_html(caption)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{as_html(caption)}</figcaption></figure>"
-            )
+        case Picture(file, caption, dark):
+            image = f'<img alt="{as_html(caption)}" src="{_data(folder / file)}">'
+            if dark:
+                source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(folder / dark)}">'
+                image = f"<picture>{source}{image}</picture>"
+            return f"<figure>{_scrolled(caption, image)}<figcaption>{as_html(caption)}</figcaption></figure>"
         case Quotes(title, (name, _, _), unit, quotes):
             return f"<h4>{as_html(title)}</h4>\n" + "\n".join(_html_quote(quote, name, unit) for quote in quotes)
         case Table(title, _, _):
@@ -292,7 +308,20 @@ def _html(block: Block, folder: Path) -> str:
                 + "</tr>"
                 for row in zip(*(cells for _, cells in columns), strict=True)
             )
-            return f'<h4>{as_html(title)}</h4>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+            table = _scrolled(title or columns[0][0], f"<table>\n<tr>{head}</tr>\n{body}\n</table>")
+            return f"<h4>{as_html(title)}</h4>\n{table}" if title else table
+        case Folded(title, blocks):
+            inside = "\n".join(_html(one, folder) for one in blocks)
+            return f"<details><summary>{as_html(title)}</summary>\n{inside}\n</details>"
+
+
+def _scrolled(name: str, content: str) -> str:
+    """Returns a part of the page that scrolls by itself where it is too wide, by keyboard, too."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{as_html(name)}">{content}</div>'
+
+
+def _data(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _html_quote(quote: Quote, name: str, unit: str) -> str:

@@ -88,9 +88,7 @@ class Source:
             UserError: when a file is missing or damaged, or of a model that this package lacks.
         """
         if self.kind == "run":
-            if block_size is not None:
-                raise UserError(f"block_size={block_size}: a run keeps the context that it was trained with")
-            return load_run(self.path, device, doc_mask=doc_mask)
+            return _shortened(load_run(self.path, device, doc_mask=doc_mask), block_size)
         if self.kind == "peft":
             return self._merged(self._base().open(block_size=block_size, doc_mask=doc_mask), device)
         load = gguf.load if self.kind == "gguf" else huggingface.load
@@ -144,21 +142,38 @@ class Source:
         Raises:
             UserError: when it is not there.
         """
-        name = str(adapters.read_settings(self.path)["base_model_name_or_path"])
+        settings = adapters.read_settings(self.path)
+        name, revision = str(settings["base_model_name_or_path"]), settings.get("revision")
         near = self.path.parent / name
         for found in (name, str(near)):
             if user_path(found).exists():
                 base = find_model(found, "base_model_name_or_path")
                 break
         else:
-            # PEFT names a model of the hub without a prefix.
+            # PEFT names a model of the hub without a prefix, and its revision apart.
             on_hub = hub.NAME.fullmatch(hub.PREFIX + name)
-            base = find_model(hub.PREFIX + name if on_hub else name, "base_model_name_or_path")
+            if on_hub:
+                name = hub.PREFIX + name + (f"@{revision}" if revision and not on_hub["revision"] else "")
+            base = find_model(name, "base_model_name_or_path")
         if base.kind == "peft":
             raise UserError(
                 f"{self.path / ADAPTER_CONFIG}: its base {name!r:.100} is an adapter too: merge that one first"
             )
         return base
+
+
+def _shortened(run: LoadedModel, block_size: int | None) -> LoadedModel:
+    """Sets the context of a run, which may read fewer tokens than in training; None: as it is.
+
+    Raises:
+        UserError: when the run has fewer positions.
+    """
+    if block_size is not None:
+        config = run.model.config
+        if not 1 <= block_size <= config.block_size:
+            raise UserError(f"block_size={block_size} must be from 1 to the model's own {config.block_size}")
+        run.model.config = replace(config, block_size=block_size)
+    return run
 
 
 def load_run(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = False) -> LoadedModel:
@@ -173,7 +188,7 @@ def load_run(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = 
     if "base" not in saved_settings(run):
         return load_model(run, device, doc_mask=doc_mask)
     metadata, folder = model_metadata(run), model_folder(run)
-    source = find_base(run, metadata["base"])
+    source = find_base(run, metadata["base"]["name"], metadata["base"]["sha256"])
     base = source.open_within(int(metadata["model"]["block_size"]))
     weights = {name: parameter.detach() for name, parameter in base.model.named_parameters()}
     found = loaded(folder, metadata, weights, source.path, "cpu", doc_mask=doc_mask)
@@ -183,31 +198,45 @@ def load_run(run: Path, device: torch.device | str = "cpu", *, doc_mask: bool = 
     return found
 
 
-def find_base(run: Path, base: dict[str, str]) -> Source:
-    """Finds the base of a run of adapters by its recorded name, and compares its checksum.
+def find_base(
+    run: Path, name: str, sha256: str | None, *, what: str = "the base of its adapters", fetch: bool = False
+) -> Source:
+    """Finds the model that a run was started from by its recorded name, and compares its checksum.
 
-    A relative path is of the present folder, or else of one above the run's own.
+    Args:
+        run: the run folder.
+        name: as `init_from` had it; a relative path may be in any of `places_of`.
+        sha256: the checksum of its files; None: none is recorded, and the first found is taken.
+        what: the model, for the message.
+        fetch: whether a model of the hub may be downloaded.
 
     Raises:
         UserError: when it is gone, or another one.
     """
-    name, places = base["name"], [base["name"]]
-    if not (Path(name).is_absolute() or hub.is_hub_name(name) or name in registry.PUBLISHED):
-        places += [str(above / name) for above in run.absolute().parents if (above / name).exists()]
     faults = []
-    for place in places:
+    for place in places_of(run, name):
         try:
-            source = find_model(place, "init_from", fetch=False)
+            source = find_model(place, "init_from", fetch=fetch)
             now = source.checksum()
         except UserError as error:
             faults.append(f"is gone: {message_of(error, 200)}")
             continue
-        if now == base["sha256"]:
+        if sha256 in (None, now):
             return source
         faults.append(
-            f"is another one than it was trained on ({now[:16]}, not {base['sha256'][:16]}): put it back as it was"
+            f"is another one than it was trained on ({now[:16]}, not {str(sha256)[:16]}): put it back as it was"
         )
-    raise UserError(f"{run}: the base of its adapters, {name}, {faults[0]}")
+    raise UserError(f"{run}: {what}, {name}, {faults[0]}")
+
+
+def places_of(run: Path, name: str) -> list[str]:
+    """Returns where the model of a run's `init_from` may lie.
+
+    A relative path is of the present folder, or else of one above the run's own.
+    """
+    if Path(name).is_absolute() or hub.is_hub_name(name) or name in registry.PUBLISHED:
+        return [name]
+    return [name, *(str(above / name) for above in run.absolute().parents if (above / name).exists())]
 
 
 def find_model(name: str, key: str = "run", *, fetch: bool = True) -> Source:

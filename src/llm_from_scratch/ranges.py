@@ -53,6 +53,7 @@ BELOW_HALF = Range(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5")
 PART = Range(lambda value: 0 < value < 1, "above 0 and below 1")
 PART_OR_ALL = Range(lambda value: 0 < value <= 1, "above 0, at most 1")
 NONE_TO_ALL = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
+LEVELS = Range(lambda value: value in (1, 2, 3, 4), "1, 2, 3 or 4")
 SEED = Range(lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
 SWITCH = Range(lambda value: value in (True, False, "auto"), "true, false or auto")
 NAME = Range(

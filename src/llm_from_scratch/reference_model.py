@@ -7,6 +7,7 @@ pairs and a checksum; a resumed run reads the file again, as its weights are oth
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links, replaced_file
 
 NAME = "reference.safetensors"
+NAMED = "reference"  # the entry of the metadata
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def reference_path(run: Path) -> Path:
 
 def write_reference(path: Path, reference: Reference) -> None:
     """Writes the file, whole or not at all."""
-    metadata = {"data": reference.data, "sha256": reference.sha256}
+    # One entry: safetensors writes several in another order each time.
+    metadata = {NAMED: json.dumps({"data": reference.data, "sha256": reference.sha256})}
     with replaced_file(path) as building:
         save_file({name: values.astype("<f4") for name, values in reference.log_probs.items()}, building, metadata)
 
@@ -60,7 +63,7 @@ def read_reference(path: Path) -> Reference:
     try:
         open_regular(path).close()
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()[NAMED])
             found = Reference(metadata["data"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         if found.sha256 != metadata["sha256"]:
             raise UserError("checksum")

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import MALFORMED, MANIFEST, checkpoints, read_json
 from llm_from_scratch.config import Config
@@ -30,6 +32,11 @@ from llm_from_scratch.places import MODEL, user_path
 from llm_from_scratch.saved_config import read_run
 from llm_from_scratch.terminal import note
 from llm_from_scratch.weights import model_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 WATCHED = "val/"  # and the name of a watched text: the split of its rows in metrics.jsonl
@@ -154,18 +161,43 @@ def source_of_checkpoint(run: Path) -> str | None:
     return None
 
 
+def is_training(run: Path) -> bool:
+    """Returns whether a training runs in a run folder now: it holds the lock of the file `.lock`.
+
+    A shared lock is tried for an instant, so that two looks at a time do not see each other. A
+    training that starts in that instant tries again (`training.claim`).
+    """
+    try:
+        handle = os.open(run / ".lock", os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        else:
+            with FileLock(run / ".lock", timeout=0):
+                pass
+    except (BlockingIOError, Timeout):
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)  # which gives the lock back
+    return False
+
+
 # --------------------------------------------------------------------------------------------- rows
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Replaces a .jsonl file, then the file of its line checksums, each atomically and durably."""
     lines = [json.dumps(row) for row in rows]
     write_file(path, "".join(f"{line}\n" for line in lines))
-    write_file(line_checksums(path), "".join(f"{_crc(line.encode())}\n" for line in lines))
+    write_file(line_checksums(path), "".join(f"{line_checksum(line.encode())}\n" for line in lines))
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Appends a row to a .jsonl file, after its checksum: no kill leaves a row without one."""
     line = json.dumps(row)
-    for file, content in ((line_checksums(path), _crc(line.encode())), (path, line)):
+    for file, content in ((line_checksums(path), line_checksum(line.encode())), (path, line)):
         with file.open("a", encoding="utf-8") as opened:
             opened.write(f"{content}\n")
 
@@ -175,7 +207,8 @@ def line_checksums(path: Path) -> Path:
     return path.with_name(f".{path.name}.crc32")
 
 
-def _crc(line: bytes) -> str:
+def line_checksum(line: bytes) -> str:
+    """Returns the checksum of a line, without its line end, as the file beside the rows has it."""
     return f"{zlib.crc32(line):08x}"
 
 
@@ -224,17 +257,17 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
             lines.append(rest)
     sums = line_checksums(path)
     if not sums.exists():
-        parsed = [_row(line) for line in lines]
+        parsed = [parse_row(line) for line in lines]
         return [row for row in parsed if row], [number for number, row in enumerate(parsed, 1) if not row], 0
     refuse_links(sums, path.parent)
     with open_regular(sums) as file:
         written = Counter(file.read().split())
-    checksums = [_crc(line).encode() for line in lines]
+    checksums = [line_checksum(line).encode() for line in lines]
     copies = (Counter(one for one in checksums if one in written) - written).total()
     unverified = len(lines) - copies - written.total()  # above 0 where checksums are missing
     rows, bad, seen = [], [], Counter[bytes]()
     for number, (line, checksum) in enumerate(zip(lines, checksums, strict=True), 1):
-        row = _row(line)
+        row = parse_row(line)
         seen[checksum] += 1
         # A line that occurs more often than its checksum was copied.
         if row and (seen[checksum] <= written[checksum] or (unverified > 0 and checksum not in written)):
@@ -248,7 +281,8 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], list[int], int]:
     return rows, bad, max(0, unseen - (len(bad) - copies) - 1)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """Returns the row of a line; None where the line is none."""
     try:
         row = json.loads(line)
         return row if isinstance(row["step"], int) else None
@@ -300,7 +334,14 @@ def read_samples(path: Path) -> list[tuple[int, str]]:
     if not path.exists():
         return []
     with open_regular(path) as file:
-        content = file.read()
+        found, damaged = parse_samples(file.read())
+    if damaged:
+        log.warning("%s: damaged; what can be read of it is kept", path)
+    return found
+
+
+def parse_samples(content: bytes) -> tuple[list[tuple[int, str]], bool]:
+    """Returns the samples of a samples.md, as `read_samples`, and whether a part is unreadable."""
     text = content.decode(errors="replace")
     found, damaged = [], text.encode() != content
     for part in text.split("\n## Step ")[1:]:
@@ -309,6 +350,4 @@ def read_samples(path: Path) -> list[tuple[int, str]]:
             found.append((int(step), rest))
         else:
             damaged = True
-    if damaged:
-        log.warning("%s: damaged; what can be read of it is kept", path)
-    return found
+    return found, damaged

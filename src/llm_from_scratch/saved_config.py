@@ -107,10 +107,15 @@ def read_run(run: Path) -> dict[str, Any]:
     return values
 
 
-# Lightning's callbacks that write no files of their own and call no functions that a setting names.
+# Callbacks that write no files of their own and call no functions that a setting names. A page of
+# `Live` can be reached from this machine alone.
 HARMLESS = {
-    f"lightning.pytorch.callbacks.{name}"
-    for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
+    "llm_from_scratch.training.explaining.Explain",
+    "llm_from_scratch.training.live.Live",
+    *(
+        f"lightning.pytorch.callbacks.{name}"
+        for name in ("DeviceStatsMonitor", "EarlyStopping", "LearningRateMonitor", "ModelSummary", "Timer")
+    ),
 }
 
 

@@ -153,13 +153,13 @@ class Study:
         """
         new = number is None
         number = len(self._study.get_trials(deepcopy=False)) if number is None else number
-        self._study.sampler = _sampler(self.settings, number)
+        self._study.sampler = _sampler(self.settings, number, self.space)
         trial = self._study.ask() if new else self._live(number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a range whose end is no whole number of steps away
             _ = trial.relative_params  # those that are drawn together, now: each has one seed
             for place, (name, one) in enumerate(self.space.items(), 1):
-                self._study.sampler = _sampler(self.settings, number, place)
+                self._study.sampler = _sampler(self.settings, number, self.space, place)
                 _suggest(trial, name, one)
         return self.trial(number)
 
@@ -287,11 +287,30 @@ def _close(storage: "optuna.storages.RDBStorage") -> None:
     storage.engine.dispose()
 
 
-def _sampler(settings: SweeperConfig, number: int, place: int = 0) -> Any:
+def combinations_of(space: Mapping[str, Dimension]) -> int:
+    """Returns the number of combinations of choices; a dimension without choices counts as none."""
+    return math.prod(len(one.choices) for one in space.values())
+
+
+def combination(space: Mapping[str, Dimension], number: int) -> dict[str, Any]:
+    """Returns the values of a combination of choices, counted from 0.
+
+    The last setting varies first.
+    """
+    values: dict[str, Any] = {}
+    for name in reversed(list(space)):
+        number, place = divmod(number, len(space[name].choices))
+        values[name] = space[name].choices[place]
+    return values
+
+
+def _sampler(settings: SweeperConfig, number: int, space: Mapping[str, Dimension], place: int = 0) -> Any:
     import numpy as np
     import optuna
 
     seed = int(np.random.SeedSequence((settings.seed, number, place)).generate_state(1)[0])
+    if settings.sampler == "grid":
+        return optuna.samplers.PartialFixedSampler(combination(space, number), optuna.samplers.RandomSampler(seed=seed))
     if settings.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     # By default the trials that run now count as bad ones, so that two workers draw other values

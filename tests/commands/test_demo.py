@@ -8,11 +8,18 @@ from llm_from_scratch.commands import demo
 from llm_from_scratch.errors import UserError
 
 
-@pytest.mark.parametrize(("error", "data"), [(UserError("no network"), "data=stdlib"), (None, "data=oz")])
-def test_the_standard_library_replaces_a_book_that_is_not_at_hand(
-    error: UserError | None, data: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "experiment", "prompted"),
+    [(UserError("no network"), "experiment=tales_demo", False), (None, "experiment=oz_demo", True)],
+)
+def test_told_stories_replace_a_book_that_is_not_at_hand(
+    error: UserError | None,
+    experiment: str,
+    prompted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    started = []
+    started: list[list[str]] = []
 
     def open_source(**settings: object) -> None:
         if error:
@@ -20,14 +27,18 @@ def test_the_standard_library_replaces_a_book_that_is_not_at_hand(
 
     def run_child(words: list[str], on_line: object) -> int:
         started.append(words)
-        return 1
+        if on_line is not None:
+            on_line("run: outputs/one")  # type: ignore[operator]
+        return 0
 
     monkeypatch.setattr("llm_from_scratch.data.sources.open_source", open_source)
     monkeypatch.setattr("llm_from_scratch.signals.run_child", run_child)
-    with pytest.raises(SystemExit):
-        demo.run(argparse.Namespace(overrides=[]))
-    (words,) = started
-    assert data in words
+    demo.run(argparse.Namespace(overrides=["seed=2"]))
+    train, generate = started
+    assert train[-2:] == [experiment, "seed=2"]
+    assert "run=outputs/one" in generate
+    assert ("prompt=Dorothy" in generate) == prompted
+    assert ("tells itself" in capsys.readouterr().err) != prompted
 
 
 def test_a_bug_replaces_no_book(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPO, Process
+from serving import model_run
 
 from llm_from_scratch.commands import generate
 from llm_from_scratch.errors import UserError
@@ -52,6 +53,16 @@ def test_several_samples_and_a_stop(write: Process, finished: Path) -> None:
     samples = done.stdout.removesuffix("\n").split("\n---\n")
     assert len(samples) == len(set(samples)) == 3
     assert all(sample.startswith("Dorothy") and "." not in sample for sample in samples)
+
+
+def test_a_model_to_chat_with_is_told_in_one_line(write: Process, tmp_path: Path) -> None:
+    model_run(tmp_path / "talks", chat=True)
+    model_run(tmp_path / "base")
+    line = (
+        "talks is a model to chat with: this continues the prompt as plain text; python -m llm_from_scratch chat talks"
+    )
+    assert write("run=talks", "prompt=hi", "max_new_tokens=2").stderr == f"{line} answers it\n"
+    assert write("run=base", "prompt=hi", "max_new_tokens=2").stderr == ""
 
 
 def read(monkeypatch: pytest.MonkeyPatch, *overrides: str, given: bytes = b"") -> str:

@@ -1,6 +1,7 @@
 """Files of conversations, prepared: shards with a mask, found again, verified; faults by file and row."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,10 @@ def test_held_out_rows_of_a_file(folder: Path) -> None:
     prepared = conversations(val_path="held.jsonl")
     assert answers(prepared, "val") == ["b", "b"]
     assert len(answers(prepared, "train")) == 30
+    # data.fraction and data.max_docs choose of the rows that are trained on.
+    write(folder / "many.jsonl", [{"prompt": "a", "completion": f"b{n}"} for n in range(20)])
+    few = conversations(val_path="many.jsonl", fraction=0.5, max_docs=3)
+    assert (len(answers(few, "train")), len(answers(few, "val"))) == (3, 20)
     with pytest.raises(UserError, match=r"data\.val_path=gone\.jsonl: there is no such file"):
         conversations(val_path="gone.jsonl")
     write(folder / "none.jsonl", ["no row"])
@@ -182,8 +187,18 @@ def test_prompts_and_completions_need_no_template(folder: Path) -> None:
     write(folder / "plain.jsonl", [{"prompt": f"{n}", "completion": "x"} for n in range(9)])
     prepared = conversations("plain.jsonl", tokenizer=CharTokenizer("0123456789x"))
     assert prepared.manifest["template"] is None
-    with pytest.raises(UserError, match=r"rows\.jsonl:\d+: tokenizer=char has no token <\|im_start\|>"):
+    with pytest.raises(UserError, match=r"^tokenizer=char has no token <\|im_start\|>"):
         conversations(tokenizer=CharTokenizer("abc"))
+
+
+def test_preferences_are_counted_in_pairs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    write(folder / "pairs.jsonl", [{"prompt": "Who?", "chosen": f"{n}", "rejected": f"It is {n}."} for n in range(12)])
+    write(folder / "held.jsonl", [{"prompt": "Who?", "chosen": "5", "rejected": "It is 5."}] * 3)
+    conversations("pairs.jsonl", val_path="held.jsonl", format="preferences")
+    assert re.search(
+        r": 12 pairs to train on, with \d+ tokens to learn; 3 to validate, with \d+; left out: none", caplog.text
+    )
 
 
 def test_preferences_are_pairs(folder: Path) -> None:

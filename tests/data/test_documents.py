@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_corpora import PAGE, broken_table, prepared_few, put
 
-from llm_from_scratch.data.documents import SPLITS, is_validation, split_document, split_pieces
+from llm_from_scratch.data.documents import SPLITS, Selection, is_validation, split_document, split_pieces
 from llm_from_scratch.data.formats import PLAIN_FORMAT, Format
 from llm_from_scratch.data.readers import read_documents
 
@@ -258,7 +258,7 @@ def test_an_end_of_text_within_a_file_is_said_and_the_option_parts_documents(
 def test_the_pieces_of_a_split_are_the_document(text: str, val_fraction: float) -> None:
     for whole in (True, False):
         parts = dict.fromkeys(SPLITS, "")
-        for split, piece in split_pieces("a.txt", text, val_fraction, whole):
+        for split, piece in split_pieces("a.txt", text, Selection(val_fraction=val_fraction), whole):
             assert piece
             parts[split] += piece
         if not whole:

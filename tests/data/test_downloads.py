@@ -170,7 +170,7 @@ def test_a_server_that_always_breaks_off_is_given_up(server):
 def test_a_server_that_stalls_is_given_up(server):
     server.stalls, server.breaks = True, [1000, 0]
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"timed out.*data=stdlib"):
+    with pytest.raises(ValueError, match=r"timed out.*data=tales"):
         oz(server.url)
     assert time.monotonic() - start < 5
 
@@ -207,7 +207,7 @@ def test_without_a_network_one_line_says_what_to_do(capsys: pytest.CaptureFixtur
             oz(url)
     assert "\n" not in str(error.value)
     assert f"put the file by hand at {Path('data/oz/wizard_of_oz.txt')}" in str(error.value)
-    assert "data=stdlib" in str(error.value)
+    assert "data=tales" in str(error.value)
     assert capsys.readouterr().err == ""  # no bar where there is no terminal, nor its empty line
 
 

@@ -49,6 +49,18 @@ def test_a_document_mask_for_one_document_is_refused(tmp_path: Path) -> None:
     check_doc_mask(prepare(corpus(tmp_path, {f"{i:02}.txt": "some text " * 50 for i in range(30)}), CHARS))
 
 
+def test_workers_that_have_no_part_in_it_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    small, workers = corpus(tmp_path, {"a.txt": "some text " * 50}), PrepareConfig(workers=2)
+    line = "one process prepares a text that is kept beside its tokens (data.keep_text)"
+    prepare(small, CHARS)
+    assert line not in caplog.text
+    prepare(replace(small, val_fraction=0.2), CHARS, settings=workers)
+    assert caplog.text.count(line) == 1
+    prepare(replace(small, keep_text=False), CHARS, settings=workers)
+    assert caplog.text.count(line) == 1
+
+
 def test_prepared_once_and_again_when_something_changes(tmp_path: Path) -> None:
     first = prepare(corpus(tmp_path, {"a.txt": "some text " * 50}), CHARS)
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns

@@ -105,7 +105,9 @@ def test_bfloat16_is_said_as_auto_takes_it(monkeypatch: pytest.MonkeyPatch) -> N
             monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
             monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
             monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda has=has: has)
+            monkeypatch.setattr("llm_from_scratch.machine.bfloat16_pays", lambda has=has: has)
+            monkeypatch.setattr("llm_from_scratch.training.trainer.bfloat16_pays", lambda has=has: has)
             (finding,) = machine.bfloat16()
-            used = names[precision(TrainerConfig())]
+            used = names[precision(TrainerConfig(), 256)]
             assert f"trainer.precision=auto computes in {used}" in finding.what
             assert finding.what.startswith(f"{'a GPU' if cuda else 'this CPU'} has {'' if has else 'no '}instructions")

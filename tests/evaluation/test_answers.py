@@ -86,7 +86,7 @@ def test_rows_become_questions(tmp_path: Path) -> None:
         },
     ]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    plain, asked = read_questions(source(path))
+    plain, asked = read_questions(source(path), DataConfig(), "train")
     assert (plain.prompt, plain.question.references, plain.question.short) == ("Say it: ", ("yes",), ("yes",))
     assert asked.question.prompt == "Who?"
     assert asked.question.references == ("It was Oz.", "Oz", "the Wizard")
@@ -94,12 +94,29 @@ def test_rows_become_questions(tmp_path: Path) -> None:
     assert [message["role"] for message in asked.prompt] == ["system", "user"]
     path.write_text(json.dumps({"prompt": "a", "completion": "b", "answers": "b"}), encoding="utf-8")
     with pytest.raises(UserError, match=r'rows.jsonl:1: its "answers" are no list of texts'):
-        read_questions(source(path))
+        read_questions(source(path), DataConfig(), "train")
     lines = [path.read_text(encoding="utf-8"), "[]", json.dumps(rows[0])]
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(UserError, match="2 documents cannot be read: rows.jsonl:1: its .*; rows.jsonl:2: no object"):
-        read_questions(source(path))
-    assert [one.prompt for one in read_questions(source(path), "skip")] == ["Say it: "]
+        read_questions(source(path), DataConfig(), "train")
+    assert [one.prompt for one in read_questions(source(path), DataConfig(on_error="skip"), "val")] == ["Say it: "]
+
+
+def test_the_chosen_part_is_of_the_training_rows(tmp_path: Path, untrained: LoadedModel) -> None:
+    """The questions are the held-out rows of the run, all of them; the baseline has seen its training rows."""
+    for name, rows in (
+        ("train", [("a", "b"), ("a", "c"), ("a", "c"), ("a", 1)]),
+        ("held", [("a", "b"), ("a", "c"), ("a", "b")]),
+    ):
+        lines = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = {"path": str(tmp_path / "train.jsonl"), "val_path": str(tmp_path / "held.jsonl"), "metric": "label"}
+    data = DataConfig(name="chat", format="chat", max_docs=1, **settings)
+    found = answer_questions(data, [("run", untrained)])
+    assert found.questions == 3
+    assert [base.name for base in found.baselines] == ["always “b”"]
+    with pytest.raises(UserError, match=r"train.jsonl:4"):
+        answer_questions(DataConfig(name="chat", format="chat", **settings), [("run", untrained)])
 
 
 def test_a_model_is_asked_as_it_was_trained(untrained: LoadedModel) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import Process
 
-from llm_from_scratch.config import FAILURE, Config, ModelConfig, OptimConfig, SweeperConfig
+from llm_from_scratch.config import FAILURE, Config, FinetuneConfig, ModelConfig, OptimConfig, SweeperConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.comparison import compare
 from llm_from_scratch.evaluation.comparison_report import SETTINGS, TRIALS, blocks, page, print_search
@@ -37,6 +37,15 @@ def made_run(folder: Path, curve: dict[int, float], **settings: object) -> Path:
 
 def table(parts: list, title: str) -> Table:
     return next(part for part in parts if isinstance(part, Table) and part.title.startswith(title))
+
+
+def test_a_setting_without_effect_is_none_of_a_runs(tmp_path: Path) -> None:
+    a = made_run(tmp_path / "a", {5: 3.0}, init_from="x", finetune=FinetuneConfig(method="lora", rank=4))
+    b = made_run(tmp_path / "b", {5: 2.0}, init_from="x", finetune=FinetuneConfig(method="full", rank=4))
+    found = compare([str(a), str(b)])
+    differs = {key: [run.settings[key] for run in found.runs] for key in found.settings}
+    assert differs["finetune.method"] == ["full", "lora"]
+    assert differs["finetune.rank"] == [None, 4]
 
 
 def test_settings_that_differ_stand_beside_the_results_the_best_first(tmp_path: Path) -> None:

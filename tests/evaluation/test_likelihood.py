@@ -71,7 +71,9 @@ def test_the_passages_are_those_of_a_plain_loop(finished: Path, whole: bool, at_
 @pytest.mark.parametrize(("tokens", "context"), [(45, 8), (48, 8), (5, 8), (1, 8), (70, 12)])
 def test_the_loss_by_place_is_that_of_all_tokens_at_once(tokens: int, context: int) -> None:
     nats = np.random.default_rng(0).exponential(size=tokens)
-    places, positions = np.arange(tokens) % min(tokens, context), PositionNats(tokens, context)
+    size = min(tokens, context)
+    windows = [size] * (tokens // size) + [tokens % size]
+    places, positions = np.arange(tokens) % size, PositionNats(windows)
     for part in np.array_split(np.arange(tokens), 3):
         positions.add(nats[part], places[part])
     rows = positions.rows()

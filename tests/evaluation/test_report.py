@@ -120,6 +120,14 @@ def test_blocks_stand_for_documents_where_these_are_few() -> None:
     assert Text("made", ("a" * 30,), whole=False).ends.tolist() == [30]
 
 
+def test_the_two_answers_of_a_pair_are_one_unit() -> None:
+    pairs = Text("made", ("abc", "de", "", "f") * 10, whole=True, pairs=True)
+    assert pairs.ends.tolist() == [end for start in range(0, 60, 6) for end in (start + 5, start + 6)]
+    assert pairs.info().units == "20 pairs"
+    few = Text("made", ("a" * 300, "b" * 300) * 19, whole=True, pairs=True)
+    assert few.info().units == "22 blocks of 500 bytes"
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_likelihood_equals_a_plain_loop_whatever_the_batch(here: Path, batch_size: int) -> None:
     run = open_with_data("run", "cpu").run
@@ -603,7 +611,7 @@ def test_the_command_writes_pages_and_one_json_object(
         (("run", "--crows", "story.txt"), "story.txt has no column sent_more"),
         (("run", "--report", "story.txt"), "--report story.txt cannot be made"),
         (("run", "--split", "train", "--baselines"), "--split train: baselines and generated text"),
-        (("run", "--generate", "2", "--seed", "-1"), "--generate and --seed must be 0 or more"),
+        (("run", "--generate", "2", "--seed", "-1"), "--generate, --stories and --seed must be 0 or more"),
         (("run", "--pairs", "--overlap", "1"), "--overlap 1.0: must be at least 0"),
         (("run", "--pairs", "--faithfulness"), "--faithfulness is of generated text: add --generate N"),
         (("run", "--ensemble"), "--ensemble: name several runs that have one tokenizer"),

@@ -2,9 +2,11 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
+from llm_from_scratch.cli import main
 from llm_from_scratch.commands import train
 from llm_from_scratch.front.program import composed
 from llm_from_scratch.front.run_name import RUN_NAME
@@ -89,3 +91,29 @@ def test_a_refused_command_leaves_no_name_for_the_next_configuration(monkeypatch
     with pytest.raises(SystemExit):
         train.main()
     assert RUN_NAME not in os.environ
+
+
+@pytest.mark.parametrize("command", ["prepare", "inspect", "plan"])
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("data=chat data.path=rows.jsonl prepare.workers=2", "prepare.workers=2: changes nothing without data.format=text"),
+        ("data=preferences data.path=rows.jsonl prepare.engine=ray", "prepare.engine=ray: changes nothing without"),
+        ("data=oz data.too_long=skip", "data.too_long=skip: changes nothing without data=chat or data=preferences"),
+        ("data=oz finetune.rank=4", "finetune.rank=4: changes nothing without finetune=lora"),
+    ],
+)  # fmt: skip
+def test_other_commands_refuse_a_setting_without_effect_as_train_does(
+    command: str,
+    words: str,
+    needed: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([command, *words.split(" ")])
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n"), needed in said) == (2, 1, True), said
+    assert list(tmp_path.iterdir()) == []

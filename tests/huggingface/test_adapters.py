@@ -11,11 +11,13 @@ from small_models import ARTICLE, GPT2, IMPORTED, MODERN, V
 
 from llm_from_scratch.config import LINEAR_LAYERS
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.huggingface import hub
 from llm_from_scratch.huggingface.adapters import adapter_writer, read_adapters
 from llm_from_scratch.huggingface.settings import to_settings
 from llm_from_scratch.huggingface.tensors import to_weights
 from llm_from_scratch.lora import adapt, adapted_layers, attach, kept_parameters, merge
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.pretrained import find_model
 
 FAMILIES = {
     "article": ARTICLE,
@@ -37,9 +39,9 @@ def base_model(kind: str, folder: Path) -> GPT:
     return model
 
 
-def written(model: GPT, folder: Path, rank: int = 3, alpha: float = 12.0) -> None:
-    folder.mkdir()
-    write = adapter_writer(model.config, "base", rank=rank, alpha=alpha, p=0.0)
+def written(model: GPT, folder: Path, rank: int = 3, alpha: float = 12.0, base: str = "base") -> None:
+    folder.mkdir(exist_ok=True)
+    write = adapter_writer(model.config, base, rank=rank, alpha=alpha, p=0.0)
     write({name: one.detach() for name, one in kept_parameters(model).items()}, folder)
 
 
@@ -95,6 +97,48 @@ def test_what_peft_writes_has_the_same_logits_here(settings: str, tmp_path: Path
     torch.testing.assert_close(model(ids), adapted(ids).logits, rtol=0, atol=1e-5)
 
 
+def test_the_revision_of_a_base_is_pefts_own_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = base_model("modern", tmp_path / "base")
+    adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
+    asked: list[str] = []
+
+    def download(name: str, *, fetch: bool = True) -> Path:
+        asked.append(name)
+        return tmp_path / "base"
+
+    monkeypatch.setattr(hub, "download", download)
+    for base, name, revision in (
+        ("hub:owner/name@refs/pr/1", "owner/name", "refs/pr/1"),
+        ("hub:owner/name", "owner/name", None),
+        ("folder/a@b", "folder/a@b", None),
+    ):
+        written(model, tmp_path / "adapter", base=base)
+        settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text(encoding="utf-8"))
+        assert (settings["base_model_name_or_path"], settings["revision"]) == (name, revision)
+    peft = pytest.importorskip("peft")
+    written(model, tmp_path / "adapter", base="hub:owner/name@v1")
+    theirs = peft.PeftConfig.from_pretrained(tmp_path / "adapter")
+    assert (theirs.base_model_name_or_path, theirs.revision) == ("owner/name", "v1")
+    theirs.revision = "v2"
+    theirs.save_pretrained(tmp_path / "adapter")
+    find_model(str(tmp_path / "adapter")).checksum()
+    # A name with the revision in it, as an earlier version wrote it
+    path = tmp_path / "adapter/adapter_config.json"
+    older = json.loads(path.read_text(encoding="utf-8")) | {
+        "base_model_name_or_path": "owner/name@v3",
+        "revision": None,
+    }
+    path.write_text(json.dumps(older), encoding="utf-8")
+    find_model(str(tmp_path / "adapter")).checksum()
+    assert asked == ["hub:owner/name@v2", "hub:owner/name@v3"]
+    # The revision of a folder is not looked at, as by transformers.
+    (tmp_path / "owner/name").parent.mkdir()
+    (tmp_path / "base").rename(tmp_path / "owner/name")
+    path.write_text(json.dumps(older | {"base_model_name_or_path": "owner/name", "revision": "v4"}), encoding="utf-8")
+    find_model(str(tmp_path / "adapter")).checksum()
+    assert len(asked) == 2
+
+
 def test_a_model_of_no_class_of_transformers_keeps_its_own_names(tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=V, n_embd=32, n_head=4, block_size=16, **(MODERN | {"activation": "relu2"})))
     adapt(model, LINEAR_LAYERS, rank=3, alpha=6.0, p=0.0)
@@ -117,6 +161,8 @@ def test_a_model_of_no_class_of_transformers_keeps_its_own_names(tmp_path: Path)
         ("lora_alpha", float("inf"), "must be a finite number above 0"),
         ("alpha_pattern", {"(a+)+$": 1}, "is a regular expression"),
         ("base_model_name_or_path", None, "must name the model that it adapts"),
+        ("revision", 3, "revision=3 must be a branch, a tag or a commit"),
+        ("revision", "a b", "revision='a b' must be a branch, a tag or a commit"),
     ],
 )
 def test_what_is_not_computed_here_is_refused_in_one_line(entry: str, value: Any, words: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from conftest import story
 
 from llm_from_scratch.check import check
 from llm_from_scratch.cli import main
-from llm_from_scratch.config import Config
+from llm_from_scratch.config import Config, FinetuneConfig, LossConfig
 from llm_from_scratch.data.prepare import prepare
 from llm_from_scratch.environment import record_environment
 from llm_from_scratch.errors import UserError
@@ -28,7 +29,7 @@ from llm_from_scratch.evaluation.results import (
 )
 from llm_from_scratch.huggingface.card import model_card
 from llm_from_scratch.model import GPT, GPTConfig
-from llm_from_scratch.run import write_rows
+from llm_from_scratch.run import RunFolder, write_rows
 from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.weights import load_model, save_model
 
@@ -119,6 +120,31 @@ def test_the_card_states_data_recipe_figures_and_versions(run: Path) -> None:
     assert "From step 1: version " in card
     assert "| sequences a step | 32 of 16 tokens |" in card
     assert str(run.parent) not in card  # it is to be published
+
+
+def test_a_fine_tuned_model_that_answers_says_so(run: Path) -> None:
+    whole = RunFolder(run).config()
+    lora = {"init_from": "secret/base", "finetune": FinetuneConfig(method="lora", rank=4)}
+    save_config(replace(whole, **lora), run / "config.yaml")
+    answers = replace(load_model(run), chat_template="{{ messages }}")
+    card = model_card(answers, run)
+    assert (
+        "| trained of the model it started from | adapters of rank 4, alpha 16 (LoRA), merged into its weights |"
+        in card
+    )
+    assert "tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True" in card
+    assert "and answering messages in the form of its chat template." in card
+    assert "secret" not in card
+    plain = model_card(load_model(run), run)
+    assert 'ids = tokenizer("PROMPT", return_tensors="pt")' in plain
+    assert "It completes text" in plain
+    dpo = {"finetune": FinetuneConfig(freeze=["blocks.0"]), "loss": LossConfig(name="dpo")}
+    data = replace(whole.data, format="preferences")
+    save_config(replace(whole, init_from="secret/base", data=data, **dpo), run / "config.yaml")
+    card = model_card(answers, run)
+    assert "| trained of the model it started from | all weights but those of blocks.0 |" in card
+    assert "| loss | of pairs of answers (DPO), beta 0.1 |" in card
+    assert "| sequences a step | 32 pairs of 16 tokens |" in card
 
 
 def test_what_was_not_measured_is_named_with_its_command(run: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import SMALL, Process
 from plans import GPT2, MEASURED, OZ, PRESETS, config
 
-from llm_from_scratch.config import ModelConfig
+from llm_from_scratch.config import FinetuneConfig, ModelConfig, OptimConfig
 from llm_from_scratch.plan.estimate import plan
 from llm_from_scratch.plan.sizes import (
     TextSize,
@@ -58,6 +58,34 @@ def test_times_by_hand() -> None:
     # Two processes that share the work halve a step, but for the update.
     both = plan(config(trainer={"devices": 2}), OZ, MEASURED, hours=None, presets=PRESETS)["time"]
     assert both["seconds_a_step"] == pytest.approx(16 * 0.01 + 0.08)
+
+
+def test_adapters_on_gpt2_by_hand() -> None:
+    """Rank 8 on 12 layers: rows and columns of qkv, out, up and down, 24 widths together."""
+    text = TextSize(1_000_000, 100_000, 4_000_000, 50_257, False, 1)
+    settings = {"model": ModelConfig(**GPT2), "init_from": "hub:openai-community/gpt2"}
+    N, adapters = 124_439_808, 12 * 8 * (4 + 2 + 5 + 5) * 768
+    lora = plan(config(finetune=FinetuneConfig(method="lora"), **settings), text, MEASURED, hours=None, presets=PRESETS)
+    assert (lora["model"]["parameters"], lora["model"]["trained"]) == (N + adapters, adapters)
+    assert [lora["memory"][name] for name in ("weights", "gradients", "optimizer")] == [
+        4 * (N + adapters), 4 * adapters, 8 * adapters,
+    ]  # fmt: skip
+    assert (lora["disk"]["checkpoints"], lora["disk"]["model"]) == (3 * 12 * adapters, 2 * 4 * adapters)
+    # The size that init_from brings is given: no other one is recommended.
+    assert "optimum" not in lora
+    averaged = config(finetune=FinetuneConfig(method="lora"), optim=OptimConfig(ema_decay=0.9), **settings)
+    assert plan(averaged, text, None, hours=None, presets={})["disk"]["checkpoints"] == 3 * 16 * adapters
+
+    # A tied head is the token embedding: a checkpoint holds all weights, and two moments of this one.
+    head = plan(config(finetune=FinetuneConfig(method="head"), **settings), text, None, hours=None, presets={})
+    assert head["model"]["trained"] == 50_257 * 768
+    assert head["disk"] | {"free": 0} == {
+        "checkpoints": 3 * 4 * (N + 2 * 50_257 * 768), "model": 8 * N, "shards": 2 * 1_100_000, "free": 0,
+    }  # fmt: skip
+    frozen = FinetuneConfig(freeze=["token_embedding", "position_embedding", "blocks.*"])
+    norm = plan(config(finetune=frozen, **settings), text, None, hours=None, presets={})
+    assert norm["model"]["trained"] == 2 * 768
+    assert norm["memory"]["activations"] == 4 * 3 * 768 * 1024 * norm["memory"]["micro_batch_size"]
 
 
 def test_the_command(command: Process, finished: Path, tmp_path: Path) -> None:

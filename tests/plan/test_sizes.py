@@ -47,7 +47,7 @@ def test_frozen_weights_take_less() -> None:
     for weight in model.blocks[0].parameters():
         weight.requires_grad_(False)
     assert training_flops(model) == 2 * layer + 6 * layer + 6 * head + (4 + 12) * attention
-    for weight in model.blocks[1].parameters():
+    for weight in (*model.blocks[1].parameters(), *model.norm.parameters()):
         weight.requires_grad_(False)
     assert training_flops(model) == 2 * 2 * layer + 4 * head + 2 * 4 * attention  # the head alone: no gradient below it
     model.blocks[0].requires_grad_(True)  # a gradient flows through all that is above

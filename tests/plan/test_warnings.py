@@ -48,6 +48,32 @@ def test_what_is_unwise_is_said_in_a_line(text: TextSize, groups: dict[str, Any]
     assert not any("\n" in found for found in result["unwise"])
 
 
+BOOK = replace(OZ, train_tokens=10**10, vocab_size=50_257)  # so much text that nothing is unwise about it
+
+
+@pytest.mark.parametrize(
+    ("text", "groups", "lines"),
+    [
+        (replace(OZ, train_tokens=600_000), {}, ["6.83 passes, each beyond 4 .*: use more text, or trainer.max_steps=585 \\(4 passes\\)$"]),
+        (OZ, {}, ["67.1 passes, it will overfit: use more text, or trainer.max_steps=238 \\(16 passes\\)$"]),
+        # few tokens a parameter, most of which are embeddings
+        (BOOK, {"trainer": {"max_steps": 100}, "optim": OptimConfig(warmup_steps=5)}, []),
+        # a third of a few steps is a sound warm-up for weights that are good already, more than half is not
+        (BOOK, {"trainer": {"max_steps": 24}, "optim": OptimConfig(warmup_steps=12)}, []),
+        (BOOK, {"trainer": {"max_steps": 24}, "optim": OptimConfig(warmup_steps=13)}, ["warm-up takes 13 of 24 steps"]),
+        (
+            replace(OZ, train_tokens=10**10),
+            {"model": ModelConfig(n_layer=400, n_embd=16_384)},
+            ["activation_checkpointing=true, finetune=lora, trainer=fsdp on several GPUs, or a smaller model$", "are free on the disk"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_that_init_from_brings_has_its_size(text: TextSize, groups: dict[str, Any], lines: list[str]) -> None:
+    result = plan(config(init_from="smollm2", **groups), text, None, hours=None, presets=PRESETS)
+    assert len(result["unwise"]) == len(lines), result["unwise"]
+    assert all(re.search(line, found) for line, found in zip(lines, result["unwise"], strict=True)), result["unwise"]
+
+
 def test_a_sound_plan_has_no_complaint() -> None:
     text = replace(OZ, train_tokens=10_000_000, train_bytes=40_000_000)
     result = plan(config(trainer={"max_steps": 5000}), text, MEASURED, hours=None, presets=PRESETS)

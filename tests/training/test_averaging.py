@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conftest import SMALL, Process, story
+from conftest import SMALL, InProcess, Process, story
 
 from llm_from_scratch.checkpoint import checkpoints, load_state
 from llm_from_scratch.run import read_rows
@@ -67,12 +67,16 @@ def test_a_run_validates_and_keeps_the_average(train: Process, tmp_path: Path) -
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_run_ends_when_its_patience_does(train: Process, tmp_path: Path) -> None:
-    (tmp_path / "story.txt").write_text(story(30_000), encoding="utf-8")
+def test_a_run_ends_when_its_patience_does(
+    train_here: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text(story(30_000), encoding="utf-8")
     settings = ("optim.schedule=plateau", "optim.patience=1", "optim.plateau_factor=0.1", "optim.lr=1e-30")
     shared = (*SMALL, *settings, "trainer.val_check_interval=2", "optim.warmup_steps=1", "optim.min_lr_ratio=0.05")
-    done = train(*shared, "optim.ema_decay=0.0", "trainer.max_steps=200", "trainer.log_every_n_steps=1", "run_dir=run")
-    assert done.returncode == 0, done.stderr
+    words = ("optim.ema_decay=0.0", "trainer.max_steps=200", "trainer.log_every_n_steps=1", "run_dir=run")
+    status, said = train_here(*shared, *words)
+    assert status == 0, said
     rows = read_rows(tmp_path / "run/metrics.jsonl")
     # Nothing is learned: the second validation lowers the learning rate, the third ends the run.
     assert [row["step"] for row in rows if row["split"] == "val"] == [2, 4, 6]
@@ -80,9 +84,9 @@ def test_a_run_ends_when_its_patience_does(train: Process, tmp_path: Path) -> No
         [1e-30] * 4 + [1e-31] * 2, rel=1e-6, abs=0
     )
     assert (tmp_path / "run/curves.png").exists()
-    again = train("resume=run")  # it had come to its end
-    assert again.returncode == 0, again.stderr
+    status, said = train_here("resume=run")  # it had come to its end
+    assert status == 0, said
     assert read_rows(tmp_path / "run/metrics.jsonl") == rows
-    refused = train(*SMALL, "optim.schedule=plateau")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "needs optim.patience=N" in refused.stderr
+    status, said = train_here(*SMALL, "optim.schedule=plateau")
+    assert (status, said.count("\n")) == (2, 1), said
+    assert "needs optim.patience=N" in said

@@ -1,4 +1,4 @@
-"""Numbers that go wrong, signals, disks that are full: real processes."""
+"""Numbers that go wrong, signals to real processes, disks that are full."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, SMALL, Process, run, story
+from conftest import REPO, SMALL, InProcess, Process, run, story
 
 from llm_from_scratch.checkpoint import checkpoints, load_state, save_state, verify_state
 from llm_from_scratch.run import read_rows
@@ -57,7 +57,10 @@ def sending(hook: str, step: int, *numbers: int) -> str:
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text in the present folder, and a module of callbacks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "story.txt"
     path.write_text(story(30_000), encoding="utf-8")
     (tmp_path / "poison.py").write_text(POISON)
@@ -68,7 +71,7 @@ def poisoned(*steps: int) -> str:
     return "+callbacks.poison={_target_: poison.Poison, steps: [" + ", ".join(map(str, steps)) + "]}"
 
 
-def test_fault_17_a_gradient_that_is_nan_stops_the_run(train: Process, text: Path, tmp_path: Path) -> None:
+def test_fault_17_a_gradient_that_is_nan_stops_the_run(train_here: InProcess, text: Path, tmp_path: Path) -> None:
     overrides = (
         *SMALL,
         "trainer.max_steps=20",
@@ -76,9 +79,9 @@ def test_fault_17_a_gradient_that_is_nan_stops_the_run(train: Process, text: Pat
         "trainer.log_every_n_steps=1",
         "run_dir=run",
     )
-    done = train(*overrides, poisoned(8))
-    assert done.returncode == 1, done.stderr
-    line = done.stderr.splitlines()[-1]
+    status, said = train_here(*overrides, poisoned(8))
+    assert status == 1, said
+    line = said.splitlines()[-1]
     assert re.match(
         r"error: FloatingPointError: step 8: .*learning rate .*begin at \d+, \d+, .*optim\.skip_bad_steps=N", line
     ), line
@@ -86,12 +89,12 @@ def test_fault_17_a_gradient_that_is_nan_stops_the_run(train: Process, text: Pat
     weights = load_state(tmp_path / "run/checkpoints/step_00000005")["state_dict"]
     assert all(tensor.isfinite().all() for tensor in weights.values())
     # Resumed without the poison, it goes on from the last good checkpoint to the end.
-    resumed = train("resume=run", "callbacks=none")
-    assert resumed.returncode == 0, resumed.stderr
+    status, said = train_here("resume=run", "callbacks=none")
+    assert status == 0, said
     assert read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] == 20
 
 
-def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train: Process, text: Path, tmp_path: Path) -> None:
+def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train_here: InProcess, text: Path, tmp_path: Path) -> None:
     overrides = (
         *SMALL,
         "trainer.max_steps=12",
@@ -99,17 +102,16 @@ def test_fault_17_bad_steps_are_passed_over_up_to_a_number(train: Process, text:
         "trainer.log_every_n_steps=1",
         "optim.skip_bad_steps=2",
     )
-    done = train(*overrides, poisoned(3, 8), "run_dir=two")
-    assert done.returncode == 0, done.stderr
+    status, said = train_here(*overrides, poisoned(3, 8), "run_dir=two")
+    assert status == 0, said
     rows = {row["step"]: row for row in read_rows(tmp_path / "two/metrics.jsonl") if row["split"] == "train"}
     assert [step for step, row in rows.items() if row["grad_norm"] is None] == [3, 8]
     assert load_state(checkpoints(tmp_path / "two")[0])["skipped"].tolist() == [2, 8]
     states = load_state(checkpoints(tmp_path / "two")[0])["optimizer_states"][0]["state"]
     # Twelve steps, two of them without an update
     assert {float(state["step"]) for state in states.values()} == {10.0}
-    third = train(*overrides, poisoned(3, 8, 9), "run_dir=three")
-    assert third.returncode == 1
-    assert "step 9:" in third.stderr
+    status, said = train_here(*overrides, poisoned(3, 8, 9), "run_dir=three")
+    assert (status, "step 9:" in said) == (1, True), said
 
 
 @pytest.mark.slow
@@ -168,15 +170,16 @@ def test_fault_03_a_signal_at_a_step_with_a_validation(train: Process, finished:
         assert (tmp_path / "run" / name).read_bytes() == (finished / "run" / name).read_bytes(), name
 
 
-def test_a_run_that_early_stopping_ended_does_not_go_on(train: Process, text: Path, tmp_path: Path) -> None:
+def test_a_run_that_early_stopping_ended_does_not_go_on(train_here: InProcess, text: Path, tmp_path: Path) -> None:
     stopping = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optim.lr=1e-9")
-    first = train(*SMALL, *stopping, "trainer.max_steps=100", "trainer.val_check_interval=3", "run_dir=run")
-    assert first.returncode == 0, first.stderr
+    words = ("trainer.max_steps=100", "trainer.val_check_interval=3", "run_dir=run")
+    status, said = train_here(*SMALL, *stopping, *words)
+    assert status == 0, said
     rows = (tmp_path / "run/metrics.jsonl").read_bytes()
     assert read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] < 50
-    again = train("resume=run")
-    assert again.returncode == 0, again.stderr
-    assert "a callback stopped this run at step" in again.stderr
+    status, said = train_here("resume=run")
+    assert status == 0, said
+    assert "a callback stopped this run at step" in said
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == rows
 
 
@@ -231,39 +234,34 @@ def test_fault_04_a_folder_that_cannot_be_written(train: Process, text: Path, tm
     assert done.stderr.splitlines()[-1].startswith("error: run_dir=file/run: ")
 
 
-def test_fault_08_another_text_than_the_checkpoints(train: Process, text: Path, tmp_path: Path) -> None:
-    first = train(*SMALL, "trainer.max_steps=4", "run_dir=run")
-    assert first.returncode == 0, first.stderr
+def test_fault_08_another_text_than_the_checkpoints(train_here: InProcess, text: Path) -> None:
+    status, said = train_here(*SMALL, "trainer.max_steps=4", "run_dir=run")
+    assert status == 0, said
     text.write_text(story(30_000, seed=1), encoding="utf-8")
-    done = train("resume=run", "trainer.max_steps=8")
-    assert done.returncode == 2, done.stderr
-    assert re.search(
-        r"made with the (tokenizer|data) [0-9a-f]{16}, and this run has [0-9a-f]{16}", done.stderr.splitlines()[-1]
-    )
+    status, said = train_here("resume=run", "trainer.max_steps=8")
+    assert status == 2, said
+    line = said.splitlines()[-1]
+    assert re.search(r"made with the (tokenizer|data) [0-9a-f]{16}, and this run has [0-9a-f]{16}", line), line
 
 
-def test_fault_14_a_second_training_in_the_same_folder(train: Process, finished: Path, tmp_path: Path) -> None:
+def test_fault_14_a_second_training_in_the_same_folder(train_here: InProcess, finished_here: Path) -> None:
     from filelock import FileLock
 
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    with FileLock(tmp_path / "run/.lock"):
-        done = train("resume=run", "trainer.max_steps=100")
-    assert done.returncode == 2
-    assert done.stderr == "error: run belongs to a training that is running now\n"
+    with FileLock("run/.lock"):
+        ended = train_here("resume=run", "trainer.max_steps=100")
+    assert ended == (2, "error: run belongs to a training that is running now\n")
 
 
-def test_a_finished_run_and_one_without_a_checkpoint(train: Process, finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    done = train("resume=run")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: run has made its 60 steps: to go on, add trainer.max_steps=120\n",
-    )
-    shutil.rmtree(tmp_path / "run/checkpoints")
-    again = train("resume=run")
-    assert again.returncode == 0, again.stderr
-    assert "run has no checkpoint yet: it starts again at step 0" in again.stderr
-    assert (tmp_path / "run/metrics.jsonl").read_bytes() == (finished / "run/metrics.jsonl").read_bytes()
+def test_a_finished_run_and_one_without_a_checkpoint(
+    train_here: InProcess, finished: Path, finished_here: Path
+) -> None:
+    said = "error: run has made its 60 steps: to go on, add trainer.max_steps=120\n"
+    assert train_here("resume=run") == (2, said)
+    shutil.rmtree("run/checkpoints")
+    status, said = train_here("resume=run")
+    assert status == 0, said
+    assert "run has no checkpoint yet: it starts again at step 0" in said
+    assert Path("run/metrics.jsonl").read_bytes() == (finished / "run/metrics.jsonl").read_bytes()
 
 
 # What runs when the file is unpickled by a reader that trusts it.
@@ -273,15 +271,15 @@ class Malice:
 
 
 def test_fault_15_a_malicious_pickle_is_refused(
-    train: Process, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_here: InProcess, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     torch.save({"state_dict": Malice()}, tmp_path / "evil.pt")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    done = train(*SMALL, "init_from=evil.pt", "trainer.max_steps=1", "run_dir=run")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: evil.pt: cannot be read as weights: ")
+    status, said = train_here(*SMALL, "init_from=evil.pt", "trainer.max_steps=1", "run_dir=run")
+    assert status == 2, said
+    assert said.splitlines()[-1].startswith("error: evil.pt: cannot be read as weights: ")
     assert not (tmp_path / "owned").exists()
     # In a run folder there is no place where a pickle would be read as one.
     save_state({"x": torch.ones(1)}, tmp_path / "state")
@@ -335,6 +333,7 @@ def test_fault_22_other_processes_and_micro_batches_on_resume(train: Process, te
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_fault_13_a_preparation_killed_and_started_again(tmp_path: Path) -> None:
     """Killed at every tenth write of the preparation; the one that is let through gives the bytes
     of an undisturbed one.
@@ -345,7 +344,7 @@ from pathlib import Path
 from llm_from_scratch.config import DataConfig, TokenizerConfig
 from llm_from_scratch.data.prepare import prepare
 
-left = int(sys.argv[2])
+left = 0
 def dying(function):
     def call(*arguments, **settings):
         global left
@@ -356,7 +355,23 @@ def dying(function):
     return call
 for owner, name in ((os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "open"), (Path, "write_text"), (Path, "mkdir")):
     setattr(owner, name, dying(getattr(owner, name)))
-prepare(DataConfig(name="text", path="story.txt", dir=sys.argv[1]), TokenizerConfig(vocab_size=300))
+
+def prepared(folder, dies_at):
+    # In a process of its own, forked from this one, which has loaded everything
+    global left
+    child = os.fork()
+    if not child:
+        left = dies_at
+        prepare(DataConfig(name="text", path="story.txt", dir=folder), TokenizerConfig(vocab_size=300))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+assert prepared("whole", 0) == 0
+for number in range(1, 100, 3):
+    status = prepared("killed", number)
+    print(status, flush=True)
+    if status != -signal.SIGKILL:
+        break
 """
     (tmp_path / "story.txt").write_text(story(5_000), encoding="utf-8")
 
@@ -366,13 +381,9 @@ prepare(DataConfig(name="text", path="story.txt", dir=sys.argv[1]), TokenizerCon
             path.relative_to(prepared).as_posix(): path.read_bytes() for path in prepared.rglob("*") if path.is_file()
         }
 
-    assert run(["-c", program, "whole", "0"], tmp_path).returncode == 0
-    kills = 0
-    for number in range(1, 100, 3):
-        done = run(["-c", program, "killed", str(number)], tmp_path)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        kills += 1
-    assert kills >= 4
+    done = run(["-c", program], tmp_path)
+    assert done.returncode == 0, done.stderr
+    *kills, last = map(int, done.stdout.split())
+    assert (kills, last) == ([-signal.SIGKILL] * len(kills), 0), done.stderr
+    assert len(kills) >= 4
     assert contents("killed") == contents("whole")

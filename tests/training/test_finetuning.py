@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import REPO, InProcess, run
+from conftest import KILLER, REPO, InProcess, run, write_killer
 from safetensors.torch import load_file
 from small_models import KINDS, V
 from smollm2 import path as smollm2_file
@@ -24,6 +26,7 @@ from llm_from_scratch.lora import attach, merge
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.pretrained import find_model, open_model
 from llm_from_scratch.run import RunFolder, read_rows
+from llm_from_scratch.training import fit
 from llm_from_scratch.training.finetuning import choose_trained, layer_numbers
 from llm_from_scratch.training.optimizers import make_optimizer
 
@@ -112,7 +115,6 @@ def test_muon_takes_the_parts_of_a_fused_layers_adapter_apart() -> None:
     [
         ({"finetune": {"method": "lora"}}, "finetune=lora: there is no model to fine-tune: name one, init_from=MODEL"),
         ({"finetune": {"method": "lora"}, "init_from": "w.pt"}, "init_from=w.pt is weights"),
-        ({"finetune": {"method": "head"}, "init_from": "r", "trainer": {"strategy": "fsdp"}}, "use trainer=ddp"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], words: str) -> None:
@@ -126,6 +128,8 @@ def test_a_run_of_adapters(finished_here: Path, train_here: InProcess, capsys: p
     status, said = train_here(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")
     assert status == 0, said
     assert " of them trained (" in said
+    # The last line counts the weights that all commands find in model/.
+    assert f"\n{open_model('run').model.num_parameters():,} parameters;" in said
     # A checkpoint holds the adapters, two moments and an average of each, and no other weight.
     layers = {
         "attention.qkv": (96, 32),
@@ -141,6 +145,16 @@ def test_a_run_of_adapters(finished_here: Path, train_here: InProcess, capsys: p
     names = {path.name for path in Path("whole/model").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json"} <= names
     assert "model.safetensors" not in names
+
+    # The plan of it says so beforehand.
+    capsys.readouterr()
+    main(["plan", "--json", "--no-measuring", *WORDS, *LORA, "trainer.max_steps=4"])
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["model"]["trained"] == numbers
+    assert planned["disk"]["checkpoints"] == 3 * sum(one.nbytes for one in tensors.values() if one.dim() == 2)
+    # PEFT has an A for each part of a fused layer.
+    parts = load_file("whole/model/adapter_model.safetensors").values()
+    assert planned["disk"]["model"] == pytest.approx(2 * sum(one.nbytes for one in parts), rel=0.2)
 
     # Every command opens it by its base, which is unchanged.
     best = RunFolder(Path("whole")).best()
@@ -175,6 +189,29 @@ def test_a_run_of_adapters(finished_here: Path, train_here: InProcess, capsys: p
     assert open_model("next").model.config.block_size == 16
 
 
+def test_the_weights_that_a_run_starts_from_are_in_memory_once(
+    finished_here: Path, train_here: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[weakref.ref[torch.Tensor]] = []
+    load, loop = fit.load_origin, fit.run_loop
+
+    def load_origin(*arguments: Any, **settings: Any) -> fit.Origin:
+        origin = load(*arguments, **settings)
+        read.extend(weakref.ref(weight) for weight in origin.weights.values())
+        return origin
+
+    def run_loop(*arguments: Any) -> None:
+        assert read
+        assert not [one for one in read if one() is not None]
+        loop(*arguments)
+
+    monkeypatch.setattr(fit, "load_origin", load_origin)
+    monkeypatch.setattr(fit, "run_loop", run_loop)
+    for words in (LORA, LORA[:1]):
+        status, said = train_here(*WORDS, *words, "trainer.max_steps=1", f"run_dir=of_{len(words)}")
+        assert status == 0, said
+
+
 def test_a_stop_changes_nothing_and_another_base_is_refused(finished_here: Path, train_here: InProcess) -> None:
     assert train_here(*WORDS, *LORA, "trainer.max_steps=4", "run_dir=whole")[0] == 0
     assert train_here(*WORDS, *LORA, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
@@ -197,28 +234,47 @@ def test_a_stop_changes_nothing_and_another_base_is_refused(finished_here: Path,
     shutil.copytree("other", "run")
     status, said = train_here("resume=stopped", "trainer.max_steps=6")
     assert (status, len(said.splitlines())) == (2, 1), said
-    assert "put the model that init_from names back as it was: these are adapters of it" in said
+    assert "stopped: the base of its adapters, run, is another one than it was trained on" in said
     with pytest.raises(UserError, match="the base of its adapters, run, is another one than it was trained on"):
         open_model("stopped")
     status, said = train_here("resume=stopped", "trainer.max_steps=6", "finetune.rank=4")
     assert (status, "finetune.rank=4: the resumed run has 2" in said) == (2, True), said
 
 
+def test_the_base_is_looked_for_above_the_runs_own_folder(
+    finished_here: Path, train_here: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every command alike: another run of the same name in the present folder is none of it."""
+    assert train_here(*WORDS, *LORA, "trainer.max_steps=2", "run_dir=stopped")[0] == 0
+    assert train_here(*WORDS, "init_from=run", "trainer.max_steps=2", "run_dir=other")[0] == 0
+    elsewhere = finished_here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    texts = ("data.dir=../data", "data.path=../story.txt")
+    for steps in (4, 6):
+        status, said = train_here("resume=../stopped", *texts, f"trainer.max_steps={steps}")
+        assert status == 0, said
+        assert open_model("../stopped").step is not None
+        if steps == 4:
+            shutil.copytree("../other", "run")
+    # Stopped before its first validation: no model names the base yet.
+    shutil.rmtree("run")
+    shutil.rmtree("../stopped/model")
+    status, said = train_here("resume=../stopped", *texts, "trainer.max_steps=8")
+    assert status == 0, said
+    (finished_here / "run").rename(finished_here / "away")
+    status, said = train_here("resume=../stopped", *texts, "trainer.max_steps=10")
+    assert (status, len(said.splitlines())) == (2, 1), said
+    assert "../stopped: the base of its adapters, run, is gone: run is no run folder" in said
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_run_killed_three_times_ends_as_an_undisturbed_one(finished_here: Path) -> None:
     """Killed in steps 11, 23 and 33 of 40, which no checkpoint has."""
-    (finished_here / "killer.py").write_text(
-        "import os, signal\n"
-        "from lightning.pytorch.callbacks import Callback\n"
-        "class Killer(Callback):\n"
-        "    def on_train_batch_start(self, trainer, module, batch, batch_idx):\n"
-        "        if str(trainer.global_step) == os.environ.get('KILL_AT'):\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n",
-        encoding="utf-8",
-    )
+    write_killer(finished_here)
     words = (*WORDS, *LORA, "trainer.max_steps=40", "finetune.layer_decay=0.8")
-    words += ("+callbacks.killer._target_=killer.Killer",)
+    words += (KILLER,)
 
     def process(*overrides: str, kill_at: int | None = None) -> int:
         environment = os.environ | {"PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{finished_here}", "KILL_AT": str(kill_at)}

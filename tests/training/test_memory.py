@@ -11,10 +11,21 @@ import torch
 
 from llm_from_scratch import machine
 from llm_from_scratch.checkpoint import save_state
-from llm_from_scratch.config import Config, DataConfig, ModelConfig, OptimConfig
+from llm_from_scratch.config import Config, DataConfig, FinetuneConfig, ModelConfig, OptimConfig
+from llm_from_scratch.kernels import splitmix
+from llm_from_scratch.lora import set_dropout_keys
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.plan.sizes import meta_model
 from llm_from_scratch.training import memory
-from llm_from_scratch.training.memory import activation_bytes, logits_bytes, micro_batch_size, state_bytes
+from llm_from_scratch.training.finetuning import choose_trained, planned_model
+from llm_from_scratch.training.memory import (
+    activation_bytes,
+    layers_with_gradient,
+    logits_bytes,
+    micro_batch_size,
+    state_bytes,
+)
+from llm_from_scratch.training.optimizers import make_optimizer
 from llm_from_scratch.training.trainer import micro_batches
 
 GPT2: dict[str, Any] = {
@@ -57,7 +68,49 @@ def kept_for_the_backward_pass(model: GPT, tokens: int) -> int:
 def test_activations_are_what_autograd_keeps(shape: str) -> None:
     config = GPTConfig(vocab_size=1024, n_layer=8, block_size=64, **SHAPES[shape])
     kept = kept_for_the_backward_pass(GPT(config).train(), tokens=512) / 512
-    assert activation_bytes(config, recompute=False, cpu=True) == pytest.approx(kept, rel=0.06)
+    assert activation_bytes(meta_model(config), recompute=False, cpu=True) == pytest.approx(kept, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("finetune", "tied", "layers"),
+    [
+        (FinetuneConfig(method="lora"), True, 8),
+        (FinetuneConfig(method="lora", rank=32, dropout=0.1), True, 8),
+        (FinetuneConfig(method="lora", targets=["blocks.[67].*"]), True, 2),
+        (FinetuneConfig(method="head"), True, 8),  # the token embedding, too
+        (FinetuneConfig(method="head"), False, 0),
+        (FinetuneConfig(freeze=["token_embedding", "blocks.[0-4]"]), False, 3),
+    ],
+)
+def test_frozen_layers_below_the_first_trained_one_keep_nothing(
+    finetune: FinetuneConfig, tied: bool, layers: int
+) -> None:
+    config = GPTConfig(vocab_size=1024, n_layer=8, block_size=64, tie_weights=tied)
+    model = GPT(config).train()
+    choose_trained(model, finetune)
+    assert layers_with_gradient(model) == layers
+    set_dropout_keys(model, splitmix(0, torch.arange(8)))
+    kept = kept_for_the_backward_pass(model, tokens=512) / 512
+    assert activation_bytes(model, recompute=False, cpu=True) == pytest.approx(kept, rel=0.06)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    "finetune", [FinetuneConfig(), FinetuneConfig(method="lora"), FinetuneConfig(method="head"),
+                 FinetuneConfig(freeze=["token_embedding", "blocks.0"])],
+    ids=["all", "lora", "head", "freeze"],
+)  # fmt: skip
+def test_the_state_is_what_a_step_leaves(finetune: FinetuneConfig, name: str) -> None:
+    model, optim = GPT(GPTConfig(vocab_size=512, n_layer=2, n_embd=32, n_head=2, block_size=16)), OptimConfig(name=name)
+    choose_trained(model, finetune)
+    optimizer = make_optimizer(model, optim, fused=False)
+    ids = torch.zeros(1, 16, dtype=torch.int64)
+    model.loss(ids, ids).backward()
+    optimizer.step()
+    gradients = sum(one.grad.nbytes for one in model.parameters() if one.grad is not None)
+    moments = sum(one.nbytes for state in optimizer.state.values() for one in state.values() if one.dim())
+    weights = sum(one.nbytes for one in model.parameters())
+    assert state_bytes(model, optim) == {"weights": weights, "gradients": gradients, "optimizer": moments}
 
 
 def test_every_activation_is_known() -> None:
@@ -69,14 +122,15 @@ def test_every_activation_is_known() -> None:
 def test_by_hand() -> None:
     gpt2 = ModelConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, **GPT2)
     # 8 streams of 768, and 2 times 3,072 inside: 12,288 values a layer; 3 streams at the end.
-    assert activation_bytes(gpt2, recompute=False, cpu=False) == 4 * (12 * 12_288 + 3 * 768) == 599_040
-    assert activation_bytes(gpt2, recompute=True, cpu=False) == 4 * (12 * 768 + 12_288 + 3 * 768)
+    model = meta_model(GPTConfig(vocab_size=50_257, **vars(gpt2)))
+    assert activation_bytes(model, recompute=False, cpu=False) == 4 * (12 * 12_288 + 3 * 768) == 599_040
+    assert activation_bytes(model, recompute=True, cpu=False) == 4 * (12 * 768 + 12_288 + 3 * 768)
     # GPT-2 with AdamW: 16 bytes a parameter, 1.99 GB.
-    found = state_bytes(124_439_808, OptimConfig(), 84_934_656)
+    found = state_bytes(model, OptimConfig())
     assert found == {"weights": 497_759_232, "gradients": 497_759_232, "optimizer": 995_518_464}
     # Muon has one moment for 12 x 12 x 768^2 numbers, and an average is as large as the weights: 4
     # (2 N - 84,934,656 + N).
-    averaged = state_bytes(124_439_808, OptimConfig(name="muon", ema_decay=0.99), 84_934_656)
+    averaged = state_bytes(model, OptimConfig(name="muon", ema_decay=0.99))
     assert averaged["optimizer"] == 1_153_539_072
     # 3.2 GB: 5,341 tokens at a time
     assert logits_bytes(50_257, cpu=False) == 3 * 4 * 50_257 * 5341
@@ -84,7 +138,7 @@ def test_by_hand() -> None:
 
 def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(data=DataConfig(batch_size=48))
-    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    a_sequence = 128 * activation_bytes(planned_model(config, 1), recompute=False, cpu=True)
     monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
     for room, devices, expected in ((100, 1, 48), (47, 1, 24), (11, 2, 8), (11, 1, 8), (0, 1, 1)):
         monkeypatch.setattr(memory, "activation_room", lambda settings, processes, room=room: room * a_sequence + 1)
@@ -106,7 +160,7 @@ def test_micro_batches_fill_the_memory_and_no_more(monkeypatch: pytest.MonkeyPat
 
 def test_a_recorded_micro_batch_stays_where_it_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(data=DataConfig(batch_size=24))
-    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    a_sequence = 128 * activation_bytes(planned_model(config, 1), recompute=False, cpu=True)
     monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
     monkeypatch.setattr(memory, "activation_room", lambda settings, processes: 12 * a_sequence)
     assert micro_batch_size(config, 1, recorded=6) == 6
@@ -120,7 +174,7 @@ def test_the_micro_batch_follows_from_the_size_of_the_machine(monkeypatch: pytes
     config = Config(data=DataConfig(batch_size=4096))
     monkeypatch.setattr(memory, "on_gpu", lambda settings: False)
     monkeypatch.setattr(machine, "cgroup_limits", list)
-    a_sequence = 128 * activation_bytes(config.model, recompute=False, cpu=True)
+    a_sequence = 128 * activation_bytes(planned_model(config, 1), recompute=False, cpu=True)
     pages = {"SC_PHYS_PAGES": 4 * 64 * a_sequence // 4096 + 1, "SC_PAGE_SIZE": 4096}
     # Asking for what is free is a KeyError
     monkeypatch.setattr(machine.os, "sysconf", lambda name: pages[name])

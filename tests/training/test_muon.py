@@ -210,10 +210,6 @@ def test_a_run_with_muon_stops_goes_on_and_keeps_its_optimizer(train: Process, t
     assert read_rows(tmp_path / "whole/metrics.jsonl")[-1]["loss"] < 4.5
     state = load_state(checkpoints(tmp_path / "whole")[0])["optimizer_states"][0]
     assert [group["kind"] for group in state["param_groups"]] == ["muon", "adamw", "adamw"]
-    for overrides, line in (
-        (("resume=part", "optim.name=adamw", "trainer.max_steps=30"), "optim.name=adamw: the resumed run has muon"),
-        ((*shared, "trainer.strategy=fsdp"), "optim.name=muon needs whole weights, which trainer=fsdp shares out"),
-    ):
-        refused = train(*overrides)
-        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-        assert line in refused.stderr
+    refused = train("resume=part", "optim.name=adamw", "trainer.max_steps=30")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "optim.name=adamw: the resumed run has muon" in refused.stderr

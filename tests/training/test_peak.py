@@ -1,12 +1,20 @@
 """Peak FLOP/s of a device, and what of it a training uses."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from llm_from_scratch.training import peak
 from llm_from_scratch.training.peak import measured_flops, peak_flops
+
+
+@pytest.fixture(autouse=True)
+def measured_anew() -> Iterator[None]:
+    peak._measured_once.cache_clear()
+    yield
+    peak._measured_once.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +54,9 @@ def test_a_measured_peak_is_that_of_the_fastest_product(monkeypatch: pytest.Monk
     assert measured_flops(torch.device("cpu"), torch.float32) == 2 * 512**3 / 0.002
 
 
-def test_this_processors_peak_is_measured_quickly() -> None:
+def test_this_processors_peak_is_measured_quickly_and_once() -> None:
     start = time.perf_counter()
-    assert peak_flops(torch.device("cpu"), "32-true") > 1e8
+    found = peak_flops(torch.device("cpu"), "32-true")
+    assert found > 1e8
     assert time.perf_counter() - start < 5
+    assert peak_flops(torch.device("cpu"), "32-true") == found

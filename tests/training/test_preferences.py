@@ -176,7 +176,6 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"loss": {"name": "dpo"}}, "loss=dpo: is of pairs of answers: add data=preferences"),
         (PREFERS, "there is no model whose answers are to change: name one, init_from=MODEL"),
         (PREFERS | {"init_from": "a", "trainer": {"compile": True}}, "trainer.compile=true"),
-        (PREFERS | {"init_from": "a", "trainer": {"strategy": "fsdp"}}, "use trainer=ddp"),
         ({"loss": {"label_smoothing": 0.5}}, "must be at least 0 and below 0.5"),
         ({"loss": {"beta": 0}}, "must be above 0"),
     ],
@@ -427,3 +426,15 @@ def test_adapters_prefer_beside_frozen_weights(base: Path) -> None:
     # A resumed run reads the reference: its weights are others by then.
     train_here(base, "resume=adapters", "trainer.max_steps=42")
     assert read_rows(base / "adapters" / "metrics.jsonl")[-1]["accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_weights_prefer_as_one(base: Path) -> None:
+    steps = {"trainer.max_steps": "4", "trainer.val_check_interval": "2", "trainer.log_every_n_steps": "1"}
+    for trainer in ("cpu", "fsdp_cpu"):
+        done = run([str(REPO / "train.py"), *shorter(**steps | {"trainer": trainer, "run_dir": trainer})], base)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_rows(base / name / "metrics.jsonl") for name in ("cpu", "fsdp_cpu"))
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
+    for a, b in zip(one, two, strict=True):
+        assert [a[name] for name in MEASURED] == pytest.approx([b[name] for name in MEASURED], abs=1e-4)

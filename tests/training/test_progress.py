@@ -2,6 +2,7 @@
 validation loss that rises.
 """
 
+import functools
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +20,13 @@ import pytest
 from conftest import REPO, SMALL, story
 
 from llm_from_scratch import terminal
+from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, ModelConfig, OptimConfig, TrainerConfig
+from llm_from_scratch.pace import Pace
 from llm_from_scratch.plan import estimate, warnings
 from llm_from_scratch.plan.sizes import TextSize
 from llm_from_scratch.training.fit import first_words
-from llm_from_scratch.training.progress import Overfitting, Pace, clock
+from llm_from_scratch.training.progress import Overfitting, clock
 
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="a terminal of Unix")
 
@@ -106,6 +110,39 @@ def test_a_rise_is_two_in_a_row_and_is_said_again_after_a_better_one() -> None:
     assert rises([3, 2, 2.1, 2.2, 1.9, 1.95, 1.96]) == [4, 7]
     assert rises([3, 2, float("nan"), 2.2, 2.3]) == [5]
     assert rises([3, 2, 2.1, 2.2], passes=0.5) == []  # the text was not even read once
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "more model.dropout than 0 or more optim.weight_decay than 0.1 lets it learn for longer"),
+        (
+            {"init_from": "smollm2"},
+            "a smaller optim.lr than 0.001 or finetune=lora changes less of what the model had learned",
+        ),
+        (
+            {"init_from": "smollm2", "finetune": {"method": "lora"}},
+            "a smaller optim.lr than 0.001, a smaller finetune.rank than 8 or more finetune.dropout than 0 lets it learn for longer",
+        ),
+        (
+            {"init_from": "smollm2", "finetune": {"method": "head"}},
+            "a smaller optim.lr than 0.001 lets it learn for longer",
+        ),
+        ({"init_from": "w.pt"}, "a smaller optim.lr than 0.001 lets it learn for longer"),
+        (
+            {"init_from": "r", "loss": {"name": "dpo"}, "data": {"format": "preferences"}, "finetune": {"method": "lora"}},
+            "a smaller optim.lr than 0.001 or a larger loss.beta than 0.1 keeps the model nearer to the reference",
+        ),
+    ],
+)  # fmt: skip
+def test_the_advice_at_a_rise_fits_the_training(settings: dict[str, Any], advice: str) -> None:
+    said: list[str] = []
+    callback = Overfitting(Path("nowhere"), check(settings, Config), lambda step: 10.0, said.append)
+    for step, loss in enumerate((3, 2, 2.1, 2.2), start=1):
+        trainer: Any = SimpleNamespace(global_step=step, is_global_zero=True)
+        callback.on_validation_end(trainer, SimpleNamespace(val_row={"loss": loss}))  # type: ignore[arg-type]
+    (line,) = said
+    assert line.endswith(f"; optim.patience=2 ends a run there; {advice}")
 
 
 def test_the_time_that_is_left() -> None:
@@ -200,11 +237,18 @@ def test_what_takes_hours_on_a_cpu_is_said_with_the_recipe_for_one(monkeypatch: 
         assert all(re.search(str(said), line) for line in lines), lines
 
 
+@functools.cache
+def recipes() -> Mapping[str, Config]:
+    """Those of train.py, composed once for all cases."""
+    from llm_from_scratch.commands import train
+
+    return train.recipes()
+
+
 def advice(words: list[str]) -> list[str]:
     import hydra
 
     from llm_from_scratch.check import check
-    from llm_from_scratch.commands.train import recipes
     from llm_from_scratch.front.compose import compose
     from llm_from_scratch.front.inherit import final_config
     from llm_from_scratch.places import config_dir

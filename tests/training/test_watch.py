@@ -49,6 +49,7 @@ def test_rows_from_step_0_on_and_an_exact_resume(train_here: InProcess, capsys: 
     assert found[0, "val/same"]["loss"] == pytest.approx(loss, abs=1e-5)
     assert found[0, "val/old"]["loss"] > 1.2 * loss  # capitals
     table = said[said.index("Watched: texts") :]
+    assert "parameters; curves.png is in the run folder. Next:" in said  # sample.max_new_tokens=0
     change = found[4, "val/old"]["bits_per_byte"] - found[0, "val/old"]["bits_per_byte"]
     assert f"{change:+.4f}" in table
 
@@ -67,11 +68,37 @@ def test_rows_from_step_0_on_and_an_exact_resume(train_here: InProcess, capsys: 
     draw_curves(Path("alone"))
 
 
+def test_conversations_are_watched_by_their_answers(train_here: InProcess) -> None:
+    """With the figures that they have where they are trained on."""
+    rows = [{"prompt": f"Who was number {n}?", "completion": f" The Lion was {n}."} for n in range(60)]
+    Path("talks.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    talks = "+watch.talks={path: talks.jsonl, format: chat, too_long: skip}"
+    words = [word for word in WORDS if not word.startswith("data")]
+    chat = ("data=chat", "data.path=talks.jsonl", "data.batch_size=4", "data.too_long=skip")
+    status, said = train_here(*words, *chat, talks, WATCH[0], "trainer.max_steps=2", "run_dir=chat")
+    assert status == 0, said
+    found = {(row["step"], row["split"]): row for row in read_rows(Path("chat/metrics.jsonl"))}
+    for name in ("loss", "bits_per_byte", "perplexity"):
+        assert found[2, "val/talks"][name] == pytest.approx(found[2, "val"][name], rel=1e-9)
+    assert found[2, "val/talks"]["loss"] < found[0, "val/talks"]["loss"]
+    # Beside a text, with the same figures at the same weights
+    status, said = train_here(*WORDS, talks, "trainer.max_steps=2", "run_dir=text")
+    assert status == 0, said
+    beside = {(row["step"], row["split"]): row for row in read_rows(Path("text/metrics.jsonl"))}
+    assert beside[0, "val/talks"] == found[0, "val/talks"]
+    # Messages need a template, which this run has not.
+    row = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Toto."}]}
+    Path("talks.jsonl").write_text(f"{json.dumps(row)}\n" * 9, encoding="utf-8")
+    status, said = train_here(*WORDS, talks, "trainer.max_steps=2", "run_dir=new")
+    assert (status, "watch.talks: " in said, "has no token <|im_start|> for ChatML" in said) == (2, True, True), said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("+watch.a={fraction: 2}", "watch.a: fraction=2.0: must be above 0, at most 1"),
-        ("+watch.a={mix: {oz: 1}}", "watch.a: only a single text is watched"),
+        ("+watch.a={mix: {oz: 1}}", "watch.a: a mixture is watched in its parts: name each text by itself"),
+        ("+watch.a={path: old.txt, format: preferences}", "watch.a: pairs of answers are not watched"),
         ("+watch.a={path: none.txt}", "none.txt"),
         ("+watch.a={path: old.txt, batch_size: 3}", "watch.a.batch_size=3: is of training, and this text is validated"),
     ],

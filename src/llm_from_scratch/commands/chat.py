@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.files import write_file
+from llm_from_scratch.machine import DTYPES
 from llm_from_scratch.places import user_path
-from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
+from llm_from_scratch.terminal import for_stream, log_to_stderr, note, printable
 
 if TYPE_CHECKING:
     from llm_from_scratch.chat import Chat
+    from llm_from_scratch.pretrained import Source
 
 BLOCK = '"""'  # begins and ends a message of several lines
 HELP = """\
@@ -58,14 +60,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="tokens read at a time, to save memory (default: the model's)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights (default: auto)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Answers message after message, until the input ends."""
     from llm_from_scratch.chat import Chat
     from llm_from_scratch.config import SamplingConfig
-    from llm_from_scratch.generation import split_linears
-    from llm_from_scratch.machine import pick_device, pick_dtype
+    from llm_from_scratch.decoding_linears import lay_out
+    from llm_from_scratch.machine import pick_device
     from llm_from_scratch.pretrained import find_model
 
     log_to_stderr()
@@ -79,17 +82,26 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     device = pick_device(options.device)
+    if options.context is not None and options.context < 1:
+        raise UserError(f"--context {options.context}: must be 1 or more")
     source = find_model(options.run)
-    if source.kind == "run" and options.context is not None:
-        raise UserError(f"--context {options.context}: a run keeps the context that it was trained with: leave it out")
-    loaded = source.open(device, block_size=options.context)
+    loaded = source.open(device, block_size=_context(options, source))
     chat = Chat(loaded, sampling, options.system)
-    loaded.model.to(pick_dtype("auto", device))
-    split_linears(loaded.model)
+    lay_out(loaded.model, options.dtype)
     sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     with sharing_cores():
         Terminal(chat, options.run).converse()
+
+
+def _context(options: argparse.Namespace, source: "Source") -> int | None:
+    """Returns the positions to read, at most the model's; None: all of them."""
+    if options.context is None:
+        return None
+    most = int(source.settings()[0]["block_size"])
+    if options.context > most:
+        note(f"--context {options.context}: the model {options.run} has a context of {most}")
+    return min(options.context, most)
 
 
 class Interruption:

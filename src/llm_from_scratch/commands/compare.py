@@ -6,6 +6,7 @@ import sys
 
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.files import check_new_file, write_file
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr
 
@@ -42,13 +43,11 @@ def run(options: argparse.Namespace) -> None:
     from llm_from_scratch.evaluation.comparison import compare
     from llm_from_scratch.evaluation.comparison_report import blocks, page
     from llm_from_scratch.evaluation.results import as_json
-    from llm_from_scratch.files import write_file
     from llm_from_scratch.pages import show
 
     if options.score < 0:
         raise UserError(f"--score {options.score}: must be 0 or more")
-    if options.html and not options.html.parent.is_dir():
-        raise UserError(f"--html {options.html}: there is no folder {options.html.parent}: make it first")
+    check_new_file("--html", options.html)
     log_to_stderr()
     with sharing_cores():
         found = compare(options.run, score=options.score, device=options.device)

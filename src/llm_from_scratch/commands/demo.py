@@ -1,4 +1,4 @@
-"""`demo`: train on the Wizard of Oz for a few minutes, then write a story."""
+"""`demo`: train on the Wizard of Oz, or on told stories, for a few minutes, then write a story."""
 
 import argparse
 import sys
@@ -13,36 +13,33 @@ from llm_from_scratch.terminal import argument, for_stream, printable, shell
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.description = "Train on the Wizard of Oz for a few minutes, then write a story."
+    parser.description = (
+        "Train on the Wizard of Oz for a few minutes, then write a story; without the book and a network, on stories"
+        " that the program tells itself."
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for train.py")
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains on the Wizard of Oz, then generates text.
 
-    Python's standard library replaces a book that is neither on disk nor downloadable.
+    Told stories replace a book that is neither on disk nor downloadable.
     """
     from omegaconf import DictConfig, OmegaConf
 
     from llm_from_scratch.data.sources import open_source
 
     oz = DictConfig(OmegaConf.load(config_dir() / "data" / "oz.yaml"))
-    data, prompt, settings = "oz", "Dorothy", []
+    experiment, prompt = "oz_demo", ["prompt=Dorothy"]
     try:
         open_source(
             **{name: oz.get(name) for name in ("name", "path", "file", "url", "sha256", "must_contain")},
             data_dir=Path("data"),
         )
     except UserError as error:
-        so = "So this demonstration trains on the source code of Python's standard library."
+        so = "So this demonstration trains on small stories, which the program tells itself (docs/tales.md)."
         print(printable(f"{error}\n{so}"), file=sys.stderr)
-        # Its validation split is eighty times as long as the book's: two validations fit into five
-        # minutes.
-        data, prompt, settings = (
-            "stdlib",
-            "def ",
-            ["task=stdlib_demo", "sample.prompt=def ", "trainer.val_check_interval=240"],
-        )
+        experiment, prompt = "tales_demo", []  # a story from its beginning
     printed: list[str] = []
 
     def on_line(line: str) -> None:
@@ -61,6 +58,6 @@ def run(options: argparse.Namespace) -> None:
         if status:
             raise SystemExit(status)
 
-    run("train", "experiment=oz_demo", f"data={data}", *settings, *options.overrides, on_line=on_line)
+    run("train", f"experiment={experiment}", *options.overrides, on_line=on_line)
     trained = next(line for line in reversed(printed) if line.startswith("run: ")).removeprefix("run: ")
-    run("generate", f"run={argument(trained)}", f"prompt={prompt}", "max_new_tokens=300", "top_p=0.9")
+    run("generate", f"run={argument(trained)}", *prompt, "max_new_tokens=300", "top_p=0.9")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import DTYPES
 from llm_from_scratch.places import program, user_path
 from llm_from_scratch.terminal import console, for_stream, log_to_stderr, printable, shell
 
 if TYPE_CHECKING:
     from llm_from_scratch.data.prepared import Preferences, Prepared
     from llm_from_scratch.evaluation.measure import RunWithData
+    from llm_from_scratch.pages import Block
 
 PASSAGES = 20  # held-out passages that a report continues
 
@@ -45,6 +47,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows at a time (default: 32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES[1:], help="of the weights, of one run (default: float32)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     _arguments_of_more_figures(parser.add_argument_group("more figures"))
 
@@ -71,6 +76,12 @@ def _arguments_of_more_figures(more: argparse._ArgumentGroup) -> None:
     more.add_argument(
         "--generate", type=int, metavar="N", help=f"continue N held-out passages (default: 0; {PASSAGES} in a report)"
     )
+    more.add_argument(
+        "--stories",
+        type=int,
+        metavar="N",
+        help="of a run of data=tales: stories that it writes (default: 500; 0: none)",
+    )
     more.add_argument("--seed", type=int, default=1337, metavar="S", help="of what is generated (default: 1337)")
     more.add_argument(
         "--against", metavar="PATH|NAME", help="another author's text, for Burrows's Delta: a file, shakespeare, …"
@@ -96,7 +107,7 @@ def _arguments_of_more_figures(more: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints loss, perplexity and bits per byte of a run; more runs or options make a report."""
-    for name, least in (("batch_size", 1), ("generate", 0)):
+    for name, least in (("batch_size", 1), ("generate", 0), ("stories", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
@@ -106,11 +117,12 @@ def run(options: argparse.Namespace) -> None:
         or any((*asked, options.ensemble, options.bertscore, options.entailment, options.faithfulness, options.pairs))
         or any((options.crows, options.blimp))
     ):
+        if options.dtype != "float32":
+            raise UserError(f"--dtype {options.dtype}: is for the likelihood of one run: leave the other options out")
         return report(options)
 
     from llm_from_scratch.data.prepared import Preferences
-    from llm_from_scratch.evaluation.answer_report import answers_table
-    from llm_from_scratch.evaluation.answers import answers_or_reason
+    from llm_from_scratch.decoding_linears import lay_out
     from llm_from_scratch.evaluation.measure import open_with_data
     from llm_from_scratch.evaluation.results import as_json
     from llm_from_scratch.pages import show as show_blocks
@@ -119,6 +131,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--overlap {options.overlap}: must be at least 0 and below 1")
     opened = open_with_data(options.run[0], options.device)
     folder, run, prepared = opened.folder, opened.run, opened.prepared
+    lay_out(run.model, options.dtype, few_rows=False)
 
     if isinstance(prepared, Preferences):
         return preferences(opened, prepared, options)
@@ -130,17 +143,38 @@ def run(options: argparse.Namespace) -> None:
                 name: figures(opened, part, options)
                 for name, part in zip(prepared.manifest["corpora"], prepared.parts, strict=True)
             }
-        answered = [(str(folder), opened.config, run)] if options.split == "val" else []
-        answers = answers_or_reason(answered, options.batch_size, left_out)
+        more, blocks = held_out(opened, options, left_out) if options.split == "val" else ({}, [])
     row = {"run": str(folder), "step": run.step, "split": options.split, "overlap": options.overlap} | row
+    if options.dtype != "float32":
+        row["dtype"] = options.dtype
     for line in left_out:
         print(printable(f"left out: {line}"), file=sys.stderr)
     if options.json:
-        print(json.dumps(row | ({"answers": as_json(answers)} if answers else {})))
+        print(json.dumps(row | as_json(more)))
         return
     show(row, options)
-    if answers:
-        show_blocks([answers_table(answers, [str(folder)])], console())
+    show_blocks(blocks, console())
+
+
+def held_out(
+    opened: "RunWithData", options: argparse.Namespace, left_out: list[str]
+) -> tuple[dict[str, Any], list["Block"]]:
+    """Returns what is measured on held-out questions and stories: by its key in JSON, as tables.
+
+    Both are empty for a run of another text; a figure that cannot be measured adds a line to
+    `left_out`.
+    """
+    from llm_from_scratch.evaluation.answer_report import answers_table
+    from llm_from_scratch.evaluation.answers import answers_or_reason
+    from llm_from_scratch.evaluation.tales import GENERATED, tales_or_reason
+    from llm_from_scratch.evaluation.tales_report import tales_tables
+
+    name, config, run = str(opened.folder), opened.config, opened.run
+    if answers := answers_or_reason([(name, config, run)], options.batch_size, left_out):
+        return {"answers": answers}, [answers_table(answers, [name])]
+    stories = GENERATED if options.stories is None else options.stories
+    told = tales_or_reason([(name, config, run, opened.text)], stories, options.seed, options.batch_size, left_out)
+    return ({"tales": told}, tales_tables(told, [name])) if told else ({}, [])
 
 
 def figures(opened: "RunWithData", text: "Prepared", options: argparse.Namespace) -> dict[str, Any]:
@@ -149,8 +183,15 @@ def figures(opened: "RunWithData", text: "Prepared", options: argparse.Namespace
     Raises:
         UserError: when an option does not fit conversations.
     """
-    from llm_from_scratch.data.prepared import Conversations
-    from llm_from_scratch.evaluation.scoring import conversation_nats, likelihood_row, scorer, total_nats, windows
+    from llm_from_scratch.data.prepared import Conversations, Stories
+    from llm_from_scratch.evaluation.scoring import (
+        conversation_nats,
+        document_windows,
+        likelihood_row,
+        scorer,
+        total_nats,
+        windows,
+    )
 
     run, config = opened.run, opened.config
     if isinstance(text, Conversations) and config is not None:
@@ -165,7 +206,11 @@ def figures(opened: "RunWithData", text: "Prepared", options: argparse.Namespace
     else:
         tokens = [shard.tokens for shard in text.shards(options.split)]
         model = scorer(run.model, run.tokenizer.eot_id)
-        nats, count = total_nats(model, windows(tokens, model, options.overlap, options.batch_size))
+        batches = windows(tokens, model, options.overlap, options.batch_size)
+        stories = text.stories(options.split) if isinstance(text, Stories) else []
+        if stories and max(map(len, stories)) <= model.block_size:
+            batches = document_windows(stories, model, options.batch_size)
+        nats, count = total_nats(model, batches)
         size = text.text_bytes(options.split)
     return likelihood_row(nats, count, size) | {"tokens": count, "bytes": size}
 
@@ -252,6 +297,7 @@ def report(options: argparse.Namespace) -> None:
     log_to_stderr()
     settings = Settings(
         **{key: getattr(options, key) for key in ("split", "data", "overlap", "batch_size", "device", "gpt2", "seed")},
+        **({} if options.stories is None else {"stories": options.stories}),
         **{key: getattr(options, key) for key in ("against", "bertscore", "entailment", "crows", "blimp")},
         ensemble=options.ensemble,
         faithfulness=options.faithfulness,

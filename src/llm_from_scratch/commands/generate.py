@@ -17,8 +17,8 @@ from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.program import command
 from llm_from_scratch.front.words import job_overrides
-from llm_from_scratch.places import config_dir
-from llm_from_scratch.terminal import for_stream, printable
+from llm_from_scratch.places import config_dir, program
+from llm_from_scratch.terminal import for_stream, printable, shell
 
 if TYPE_CHECKING:
     from llm_from_scratch.config import GenerateConfig
@@ -90,8 +90,9 @@ def say(line: str) -> None:
 @command(config_dir(), "generate", settings)
 def main(composed: DictConfig) -> None:
     """Generates text and streams it to standard output; further samples follow the first."""
-    from llm_from_scratch.generation import generate, split_linears
-    from llm_from_scratch.machine import pick_device, pick_dtype
+    from llm_from_scratch.decoding_linears import lay_out
+    from llm_from_scratch.generation import generate
+    from llm_from_scratch.machine import pick_device
     from llm_from_scratch.pretrained import find_model
 
     config = settings(composed)
@@ -100,8 +101,10 @@ def main(composed: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         say(f"--- {' '.join(word for word in job_overrides() if word not in sys.argv)}".rstrip())
     run = source.open(device)
-    run.model.to(pick_dtype(config.dtype, device))
-    split_linears(run.model)
+    if run.chat_template is not None:
+        chat = shell(*program("chat"), config.run)
+        say(f"{config.run} is a model to chat with: this continues the prompt as plain text; {chat} answers it")
+    lay_out(run.model, config.dtype)
     pieces = generate(run.model, run.tokenizer, config.prompt, config, run.end_ids)
     sys.stdout.reconfigure(newline="\n")  # type: ignore[union-attr]
     with sharing_cores():

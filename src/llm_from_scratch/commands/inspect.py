@@ -5,7 +5,7 @@ import json
 
 from llm_from_scratch.commands.prepare import prepared_text
 from llm_from_scratch.errors import UserError
-from llm_from_scratch.front.program import composed
+from llm_from_scratch.front.program import checked
 from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
 
@@ -28,15 +28,13 @@ def run(options: argparse.Namespace) -> None:
     """Prints sizes, frequent tokens and training chunks of a text, which it prepares if needed."""
     from dataclasses import replace
 
-    from llm_from_scratch.check import check
-    from llm_from_scratch.config import Config
     from llm_from_scratch.data import inspection
     from llm_from_scratch.data.prepared import Conversations
 
     if min(options.chunks, options.pieces) < 0:
         raise UserError("--chunks and --pieces must be 0 or more")
     log_to_stderr()
-    config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
+    config = checked(config_dir(), options.overrides, resumes=MODEL)
     prepared = prepared_text(config)
     if isinstance(prepared, Conversations):
         found = inspection.inspect_conversations(prepared, config.data, config.model.block_size, options.chunks)

@@ -7,7 +7,7 @@ from pathlib import Path
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.front.compose import model_presets
 from llm_from_scratch.front.inherit import template_of_origin, tokenizer_of_origin
-from llm_from_scratch.front.program import composed
+from llm_from_scratch.front.program import checked
 from llm_from_scratch.places import config_dir
 from llm_from_scratch.terminal import console, log_to_stderr
 
@@ -39,8 +39,9 @@ def run(options: argparse.Namespace) -> None:
         if value is not None and not 0 < value < 1e18:
             raise UserError(f"{option} {value}: must be above 0")
     log_to_stderr()
-    configs = config_dir()
-    config = check(composed(configs, "train", options.overrides), Config)
+    config = checked(config_dir(), options.overrides)
+    if options.hours is not None and config.init_from is not None:
+        raise UserError(f"--hours: is for the best size of a new model, and init_from={config.init_from} has its size")
 
     # These import torch, which takes seconds: the settings are right by now.
     from llm_from_scratch.evaluation.measure import own_text
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         text = text_size(config, tokenizer_of_origin(config), template)
     presets = {
         name: meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(check(preset, Config).model))).num_parameters()
-        for name, preset in model_presets(configs).items()
+        for name, preset in model_presets(config_dir()).items()
         if name != "article"  # one layer, one head: to look at
     }
     measured = None

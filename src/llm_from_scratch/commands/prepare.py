@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_from_scratch.front.inherit import template_of_origin, tokenizer_of_origin
-from llm_from_scratch.front.program import composed
+from llm_from_scratch.front.program import checked
 from llm_from_scratch.places import MODEL, config_dir
 from llm_from_scratch.terminal import for_stream, log_to_stderr, printable
 
@@ -50,13 +50,11 @@ def run(options: argparse.Namespace) -> None:
     """Prepares a corpus's token shards, or one task of them, and prints counts."""
     import time
 
-    from llm_from_scratch.check import check
-    from llm_from_scratch.config import Config
     from llm_from_scratch.data.prepare import SPLITS, prepare_task
 
     log_to_stderr()
     started = time.monotonic()
-    config = check(composed(config_dir(), "train", options.overrides, resumes=MODEL), Config)
+    config = checked(config_dir(), options.overrides, resumes=MODEL, own=["prepare.task"])
     if config.prepare.task is None:
         prepared = prepared_text(config)
     else:

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import functools
 import hashlib
-import ipaddress
+import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import DTYPES, is_loopback
 from llm_from_scratch.places import user_path
 from llm_from_scratch.terminal import log_to_stderr, note
 
 if TYPE_CHECKING:
+    from llm_from_scratch.pretrained import Source
+    from llm_from_scratch.serve.engine import Batch
     from llm_from_scratch.serve.limits import Rules
-    from llm_from_scratch.serve.service import Served
+    from llm_from_scratch.serve.service import Served, Service
+    from llm_from_scratch.serve.updates import Update, Version
     from llm_from_scratch.weights import LoadedModel
 
 SHORTEST_TOKEN = 16  # bytes
 MAX_SECONDS = 86_400
 CONTEXT = 2048  # tokens; memory of every slot
+LAST_STATE_SECONDS = 10.0  # in which a training that ends gives its folder back, after --until-eof's end
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +61,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-origin", action="append", default=[], metavar="URL", help="pages elsewhere that may send requests"
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="shows the curves and samples of each run folder while it trains, on the page at /, and serves its model"
+        " from the first validation on, and each better one",
+    )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="ends with standard input, too: with the program that starts it"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="(default: auto)")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights (default: auto)")
     _arguments_of_limits(parser.add_argument_group("limits"))
     parser.add_argument("--log-prompts", action="store_true", help="the log of requests holds their prompts")
 
@@ -83,7 +101,7 @@ def _arguments_of_limits(group: argparse._ArgumentGroup) -> None:
 def run(options: argparse.Namespace) -> None:
     """Loads the models, prints the address on standard output and serves until a signal."""
     from llm_from_scratch.serve.api import create_app
-    from llm_from_scratch.serve.engine import Batch, Engine
+    from llm_from_scratch.serve.engine import Engine
     from llm_from_scratch.serve.limits import Guard
     from llm_from_scratch.serve.server import listen
     from llm_from_scratch.serve.server import run as serve
@@ -101,24 +119,23 @@ def run(options: argparse.Namespace) -> None:
     log_to_stderr()
     rules = _rules(options)
     listening = listen(options.host, options.port)
-    models = _models(options)
-    batches = {
-        name: Batch(one.loaded, slots=options.slots, queue=options.queue, context=one.limits.context)
-        for name, one in models.items()
-    }
+    words = [_resolved(word, options) for word in options.run]
+    _check_words(words, options)
+    models = {word.name: _open(word, options) for word in words if word.is_there}
+    batches = {name: _batch(one, options) for name, one in models.items()}
     engine = Engine(batches)
     service = Service(models, engine, seconds=options.timeout, log_prompts=options.log_prompts)
+    updates = _follow(service, words, options)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{host}:{listening.getsockname()[1]}"
+    tasks: list[asyncio.Future[None]] = []
 
     def started() -> None:
         most = sum(batch.rows * batch.slots.bytes_a_text() for batch in batches.values()) / 2**20
-        note(f"models: {', '.join(models)}; base_url of a client: {address}/v1")
+        note(f"models: {', '.join(models) or 'none yet'}; base_url of a client: {address}/v1")
         note(f"keys and values of full slots take {most:,.0f} MiB")
+        tasks.extend(asyncio.ensure_future(update.watch()) for update in updates)
         print(address, flush=True)
-
-    def stopping() -> None:
-        service.stopping = True
 
     engine.start()
     app = Guard(create_app(service), rules, service.metrics)
@@ -130,7 +147,8 @@ def run(options: argparse.Namespace) -> None:
             connections=options.connections,
             grace=options.grace,
             on_start=started,
-            on_stop=stopping,
+            on_stop=service.stop,
+            until=functools.partial(_wait_for_end, words) if options.until_eof else None,
         )
     finally:
         engine.close()
@@ -145,24 +163,17 @@ def _rules(options: argparse.Namespace) -> Rules:
     """
     from llm_from_scratch.serve.limits import Rules
 
-    for name in options.allow_host:
-        if "/" in name or name.count(":") == 1:
-            raise UserError(f"--allow-host {name}: give the name alone, without a port and a path")
     for origin in options.allow_origin:
         parts = urlsplit(origin)
         if not parts.scheme or not parts.netloc or parts.geturl() != f"{parts.scheme}://{parts.netloc}":
             raise UserError(f"--allow-origin {origin}: give it as SCHEME://HOST or SCHEME://HOST:PORT, without a path")
-    local = is_loopback(options.host)
     token = None if options.token_file is None else read_token(options.token_file)
-    if token is None and not local:
+    if token is None and not is_loopback(options.host):
         raise UserError(
             f"--host {options.host}: other machines can reach it: name a file with a token, --token-file FILE"
         )
-    names = {name.lower() for name in options.allow_host}
-    # Beyond this machine the token keeps strangers out, by whatever name they come.
-    hosts = frozenset(Rules.hosts | {options.host.lower()} | names) if local or names else frozenset[str]()
     return Rules(
-        hosts=hosts,
+        hosts=allowed_hosts(options.host, options.allow_host),
         origins=frozenset(origin.lower() for origin in options.allow_origin),
         token=token,
         body=options.max_body,
@@ -171,12 +182,25 @@ def _rules(options: argparse.Namespace) -> Rules:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Returns whether an address is of this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def allowed_hosts(host: str, names: Sequence[str]) -> frozenset[str]:
+    """Returns the names that the Host header of a request may have; empty: any.
+
+    Args:
+        host: the address that the server listens on.
+        names: more of them.
+
+    Raises:
+        UserError: for a name that no request could have.
+    """
+    from llm_from_scratch.serve.limits import Rules
+
+    for name in names:
+        if "/" in name or name.count(":") == 1:
+            raise UserError(f"--allow-host {name}: give the name alone, without a port and a path")
+    # Beyond this machine the token keeps strangers out, by whatever name they come.
+    if not is_loopback(host) and not names:
+        return frozenset()
+    return frozenset(Rules.hosts | {host.lower()} | {name.lower() for name in names})
 
 
 def read_token(path: Path) -> bytes:
@@ -197,40 +221,136 @@ def read_token(path: Path) -> bytes:
     return token
 
 
-def _models(options: argparse.Namespace) -> dict[str, Served]:
-    from llm_from_scratch.generation import split_linears
-    from llm_from_scratch.machine import pick_device, pick_dtype
-    from llm_from_scratch.pretrained import find_model
+@dataclass(frozen=True)
+class _Word:
+    """A word of the command line: a model under its name.
+
+    Attributes:
+        word: as it was given.
+        model: its part behind the name.
+        name: for clients.
+        source: where the model lies.
+        followed: whether that is a run folder whose training is followed.
+        version: of the model that such a run has; None: it has none yet.
+    """
+
+    word: str
+    model: str
+    name: str
+    source: Source
+    followed: bool = False
+    version: Version | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the model is to be loaded at the start."""
+        return not self.followed or self.version is not None
+
+
+def _resolved(word: str, options: argparse.Namespace) -> _Word:
+    from llm_from_scratch.pretrained import Source, find_model
+    from llm_from_scratch.serve.updates import model_version
+
+    given, equals, model = word.partition("=")
+    if not equals or "/" in given:
+        given, model = "", word
+    run = _run_folder(model) if options.follow else None
+    if run is not None:
+        return _Word(word, model, given or run.absolute().name, Source("run", run), True, model_version(run))
+    source = find_model(model)
+    name = given or (model if source.path.suffix == ".gguf" and "/" not in model else source.path.name)
+    return _Word(word, model, name.removesuffix(".gguf"), source)
+
+
+def _run_folder(name: str) -> Path | None:
+    """Returns the run folder that a name means, with or without a model; None for another model."""
+    from llm_from_scratch.run import find_run
+
+    path = find_run(name)
+    return path if (path / "config.yaml").is_file() else None
+
+
+def _check_words(words: list[_Word], options: argparse.Namespace) -> None:
+    """Checks that the models have names of their own, and that --follow has a run.
+
+    Raises:
+        UserError: where that is not so.
+    """
+    names: set[str] = set()
+    for word in words:
+        if word.name in names:
+            raise UserError(
+                f"{word.word}: there is a model {word.name} already: give it another name, as in other={word.model}"
+            )
+        names.add(word.name)
+    if options.follow and not any(word.followed for word in words):
+        raise UserError(f"--follow: {words[0].model} is no run folder: name one that train.py writes, or leave it out")
+
+
+def _open(word: _Word, options: argparse.Namespace) -> Served:
+    from llm_from_scratch.decoding_linears import lay_out
+    from llm_from_scratch.machine import pick_device
     from llm_from_scratch.serve.protocol import Limits
     from llm_from_scratch.serve.service import Served
 
     device = pick_device(options.device)
-    models: dict[str, Served] = {}
-    for word in options.run:
-        given, equals, name_of_run = word.partition("=")
-        if not equals or "/" in given:
-            given, name_of_run = "", word
-        source = find_model(name_of_run)
-        name = given or (name_of_run if source.path.suffix == ".gguf" and "/" not in name_of_run else source.path.name)
-        name = name.removesuffix(".gguf")
-        if name in models:
-            raise UserError(f"{word}: there is a model {name} already: give it another name, as in other={name_of_run}")
-        loaded = source.open(device)
-        loaded.model.to(pick_dtype(options.dtype, device))
-        most = loaded.model.config.block_size
-        if (options.context or 0) > most:
-            note(f"--context {options.context}: the model {name} has a context of {most}")
-        context = min(options.context or CONTEXT, most)
-        limits = Limits(context, options.max_tokens)
-        models[name] = Served(name, loaded, limits, int(time.time()), fingerprint(loaded))
-        split_linears(loaded.model)
-    return models
+    loaded = word.source.open(device)
+    most = loaded.model.config.block_size
+    if (options.context or 0) > most:
+        note(f"--context {options.context}: the model {word.name} has a context of {most}")
+    limits = Limits(min(options.context or CONTEXT, most), options.max_tokens)
+    served = Served(word.name, loaded, limits, int(time.time()), fingerprint(loaded, options.dtype))
+    lay_out(loaded.model, options.dtype)
+    return served
 
 
-def fingerprint(loaded: LoadedModel) -> str:
-    """Returns a short name of a model's weights, settings and tokenizer."""
+def _batch(served: Served, options: argparse.Namespace) -> Batch:
+    from llm_from_scratch.serve.engine import Batch
+
+    return Batch(served.loaded, slots=options.slots, queue=options.queue, context=served.limits.context)
+
+
+def _follow(service: Service, words: list[_Word], options: argparse.Namespace) -> list[Update]:
+    """Gives the service the feeds of the runs that are followed; returns what looks for models."""
+    from llm_from_scratch.serve.feeds import Feed
+    from llm_from_scratch.serve.follow import FollowedRun
+    from llm_from_scratch.serve.updates import Update
+
+    def load(word: _Word) -> tuple[Served, Batch]:
+        served = _open(word, options)
+        return served, _batch(served, options)
+
+    def step(name: str) -> int | None:
+        return service.models[name].loaded.step if name in service.models else None
+
+    updates = []
+    for word in (one for one in words if one.followed):
+        run = word.source.path
+        service.feeds[word.name] = Feed(FollowedRun(run), functools.partial(step, word.name))
+        updates.append(Update(service, word.name, run, word.version, functools.partial(load, word)))
+    return updates
+
+
+def _wait_for_end(words: list[_Word]) -> None:
+    """Waits for the end of standard input, then until followers have a run's last state."""
+    from llm_from_scratch.run import is_training
+    from llm_from_scratch.serve.feeds import LOOK_SECONDS
+
+    # Not sys.stdin, whose lock a thread must not hold where the program ends before.
+    while os.read(0, 4096):
+        pass
+    runs = [word.source.path for word in words if word.followed]
+    deadline = time.monotonic() + LAST_STATE_SECONDS
+    while any(map(is_training, runs)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if runs:
+        time.sleep(2 * LOOK_SECONDS)
+
+
+def fingerprint(loaded: LoadedModel, dtype: str) -> str:
+    """Returns a short name of a model's weights, settings, tokenizer and dtype."""
     model = loaded.model
-    digest = hashlib.sha256(f"{model.config} {loaded.tokenizer.fingerprint} {loaded.step}".encode())
+    digest = hashlib.sha256(f"{model.config} {loaded.tokenizer.fingerprint} {loaded.step} {dtype}".encode())
     for parameter in model.parameters():
         # Some numbers of each matrix tell two trainings apart.
         digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())

@@ -20,7 +20,7 @@ from llm_from_scratch.files import existing_parent, refuse_links
 from llm_from_scratch.front.compose import experiments
 from llm_from_scratch.front.inherit import final_config, may_fetch, tokenizer_of_origin
 from llm_from_scratch.front.program import command
-from llm_from_scratch.front.run_name import shares_name
+from llm_from_scratch.front.run_name import begun_before, remembered, shares_name
 from llm_from_scratch.front.search import CurrentTrial, current_trial, is_search
 from llm_from_scratch.front.sweep import announce, run_folder
 from llm_from_scratch.front.words import given_settings, job_overrides, literal
@@ -78,13 +78,20 @@ def check(composed: DictConfig, job: Sequence[str]) -> None:
 
     watched_settings(config)
     refuse_other_kinds(Path(config.run_dir))
-    require_device(config.trainer)
-    check_trainer(config)
+    if not _in_slurm_jobs():  # which have other devices than this machine
+        require_device(config.trainer)
+        check_trainer(config)
     if config.resume and text_to_resume(config, job, warn=False) is None:
         check_text(config.data, given_settings(job))
     origin = tokenizer_of_origin(config)
-    for line in too_much(config, recipes, origin.vocab_size if origin else None):
-        note(line)
+    if not _in_slurm_jobs():
+        for line in too_much(config, recipes, origin.vocab_size if origin else None):
+            note(line)
+
+
+def _in_slurm_jobs() -> bool:
+    """Returns whether each run of this command will be a job of SLURM's."""
+    return str(HydraConfig.get().launcher.get("_target_")).endswith(".SlurmLauncher")
 
 
 def check_place(config: "Config", job: Sequence[str]) -> None:
@@ -97,7 +104,8 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
 
     run_dir = Path(config.run_dir)
     refuse_links(run_dir, run_dir)
-    if config.trainer.num_nodes > 1 and not (config.resume or shares_name() or "run_dir" in given_settings(job)):
+    own_name = config.resume or shares_name() or "run_dir" in given_settings(job) or _in_slurm_jobs()
+    if config.trainer.num_nodes > 1 and not own_name:
         raise UserError(
             f"trainer.num_nodes={config.trainer.num_nodes}: the command of each machine would choose a run folder of its own:"
             " give all of them one run_dir=PATH, or start them with torchrun or srun"
@@ -109,7 +117,7 @@ def check_place(config: "Config", job: Sequence[str]) -> None:
         return  # a sweep that goes on
     held = [*run_dir.glob("config.yaml"), *run_dir.glob("[!.]*/config.yaml")]
     # Rank 0 may have begun this very run before the other ranks look
-    if held and not config.resume and is_first_rank():
+    if held and not config.resume and is_first_rank() and not begun_before(run_dir):
         raise UserError(
             f"run_dir={config.run_dir} holds a run already: choose another folder, or go on with"
             f" {quote(f'resume={held[0].parent}')}"
@@ -189,10 +197,11 @@ def text_to_resume(config: "Config", job: Sequence[str], *, warn: bool) -> "Prep
 
 def one_run(composed: DictConfig) -> float:
     """Trains one run and returns the value of its best validation, which sweepers minimise."""
-    trial = current_trial()
+    trial, run = current_trial(), run_folder(composed)
     if trial is None:
-        return train_run(composed, run_folder(composed))
-    run = run_folder(composed)
+        if not composed.resume and begun_before(run):
+            composed.resume = str(run)
+        return train_run(composed, run)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         value = trial.finished(run)
         if value is not None:
@@ -213,22 +222,28 @@ def train_run(composed: DictConfig, run: Path, trial: CurrentTrial | None = None
         trial: the trial of a sweep that this run is; its validations may stop it.
     """
     from llm_from_scratch.data.prepare import is_first_rank
-    from llm_from_scratch.training.checks import check_trainer
+    from llm_from_scratch.training.checks import check_trainer, require_device
     from llm_from_scratch.training.claim import Claim
     from llm_from_scratch.training.fit import train
     from llm_from_scratch.training.pruning import Pruning
     from llm_from_scratch.training.trainer import separate_processes
 
     job = job_overrides()
-    if trial and composed.resume and not any(word.startswith("resume=") for word in job):
-        job.append(literal(f"resume={composed.resume}"))  # the other ranks have it among their words
+    if composed.resume and not any(word.startswith("resume=") for word in job):
+        job.append(literal(f"resume={composed.resume}"))  # it was killed, and goes on
     final = final_config(composed, job)
     config = settle(final, job)
     config.run_dir = str(run)
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        require_device(config.trainer)
     check_trainer(config)  # values that a sweeper draws were not checked before
     if config.print_config and is_first_rank():
         console(stderr=True).print(tree(config))
-    with Claim(config, owner=is_first_rank()) as claim, separate_processes():
+    with (
+        Claim(config, owner=is_first_rank()) as claim,
+        remembered(run, owner=claim.owner and not config.resume, started=lambda: claim.started),
+        separate_processes(),
+    ):
         return train(
             config,
             claim,

@@ -76,7 +76,8 @@ class Config:
     watch: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.CORPORA})
     # tensorboard | csv | wandb | mlflow -> its settings, or a name -> {_target_: a Lightning logger, its arguments}
     logger: dict[str, Any] = field(default_factory=dict, metadata={ranges.KEY: ranges.loggers(LOGGERS)})
-    callbacks: dict[str, Any] = field(default_factory=dict)  # name -> {_target_: a Lightning callback, its arguments}
+    # live: a page of the run | explain: images of its inside | name -> {_target_: a Lightning callback, its arguments}
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.optim.schedule == "plateau" and not (self.optim.patience and self.optim.min_lr_ratio):
@@ -90,6 +91,8 @@ class Config:
             )
         if self.data.subword_dropout and (self.data.stream, self.tokenizer.kind) != ("text", "bpe"):
             raise UserError("data.subword_dropout needs data.stream=text and tokenizer=bpe, whose merges it leaves out")
+        if self.data.stream == "fresh" and self.data.level is None:
+            raise UserError("data.stream=fresh tells new stories for every step: use data=tales, or data.stream=tokens")
         largest = max((size for pair in self.data.batch_schedule or [] for size in pair[1:]), default=0)
         if largest > self.data.batch_size:
             raise UserError(
@@ -100,12 +103,8 @@ class Config:
             raise UserError("data.overfit=true learns one batch of one size: use data.batch_schedule=null")
         self._check_loss()
         self._check_finetune()
-        for key, without in (
-            (f"name={self.optim.name}", self.optim.name == "adamw"),
-            ("ema_decay", self.optim.ema_decay is None),
-        ):
-            if self.trainer.strategy == "fsdp" and not without:
-                raise UserError(f"optim.{key} needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
+        if self.trainer.strategy == "fsdp" and self.optim.name == "custom":
+            raise UserError("optim.name=custom needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
 
     def _check_loss(self) -> None:
         """Checks that loss=dpo has pairs of answers and a model to start from."""
@@ -117,19 +116,15 @@ class Config:
             raise UserError("loss=dpo: there is no model whose answers are to change: name one, init_from=MODEL")
         if self.trainer.compile is True:
             raise UserError("trainer.compile=true: loss=dpo has other lengths at each step: leave it out")
-        if self.trainer.strategy == "fsdp":
-            raise UserError("loss=dpo: needs whole weights, which trainer=fsdp shares out: use trainer=ddp")
 
     def _check_finetune(self) -> None:
-        method, partly = self.finetune.method, bool(self.finetune.freeze)
+        method = self.finetune.method
         if method is not None and self.init_from is None:
             raise UserError(f"finetune={method}: there is no model to fine-tune: name one, init_from=MODEL")
         if method == "lora" and self.init_from is not None and self.init_from.endswith((".pt", ".pth", ".ckpt")):
             raise UserError(
                 f"finetune=lora: adapters need a model with a tokenizer, and init_from={self.init_from} is weights"
             )
-        if self.trainer.strategy == "fsdp" and (method in ("lora", "head") or partly):
-            raise UserError("finetune: trainer=fsdp shares out weights that are all trained: use trainer=ddp")
 
 
 def keys(schema: type) -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_from_scratch import ranges
-from llm_from_scratch.ranges import NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, choice, ranged
+from llm_from_scratch.ranges import LEVELS, NOT_NEGATIVE, PART, PART_OR_ALL, POSITIVE, SHARE, choice, ranged
 
 # Kinds of tokenizer that come with a model trained elsewhere; its folder holds them
 FOREIGN_KINDS = ("bytes", "sentencepiece")
@@ -49,6 +49,11 @@ class CorpusConfig:
     downloads: dict[str, DownloadConfig] = field(default_factory=dict)  # the ways in which it is published
     connections: int = ranged(4, POSITIVE)  # files downloaded at the same time
     documents: int | None = None  # that the whole corpus has; another count in a download is said
+    level: int | None = ranged(None, LEVELS)  # data=tales: of the stories that are told (docs/tales.md), 1 to 4
+    stories: int = ranged(
+        20_000, POSITIVE
+    )  # data=tales: to train on; of data.stream=fresh the tokenizer learns from them
+    val_stories: int = ranged(500, POSITIVE)  # data=tales: to validate on
     # data=mix: corpora and their weights; 0 leaves one out
     mix: dict[str, float] | None = ranged(None, ranges.WEIGHTS)
     # data=mix: the settings of each, as of this group
@@ -91,8 +96,9 @@ class BatchConfig:
     batch_schedule: list[list[int]] | None = ranged(None, ranges.BATCH_SCHEDULE)
     # sequences a device at a time; null: as many as fit into memory
     micro_batch_size: int | None = ranged(None, POSITIVE)
-    # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read
-    stream: str = ranged("tokens", choice("tokens", "text"))
+    # tokens: chunks of prepared shards; text: byte ranges tokenized as they are read; fresh: of data=tales, new stories for
+    # every step
+    stream: str = ranged("tokens", choice("tokens", "text", "fresh"))
     # stream=text: the probability with which a merge of tokenizer=bpe is left out, in training
     subword_dropout: float = ranged(0.0, SHARE)
     doc_mask: bool = False  # attention stays inside a document; positions go on counting
@@ -108,7 +114,7 @@ class ConversationConfig:
     template: str | None = None  # a file with a chat template in Jinja; null: the model's own, else ChatML
     # cut | skip: what becomes of a conversation of more than model.block_size + 1 tokens
     too_long: str = ranged("cut", choice("cut", "skip"))
-    # held-out conversations, a file, folder or glob as data.path; null: data.val_fraction of the others, by whole ones
+    # held-out conversations, all of a file, folder or glob as data.path; null: data.val_fraction of the others, by whole ones
     val_path: str | None = None
     # conversations of the package, instead of data.path: sentiment | questions | summaries | oz_chat
     generator: str | None = ranged(None, choice("sentiment", "questions", "summaries", "oz_chat"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llm_from_scratch.data.clean import clean_typed
 from llm_from_scratch.errors import UserError
+from llm_from_scratch.machine import DTYPES
 
 
 @dataclass(kw_only=True)
@@ -56,12 +57,13 @@ class GenerateConfig(SamplingConfig):
     prompt: str = ""  # what the text continues; empty: the start of a document; -: standard input
     prompt_file: str | None = None  # a UTF-8 file that holds the prompt, in place of prompt; -: standard input
     device: str = "auto"  # auto | cpu | cuda | mps; auto: the best one of this machine
-    dtype: str = "auto"  # auto | float32 | bfloat16; auto: bfloat16 on GPUs that have it, else float32
+    # auto | float32 | bfloat16 | int8 (on a CPU); auto: bfloat16 on GPUs that have it, else float32
+    dtype: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"dtype={self.dtype} must be auto, float32 or bfloat16")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype} must be one of {', '.join(DTYPES)}")
         if self.prompt and self.prompt_file:
             raise UserError(f"prompt_file={self.prompt_file}: the prompt is given as well: leave one of them out")
         self.prompt = clean_typed(self.prompt)  # it is printed as the model reads it

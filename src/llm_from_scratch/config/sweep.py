@@ -15,8 +15,8 @@ class SweeperConfig:
     n_trials: int = ranged(20, POSITIVE)  # trials in all; a sweep that goes on may have more
     # trials at a time, by hydra/launcher=joblib or submitit_*; null: 1, of joblib as many as hydra.launcher.n_jobs
     n_jobs: int | None = ranged(None, POSITIVE)
-    # tpe: from the earlier trials (Bergstra et al. 2011) | random
-    sampler: str = ranged("tpe", choice("tpe", "random"))
+    # tpe: from the earlier trials (Bergstra et al. 2011) | random | grid: every combination of choices in turn
+    sampler: str = ranged("tpe", choice("tpe", "random", "grid"))
     seed: int = ranged(1337, SEED)  # of the values that are drawn
     startup_trials: int = ranged(10, NOT_NEGATIVE)  # tpe: trials of random values before the first drawn from others
     # median: worse than the median of the finished trials at this step | hyperband (Li et al. 2018) | none

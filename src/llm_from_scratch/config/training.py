@@ -81,8 +81,8 @@ class TrainerConfig:
     devices: int | str = ranged(1, ranges.DEVICES)  # devices of each machine; auto: all of them
     num_nodes: int = ranged(1, POSITIVE)  # machines, each with `devices` devices
     strategy: str = "auto"  # auto | ddp | fsdp, or another of Lightning's names
-    # auto: bfloat16 over float32 weights on GPUs that have it, else float32; bf16-auto: also on processors with
-    # instructions for it (AVX512-BF16, AMX); or Lightning's names
+    # auto: bfloat16 over float32 weights on GPUs that have it, and on processors that multiply it faster (AMX, AVX512-BF16)
+    # for models of model.n_embd=256 or more, else float32; or Lightning's names
     precision: str = "auto"
     # true | false | auto: where the time it saves in the run exceeds its own
     compile: bool | str = ranged("auto", SWITCH)

@@ -15,6 +15,7 @@ Files and their documents:
     passages     made passages with a question and its answer
     news         made news with a summary
     made         made conversations: the three above, and questions on the Oz book
+    told         told stories as files
     sources      the files of a corpus: the user's own, a named corpus, Python's library
 
 Documents and their text:
@@ -31,6 +32,7 @@ Preparation, once:
     corpus       the files and the settings of one preparation; the name of its folder
     learning     the text that a tokenizer learns from
     sampler      the batches of each optimizer step
+    fresh        stories that are told for every step
     packing      conversations packed into rows; their batches
     preferences  pairs of answers: the batches of each step, the held-out pairs
     prepared     a prepared text on disk

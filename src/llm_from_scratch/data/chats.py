@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 
 from llm_from_scratch.config import DataConfig, TokenizerConfig
-from llm_from_scratch.data.conversations import COLUMNS, MARKERS, ChatStyle, Rendered, template_of
+from llm_from_scratch.data.conversations import (
+    COLUMNS,
+    MARKERS,
+    PREFERENCES,
+    ChatStyle,
+    MissingTemplateError,
+    Rendered,
+    template_of,
+)
 from llm_from_scratch.data.corpus import FORMAT, prepared_folder, source_of, tokenizer_of_files, unfinished_folder
 from llm_from_scratch.data.documents import SPLITS, Faults, Tally, hash_in_unit_interval, is_validation
 from llm_from_scratch.data.learning import learn
@@ -63,33 +71,20 @@ class ChatCorpus:
     template: str | None  # None: ChatML
 
     def rows(self, split: str, tally: Tally) -> Iterator[Row]:
-        """Yields the rows of a split, as far as data.fraction and data.max_docs choose them.
+        """Yields the rows of a split, as `chosen_rows` chooses them.
 
         Raises:
             UserError: when rows are no objects and `data.on_error` is not skip.
         """
-        chosen = self.sources.get(split) or self.sources["train"]
         faults = Faults(self.data.on_error or "stop", True, tally)
-        for where, row in self._chosen(chosen, tally, faults):
+        for where, row in self._chosen(split if split in self.sources else "train", faults):
             if len(self.sources) > 1 or self._split_of(where) == split:
                 yield where, row
         faults.report()
 
-    def _chosen(self, source: Source, tally: Tally, faults: Faults) -> Iterator[Row]:
-        return itertools.islice(self._all(source, tally, faults), self.data.max_docs)
-
-    def _all(self, source: Source, tally: Tally, faults: Faults) -> Iterator[Row]:
-        data = self.data
-
-        def on_fault(where: str, problem: str) -> None:
-            if tally.draws(where, data.fraction, data.subset_seed):
-                faults.document(where, f"{where}: {problem}")
-
-        for name, path in source.paths:
-            checksum = self.checksums[str(path)]
-            for where, row in read_rows(path, name, COLUMNS[data.format], checksum=checksum, on_fault=on_fault):
-                if tally.draws(where, data.fraction, data.subset_seed):
-                    yield where, row
+    def _chosen(self, split: str, faults: Faults) -> Iterator[Row]:
+        columns = COLUMNS[self.data.format]
+        return chosen_rows(self.sources[split], self.data, split, columns, faults, self.checksums)
 
     def _split_of(self, where: str) -> str:
         """Returns the split of a row where no file of held-out rows is given."""
@@ -98,8 +93,7 @@ class ChatCorpus:
     @cached_property
     def _always_held_out(self) -> str:
         """The row with the smallest hash, held out whatever data.val_fraction is."""
-        tally = Tally()
-        names = (where for where, _ in self._chosen(self.sources["train"], tally, Faults("skip", True, tally)))
+        names = (where for where, _ in self._chosen("train", Faults("skip", True, Tally())))
         return min(names, key=hash_in_unit_interval, default="")
 
 
@@ -124,6 +118,45 @@ def sources_of(data: DataConfig, fetch: bool, write: bool = True) -> dict[str, S
         except UserError as error:
             raise UserError(str(error).replace("data.path", "data.val_path", 1)) from None
     return found
+
+
+def chosen_rows(
+    source: Source,
+    data: DataConfig,
+    split: str,
+    columns: frozenset[str],
+    faults: Faults,
+    checksums: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
+    """Yields the rows of a source, as far as data.fraction and data.max_docs choose them.
+
+    These choose of the rows that are trained on: a source of held-out rows alone is taken whole.
+
+    Args:
+        source: the files.
+        data: the settings.
+        split: what the source holds: val, or train, of which data.val_fraction may be held out.
+        columns: the keys of a row that are read.
+        faults: gets what is no row.
+        checksums: the sha256 of each path; None: the files are not compared.
+    """
+    fraction, most = (data.fraction, data.max_docs) if split == "train" else (1.0, None)
+
+    def is_chosen(where: str) -> bool:
+        return faults.tally.draws(where, fraction, data.subset_seed)
+
+    def on_fault(where: str, problem: str) -> None:
+        if is_chosen(where):
+            faults.document(where, f"{where}: {problem}")
+
+    def rows() -> Iterator[Row]:
+        for name, path in source.paths:
+            checksum = (checksums or {}).get(str(path), "")
+            for where, row in read_rows(path, name, columns, checksum=checksum, on_fault=on_fault):
+                if is_chosen(where):
+                    yield where, row
+
+    return itertools.islice(rows(), most)
 
 
 def rows_fingerprint(sources: dict[str, Source]) -> tuple[str, dict[str, str]]:
@@ -176,6 +209,8 @@ def plan_chats(
     metadata |= {
         key: getattr(data, key) for key in ("max_docs", "on_error") if getattr(data, key) != getattr(DataConfig, key)
     }
+    if "val" in sources and (data.fraction < 1 or data.max_docs is not None):
+        metadata["chosen_of"] = "train"
     folder = prepared_folder(data, metadata)
     return ChatCorpus(folder, data, sources, checksums, metadata, tokenizer_config, tokenizer, chosen)
 
@@ -209,10 +244,13 @@ def build_chats(corpus: ChatCorpus) -> None:
     }
     publish_prepared(corpus.folder, manifest | {FILES: {}})
     removed = ", ".join(f"{reason} {count:,}" for reason, count in renderer.tally.removed.items() if count)
-    counts = (f"{splits[split][key]:,}" for split in SPLITS for key in ("documents", "learned"))
+    pairs = corpus.data.format == PREFERENCES
+    train, val = (f"{splits[split]['documents'] // (1 + pairs):,}" for split in SPLITS)
+    learned = (f"{splits[split]['learned']:,}" for split in SPLITS)
     log.info(
-        "prepared %s: %s conversations to train on, with %s tokens to learn; %s to validate, with %s; left out: %s",
-        *(corpus.folder, *counts, removed or "none"),
+        "prepared %s: %s %s to train on, with %s tokens to learn; %s to validate, with %s; left out: %s",
+        *(corpus.folder, train, "pairs" if pairs else "conversations", next(learned), val, next(learned)),
+        removed or "none",
     )
 
 
@@ -235,6 +273,8 @@ class _Renderer:
         for where, row in self.corpus.rows(split, counts):
             try:
                 yield from self.style.documents(row, self.corpus.data.format)
+            except MissingTemplateError:
+                raise
             except UserError as error:
                 faults.document(where, f"{where}: {error}")
         faults.report()

@@ -30,6 +30,10 @@ MARKERS = ("<|im_start|>", "<|im_end|>")  # special tokens of ChatML
 Messages = list[dict[str, Any]]
 
 
+class MissingTemplateError(UserError):
+    """There is no template but ChatML, whose tokens the tokenizer lacks: no fault of a row."""
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as a document: its ids, and for each whether it is learned."""
@@ -57,13 +61,14 @@ class ChatStyle:
         """Returns the template.
 
         Raises:
-            UserError: when there is none, and the tokenizer lacks the tokens of ChatML.
+            MissingTemplateError: when there is none, and the tokenizer lacks the tokens of ChatML.
         """
         lacking = [name for name in MARKERS if name not in self.tokenizer.special]
         if self._given is None and lacking:
-            raise UserError(
-                f"tokenizer={self.tokenizer.kind} has no token {lacking[0]} for ChatML: use tokenizer=bpe or a model with"
-                " it (init_from), or a template that ends answers by <|endoftext|> (data.template=FILE)"
+            raise MissingTemplateError(
+                f"tokenizer={self.tokenizer.kind} has no token {lacking[0]} for ChatML: use one that is learned from"
+                " conversations (tokenizer=bpe) or comes with a chat model (init_from), or a template that ends answers by"
+                " <|endoftext|> (data.template=FILE)"
             )
         return CHATML if self._given is None else self._given
 

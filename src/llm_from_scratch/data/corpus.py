@@ -25,6 +25,7 @@ from llm_from_scratch.data.shards import id_dtype
 from llm_from_scratch.data.sources import Source, open_source
 from llm_from_scratch.data.streams import stamp
 from llm_from_scratch.data.tasks import Task
+from llm_from_scratch.data.told import HELD_OUT, told_files
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import BUILDING, sha256, write_file
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
@@ -67,7 +68,7 @@ class Corpus:
     @property
     def removes(self) -> bool:
         """Returns whether a setting may remove documents, such as max_docs, quality or dedup."""
-        read = replace(self.selection, column="", val_fraction=0, encoding="utf-8", separator=None)
+        read = replace(self.selection, column="", val_fraction=0, encoding="utf-8", separator=None, held_out=None)
         return self.max_docs is not None or replace(read, on_error=None) != Selection("", 0) or read.on_error == "skip"
 
     @cached_property
@@ -104,7 +105,7 @@ def plan_corpus(
     data_dir = Path(data.dir)
     tokenizer = tokenizer or tokenizer_of_files(tokenizer_config, data_dir, fetch)
     selection = selection_of(data)
-    source = source_of(data, fetch)
+    source = source_of(data, fetch, write)
     if write:
         (data_dir / data.name).mkdir(parents=True, exist_ok=True)
     keep_text = keeps_text(data, source)
@@ -129,8 +130,7 @@ def plan_corpus(
         for key, value in asdict(selection).items()
         if key not in ("column", "val_fraction") and value != getattr(Selection, key)
     }
-    if data.max_docs is not None:
-        metadata["max_docs"] = data.max_docs
+    metadata |= {key: value for key in ("max_docs", "level") if (value := getattr(data, key)) is not None}
     if not keep_text:
         metadata |= {"keep_text": False, "shard_bytes": data.shard_bytes}
     folder = prepared_folder(data, metadata)
@@ -181,15 +181,21 @@ def selection_of(data: DataConfig) -> Selection:
         on_error=data.on_error,
         encoding=codecs.lookup(data.encoding).name,
         separator=data.separator,
+        held_out=None if data.level is None else HELD_OUT,
     )
 
 
-def source_of(data: DataConfig, fetch: bool) -> Source:
-    """Returns the files of the corpus that the settings name; downloads them only with `fetch`.
+def source_of(data: DataConfig, fetch: bool, write: bool = False) -> Source:
+    """Returns the files of the corpus that the settings name.
+
+    Missing ones are downloaded only with `fetch`, told (data=tales) only with `write`.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source` and `told_files`.
     """
+    if data.level is not None:
+        folder = Path(data.dir) / data.name / "told"
+        return Source(data.name, told_files(data.level, data.stories, data.val_stories, folder, write))
     return open_source(
         name=data.name,
         path=data.path,
@@ -232,11 +238,11 @@ def keeps_text(data: DataConfig, source: Source) -> bool:
     """Returns whether the clean text is to be kept beside the tokens.
 
     Raises:
-        UserError: when data.keep_text=false and data.stream=text contradict each other.
+        UserError: when data.keep_text=false and data.stream contradict each other.
     """
-    if data.stream == "text" or data.keep_text:
+    if data.stream != "tokens" or data.keep_text:
         if data.keep_text is False:
-            raise UserError("data.keep_text=false: data.stream=text reads that text; use data.stream=tokens")
+            raise UserError(f"data.keep_text=false: data.stream={data.stream} reads that text; use data.stream=tokens")
         return True
     if data.keep_text is None and sum(path.stat().st_size for _, path in source.paths) < KEEP_TEXT_BELOW:
         return True
@@ -380,6 +386,8 @@ def check_text(data: DataConfig, given: Iterable[str]) -> None:
     for settings in mixed_corpora(data).values() if is_mixture(data) else (data,):
         if settings.format != "text":
             continue  # `plan_chats` opens its files
+        if settings.level is not None:
+            continue  # `plan_corpus` writes its files
         if settings.download is not None or (settings.file is not None and settings.path is None):
             continue
         source = source_of(settings, fetch=False)

@@ -46,6 +46,8 @@ class Selection:
     on_error: str | None = None
     encoding: str = "utf-8"
     separator: str | None = None
+    # the beginning of the names of validation documents; None: val_fraction decides
+    held_out: str | None = None
 
     @property
     def form(self) -> Format:
@@ -62,10 +64,16 @@ class Selection:
 
         Settings of later versions are left out at their defaults, so that older keys stay valid.
         """
-        younger = ("on_error", "encoding", "separator")
+        younger = ("on_error", "encoding", "separator", "held_out")
         return {
             key: value for key, value in asdict(self).items() if key not in younger or value != getattr(Selection, key)
         }
+
+    def is_validation(self, document: str) -> bool:
+        """Returns whether a whole document belongs to the validation split, by its name."""
+        if self.held_out is not None:
+            return document.startswith(self.held_out)
+        return is_validation(document, self.val_fraction)
 
 
 @dataclass
@@ -317,15 +325,15 @@ def training_characters(count: int, val_fraction: float) -> int:
     return int(count * (1 - val_fraction))
 
 
-def split_pieces(name: str, text: str | LongText, val_fraction: float, whole: bool) -> Iterator[tuple[str, str]]:
+def split_pieces(name: str, text: str | LongText, selection: Selection, whole: bool) -> Iterator[tuple[str, str]]:
     """Yields (split, piece) of a document in pieces that fit into memory.
 
     With `whole` the document lies in one split; without it, its last part is for validation.
     """
     if whole:
-        left = 0 if is_validation(name, val_fraction) else len(text)
+        left = 0 if selection.is_validation(name) else len(text)
     else:
-        left = training_characters(len(text), val_fraction)
+        left = training_characters(len(text), selection.val_fraction)
     for piece in pieces_of(text):
         for split, part in zip(SPLITS, (piece[:left], piece[left:]), strict=True):
             if part:

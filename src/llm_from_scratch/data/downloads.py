@@ -157,7 +157,7 @@ def corpus_file(
     if found := _at_hand(file, data_dir):
         _check(found, f"{found} is not what data={name} means", sha256, must_contain)
         return found
-    by_hand = f"put the file by hand at {target}, or train with data=stdlib, which needs no download"
+    by_hand = f"put the file by hand at {target}, or train with data=tales, which needs no download"
     if url is None:
         raise UserError(f"data={name}: there is no {target}, and no data.url to download it from: {by_hand}")
     if not fetch:

@@ -38,7 +38,7 @@ def inspect(prepared: Prepared, sampler: Sampler, *, chunks: int, pieces: int) -
             shards = prepared.shards(split)
             row["lengths"] = lengths(np.concatenate([np.diff(s.document_ends, prepend=np.uint64(0)) for s in shards]))
         splits[split] = row
-    # with data.stream=text the training split has no token shards
+    # with data.stream=text or fresh the training split has no token shards
     counted = "train" if splits["train"]["tokens"] else "val"
     counts = frequencies([shard.tokens for shard in prepared.shards(counted)], tokenizer.vocab_size)
     order = np.argsort(-counts, kind="stable")[:pieces]

@@ -107,7 +107,7 @@ def _sample(
     for task in tasks:
         left = math.inf if limit is None else int(limit / len(tasks))
         for name, text in task.documents(Tally()) if exact else task.unique_documents(Tally()):
-            for side, piece in split_pieces(name, text, task.selection.val_fraction, whole):
+            for side, piece in split_pieces(name, text, task.selection, whole):
                 if side != split:
                     continue
                 raw = piece.encode()

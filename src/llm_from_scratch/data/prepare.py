@@ -5,7 +5,7 @@ data/oz/prepared-1f0c8a35be21/     named after the text, the cleaning, the split
     train.txt  val.txt             the cleaned text of each split, documents one behind the other
     train.ends val.ends            the byte at which each document ends (little-endian uint64)
     tokenizer/                     learned from train.txt alone; characters get bytes where val.txt has a new one
-    train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text)
+    train_00000.bin/.idx  val_…    token shards (no train shards with data.stream=text or fresh)
 
 A small corpus is one task, whose cleaned text is kept, as above. A large one (KEEP_TEXT_BELOW bytes
 or more, or data.keep_text=false) is many tasks, whose cleaned text is not written. Its folder holds
@@ -231,6 +231,12 @@ def _fingerprint(sources: dict[str, str]) -> str:
 def _build(corpus: Corpus, settings: PrepareConfig) -> None:
     """Builds and publishes a corpus; a large one goes on from what an earlier build finished."""
     if corpus.keep_text:
+        if settings != PrepareConfig():
+            log.info(
+                "%s: one process prepares a text that is kept beside its tokens (data.keep_text); prepare.engine and"
+                " prepare.workers change nothing",
+                corpus.source.name,
+            )
         _build_with_text(corpus)
         return
     _refuse_if_tasks_run(corpus)
@@ -252,7 +258,7 @@ def _build_with_text(corpus: Corpus) -> None:
                 raise empty_split(corpus, split, tally.removed)
         texts = text_of_splits(task.folder, corpus.tokenizer_config.kind)
         tokenizer = learn(task.folder, corpus.tokenizer_config, corpus.tokenizer, texts)
-        tokenized = SPLITS[1:] if corpus.metadata["stream"] == "text" else SPLITS
+        tokenized = SPLITS[1:] if corpus.metadata["stream"] != "tokens" else SPLITS
         shards = make_shards_of_text(task, tokenizer, corpus.splits_whole_documents, tokenized, corpus.source.name)
         finish(corpus, tokenizer, {task.stem: {"shards": shards, "tally": asdict(tally)}})
     except ValueError:  # the text cannot be prepared: the files built so far are of no use

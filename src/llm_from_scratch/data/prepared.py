@@ -14,6 +14,7 @@ from llm_from_scratch.config import DataConfig
 from llm_from_scratch.data.conversations import PREFERENCES
 from llm_from_scratch.data.corpus import MANY_DOCUMENTS
 from llm_from_scratch.data.documents import SPLITS
+from llm_from_scratch.data.fresh import FreshSampler
 from llm_from_scratch.data.packing import ConversationSampler, Learned, PackedRows
 from llm_from_scratch.data.preferences import Pairs, PreferenceSampler
 from llm_from_scratch.data.sampler import (
@@ -27,6 +28,7 @@ from llm_from_scratch.data.shards import VERIFY_BELOW, Shard, id_dtype, open_sha
 from llm_from_scratch.data.tasks import documents_in_pieces
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import read_bounded, refuse_links, sha256
+from llm_from_scratch.tales import LEVELS
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 
 MASK = ".mask"  # of conversations, beside each shard: a byte for each id, 1 where it is learned
@@ -135,6 +137,42 @@ class Prepared:
     def has_text(self) -> bool:
         """Returns whether the cleaned text lies beside the tokens."""
         return bool(self.manifest.get("keep_text", True))
+
+
+@dataclass(frozen=True)
+class Stories(Prepared):
+    """Told stories, whose level is `manifest["level"]`.
+
+    Validation reads each story from its beginning, within its own context, so that the loss can be
+    compared with the entropy; where a story is longer than the context, as any other text.
+    """
+
+    @property
+    def level(self) -> int:
+        """Returns the level of the stories."""
+        return int(self.manifest["level"])
+
+    def stories(self, split: str) -> list[np.ndarray]:
+        """Returns the ids of each story of a split, (n,), the last of them end-of-text."""
+        return [one for shard in self.shards(split) for one in np.split(shard.tokens, shard.document_ends)[:-1]]
+
+    def validation(self, data: DataConfig, block_size: int) -> ValidationWindows | PackedRows:
+        stories = self.stories("val")
+        if max(map(len, stories)) > block_size:
+            return ValidationWindows(stories, block_size=block_size, eot_id=self.tokenizer.eot_id)
+        ids = np.concatenate([np.append(self.tokenizer.eot_id, one) for one in stories])
+        ends = np.cumsum([len(one) + 1 for one in stories])
+        learned = Learned(ids, ends, np.ones(len(ids), bool))
+        return PackedRows(learned, block_size=block_size, too_long="cut", eot_id=self.tokenizer.eot_id)
+
+    def sequences(self, data: DataConfig, block_size: int, tokens: int) -> float:
+        return np.inf if data.stream == "fresh" else super().sequences(data, block_size, tokens)
+
+    def sampler(self, data: DataConfig, **place: int) -> Sampler:
+        if data.stream != "fresh":
+            return super().sampler(data, **place)
+        shared = {"batch_size": data.batch_size, "batch_schedule": data.batch_schedule}
+        return FreshSampler(self.level, self.tokenizer, **shared, **{"rank": 0, "world_size": 1} | place)
 
 
 @dataclass(frozen=True)
@@ -288,6 +326,8 @@ def open_prepared(folder: Path) -> Prepared:
                 raise UserError("names")
             if not all(isinstance(checksum, str) for checksum in facts["shards"].values()):
                 raise UserError("shards")
+        if manifest.get("level", LEVELS[0]) not in LEVELS:
+            raise UserError("level")
         chats = manifest.get("rows") is not None
         if chats and not all(isinstance(manifest["splits"][split]["mask"], str) for split in SPLITS):
             raise UserError("mask")
@@ -307,6 +347,8 @@ def open_prepared(folder: Path) -> Prepared:
     if chats:
         kind = Preferences if manifest["rows"] == PREFERENCES else Conversations
         return kind(folder, manifest, tokenizer)
+    if "level" in manifest:
+        return Stories(folder, manifest, tokenizer)
     if "corpora" not in manifest:
         return Prepared(folder, manifest, tokenizer)
     parts = tuple(open_prepared(folder.parents[1] / one["folder"]) for one in manifest["corpora"].values())

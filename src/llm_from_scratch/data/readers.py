@@ -1,5 +1,7 @@
 """Readers of one file's documents: texts, tables, compressed files, archives within archives.
 
+Files and the names of their documents::
+
     book.txt                                  one document: book.txt
     rows.jsonl.zst                            one document a line: rows.jsonl.zst:1, …
     rows.parquet                              one document a row: rows.parquet:1, …

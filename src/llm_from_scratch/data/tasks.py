@@ -31,7 +31,6 @@ from llm_from_scratch.data.documents import (
     Selection,
     Tally,
     documents,
-    is_validation,
     split_pieces,
     unique,
 )
@@ -157,7 +156,7 @@ def make_shards(task: Task, on_progress: OnProgress = no_progress) -> dict[str, 
 
                 def training() -> Iterator[tuple[Ids, int]]:
                     for name, text in task.unique_documents(tally, on_progress):
-                        if is_validation(name, task.selection.val_fraction):
+                        if task.selection.is_validation(name):
                             sizes.append(sum(waiting.write(piece.encode()) for piece in pieces_of(text)))
                         else:
                             yield _ids(text, tokenizer, name), size_of(text)
@@ -193,7 +192,7 @@ def write_text(task: Task, whole: bool) -> Tally:
         files = dict(zip(SPLITS, (train, val), strict=True))
         for name, text in task.unique_documents(tally):
             written = dict.fromkeys(SPLITS, 0)
-            for split, piece in split_pieces(name, text, task.selection.val_fraction, whole):
+            for split, piece in split_pieces(name, text, task.selection, whole):
                 written[split] += files[split].write(piece.encode())
             for split, size in written.items():
                 if size:

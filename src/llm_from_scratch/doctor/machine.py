@@ -84,10 +84,12 @@ def bfloat16() -> Iterator[Finding]:
     """Reports whether the best device computes in bfloat16, and what trainer.precision=auto is."""
     best = machine.devices()[0]
     has, auto = machine.has_bfloat16(best), "float32"
+    if best == "cpu" and machine.bfloat16_pays():
+        auto = f"bfloat16 for models of model.n_embd={machine.WIDE} or more"
     device = {"mps": "the Apple GPU", "cpu": "this CPU"}.get(best)
     if device is None:
         device, auto = torch.cuda.get_device_name(), "bfloat16" if has else "float16"
-    other = "; trainer.precision=bf16-mixed uses bfloat16" if has and auto != "bfloat16" else ""
+    other = "; trainer.precision=bf16-mixed uses bfloat16" if has and auto == "float32" else ""
     what = "instructions for bfloat16" if has else "no instructions for bfloat16"
     yield ok(f"{device} has {what}: trainer.precision=auto computes in {auto}{other}")
 
@@ -151,7 +153,7 @@ def corpora(configs: Path | None = None) -> Iterator[Finding]:
         else:
             yield warning(
                 f"data={name}: not here, and {url} cannot be reached ({answer})",
-                f"put the file by hand at data/{file}, or train with data=stdlib, which needs no download",
+                f"put the file by hand at data/{file}, or train with data=tales, which needs no download",
             )
 
 

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from llm_from_scratch.check import check
 from llm_from_scratch.checkpoint import checkpoints, verify_state
 from llm_from_scratch.config import Config
@@ -25,7 +23,7 @@ from llm_from_scratch.files import refuse_links
 from llm_from_scratch.places import program
 from llm_from_scratch.pretrained import load_run
 from llm_from_scratch.reference_model import read_reference, reference_path
-from llm_from_scratch.run import data_fingerprint, line_checksums, parse_rows
+from llm_from_scratch.run import data_fingerprint, is_training, line_checksums, parse_rows
 from llm_from_scratch.saved_config import read_run, refuse_foreign_code
 from llm_from_scratch.terminal import argument, shell
 from llm_from_scratch.tokenizer import SentencePieceTokenizer, load_tokenizer
@@ -119,16 +117,10 @@ def links(run: ExaminedRun) -> Iterator[Finding]:
 
 def owner(run: ExaminedRun) -> Iterator[Finding]:
     """Looks for a training that runs in the folder now, and for files that a killed one left."""
-    lock = run.path / ".lock"
-    # FileLock opens the path: a regular file only, never the target of a link
-    if lock.is_file() and not lock.is_symlink():
-        try:
-            with FileLock(lock, timeout=0):
-                pass
-        except Timeout:
-            # What looks left behind may be a checkpoint that it writes now.
-            yield warning(f"{run.path}: a training is running here", "what follows may change while it is read")
-            return
+    if is_training(run.path):
+        # What looks left behind may be a checkpoint that it writes now.
+        yield warning(f"{run.path}: a training is running here", "what follows may change while it is read")
+        return
     for folder in (run.path, run.path / "checkpoints"):
         for path in sorted([*folder.glob(".building-*"), *folder.glob(".old-*")]):
             if path == model_folder(run.path):

@@ -22,12 +22,19 @@ Generated text:
     continuations  held-out passages continued, and their metrics
     answers        held-out questions answered, and their metrics
 
+Told stories:
+    options        the options of the choices of a story, scored
+    tales          a run beside the process that tells its stories
+
 Together:
     harness        a run as a model of lm-eval
     measure        run folders -> an `Evaluation`
     figures        an `Evaluation` -> PNG files
+    tales_report   runs on told stories -> blocks of a page
     answer_report  answers to questions -> blocks of a page
     report         an `Evaluation` -> the terminal, report.md, report.html
     comparison     runs, sweeps -> a `Comparison`: settings beside results, which mattered
+    scaling        runs of several sizes and amounts of text -> a `Scaling`: the fitted law
+    scaling_report  a `Scaling` -> tables, a figure, a page
     comparison_report  a `Comparison` -> tables, figures, a page; the end of a sweep
 """

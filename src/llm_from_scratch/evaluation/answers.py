@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from llm_from_scratch.config import Config, DataConfig, SamplingConfig
-from llm_from_scratch.data.chats import sources_of
+from llm_from_scratch.data.chats import chosen_rows, sources_of
 from llm_from_scratch.data.conversations import CHAT, COLUMNS, ChatStyle, Messages, question, template_of
 from llm_from_scratch.data.documents import Faults, Tally
-from llm_from_scratch.data.readers import read_rows
 from llm_from_scratch.data.sources import Source
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.answer_metrics import Metric, Question, baselines, metrics, score, value
@@ -37,31 +36,27 @@ class Asked:
     question: Question
 
 
-def read_questions(source: Source, on_error: str | None = None) -> list[Asked]:
+def read_questions(source: Source, data: DataConfig, split: str) -> list[Asked]:
     """Reads the questions of a source: the last answer of each row is the right one.
 
     Short right answers may stand in the row as "answers", a list of texts.
 
     Args:
         source: the files.
-        on_error: data.on_error: skip leaves faulty rows out.
+        data: the settings, which choose a part of the rows as for a training.
+        split: what the source holds, train or val.
 
     Raises:
         UserError: when a file cannot be read, or a row is no conversation or has other "answers",
             unless it is left out.
     """
     found = []
-    faults = Faults(on_error or "stop", True, Tally())
-
-    def on_fault(where: str, problem: str) -> None:
-        faults.document(where, f"{where}: {problem}")
-
-    for name, path in source.paths:
-        for where, row in read_rows(path, name, ROWS, on_fault=on_fault):
-            try:
-                found.append(_asked(row))
-            except UserError as error:
-                on_fault(where, str(error))
+    faults = Faults(data.on_error or "stop", True, Tally())
+    for where, row in chosen_rows(source, data, split, ROWS, faults):
+        try:
+            found.append(_asked(row))
+        except UserError as error:
+            faults.document(where, f"{where}: {error}")
     faults.report()
     return found
 
@@ -135,6 +130,9 @@ def _batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]
 def answer_questions(data: DataConfig, runs: Sequence[tuple[str, LoadedModel]], batch_size: int = 32) -> AnswersResult:
     """Lets each of the runs answer the held-out questions of `data`, and scores baselines beside.
 
+    All held-out rows are asked, as all are validated in training; the baselines have seen the rows
+    that the run was trained on.
+
     Args:
         data: settings with a `metric`.
         runs: (name, model) of each.
@@ -147,9 +145,9 @@ def answer_questions(data: DataConfig, runs: Sequence[tuple[str, LoadedModel]], 
     kind = data.metric
     assert kind is not None
     sources = sources_of(data, fetch=False, write=data.dir == DataConfig().dir)
-    asked = read_questions(sources["val"], data.on_error) if "val" in sources else []
+    asked = read_questions(sources["val"], data, "val") if "val" in sources else []
     questions = [one.question for one in asked]
-    train = [one.question for one in read_questions(sources["train"], data.on_error)]
+    train = [one.question for one in read_questions(sources["train"], data, "train")]
     if not questions or not train:
         raise UserError(f"data.metric={kind}: there are no {'training' if questions else 'held-out'} questions")
     of_baselines = {

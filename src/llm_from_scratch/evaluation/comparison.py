@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llm_from_scratch.check import in_effect
 from llm_from_scratch.config import FAILURE, leaves
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.measure import Settings, measure
@@ -44,7 +45,7 @@ class ComparedRun:
     more_low: float | None = None
     more_high: float | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)  # (optimizer step, value)
-    # all settings; none of a run that failed before it began
+    # all settings with an effect; none of a run that failed before it began
     every: dict[str, Any] = field(default_factory=dict, metadata=UNWRITTEN)
 
 
@@ -75,7 +76,7 @@ def compare(names: Sequence[str], *, score: int = 5, device: str = "auto", fewes
     Raises:
         UserError: when a folder holds no run, or there are fewer runs.
     """
-    folders, sweep = _folders(names)
+    folders, sweep = run_folders(names)
     found = Comparison(runs=[], settings=[], unit="bits per byte", sweep=str(sweep) if sweep else None)
     for folder in folders:
         try:
@@ -108,7 +109,7 @@ def _attempt(found: Comparison, what: str, part: Callable[[], None]) -> None:
         found.left_out.append(f"{what}: {error}")
 
 
-def _folders(names: Sequence[str]) -> tuple[list[Path], Path | None]:
+def run_folders(names: Sequence[str]) -> tuple[list[Path], Path | None]:
     """Returns the run folders, and the sweep's where the only name is one."""
     folders: list[Path] = []
     for name in names:
@@ -139,6 +140,7 @@ def _read(folder: Path) -> ComparedRun:
     failure = folder / FAILURE
     state = "failed" if failure.exists() else "finished" if (folder / "curves.png").exists() else "unfinished"
     began = state != "failed" or (folder / "config.yaml").exists()
+    config = run.config() if began else None
     return ComparedRun(
         run=str(folder),
         state=state,
@@ -150,7 +152,9 @@ def _read(folder: Path) -> ComparedRun:
         value=objective(best) if best else None,
         seconds=sum(seconds) if seconds else None,
         curve=[(row["step"], objective(row)) for row in rows],
-        every={key: value for key, value in leaves(run.config()) if key not in NAMES} if began else {},
+        every={key: value for key, value in leaves(config) if key not in NAMES and in_effect(config, key)}
+        if config
+        else {},
     )
 
 

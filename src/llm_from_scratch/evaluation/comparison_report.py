@@ -1,6 +1,5 @@
 """A `Comparison` -> tables, two figures, a page; the end of a sweep."""
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +12,8 @@ from matplotlib.figure import Figure
 
 from llm_from_scratch.evaluation.comparison import ComparedRun, Comparison, by_params, compare
 from llm_from_scratch.evaluation.figures import RUNS
-from llm_from_scratch.files import write_file
 from llm_from_scratch.pages import Block, Heading, Paragraph, Picture, Table, html_page, one_line, show
+from llm_from_scratch.plots import drawn, save
 from llm_from_scratch.study import Dimension, Study
 from llm_from_scratch.terminal import console
 
@@ -133,11 +132,8 @@ def draw(found: Comparison, folder: Path) -> list[Picture]:
         if figure is None:
             continue
         for axes in figure.axes:
-            axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.3)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, dpi=120, metadata={"Software": None})
-        write_file(folder / name, drawn.getvalue())
+        save(drawn(figure), folder / name)
         pictures.append(Picture(name, caption))
     return pictures
 
@@ -199,8 +195,8 @@ def _slices(found: Comparison) -> Figure | None:
     study.close()
     figure = Figure(figsize=(3.5 * min(len(points), 4), 3.5 * -(-len(points) // 4)), layout="constrained")
     grid = figure.subplots(-(-len(points) // 4), min(len(points), 4), squeeze=False)
-    for axes, (name, drawn) in zip(grid.flat, points.items(), strict=False):
-        _slice(axes, name, drawn, space[name], found)
+    for axes, (name, values) in zip(grid.flat, points.items(), strict=False):
+        _slice(axes, name, values, space[name], found)
     for axes in list(grid.flat)[len(points) :]:
         axes.remove()
     return figure

@@ -47,26 +47,33 @@ class Passage:
     continuation: str
 
 
-def passages(text: str, count: int, seed: int) -> list[Passage]:
+def passages(text: str, count: int, seed: int, prompt: int = PROMPT, continuation: int = CONTINUATION) -> list[Passage]:
     """Draws up to `count` passages that do not overlap, by the seed; returns them in text order.
 
+    Args:
+        text: the held-out text.
+        count: of passages.
+        seed: of the draw.
+        prompt: characters of a prompt, about; it begins and ends between words.
+        continuation: characters of a true continuation.
+
     Raises:
-        UserError: when the text is too short for one passage (700 characters).
+        UserError: when the text is too short for one passage (700 characters by default).
     """
-    slot = PROMPT + CONTINUATION + 100  # room to begin and to cut between words
+    slot = prompt + continuation + 100  # room to begin and to cut between words
     starts = range(0, len(text) - slot + 1, slot)
     if not starts:
         raise UserError(f"generated text needs held-out text of at least {slot} characters, here are {len(text)}")
     found = []
     for start in sorted(random.Random(seed).sample(starts, min(count, len(starts)))):
         begin = text.find(" ", start, start + 50) + 1 or start
-        cut = text.find(" ", begin + PROMPT, begin + PROMPT + 50)
-        cut = cut if cut > 0 else begin + PROMPT
-        found.append(Passage(text[begin:cut], text[cut : cut + CONTINUATION]))
+        cut = text.find(" ", begin + prompt, begin + prompt + 50)
+        cut = cut if cut > 0 else begin + prompt
+        found.append(Passage(text[begin:cut], text[cut : cut + continuation]))
     return found
 
 
-def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
+def write(run: LoadedModel, prompt: str, characters: int, seed: int, sampling: SamplingConfig = SAMPLING) -> str:
     """Returns a sampled continuation of the prompt, of at most `characters` characters.
 
     An end-of-text token, or one of the model's `end_ids`, ends it earlier. A prompt longer than the
@@ -76,7 +83,7 @@ def write(run: LoadedModel, prompt: str, characters: int, seed: int) -> str:
     device = next(run.model.parameters()).device
     ends = {run.tokenizer.eot_id, *run.end_ids}
     stream, written = TextStream(), ""
-    config = replace(SAMPLING, max_new_tokens=characters, seed=seed)
+    config = replace(sampling, max_new_tokens=characters, seed=seed)
     for (token,) in generate_tokens(run.model, torch.tensor([ids], device=device), config):
         end = int(token) in ends
         written += stream.push(b"" if end else run.tokenizer.decode_bytes([int(token)]), final=end)

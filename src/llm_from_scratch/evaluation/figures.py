@@ -1,16 +1,15 @@
 """Charts of a report: an `Evaluation` -> PNG files."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from llm_from_scratch.evaluation.pairs import Preference
 from llm_from_scratch.evaluation.results import Evaluation, Figures, RunResult
 from llm_from_scratch.pages import one_line
+from llm_from_scratch.plots import drawn, save
 
 RUNS = ("#d94801", "#6a51a3", "#238b45", "#b8860b", "#c51b8a", "#525252")
 KINDS = {
@@ -67,13 +66,7 @@ def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
     ):
         figure = picture(evaluation)
         if figure:
-            for axes in figure.axes:
-                axes.spines[["top", "right"]].set_visible(False)
-            drawn = io.BytesIO()
-            # Without matplotlib's version, the same figures give the same bytes.
-            figure.savefig(drawn, dpi=120, metadata={"Software": None})
-            # A palette of 128 colours is a third of the size, without a visible loss.
-            Image.open(drawn).convert("RGB").quantize(128).save(folder / name, optimize=True)
+            save(drawn(figure), folder / name)
             pictures[name] = caption
     return pictures
 

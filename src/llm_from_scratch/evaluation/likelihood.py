@@ -18,7 +18,7 @@ from llm_from_scratch.data.long_texts import PIECE, LongText, encode_pieces, in_
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation.intervals import BlockedMean
 from llm_from_scratch.evaluation.results import Extremes, Position, ScoredPassage
-from llm_from_scratch.evaluation.scoring import Scorer, score, scorer, text_nats, windows
+from llm_from_scratch.evaluation.scoring import Scorer, document_windows, score, scorer, text_nats, windows
 from llm_from_scratch.evaluation.texts import Text, UnitNats, in_pieces
 from llm_from_scratch.tokenizer import Tokenizer, first_id
 from llm_from_scratch.weights import LoadedModel
@@ -56,9 +56,15 @@ def likelihood(
     model = run_scorer(run)
     ids, lengths = encode(run.tokenizer, text.documents, text.whole), token_bytes(run.tokenizer)
     units, passages, kept = UnitNats(text), PassageNats(run.tokenizer), []
-    positions = PositionNats(len(ids), model.block_size)
+    apart = _documents(ids, run.tokenizer.eot_id, model) if text.apart else None
+    if apart:
+        overlap, sizes_of_windows = 0.0, [len(one) for one in apart]
+    else:
+        full, rest = divmod(len(ids), min(model.block_size, len(ids)))
+        sizes_of_windows = [min(model.block_size, len(ids))] * full + [rest]
+    positions = PositionNats(sizes_of_windows)
     first = 0
-    for nats, places in _gathered(model, ids, overlap, batch_size):
+    for nats, places in _gathered(model, ids, overlap, batch_size, apart):
         part = ids[first : first + len(nats)]
         first += len(nats)
         sizes = lengths[part]
@@ -87,12 +93,19 @@ def sentence_nats(run: LoadedModel) -> Callable[[str], float]:
     return lambda sentence: text_nats(model, run.tokenizer.encode(sentence))
 
 
+def _documents(ids: np.ndarray, eot_id: int, model: Scorer) -> list[np.ndarray] | None:
+    """Returns the ids of each document; None where one of them is longer than the context."""
+    found = np.split(ids, np.flatnonzero(ids == eot_id) + 1)[:-1]
+    return found if max(map(len, found), default=0) <= model.block_size else None
+
+
 def _gathered(
-    model: Scorer, ids: np.ndarray, overlap: float, batch_size: int
+    model: Scorer, ids: np.ndarray, overlap: float, batch_size: int, apart: Sequence[np.ndarray] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields nats and positions of about `AT_ONCE` tokens: (n,) float64 and (n,) int64."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    for batch in score(model, windows([ids], model, overlap, batch_size)):
+    of_text = document_windows(apart, model, batch_size) if apart else windows([ids], model, overlap, batch_size)
+    for batch in score(model, of_text):
         waiting.append(batch)
         if sum(len(nats) for nats, _ in waiting) >= AT_ONCE:
             yield _joined(waiting)
@@ -141,14 +154,14 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 class PositionNats:
     """Mean loss at the positions 1, 2, 3-4, 5-8, … of the context, over windows without overlap."""
 
-    def __init__(self, tokens: int, context: int) -> None:
-        size = min(context, tokens)  # of a window
+    def __init__(self, windows: Sequence[int]) -> None:
+        sizes = np.asarray(windows)  # tokens of each window
+        longest = int(sizes.max(initial=0))
         self._ranges: list[tuple[int, int, BlockedMean]] = []  # first and last position, from 0
         first = 0
-        while first < size:
-            end = min(max(2 * first, 1), context)
-            inside = min(end, size) - first
-            count = tokens // size * inside + min(max(tokens % size - first, 0), inside)
+        while first < longest:
+            end = min(max(2 * first, 1), longest)
+            count = int(np.clip(sizes - first, 0, end - first).sum())
             self._ranges.append((first, end - 1, BlockedMean(count)))
             first = end
 

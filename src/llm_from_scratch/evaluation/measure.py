@@ -17,7 +17,7 @@ import numpy as np
 
 from llm_from_scratch.config import Config, DataConfig
 from llm_from_scratch.data.prepare import Prepared, prepare
-from llm_from_scratch.data.prepared import Conversations, document_start, find_prepared
+from llm_from_scratch.data.prepared import Conversations, Preferences, Stories, document_start, find_prepared
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.evaluation import baselines, continuations, pairs, references
 from llm_from_scratch.evaluation.answers import answers_or_reason
@@ -25,6 +25,7 @@ from llm_from_scratch.evaluation.likelihood import encode, likelihood, sentence_
 from llm_from_scratch.evaluation.overlap import SearchableText
 from llm_from_scratch.evaluation.results import Baseline, Evaluation, RunResult, Sample, Sampling, UsedSettings
 from llm_from_scratch.evaluation.scoring import mean_probability
+from llm_from_scratch.evaluation.tales import GENERATED, tales_or_reason
 from llm_from_scratch.evaluation.texts import Text, UnitNats, first_characters, other_text
 from llm_from_scratch.machine import pick_device
 from llm_from_scratch.pretrained import find_model
@@ -57,6 +58,7 @@ class Settings:
     baselines: bool = False
     gpt2: Sequence[Path] = ()
     generate: int = 0  # passages to continue
+    stories: int = GENERATED  # stories that a run on told stories writes
     seed: int = 1337
     against: str | None = None
     bertscore: Path | None = None
@@ -223,11 +225,16 @@ def measure(names: Sequence[str], settings: Settings) -> Evaluation:
         log.info("measuring the baselines")
         rows += _baselines(text, first, opened, evaluation.left_out)
         evaluation.article = list(baselines.ARTICLE)
-    rows += _references(text, settings, evaluation.left_out)
+    place = settings.overlap, settings.batch_size, pick_device(settings.device)
+    rows += references.causal_models(settings.gpt2, text, *place, evaluation.left_out)
     text.compare([*evaluation.runs, *rows])
     if not settings.data:
         asked_runs = [(str(one.folder), one.config, one.run) for one in opened]
         evaluation.answers = answers_or_reason(asked_runs, settings.batch_size, evaluation.left_out)
+        told = [(str(one.folder), one.config, one.run, one.text) for one in opened]
+        evaluation.tales = tales_or_reason(
+            told, settings.stories, settings.seed, settings.batch_size, evaluation.left_out
+        )
     evaluation.baselines = rows or None
     if settings.baselines and not settings.gpt2:
         evaluation.left_out.append(
@@ -249,8 +256,8 @@ class _Asked:
 def _check(settings: Settings) -> None:
     if not 0 <= settings.overlap < 1:
         raise UserError(f"--overlap {settings.overlap}: must be at least 0 and below 1")
-    if min(settings.generate, settings.seed) < 0 or settings.batch_size < 1:
-        raise UserError("--generate and --seed must be 0 or more, --batch-size 1 or more")
+    if min(settings.generate, settings.seed, settings.stories) < 0 or settings.batch_size < 1:
+        raise UserError("--generate, --stories and --seed must be 0 or more, --batch-size 1 or more")
     if settings.split == "train" and not settings.data and (settings.baselines or settings.generate):
         raise UserError("--split train: baselines and generated text are measured on text held out; use --split val")
     if settings.faithfulness and not settings.generate:
@@ -303,11 +310,15 @@ def _shared_text(opened: Sequence[RunWithData], split: str) -> Text:
 def _held_out(opened: RunWithData, split: str) -> Text:
     documents = tuple(opened.prepared.documents(split))
     if not (ids := opened.prepared.shards(split)):
-        raise UserError(f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text); use --split val")
+        raise UserError(
+            f"{opened.folder}: its {split} split has no tokens at hand (data.stream=text or fresh); use --split val"
+        )
     # Whole documents end with the end-of-text token; documents cut by the split do not.
     whole = bool(len(ids[-1].tokens)) and int(ids[-1].tokens[-1]) == opened.run.tokenizer.eot_id
     parts = ", prompts and answers" if isinstance(opened.prepared, Conversations) else ""
-    return Text(f"{opened.prepared.manifest.get('name', 'text')}, {split} split{parts}", documents, whole)
+    name = f"{opened.prepared.manifest.get('name', 'text')}, {split} split{parts}"
+    pairs, apart = (isinstance(opened.prepared, kind) for kind in (Preferences, Stories))
+    return Text(name, documents, whole, pairs=pairs, apart=apart)
 
 
 # ------------------------------------------------------------------------------------ training text
@@ -406,18 +417,6 @@ def _baselines(
 def _token_ngrams(text: Text, train: list[str], run: LoadedModel, of: str) -> list[Baseline]:
     before, after = (encode(run.tokenizer, part, text.whole) for part in (train, text.documents))
     return baselines.counting(text, before, after, token_bytes(run.tokenizer)[after], run.tokenizer.vocab_size, of)
-
-
-def _references(text: Text, settings: Settings, left_out: list[str]) -> list[Baseline]:
-    rows = []
-    for folder in settings.gpt2:
-        log.info("measuring %s", folder)
-        try:
-            device = pick_device(settings.device)
-            rows.append(references.causal_model(folder, text, settings.overlap, settings.batch_size, device))
-        except UserError as error:
-            left_out.append(str(error))
-    return rows
 
 
 def _preferences(

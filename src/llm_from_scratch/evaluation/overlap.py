@@ -109,7 +109,7 @@ class SearchableText:
             place = bisect_left(self._order, rest, key=lambda start: self.text[start : start + len(rest)])
             # The longest copy begins one of the two suffixes beside the place of `rest`.
             nearest = (self.text[start : start + len(rest)] for start in self._order[max(place - 1, 0) : place + 1])
-            found[i] = max((_common(rest, copy) for copy in nearest), default=0)
+            found[i] = max((common_prefix(rest, copy) for copy in nearest), default=0)
         return found
 
 
@@ -160,7 +160,7 @@ def _suffix_array(text: str) -> np.ndarray:
     return np.argsort(ranks).astype(np.int32)
 
 
-def _common(a: str, b: str) -> int:
+def common_prefix(a: str, b: str) -> int:
     """Returns the length of the common prefix of two texts."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 

@@ -17,7 +17,22 @@ from llm_from_scratch.evaluation.results import Baseline
 from llm_from_scratch.evaluation.scoring import Scorer, score, windows
 from llm_from_scratch.evaluation.texts import Text, UnitNats, character_bytes
 
+log = logging.getLogger(__name__)
 MAX_WINDOW = 1024  # tokens at most, as in GPT-2
+
+
+def causal_models(
+    folders: Sequence[Path], text: Text, overlap: float, batch_size: int, device: torch.device, left_out: list[str]
+) -> list[Baseline]:
+    """Scores the models of several folders; one that cannot be scored adds a line to `left_out`."""
+    rows = []
+    for folder in folders:
+        log.info("measuring %s", folder)
+        try:
+            rows.append(causal_model(folder, text, overlap, batch_size, device))
+        except UserError as error:
+            left_out.append(str(error))
+    return rows
 
 
 def causal_model(folder: Path, text: Text, overlap: float, batch_size: int, device: torch.device) -> Baseline:

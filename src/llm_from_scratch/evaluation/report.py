@@ -23,6 +23,7 @@ from llm_from_scratch.evaluation.results import (
     ScoredPassage,
     as_json,
 )
+from llm_from_scratch.evaluation.tales_report import tales_blocks
 from llm_from_scratch.files import write_file
 from llm_from_scratch.pages import (
     Block,
@@ -113,6 +114,8 @@ def _only_in_the_page(evaluation: Evaluation, rows: int) -> list[str]:
     first = evaluation.runs[0]
     more = [f"{rows} rows"] if rows else []
     more += ["positions", "passages"]
+    if evaluation.tales:
+        more.append("told stories")
     if first.generated:
         more.append("generated text")
     if first.bias is not None:
@@ -162,6 +165,9 @@ def blocks(evaluation: Evaluation, pictures: dict[str, str]) -> list[Block]:
     parts += [Paragraph(note) for note in _notes_on_likelihood(evaluation, names[0])]
     if evaluation.answers:
         parts += answers_blocks(evaluation.answers, names)
+    if evaluation.tales:
+        own = {run.run: name for name, run in zip(names, runs, strict=True)}
+        parts += tales_blocks(evaluation.tales, [own[run.name] for run in evaluation.tales.runs])
     parts += [Heading(3, "By place in the context"), *picture("positions.png"), _positions(runs, names)]
     parts += [Heading(3, "Worst and best predicted passages"), *picture("passages.png")]
     for name, run in zip(names, runs, strict=True):

@@ -156,6 +156,91 @@ class AnswersResult:
 
 
 @dataclass(kw_only=True)
+class Excess:
+    """Bits per byte of a model and of the process that tells the stories, on the same stories.
+
+    Those of a part of the stories are divided by the bytes of all, so that parts add up. The
+    interval is of the difference, by bootstrap over the stories, 95 %.
+    """
+
+    model: float
+    process: float
+    excess: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class Divergence:
+    """Kullback-Leibler divergence of a model from the true distribution of a choice, in bits.
+
+    The mean over choices and its bootstrap interval over them, 95 %.
+    """
+
+    choices: int
+    bits: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class Share:
+    """A share of stories, and Wilson's interval of 95 %."""
+
+    count: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class ToldStory:
+    """A story that a model wrote, and its faults as (kind, what stands there)."""
+
+    text: str
+    faults: list[tuple[str, str]]
+
+
+@dataclass(kw_only=True)
+class Told:
+    """What a model tells: its faults, and what of it the training text has."""
+
+    stories: int
+    temperature: float
+    top_p: float | None
+    faultless: Share
+    faults: dict[str, Share]  # kind -> stories with a fault of it, the most frequent first
+    copied: Share | None = None  # stands in the training text word for word; None: that is not at hand
+    new_ending: Share | None = None  # has last two sentences that no training story ends with
+    samples: list[ToldStory]  # the first ones
+
+
+@dataclass(kw_only=True)
+class TalesRun:
+    """The figures of one run on told stories; the keys of `by_kind` are kinds of choice."""
+
+    name: str
+    whole: Excess
+    by_kind: dict[str, Excess]
+    by_place: list[Excess]  # tenths of a story
+    divergence: dict[str, Divergence]  # kind of choice, or "all"
+    told: Told | None = None
+
+
+@dataclass(kw_only=True)
+class TalesResult:
+    """Runs on told stories, whose entropy is known."""
+
+    level: int
+    stories: int  # that were scored
+    entropy: float  # bits per byte, exact but for the mean length
+    entropy_low: float
+    entropy_high: float
+    truth: Told | None = None  # of the held-out stories
+    runs: list[TalesRun]
+
+
+@dataclass(kw_only=True)
 class RunResult(Figures):
     """The figures of one run."""
 
@@ -219,6 +304,7 @@ class Evaluation:
     baselines: list[Baseline] | None = None
     article: list[ArticleFigures] | None = None
     answers: AnswersResult | None = None
+    tales: TalesResult | None = None
     truth: GenerationMetrics | None = None  # of the true continuations
     bias_limits: str | None = None
     grammar_limits: str | None = None

@@ -74,10 +74,29 @@ def windows(shards: Sequence[np.ndarray], model: Scorer, overlap: float, batch_s
     size = min(model.block_size, sum(map(len, shards)))
     if not size:
         raise UserError(
-            "there are no tokens to score (data.stream=text keeps none of the train split): use --split val"
+            "there are no tokens to score (data.stream=text or fresh keeps none of the train split): use --split val"
         )
     text = ValidationWindows(shards, block_size=size, eot_id=model.eot_id, overlap=overlap)
     return text.batches(min(windows_at_once(batch_size, size, model.width), len(text)))
+
+
+def document_windows(documents: Sequence[np.ndarray], model: Scorer, batch_size: int) -> Windows:
+    """Yields documents, each read from its beginning after an end-of-text token, in batches.
+
+    Args:
+        documents: the ids of each, (n,), at most as many as the context holds.
+        model: the model that reads them.
+        batch_size: documents at a time, at most.
+    """
+    longest = max(map(len, documents), default=1)
+    rows = windows_at_once(batch_size, longest, model.width)
+    for first in range(0, len(documents), rows):
+        batch = documents[first : first + rows]
+        shape = (len(batch), max(map(len, batch)))
+        x, y = np.full(shape, model.eot_id, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
+        for row, ids in enumerate(batch):
+            x[row, 1 : len(ids)], y[row, : len(ids)] = ids[:-1], ids
+        yield x, y
 
 
 # --------------------------------------------------------------------------------------------- nats

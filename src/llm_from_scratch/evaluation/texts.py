@@ -42,23 +42,33 @@ TRAIN_CHARACTERS = 5_000_000  # of the training part at most, for baselines and 
 
 @dataclass(frozen=True)
 class Text:
-    """The documents to score, in U units: documents, or blocks of bytes where documents are few."""
+    """The documents to score, in U units: documents, or blocks of bytes where documents are few.
+
+    With `pairs`, documents 2 i and 2 i + 1 are one unit: they share most of their text.
+    """
 
     name: str
     documents: tuple[str | LongText, ...]
     whole: bool  # an end-of-text token follows each document, and is scored as well
     lines: bool = False  # the end of a line counts as a word, as in WikiText's perplexities
+    pairs: bool = False
+    apart: bool = False  # each document is read from its beginning, where the context holds it
     ends: np.ndarray = field(init=False)  # (U,) int64: the byte at which each unit ends
+    kind: str = field(init=False)  # of the units
 
     def __post_init__(self) -> None:
-        sizes = np.array([_size(document) for document in self.documents if document], dtype=np.int64)
+        sizes = np.array([_size(document) for document in self.documents], dtype=np.int64)
+        if self.pairs:
+            sizes = sizes.reshape(-1, 2).sum(axis=1)
+        sizes = sizes[sizes > 0]
         if not len(sizes):
             raise UserError(f"{self.name}: the text to score is empty; name another with --data")
-        ends = np.cumsum(sizes)
+        ends, kind = np.cumsum(sizes), "pairs" if self.pairs else "documents"
         if len(sizes) < MANY_DOCUMENTS:
             # The last block includes the rest.
-            ends = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1])
+            ends, kind = np.append(np.arange(BLOCK, ends[-1] - BLOCK + 1, BLOCK), ends[-1]), f"blocks of {BLOCK} bytes"
         object.__setattr__(self, "ends", ends)
+        object.__setattr__(self, "kind", kind)
 
     @cached_property
     def joined(self) -> str:
@@ -93,14 +103,10 @@ class Text:
             characters=self.characters,
             words=self.words,
             lines_count=self.lines,
-            units=f"{len(self.ends)} " + ("documents" if self.by_document() else f"blocks of {BLOCK} bytes"),
+            units=f"{len(self.ends)} {self.kind}",
             sha256=checksum.hexdigest(),
             split=split,
         )
-
-    def by_document(self) -> bool:
-        """Returns whether the units are documents."""
-        return len(self.documents) >= MANY_DOCUMENTS
 
     @property
     def sizes(self) -> np.ndarray:

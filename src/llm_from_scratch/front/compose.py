@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -21,6 +22,20 @@ from llm_from_scratch.terminal import shell
 
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 OmegaConf.register_new_resolver("program", lambda name: shell(*program(name)), replace=True)
+
+
+def choose(key: str, values: DictConfig) -> Any:
+    """Returns the value for `key`: the resolver `${choose:${data.name},{oz: 128, tales: 320}}`.
+
+    Raises:
+        UserError: when there is none for it.
+    """
+    if key not in values:
+        raise UserError(f"this experiment has settings for {', '.join(map(str, values))} alone, not for {key}")
+    return values[key]
+
+
+OmegaConf.register_new_resolver("choose", choose, replace=True)
 
 
 def compose(config_name: str, job: list[str]) -> DictConfig:
@@ -81,6 +96,10 @@ def _no_setting(error: Exception, config_name: str, job: list[str]) -> UserError
         return UserError(f"{key}: a further argument of Lightning's Trainer is written as +{key}=VALUE")
     if key.startswith("callbacks."):
         name = key.split(".")[1]
+        if (main_config_dir() / "callbacks" / f"{name}.yaml").is_file():
+            if any(word.startswith("callbacks=") and name in word for word in job):
+                return UserError(f"{key}: a further argument of it is written as +{key}=VALUE")
+            return UserError(f"{key}: changes nothing without callbacks={name}")
         return UserError(f"{key}: a callback is given as a whole: '+callbacks.{name}={{_target_: MODULE.CLASS, …}}'")
     if key in NEEDS:
         return UserError(f"{key}: changes nothing without {NEEDS[key][1]}")

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +22,7 @@ from llm_from_scratch.front.search import check_search, corner_jobs, going_on, i
 from llm_from_scratch.front.sweep import SweepTable, check_sweep, failed, no_sweep
 from llm_from_scratch.front.words import (
     LAST,
+    given_settings,
     jobs_of,
     literal,
     parse,
@@ -32,6 +33,9 @@ from llm_from_scratch.front.words import (
 )
 from llm_from_scratch.places import expanded
 from llm_from_scratch.terminal import passing, use_utf8
+
+if TYPE_CHECKING:
+    from llm_from_scratch.config import Config
 
 MULTIRUN = {"--multirun", "-m"}
 # The options of a Hydra program.
@@ -197,6 +201,10 @@ def _check_jobs(
         first = compose(config_name, jobs[0])
         settings = HydraConfig.get()
         sweeps = sweeps or settings.mode == RunMode.MULTIRUN
+        if "hydra/launcher" in given and not sweeps:
+            raise UserError(
+                f"hydra/launcher={given['hydra/launcher']}: starts the runs of a sweep: add -m, also for one run"
+            )
         check_sweep(words, sweeps, settings.sweeper, str(given.get("resume") or ""))
         ends: list[list[str]] = []
         if sweeps and is_search(settings.sweeper):
@@ -230,18 +238,45 @@ def _check_completion(arguments: Sequence[str]) -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # until the program ends
 
 
-def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: str = "config.yaml") -> DictConfig:
+def checked(
+    config_dir: Path, words: Sequence[str], *, resumes: str = "config.yaml", own: Sequence[str] = ()
+) -> "Config":
+    """Returns the settings of train.py for another command, checked as train.py checks them.
+
+    Args:
+        config_dir: the folder of the YAML files.
+        words: the overrides.
+        resumes: a file; `resume=last` is the newest run that holds it.
+        own: settings that have an effect in this command alone.
+
+    Raises:
+        UserError: as `composed`; when a value is wrong, or a setting has no effect.
+    """
+    from llm_from_scratch.check import check, check_given
+    from llm_from_scratch.config import Config
+
+    values, given = _composed(config_dir, "train", words, resumes)
+    config = check(values, Config)
+    check_given(config, [key for key in given if key not in own])
+    return config
+
+
+def composed(config_dir: Path, config_name: str, words: Sequence[str]) -> DictConfig:
     """Returns the config of one job, for a command that needs nothing else of Hydra.
 
     Args:
         config_dir: the folder of the YAML files.
         config_name: the name of the main YAML file, without `.yaml`.
         words: the overrides.
-        resumes: a file; `resume=last` is the newest run that holds it.
 
     Raises:
         UserError: when a word is no setting, has several values, or cannot be composed.
     """
+    return _composed(config_dir, config_name, words, "config.yaml")[0]
+
+
+def _composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: str) -> tuple[DictConfig, list[str]]:
+    """Returns the config of one job, and the names of the settings that its words give."""
     words = [literal(word) for word in words]
     for word in words:
         if "=" not in word and not word.startswith("~"):
@@ -251,4 +286,4 @@ def composed(config_dir: Path, config_name: str, words: Sequence[str], resumes: 
         raise UserError("several values of a setting: this command takes one; sweeps are for train.py")
     words = without_tuned(without_last(words, LAST | {"resume": resumes}))
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir)):
-        return final_config(compose(config_name, list(words)), words)
+        return final_config(compose(config_name, list(words)), words), given_settings(words)

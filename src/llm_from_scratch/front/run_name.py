@@ -3,12 +3,20 @@
 import os
 import secrets
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from omegaconf import OmegaConf
+
+from llm_from_scratch.files import write_file
 
 # The environment variable that passes the run's name to the processes of Lightning and of Hydra's
 # launchers.
 RUN_NAME = "LLM_FROM_SCRATCH_RUN_NAME"
+NAME = "llm_from_scratch/run_name"  # in torchrun's store
+# A file of a run folder: which launch began the run, and how often it had been started again then.
+LAUNCH = ".launch"
 
 
 def run_name() -> str:
@@ -28,10 +36,10 @@ def new_name() -> str:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torchrun keeps a store for its processes
 
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        key = f"llm_from_scratch/run_name/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        if os.environ["RANK"] == "0":
-            store.set(key, name)
-        return store.get(key).decode()
+        # Processes that torchrun has started again keep the name.
+        if os.environ["RANK"] == "0" and not store.check([NAME]):
+            store.set(NAME, name)
+        return store.get(NAME).decode()
     if _of_slurm():
         started = time.localtime(int(os.environ.get("SLURM_JOB_START_TIME", "0")))
         parts = (os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_STEP_ID"), os.environ.get("SLURM_RESTART_COUNT"))
@@ -41,6 +49,44 @@ def new_name() -> str:
 
 def _of_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def begun_before(run: Path) -> bool:
+    """Returns whether a launcher starts this command again after it began the run in `run`.
+
+    torchrun does after a process has died (`--max-restarts`), SLURM where a job is queued again.
+    """
+    try:
+        launch, _, round_ = (run / LAUNCH).read_text(encoding="utf-8").partition(" ")
+        return launch == _launch() and int(round_) < _round()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def remembered(run: Path, *, owner: bool, started: Callable[[], bool]) -> Iterator[None]:
+    """Makes `begun_before` true of a new run, unless it fails before it has `started`.
+
+    `owner`: whether this process has claimed the run folder.
+    """
+    launch = _launch() if owner else None
+    if launch:
+        write_file(run / LAUNCH, f"{launch} {_round()}")
+    try:
+        yield
+    finally:
+        if launch and not started():
+            (run / LAUNCH).unlink(missing_ok=True)
+
+
+def _launch() -> str | None:
+    """Returns an id of what a launcher was told to run, the same when it starts it again."""
+    return os.environ.get(RUN_NAME) if _of_torchrun() else os.environ.get("SLURM_JOB_ID")
+
+
+def _round() -> int:
+    """Returns how often the launcher has started its processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _of_slurm() -> bool:

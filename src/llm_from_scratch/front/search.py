@@ -39,7 +39,7 @@ from llm_from_scratch.front.sweep import SweepTable, is_basic
 from llm_from_scratch.front.words import parse
 from llm_from_scratch.machine import cores
 from llm_from_scratch.places import program
-from llm_from_scratch.study import STUDY, Dimension, Study, TrialRow, objective, require_optuna
+from llm_from_scratch.study import STUDY, Dimension, Study, TrialRow, combinations_of, objective, require_optuna
 from llm_from_scratch.terminal import argument, note, shell
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def going_on(words: Sequence[str]) -> list[str]:
         UserError: when another word differs from the sweep's own.
     """
     given = {override.key_or_group: override for override in parse(words)}
-    if "sweep" not in given or "run_dir" not in given:
+    if not given.keys() & {"sweep", "experiment"} or "run_dir" not in given:
         return list(words)
     folder = Path(str(given["run_dir"].value()))
     if not (folder / STUDY).exists():
@@ -216,7 +216,13 @@ def check_search(hydra: Any, words: Sequence[str]) -> tuple[list[str], dict[str,
         raise UserError("sweep=optuna starts its processes itself: start it without torchrun or srun")
     settings = sweeper_settings(hydra.sweeper)
     workers(settings, hydra)
-    return search_space(settings.params, words)
+    fixed, space = search_space(settings.params, words)
+    if settings.sampler == "grid" and settings.n_trials > combinations_of(space):
+        raise UserError(
+            f"hydra.sweeper.n_trials={settings.n_trials}: sampler=grid has {combinations_of(space)} combinations of choices"
+            " (an interval has none): give as many trials, or fewer"
+        )
+    return fixed, space
 
 
 # ----------------------------------------------------------------------------- in a trial's process
@@ -324,7 +330,7 @@ class OptunaSweeper(Sweeper):
         try:
             with FileLock(folder / ".sweep.lock", timeout=0):
                 study = self._study(folder, space)
-                command = shell(*program("train"), f"sweep={self._name()}", f"run_dir={argument(folder)}")
+                command = shell(*program("train"), self._name(), f"run_dir={argument(folder)}")
                 try:
                     self._run(study, fixed)
                 except BaseException:
@@ -340,8 +346,10 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"run_dir={folder}: another process makes the trials of this sweep now") from None
 
     def _name(self) -> str:
+        """Returns the word that chooses this sweep: a sweep, or an experiment that is one."""
         assert self.config is not None
-        return str(self.config.hydra.runtime.choices.get("sweep"))
+        choices = self.config.hydra.runtime.choices
+        return f"sweep={choices.get('sweep')}" if choices.get("sweep") else f"experiment={choices.get('experiment')}"
 
     def _study(self, folder: Path, space: dict[str, Dimension]) -> Study:
         """Opens the study of a sweep that goes on, or makes a new one."""

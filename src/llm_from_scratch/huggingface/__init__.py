@@ -3,8 +3,8 @@
     families  one table a family: names, and the settings that its class computes
     settings  GPTConfig <-> config.json
     tensors   parameters <-> tensors
-    adapters  LoRA adapters in PEFT's format
     hub       a model of the Hugging Face hub -> a folder
+    adapters  LoRA adapters in PEFT's format
     read      a folder of transformers -> a GPT
     card      the model card of a run: README.md
     write     a trained model -> a folder that transformers loads

@@ -28,6 +28,7 @@ from llm_from_scratch.config import LINEAR_LAYERS
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.files import open_regular, refuse_links
 from llm_from_scratch.huggingface.families import family_of
+from llm_from_scratch.huggingface.hub import NAME, REVISION
 from llm_from_scratch.huggingface.tensors import pairs
 from llm_from_scratch.lora import Adapter
 from llm_from_scratch.model import GPTConfig
@@ -105,12 +106,16 @@ def adapter_writer(
 
     Args:
         config: the architecture of the base.
-        base: the name of the base, as adapter_config.json has it.
+        base: the name of the base, as `init_from` has it. Of a model of the hub PEFT keeps the
+            revision in a field of its own.
         rank: the adapters' rank.
         alpha: their scale times the rank.
         p: the dropout that they were trained with.
     """
-    settings = {"lora_alpha": alpha, "lora_dropout": p, "r": rank, "base_model_name_or_path": base}
+    found = NAME.fullmatch(base)
+    name, revision = (found["name"], found["revision"]) if found else (base, None)
+    of_base = {"base_model_name_or_path": name, "revision": revision}
+    settings: dict[str, Any] = {"lora_alpha": alpha, "lora_dropout": p, "r": rank, **of_base}
     return partial(_write, config=config, settings=settings)
 
 
@@ -180,6 +185,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         name = content.get("base_model_name_or_path")
         if not (isinstance(name, str) and name and name.isprintable()):
             raise UserError("base_model_name_or_path must name the model that it adapts")
+        revision = content.get("revision")
+        if revision is not None and not (isinstance(revision, str) and re.fullmatch(REVISION, revision)):
+            raise UserError(f"revision={revision!r:.60} must be a branch, a tag or a commit")
     return dict(content)
 
 

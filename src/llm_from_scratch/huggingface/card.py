@@ -28,6 +28,7 @@ from llm_from_scratch.weights import LoadedModel
 RIGHTS = {
     "oz": "public domain: L. Frank Baum, 1900 (Project Gutenberg eBook 55)",
     "shakespeare": "public domain: William Shakespeare",
+    "tales": "made by this program (data=tales)",
     "stdlib": "Python Software Foundation License",
     "openwebtext": "pages of many authors, who keep their rights",
 }
@@ -38,10 +39,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
-ids = tokenizer("PROMPT", return_tensors="pt")
+{prompt}
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=100, do_sample=True)[0]))
 ```
 """
+OF_A_TEXT = 'ids = tokenizer("PROMPT", return_tensors="pt")'
+OF_A_CHAT = """messages = [{"role": "user", "content": "MESSAGE"}]
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")"""
 
 
 def model_card(trained: LoadedModel, run: Path, *, name: str | None = None, licence: str | None = None) -> str:
@@ -71,10 +75,11 @@ def model_card(trained: LoadedModel, run: Path, *, name: str | None = None, lice
     }
     start: list[Block] = [Heading(1, name or config.task), Paragraph(_what(trained, config, family))]
     more: list[Block] = [*_data(run, config), *_recipe(trained, config), *_figures(trained, run, measured)]
-    more += [*_purpose(config), *_bias(measured), *_memorisation(measured), *_versions(run)]
+    more += [*_purpose(trained, config), *_bias(measured), *_memorisation(measured), *_versions(run)]
+    example = EXAMPLE.format(prompt=OF_A_TEXT if trained.chat_template is None else OF_A_CHAT)
     if licence is None:
         more.append(Paragraph("The licence of the weights is not stated: whoever publishes them has to state one."))
-    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{markdown(start)}\n{EXAMPLE}\n{markdown(more)}"
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n{markdown(start)}\n{example}\n{markdown(more)}"
 
 
 def _what(trained: LoadedModel, config: Config, family: Family) -> str:
@@ -112,8 +117,11 @@ def _data(run: Path, config: Config) -> list[Block]:
 def _recipe(trained: LoadedModel, config: Config) -> list[Block]:
     """Returns the table of the settings that decide a training."""
     optim, data, model = config.optim, config.data, trained.model.config
-    sequences = f"{data.batch_size} of {config.model.block_size} tokens"
+    kind = " pairs" if config.loss.name == "dpo" else ""
+    sequences = f"{data.batch_size}{kind} of {config.model.block_size} tokens"
     rows = [
+        ["trained of the model it started from", _fine_tuned(config)],
+        ["loss", f"of pairs of answers (DPO), beta {config.loss.beta:g}" if config.loss.name == "dpo" else ""],
         ["optimizer", optim.name],
         ["learning rate", f"{optim.lr:g}, {optim.schedule}, {optim.warmup_steps} steps of warm-up"],
         ["weight decay", f"{optim.weight_decay:g}"],
@@ -127,6 +135,18 @@ def _recipe(trained: LoadedModel, config: Config) -> list[Block]:
         ["positions", model.position + (f", base {model.rope_base:g}" if model.position == "rotary" else "")],
     ]
     return [Heading(2, "Training"), Table("The recipe", ["setting", "value"], [row for row in rows if row[1]])]
+
+
+def _fine_tuned(config: Config) -> str:
+    """Returns which weights were trained; "" for a model that began with random ones."""
+    finetune = config.finetune
+    if config.init_from is None:
+        return ""
+    if finetune.method == "lora":
+        return f"adapters of rank {finetune.rank}, alpha {finetune.alpha:g} (LoRA), merged into its weights"
+    if finetune.method == "head":
+        return "the matrix before the logits"
+    return "all weights" + (f" but those of {', '.join(finetune.freeze)}" if finetune.freeze else "")
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -200,14 +220,17 @@ def _figures(trained: LoadedModel, run: Path, measured: dict[str, Any] | None) -
 
 
 # ------------------------------------------------------------------------------------------- limits
-def _purpose(config: Config) -> list[Block]:
+def _purpose(trained: LoadedModel, config: Config) -> list[Block]:
     name = "these corpora" if config.data.mix else config.data.name
+    use = (
+        f"continuing text of the kind of {name}. It completes text: it was not taught to follow instructions unless the"
+    )
+    use += " recipe says so."
+    if trained.chat_template is not None:
+        use = "answering messages in the form of its chat template."
     return [
         Heading(2, "What it is for"),
-        Paragraph(
-            f"Learning how language models work, and continuing text of the kind of {name}. It completes text: it was not taught"
-            " to follow instructions unless the recipe says so."
-        ),
+        Paragraph(f"Learning how language models work, and {use}"),
         Paragraph(
             "It is not for facts, advice, decisions about people or anything that others rely on: it writes what is likely after"
             " its training text, true or not, and can repeat that text and its prejudices."

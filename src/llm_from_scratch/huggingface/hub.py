@@ -10,7 +10,8 @@ from pathlib import Path
 from llm_from_scratch.errors import UserError, message_of, missing_extra
 
 PREFIX = "hub:"
-NAME = re.compile(r"hub:(?P<name>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>[\w./-]{1,200}))?")
+REVISION = r"[\w./-]{1,200}"
+NAME = re.compile(rf"hub:(?P<name>[\w.-]{{1,96}}/[\w.-]{{1,96}})(@(?P<revision>{REVISION}))?")
 FILES = [
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("model-*-of-*.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

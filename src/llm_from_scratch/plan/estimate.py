@@ -15,26 +15,29 @@ from llm_from_scratch.config import Config, LossConfig
 from llm_from_scratch.data.sampler import batch_size_at, sequences_before
 from llm_from_scratch.data.shards import id_dtype
 from llm_from_scratch.files import existing_parent
-from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.lora import kept_parameters
+from llm_from_scratch.model import GPT
 from llm_from_scratch.plan.measuring import Measured
 from llm_from_scratch.plan.sizes import (
     TOKENS_A_PARAMETER,
     TextSize,
     compute_optimal,
     device_count,
-    meta_model,
     nearest,
     training_flops,
 )
 from llm_from_scratch.plan.warnings import GOOD_EPOCHS, warnings
 from llm_from_scratch.training.compilation import PAYS, wanted
+from llm_from_scratch.training.finetuning import planned_model
 from llm_from_scratch.training.memory import (
+    VALUE,
     activation_bytes,
     device_bytes,
     logits_bytes,
     micro_batch_size,
     on_gpu,
     state_bytes,
+    trained_parameters,
 )
 
 
@@ -46,12 +49,13 @@ def plan(
     Args:
         config: the composed configuration of train.py.
         text: the size of the text to train on.
-        measured: times of real steps; None leaves out "time" and "optimum".
+        measured: times of real steps; None leaves out "time" and "optimum". A model that
+            `init_from` brings has its size: there is no "optimum".
         hours: the time budget of "optimum"; None: the estimated hours of the run.
         presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
     epochs, config = in_sequences(config, text)
-    model = meta_model(GPTConfig(vocab_size=text.vocab_size, **vars(config.model)))
+    model = planned_model(config, text.vocab_size)
     N, shape, settings = model.num_parameters(), model.config, config.trainer
     world = device_count(settings)
     batches = config.data.batch_size, config.data.batch_schedule
@@ -61,11 +65,10 @@ def plan(
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
 
     memory = _memory(config, model, text.vocab_size)
-    # Bytes of a checkpoint: weights and optimizer state of all processes
-    state = (memory["weights"] + memory["optimizer"]) * (world if settings.strategy == "fsdp" else 1)
     result: dict[str, Any] = {
         "model": {
             "parameters": N,
+            "trained": trained_parameters(model),
             "embeddings": embeddings,
             "parameters_without_embeddings": N - embeddings,
             "vocab_size": text.vocab_size,
@@ -81,20 +84,15 @@ def plan(
             "tokens_a_parameter": D / N,
             "devices": world,
         },
-        "disk": {
-            # Two checkpoints are kept while a third is written.
-            "checkpoints": 3 * state,
-            "model": 2 * 4 * N,  # float32; the best model, and the next one while it is written
-            "shards": (text.train_tokens + text.val_tokens) * id_dtype(text.vocab_size).itemsize,
-            "free": shutil.disk_usage(existing_parent(Path(config.run_dir))).free,
-        },
+        "disk": _disk(config, model, memory, text),
     }
     seconds = hours and hours * 3600
     if measured:
         result["time"] = times(config, text, measured, N)
         seconds = seconds or result["time"]["seconds"]
         rate = flops * result["time"]["tokens_per_second"]
-        result["optimum"] = _optimum(seconds, rate, text.train_tokens, a_step, presets)
+        if config.init_from is None:
+            result["optimum"] = _optimum(seconds, rate, text.train_tokens, a_step, presets)
     result["unwise"] = list(warnings(config, result, presets))
     return result
 
@@ -102,10 +100,12 @@ def plan(
 def in_sequences(config: Config, text: TextSize) -> tuple[float | None, Config]:
     """Returns the epochs of a run on pairs of answers, and its settings as of twice the sequences.
 
-    A sequence counts as a whole block: the plan is an upper bound. Other runs have None, and their
-    own settings.
+    A sequence counts as a whole block: the plan is an upper bound. A run on fresh stories has no
+    epochs, 0. Other runs have None, and their own settings.
     """
     data = config.data
+    if data.stream == "fresh":
+        return 0.0, config
     if config.loss.name != "dpo":
         return None, config
     pairs = sequences_before(config.trainer.max_steps, data.batch_size, data.batch_schedule)
@@ -122,10 +122,8 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
     settings, world, gpu = config.trainer, device_count(config.trainer), on_gpu(config.trainer)
     micro = micro_batch_size(config, world)
     shards = world if settings.strategy == "fsdp" else 1
-    matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
-    state = state_bytes(model.num_parameters(), config.optim, matrices)
-    memory = {name: size // shards for name, size in state.items()}
-    a_token = activation_bytes(model.config, recompute=settings.activation_checkpointing, cpu=not gpu)
+    memory = {name: size // shards for name, size in state_bytes(model, config.optim).items()}
+    a_token = activation_bytes(model, recompute=settings.activation_checkpointing, cpu=not gpu)
     memory |= {
         "activations": a_token * micro * model.config.block_size,
         "loss": logits_bytes(vocab_size, cpu=not gpu),
@@ -133,6 +131,20 @@ def _memory(config: Config, model: GPT, vocab_size: int) -> dict[str, int]:
     # The processes of a machine share its memory; every GPU has its own.
     available = device_bytes(settings) // (1 if gpu else max(1, world // settings.num_nodes))
     return memory | {"total": sum(memory.values()), "available": available, "micro_batch_size": micro}
+
+
+def _disk(config: Config, model: GPT, memory: Mapping[str, int], text: TextSize) -> dict[str, int]:
+    """Returns the bytes of a run's checkpoints, of its `model/` and of the text, and those free."""
+    # Of a run of adapters neither holds another weight.
+    kept = VALUE * sum(parameter.numel() for parameter in kept_parameters(model).values())
+    shards = device_count(config.trainer) if config.trainer.strategy == "fsdp" else 1
+    return {
+        # Weights and moments: two checkpoints are kept while a third is written.
+        "checkpoints": 3 * (kept + memory["optimizer"] * shards),
+        "model": 2 * kept,  # the best model, and the next one while it is written
+        "shards": (text.train_tokens + text.val_tokens) * id_dtype(text.vocab_size).itemsize,
+        "free": shutil.disk_usage(existing_parent(Path(config.run_dir))).free,
+    }
 
 
 def _optimum(

@@ -9,6 +9,7 @@ import torch
 from llm_from_scratch.config import Config
 from llm_from_scratch.machine import has_mps
 from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.training.finetuning import choose_trained
 from llm_from_scratch.training.memory import (
     on_gpu,
 )
@@ -36,7 +37,7 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
     The micro-batch doubles from 1 sequence up to `micro`, or until one takes an eighth of
     `seconds`.
     """
-    settings, name = config.trainer, precision(config.trainer)
+    settings, name = config.trainer, precision(config.trainer, shape.n_embd)
     device = torch.device("cpu")
     if on_gpu(settings):
         device = torch.device("cuda")
@@ -48,9 +49,10 @@ def measure(config: Config, shape: GPTConfig, micro: int, seconds: float = SECON
     kind, _, mode = name.partition("-")
     dtype = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(kind, torch.float32)
     model = GPT(shape, recompute=settings.activation_checkpointing)
+    choose_trained(model, config.finetune)
     model = model.to(device, dtype if mode == "true" else torch.float32).train()
     optimizer = make_optimizer(model, config.optim, fused=True)
-    weights = list(model.parameters())
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def now() -> float:
         if device.type != "cpu":

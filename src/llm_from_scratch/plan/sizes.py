@@ -18,9 +18,7 @@ from llm_from_scratch.errors import UserError
 from llm_from_scratch.machine import has_mps
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.tokenizer import Tokenizer, open_gpt2
-from llm_from_scratch.training.memory import (
-    on_gpu,
-)
+from llm_from_scratch.training.memory import layers_with_gradient, on_gpu
 
 # Training tokens per parameter that give the lowest loss for given FLOPs (Hoffmann et al. 2022)
 TOKENS_A_PARAMETER = 20
@@ -44,15 +42,15 @@ def training_flops(model: GPT) -> int:
     """
     config, head = model.config, model.token_embedding if model.head is None else model.head
     attention = config.n_head * config.head_dim * config.block_size
-    flops, flows = 0, model.token_embedding.weight.requires_grad
+    flops, first = 0, config.n_layer - layers_with_gradient(model)
     for layer in range(config.n_layer):
-        block = model.blocks[layer % config.unique_layers]
-        flows = flows or any(weight.requires_grad for weight in block.parameters())
+        block, flows = model.blocks[layer % config.unique_layers], layer >= first
         flops += attention * (12 if flows else 4)
         for module in block.modules():
             if isinstance(module, nn.Linear):
                 flops += sum(_product_flops(weight, flows) for weight in module.parameters() if weight.dim() == 2)
-    return flops + _product_flops(head.weight, flows)
+    below = any(weight.requires_grad for name, weight in model.named_parameters() if name != "head.weight")
+    return flops + _product_flops(head.weight, below)
 
 
 def _product_flops(weight: Tensor, flows: bool) -> int:
@@ -84,15 +82,15 @@ class TextSize:
 def text_size(config: Config, tokenizer: Tokenizer | None = None, template: str | None = None) -> TextSize:
     """Returns the size of a run's text: counted if prepared or small, else estimated from files.
 
-    A small text, a mixture and conversations are prepared first, these with the `template` of the
-    model in `init_from`. With `config.resume` set, nothing is downloaded
-    or written: the run folder may be a stranger's.
+    A small text, a mixture, told stories and conversations are prepared first, these with the
+    `template` of the model in `init_from`. With `config.resume` set, nothing is downloaded or
+    written: the run folder may be a stranger's.
 
     Raises:
         UserError: when the text cannot be read or prepared.
     """
     own = not config.resume
-    if config.data.mix is not None or config.data.format != "text":
+    if config.data.mix is not None or config.data.format != "text" or config.data.level is not None:
         return counted(
             prepare(config.data, config.tokenizer, tokenizer=tokenizer, template=template, fetch=own, write=own)
         )
@@ -134,8 +132,8 @@ def _estimate(config: Config, train_tokens: int, val_tokens: int, vocab_size: in
 def counted(prepared: Prepared) -> TextSize:
     """Returns the counts in the manifest of a prepared text.
 
-    With data.stream=text the training tokens are estimated from the bytes, at the validation
-    split's tokens per byte.
+    With data.stream=text or fresh the training tokens are estimated from the bytes, at the
+    validation split's tokens per byte.
     """
     train, val = (prepared.manifest["splits"][split] for split in ("train", "val"))
     tokens = train.get("tokens") or round(train["text_bytes"] * val["tokens"] / val["text_bytes"])

@@ -30,8 +30,9 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     about = "about " if data["estimated"] else ""
     scheduled = data["tokens_a_first_step"] != data["tokens_a_step"]
     at_first = f", {data['tokens_a_first_step']:,} at first" if scheduled else ""
+    trained = "" if model["trained"] == model["parameters"] else f"{model['trained']:,} of them trained, "
     rows = [
-        ("parameters", f"{model['parameters']:,}", f"{model['embeddings']:,} of them embeddings"),
+        ("parameters", f"{model['parameters']:,}", f"{trained}{model['embeddings']:,} of them embeddings"),
         ("text", f"{about}{count(data['train_tokens'], ' tokens')}", f"{count(data['train_bytes'], 'B')} to train on"),
         ("a step", f"{data['tokens_a_step']:,} tokens{at_first}", count(compute["flops_a_step"], "FLOP")),
         ("the run", f"{count(data['tokens'], ' tokens')}", f"{about}{data['passes']:.3g} passes over the text"),
@@ -47,7 +48,13 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             f"{', '.join(parts)}; {count(memory['available'], 'B')} are there",
         )
     )
-    rows.append(("micro-batch", f"{memory['micro_batch_size']} sequences", f"on each of {compute['devices']} devices"))
+    rows.append(
+        (
+            "micro-batch",
+            f"{memory['micro_batch_size']} sequences",
+            f"on each of {compute['devices']} devices" if compute["devices"] > 1 else "at a time",
+        )
+    )
     rows.append(
         (
             "disk",
@@ -55,16 +62,30 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             f"{count(disk['shards'], 'B')} of shards; {count(disk['free'], 'B')} are free",
         )
     )
+    rows += _of_time(result)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in result["unwise"]:
+        console.print(f"unwise: {line}", soft_wrap=True)
+
+
+def _of_time(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns the rows of the time that a run takes, and of the best size for it."""
+    rows, compute = [], result["compute"]
     if "time" in result:
-        spent, optimum = result["time"], result["optimum"]
+        spent = result["time"]
+        rate = compute["flops_a_token"] * spent["tokens_per_second"]
         how = f"{spent['measured']['device']}, {spent['measured']['precision']}{', compiled' if spent['compiled'] else ''}"
         rows.append(
             (
                 "time",
                 duration(spent["seconds"]),
-                f"{spent['tokens_per_second']:,.0f} tokens/s, {count(optimum['flops_per_second'], 'FLOP/s')} ({how})",
+                f"{spent['tokens_per_second']:,.0f} tokens/s, {count(rate, 'FLOP/s')} ({how})",
             )
         )
+    if "optimum" in result:
+        optimum = result["optimum"]
         short = f"; this text is enough for {count(optimum['parameters_for_this_text'], ' parameters')}"
         rows.append(
             (
@@ -74,8 +95,4 @@ def show(result: Mapping[str, Any], console: Console) -> None:
                 + (f": model={optimum['model']}" if optimum["model"] else ""),
             )
         )
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for line in result["unwise"]:
-        console.print(f"unwise: {line}", soft_wrap=True)
+    return rows

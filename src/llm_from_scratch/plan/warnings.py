@@ -8,18 +8,17 @@ import torch
 from llm_from_scratch.config import Config
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.machine import cores, has_cuda
-from llm_from_scratch.model import GPTConfig
 from llm_from_scratch.plan.sizes import (
     CHARACTERS,
     GPT2_VOCABULARY,
     TOKENS_A_PARAMETER,
     device_count,
-    meta_model,
     nearest,
     on_cpu,
     training_flops,
 )
 from llm_from_scratch.plan.table import count, duration
+from llm_from_scratch.training.finetuning import planned_model
 
 # Epochs up to which a repeated text is worth nearly as much as new text (Muennighoff et al. 2023).
 GOOD_EPOCHS = 4
@@ -42,7 +41,7 @@ def warnings(config: Config, result: Mapping[str, Any], presets: Mapping[str, in
         presets: the number of parameters of each `model=` choice, with this vocabulary.
     """
     yield from _of_epochs(config, result, presets)
-    yield from _of_sizes(result)
+    yield from _of_sizes(config, result)
     yield from _of_settings(config, result)
     yield from _of_time(config, result)
 
@@ -51,7 +50,7 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
     """Warns of a model that is too large for the text or for the number of steps."""
     if config.data.format == "preferences":
         return  # they change a model that has learned from another text
-    data, N = result["data"], result["model"]["parameters"]
+    data, N, brought = result["data"], result["model"]["parameters"], config.init_from is not None
     D, train, epochs = data["tokens"], data["train_tokens"], data["passes"]
     regularised = config.model.dropout >= REGULARISED[0] and config.optim.weight_decay >= REGULARISED[1]
     if epochs > GOOD_EPOCHS and regularised and epochs <= 100:
@@ -59,18 +58,25 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
     elif epochs > GOOD_EPOCHS:
         smaller = nearest(GOOD_EPOCHS * train // TOKENS_A_PARAMETER, presets)
         advice = ["more text"]
-        if smaller and presets[smaller] < N:
+        if smaller and presets[smaller] < N and not brought:
             advice.append(f"model={smaller} ({count(presets[smaller], ' parameters')})")
-        if epochs > USELESS_EPOCHS:
-            steps = USELESS_EPOCHS * train // data["tokens_a_step"]
-            advice += [f"trainer.max_steps={steps} ({USELESS_EPOCHS} passes)"] if steps else []
-            will = "it will overfit"
-        else:
-            will = f"each beyond {GOOD_EPOCHS} is worth less, and it may overfit"
+        best = USELESS_EPOCHS if epochs > USELESS_EPOCHS else GOOD_EPOCHS
+        steps = best * train // data["tokens_a_step"]
+        if steps and (brought or best == USELESS_EPOCHS):
+            advice.append(f"trainer.max_steps={steps} ({best} passes)")
+        if not brought:  # a model that has learned from much text loses by dropout and weight decay
+            advice.append("model.dropout=0.2 with optim.weight_decay=1.0")
+        will = (
+            "it will overfit"
+            if best == USELESS_EPOCHS
+            else f"each beyond {GOOD_EPOCHS} is worth less, and it may overfit"
+        )
         yield (
             f"{count(data['train_bytes'], 'B')} of text for {count(N, ' parameters')}: {epochs:.3g} passes, {will}: use "
-            + ", ".join([*advice, "or model.dropout=0.2 with optim.weight_decay=1.0"])
+            + _either(advice)
         )
+    elif brought:
+        return  # its parameters have learned from other tokens
     elif D < TOKENS_A_PARAMETER / 4 * N:
         wanted_steps = TOKENS_A_PARAMETER * N // data["tokens_a_step"]
         fits = nearest(D // TOKENS_A_PARAMETER, presets)
@@ -85,19 +91,28 @@ def _of_epochs(config: Config, result: Mapping[str, Any], presets: Mapping[str, 
             )
 
 
-def _of_sizes(result: Mapping[str, Any]) -> Iterable[str]:
+def _either(advice: list[str]) -> str:
+    return ", ".join([*advice[:-1], f"or {advice[-1]}" if len(advice) > 1 else advice[-1]])
+
+
+def _of_sizes(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
     """Warns of a large share of embeddings, of too little memory and of too little disk space."""
     model, data, memory, disk = (result[name] for name in ("model", "data", "memory", "disk"))
     N = model["parameters"]
-    if model["embeddings"] > N / 2 and model["vocab_size"] > 1024:
+    brought = config.init_from is not None
+    if model["embeddings"] > N / 2 and model["vocab_size"] > 1024 and not brought:
         yield (
             f"embeddings are {model['embeddings'] / N:.0%} of the parameters: use a smaller tokenizer.vocab_size than "
             f"{model['vocab_size']:,}, or a wider model"
         )
     if memory["total"] > memory["available"]:
+        whole = model["trained"] == N
+        advice = ["data.micro_batch_size=1", "trainer.activation_checkpointing=true"]
+        advice += ["finetune=lora"] if brought and whole else []
+        advice += ["trainer=fsdp on several GPUs"]
         yield (
             f"{count(memory['total'], 'B')} of memory are needed and a device has {count(memory['available'], 'B')}: use "
-            "data.micro_batch_size=1, trainer.activation_checkpointing=true, trainer=fsdp on several GPUs, or a smaller model"
+            + _either([*advice, "a smaller model"])
         )
     written = disk["checkpoints"] + disk["model"] + (disk["shards"] if data["estimated"] else 0)
     if written > disk["free"]:
@@ -110,7 +125,8 @@ def _of_sizes(result: Mapping[str, Any]) -> Iterable[str]:
 def _of_settings(config: Config, result: Mapping[str, Any]) -> Iterable[str]:
     """Warns of a long warm-up, a validation split shorter than a block, and short documents."""
     data, steps = result["data"], config.trainer.max_steps
-    if config.optim.warmup_steps > steps / 4:
+    # Fine-tuning takes few steps, and pretrained weights are not to be moved far by the first ones.
+    if config.optim.warmup_steps > steps / (2 if config.init_from else 4):
         yield (
             f"the warm-up takes {config.optim.warmup_steps} of {steps} steps: use optim.warmup_steps={max(1, steps // 20)}"
         )
@@ -156,7 +172,7 @@ def cpu_seconds(config: Config, vocab_size: int | None = None) -> float:
     """
     vocabulary = {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS}.get(config.tokenizer.kind, 1024)
     vocab_size = vocab_size or config.tokenizer.vocab_size or vocabulary
-    model = meta_model(GPTConfig(vocab_size=vocab_size, **vars(config.model)))
+    model = planned_model(config, vocab_size)
     data, settings = config.data, config.trainer
     tokens = sequences_before(settings.max_steps, data.batch_size, data.batch_schedule) * config.model.block_size
     busy = min(cores(), device_count(settings) * (settings.threads or torch.get_num_threads()))
@@ -190,6 +206,13 @@ def too_much(
     seconds = cpu_seconds(config, vocab_size)
     if seconds < LONG or config.resume:
         return
+    gpu = "trainer=gpu" if has_cuda() else "a machine with a GPU"
+    hours = seconds / 3600
+    time_here = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
+    takes = f"this training takes about {time_here} on this CPU ({cores_here}): use {gpu}, or"
+    if config.init_from is not None:
+        yield f"{takes} fewer trainer.max_steps"
+        return
     times = {
         name: cpu_seconds(recipe)
         for name, recipe in recipes().items()
@@ -197,7 +220,4 @@ def too_much(
     }
     short = sorted((name for name, one in times.items() if one < LONG), key=lambda name: times[name])[-2:]
     instead = " or ".join(f"experiment={name}" for name in short) or "model=tiny with fewer trainer.max_steps"
-    gpu = "trainer=gpu" if has_cuda() else "a machine with a GPU"
-    hours = seconds / 3600
-    time_here = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
-    yield f"this training takes about {time_here} on this CPU ({cores_here}): use {gpu}, or {instead}"
+    yield f"{takes} {instead}"

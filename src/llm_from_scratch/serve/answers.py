@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_from_scratch.serve.requests import Part, TokenInfo
-from llm_from_scratch.tokenizer import Tokenizer
+if TYPE_CHECKING:  # see responses
+    from llm_from_scratch.serve.requests import Part, TokenInfo
+    from llm_from_scratch.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 
@@ -189,17 +190,3 @@ class Answer:
             if part.finish:
                 choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": part.finish})
         return [head | {"choices": [choice]} for choice in choices]
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """Returns the parts of one text as one."""
-    last = parts[-1]
-    return Part(
-        "".join(part.text for part in parts),
-        tuple(one for part in parts for one in part.tokens),
-        tuple(one for part in parts for one in part.prompt),
-        last.finish,
-        last.error,
-        last.count,
-        last.reused,
-    )

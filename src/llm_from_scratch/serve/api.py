@@ -1,29 +1,31 @@
-"""The HTTP routes: OpenAI's completions and chat completions, models, health, figures."""
+"""The HTTP routes: OpenAI's completions and chat completions, models, health, figures, the
+playground's.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from llm_from_scratch.errors import missing_extra
-from llm_from_scratch.serve import protocol
-from llm_from_scratch.serve.answers import DONE, Answer, ApiError, Json, encoded, event, usage
+from llm_from_scratch.serve import protocol, static
+from llm_from_scratch.serve.answers import DONE, Answer, ApiError, Json, event, usage
+from llm_from_scratch.serve.playground import Playground
 from llm_from_scratch.serve.protocol import Asked, ChatBody, CompletionBody
+from llm_from_scratch.serve.responses import Stream, failed, nobody, reply, whole
 from llm_from_scratch.serve.service import Served, Service, Ticket
 
 try:
     from fastapi import FastAPI, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import Response, StreamingResponse
+    from fastapi.responses import Response
     from starlette.exceptions import HTTPException
 except ImportError as error:
     raise missing_extra("serve needs fastapi", "serve", str(error)) from None
-
-CLIENT_GONE = 499  # nginx's number for a request whose client has left; nobody receives it
-NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def _nullable(*kinds: str) -> Json:
@@ -52,48 +54,6 @@ RESPONSES: dict[int | str, dict[str, Any]] = {200: _TEXT, "4XX": _ERROR, "5XX": 
 PLAIN: dict[int | str, dict[str, Any]] = {"4XX": _ERROR, "5XX": _ERROR}
 
 
-class Stream(StreamingResponse):
-    """A stream of server-sent events, whose texts end with the connection."""
-
-    def __init__(self, content: AsyncIterator[bytes], ticket: Ticket) -> None:
-        super().__init__(content, media_type="text/event-stream", headers=NO_STORE)
-        self.ticket = ticket
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Sends the stream."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.ticket.close()
-            note(scope, self.ticket)
-
-
-def reply(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Returns a response of JSON."""
-    return Response(encoded(value), status, {**NO_STORE, **(headers or {})}, "application/json")
-
-
-def failed(error: ApiError) -> Response:
-    """Returns a response of OpenAI's shape for an error."""
-    return reply(error.body(), error.status, error.headers)
-
-
-def note(scope: Any, ticket: Ticket) -> None:
-    """Leaves the figures of a request where the log finds them."""
-    scope.setdefault("llm", {}).update(
-        model=ticket.served.name,
-        texts=len(ticket.texts),
-        prompt_tokens=ticket.asked.prompt_tokens,
-        reused_tokens=ticket.reused_tokens,
-        completion_tokens=sum(text.written for text in ticket.texts),
-        first_token_seconds=ticket.first_token_seconds and round(ticket.first_token_seconds, 6),
-    )
-    if ticket.service.log_prompts:
-        tokenizer = ticket.served.loaded.tokenizer
-        prompts = [tokenizer.decode(request.prompt) for request in ticket.asked.requests]
-        scope["llm"]["prompts"] = list(dict.fromkeys(prompts))
-
-
 def counted(ticket: Ticket) -> Json:
     """Returns the count of a request's tokens."""
     return usage(ticket.asked.prompt_tokens, sum(ticket.written), ticket.reused_tokens)
@@ -115,22 +75,8 @@ async def streamed(ticket: Ticket, answer: Answer, include_usage: bool) -> Async
 
 async def answered(request: Request, ticket: Ticket, answer: Answer) -> Response:
     """Returns the whole answer; a client that leaves ends it."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    left, texts = asyncio.ensure_future(gone()), asyncio.ensure_future(ticket.whole())
-    try:
-        await asyncio.wait({left, texts}, return_when=asyncio.FIRST_COMPLETED)
-        if not texts.done():
-            return Response(status_code=CLIENT_GONE)
-        return reply(answer.whole(texts.result(), counted(ticket)))
-    finally:
-        left.cancel()
-        texts.cancel()
-        ticket.close()
-        note(request.scope, ticket)
+    texts = await whole(request, ticket)
+    return nobody() if texts is None else reply(answer.whole(texts, counted(ticket)))
 
 
 def create_app(service: Service) -> FastAPI:
@@ -141,6 +87,7 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_texts(app, service)
     _add_figures(app, service)
+    _add_playground(app, Playground(service))
     return app
 
 
@@ -211,6 +158,17 @@ def _add_figures(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def _add_playground(app: FastAPI, playground: Playground) -> None:
+    """Adds what the page asks for; the description of the API leaves it out."""
+    add = functools.partial(app.add_api_route, include_in_schema=False)
+    for path in static.FILES:
+        add(path, playground.file, methods=["GET", "HEAD"])
+    add("/play/models", playground.models)
+    for name in ("tokens", "write", "read", "next", "attention", "inside"):
+        add(f"/play/{name}", getattr(playground, name), methods=["POST"])
+    add("/play/runs/{name:path}/events", playground.events)
+
+
 def _add_errors(app: FastAPI) -> None:
     async def own(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
@@ -220,6 +178,8 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         names = [str(one) for one in first["loc"] if one != "body"]
+        if names[:1] == ["settings"] and len(names) > 1:  # of the playground
+            names = names[1:]
         param = names[0][:100] if names and first["type"] != "json_invalid" else None
         text = str(first["msg"]).removeprefix("Value error, ")[:300]
         return failed(ApiError(400, f"{param}: {text}" if param else text, param=param))

@@ -33,6 +33,7 @@ from llm_from_scratch.static_step import attention_kernels, bucket
 from llm_from_scratch.weights import LoadedModel
 
 log = logging.getLogger(__name__)
+NO_NUMBERS = "the model answers with NaN: its training diverged, or its weights are damaged"
 
 
 class QueueFullError(RuntimeError):
@@ -79,6 +80,7 @@ class Batch:
         self.waiting: deque[Text] = deque()
         self.reading: deque[_Reading] = deque()
         self.writing: list[Text] = []  # the text in slot i is entry i
+        self.admitted: list[Text] = []  # and not ended: an error ends also one that is between two places
         self.lock = threading.Lock()  # of `waiting`, to which other threads add
 
     @property
@@ -113,6 +115,7 @@ class Batch:
         self._drop()
         with self.lock:
             admitted = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.rows - self.active))]
+        self.admitted = [one for one in self.admitted if not (one.finished or one.cancelled)] + admitted
         for text in admitted:
             text.admitted = time.monotonic()
             self._open(text)
@@ -123,13 +126,13 @@ class Batch:
 
     def fail(self, error: Exception) -> None:
         """Ends all texts that are read or written with an error."""
-        texts = [one.text for one in self.reading] + self.writing
+        texts = [one for one in self.admitted if not (one.finished or one.cancelled)]
         self.reading.clear()
-        self.writing = []
+        self.writing, self.admitted = [], []
         self.prefixes.clear()
+        self.slots.release()
         for text in texts:
-            if not text.finished:
-                text.fail(error)
+            text.fail(error)
 
     def _drop(self) -> None:
         with self.lock:
@@ -213,10 +216,8 @@ class Batch:
     def _begin(self, one: _Reading, logits: Tensor) -> None:
         """Moves a text that has been read into a slot, and writes its next token."""
         text = one.text
-        if logits.isnan().any():
-            text.fail(MachineError("the model answers with NaN: its training diverged, or its weights are damaged"))
-        elif not text.request.writes:
-            text.skip()
+        if not text.request.writes and logits.amax().isfinite():
+            text.skip(logits[0])
         else:
             self._choose([text], logits)
         if not text.finished:
@@ -245,9 +246,16 @@ class Batch:
                 self._leave(slot)
 
     def _choose(self, texts: Sequence[Text], logits: Tensor) -> None:
-        """Chooses a token for each of B texts from logits (B, V), equal settings at once."""
+        """Chooses a token for each of B texts from logits (B, V), equal settings at once.
+
+        A text whose logits are no numbers ends with an error.
+        """
         groups: dict[tuple, list[int]] = {}
+        finite = logits.amax(dim=-1).isfinite().tolist()  # NaN is the largest of numbers
         for row, text in enumerate(texts):
+            if not finite[row]:
+                text.fail(MachineError(NO_NUMBERS))
+                continue
             asked = text.request.sampling
             settings = (asked.temperature, asked.top_k, asked.top_p, asked.min_p)
             # A penalty reads the text, whose length is its own.
@@ -261,8 +269,8 @@ class Batch:
             ids = torch.tensor([members[0].ids if config.repetition_penalty != 1 else []], device=self.device)
             together = torch.cat([one for one in noise if one is not None]) if config.temperature else None
             chosen |= zip(rows, sample(adjusted, ids, config, together).tolist(), strict=True)
-        for row, text in enumerate(texts):
-            text.write(chosen[row], logits[row])
+        for row, token in sorted(chosen.items()):
+            texts[row].write(token, logits[row])
 
 
 class Engine:
@@ -270,6 +278,7 @@ class Engine:
 
     def __init__(self, batches: Mapping[str, Batch]) -> None:
         self.batches = dict(batches)
+        self.leaving: list[Batch] = []  # of models that were replaced, until their texts have ended
         self.steps = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -290,7 +299,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         self._thread.join()
-        for batch in self.batches.values():
+        for batch in self._all():
             while batch.waiting:
                 batch.waiting.popleft().fail(MachineError("the server stops"))
             batch.fail(MachineError("the server stops"))
@@ -311,14 +320,27 @@ class Engine:
             self._changed.notify()
         return texts
 
+    def replace(self, name: str, batch: Batch) -> None:
+        """Gives a model's requests to a batch from now on; texts of the batch before end in it."""
+        with self._changed:
+            before = self.batches.get(name)
+            self.batches = {**self.batches, name: batch}
+            if before is not None:
+                self.leaving.append(before)
+
+    def _all(self) -> list[Batch]:
+        return [*self.batches.values(), *self.leaving]
+
     def _run(self) -> None:
         with sharing_cores():
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closing or any(one.busy for one in self.batches.values()))
+                    self._changed.wait_for(lambda: self._closing or any(one.busy for one in self._all()))
                     if self._closing:
                         return
-                for batch in self.batches.values():
+                    self.leaving = [one for one in self.leaving if one.busy]
+                    batches = self._all()
+                for batch in batches:
                     if batch.busy:
                         self._step(batch)
 

@@ -20,13 +20,16 @@ from urllib.parse import urlsplit
 
 from llm_from_scratch.serve.answers import ApiError, encoded
 from llm_from_scratch.serve.metrics import Metrics
+from llm_from_scratch.serve.static import FILES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 OPEN = {"/health", "/ready"}  # without a token, for who starts and watches the server
-PATHS = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", *OPEN}
+TOKENLESS = OPEN | set(FILES)
+PLAY = {f"/play/{name}" for name in ("models", "tokens", "write", "read", "next", "attention", "inside")}
+PATHS = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/metrics", "/openapi.json", *OPEN, *PLAY}
 DISCARD_SECONDS = 5.0  # for which a body that is too large is still read, so that its sender reads the answer
 
 
@@ -42,6 +45,7 @@ class Rules:
         body_seconds: from the head of a request to the end of its body.
         send_seconds: for which a client may not read.
         requests: answered at a time.
+        log_clients: whether the log holds their addresses.
     """
 
     hosts: frozenset[str] = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -51,6 +55,7 @@ class Rules:
     body_seconds: float = 20.0
     send_seconds: float = 30.0
     requests: int = 512
+    log_clients: bool = True
 
 
 class Guard:
@@ -119,7 +124,7 @@ class Guard:
             same = f"{scope.get('scheme', 'http')}://{hosts[0]}".lower()
             if origin.lower() not in {same, *self.rules.origins}:
                 raise ApiError(403, "requests from pages of other sites are refused", code="origin_not_allowed")
-        if self.rules.token is not None and scope["path"] not in OPEN:
+        if self.rules.token is not None and scope["path"] not in TOKENLESS:
             given = [value for name, value in headers if name == b"authorization"]
             kind, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.rules.token):
@@ -158,12 +163,12 @@ class Guard:
         return b"".join(parts)
 
     def _record(self, scope: Message, status: int, seconds: float) -> None:
-        path = scope["path"] if scope["path"] in PATHS else "other"
+        path = _path_of_figures(scope["path"])
         self.metrics.count("requests_total", path=path, status=str(status))
         self.metrics.observe("request_seconds", seconds, path=path)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": (scope.get("client") or ["?"])[0],
+            **({"client": (scope.get("client") or ["?"])[0]} if self.rules.log_clients else {}),
             "method": scope["method"][:20],
             "path": scope["path"][:200],
             "status": status,
@@ -171,6 +176,13 @@ class Guard:
             **scope["llm"],
         }
         print(json.dumps(line), file=self.log, flush=True)
+
+
+def _path_of_figures(path: str) -> str:
+    """Returns a path for the figures, which have only a few: a client could send any number."""
+    if path in PATHS:
+        return path
+    return "page" if path in FILES else "/play/runs" if path.startswith("/play/runs/") else "other"
 
 
 def _host_of(header: str) -> str | None:

@@ -7,8 +7,9 @@ official client: `extra_body`). A field that has no effect here is refused.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from llm_from_scratch.config import SamplingConfig
@@ -27,6 +28,9 @@ except ImportError as error:
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_BIASES = 1024
+MAX_FIELDS = 100
+MAX_IDS = 2**16  # of a text of the playground
+PLAY_DEFAULTS: dict[str, Any] = {"seed": 1, "max_tokens": 60}
 UNSUPPORTED = {
     "best_of": "is not supported: ask for n texts",
     "suffix": "is not supported: the models write forward alone",
@@ -42,6 +46,21 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 IdName = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Id], Field(fail_fast=True, min_length=1)]  # the first wrong one is an error
+PlayIds = Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=MAX_IDS)]
+
+
+class Body(BaseModel):
+    """A body, or a part of one, whose fields are all known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_many(cls, given: Any) -> Any:
+        """Refuses a flood of names, each of which would be an error of its own."""
+        if isinstance(given, dict) and len(given) > MAX_FIELDS:
+            raise ValueError(f"more than {MAX_FIELDS} settings")
+        return given
 
 
 class StreamOptions(BaseModel):
@@ -52,23 +71,27 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class Settings(BaseModel):
-    """The settings that both kinds of request have."""
+class Sampling(Body):
+    """The settings of sampling that every request has, the playground's too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    model: str = Field(max_length=200)
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(gt=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seed: int | None = None  # modulo 2^63
+
+
+class Settings(Sampling):
+    """The settings that both kinds of request have."""
+
+    model: str = Field(max_length=200)
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[IdName, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         default=None, max_length=MAX_BIASES
     )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    seed: int | None = None  # modulo 2^63
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -80,9 +103,9 @@ class Settings(BaseModel):
         """Refuses what OpenAI's interface has and this server has not, unless it is null."""
         if not isinstance(given, dict):
             return given
-        # Every unknown name and every wrong bias would be an error of its own.
-        if len(given) > 100 or (isinstance(bias := given.get("logit_bias"), dict) and len(bias) > MAX_BIASES):
-            raise ValueError(f"more than 100 settings, or more than {MAX_BIASES} biases")
+        # Every wrong bias would be an error of its own.
+        if isinstance(bias := given.get("logit_bias"), dict) and len(bias) > MAX_BIASES:
+            raise ValueError(f"more than {MAX_BIASES} biases")
         for name, reason in UNSUPPORTED.items():
             if given.get(name) is not None:
                 raise ValueError(f"{name} {reason}")
@@ -98,7 +121,7 @@ class CompletionBody(Settings):
         | Ids
         | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES)]
     ) = ""
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
 
@@ -126,15 +149,82 @@ class Message(BaseModel):
     content: str | list[TextPart] | None = None
 
 
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
+
+
 class ChatBody(Settings):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(fail_fast=True, min_length=1, max_length=10_000)
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Messages
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+
+
+class PlaySettings(Sampling):
+    """The settings of the playground."""
+
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+
+
+class PlayBody(Body):
+    """What every body of the playground has."""
+
+    model: str = Field(max_length=200)
+
+
+class TokensBody(PlayBody):
+    """The body of POST /play/tokens."""
+
+    text: str = Field(max_length=20_000)
+
+
+class NextBody(PlayBody):
+    """The body of POST /play/next."""
+
+    ids: PlayIds
+    settings: PlaySettings = PlaySettings()
+    top: int = Field(default=20, ge=1, le=200)
+
+
+class ReadBody(PlayBody):
+    """The body of POST /play/read."""
+
+    ids: PlayIds
+    top: int = Field(default=10, ge=0, le=20)
+
+
+class AttentionBody(PlayBody):
+    """The body of POST /play/attention."""
+
+    ids: PlayIds
+    layer: int = Field(ge=0, lt=2**31)
+    head: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+
+class InsideBody(PlayBody):
+    """The body of POST /play/inside."""
+
+    ids: PlayIds
+    place: int = Field(ge=0, lt=2**31)
+
+
+class WriteBody(PlayBody):
+    """The body of POST /play/write."""
+
+    ids: PlayIds | None = None
+    messages: Messages | None = None
+    settings: PlaySettings = PlaySettings()
+    top: int = Field(default=10, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def refuse_both(self) -> WriteBody:
+        """Refuses a body with both a text and a conversation, or with neither."""
+        if (self.ids is None) == (self.messages is None):
+            raise ValueError("give either ids or messages")
+        return self
 
 
 @dataclass(frozen=True)
@@ -212,6 +302,55 @@ def chat(body: ChatBody, loaded: LoadedModel, limits: Limits) -> Asked:
     return Asked(requests, None, len(ids), body.n or 1)
 
 
+def play_writing(body: WriteBody, loaded: LoadedModel, limits: Limits) -> Asked:
+    """Returns the request of POST /play/write: that of /v1 with the same settings.
+
+    Of a text longer than the context, the last part is read.
+
+    Raises:
+        ApiError: as `completion` and `chat`.
+    """
+    settings = PLAY_DEFAULTS | body.settings.model_dump(exclude_none=True)
+    if body.messages is not None:
+        settings |= {"logprobs": True, "top_logprobs": body.top}
+        return chat(ChatBody(model=body.model, messages=body.messages, **settings), loaded, limits)
+    asked = CompletionBody(model=body.model, prompt=body.ids or "", logprobs=body.top, **settings)
+    return completion(asked, loaded, replace(limits, context=MAX_IDS))
+
+
+def play_next(body: NextBody, loaded: LoadedModel, limits: Limits) -> Asked:
+    """Returns the request of POST /play/next: the first token of `play_writing`, not chosen yet.
+
+    Raises:
+        ApiError: as `completion`.
+    """
+    settings = PLAY_DEFAULTS | body.settings.model_dump(exclude_none=True) | {"max_tokens": 1}
+    body_of_text = CompletionBody(model=body.model, prompt=body.ids, **settings)
+    asked = completion(body_of_text, loaded, replace(limits, context=MAX_IDS))
+    return replace(asked, requests=[replace(asked.requests[0], writes=False, next_logits=True)])
+
+
+def play_reading(body: ReadBody, loaded: LoadedModel, limits: Limits) -> Asked:
+    """Returns the request of POST /play/read, which reads up to the context and writes nothing.
+
+    Raises:
+        ApiError: as `completion`.
+    """
+    check_ids(body.ids, loaded.tokenizer)
+    ids = body.ids[: limits.context]
+    asked = CompletionBody(model=body.model, prompt=ids, max_tokens=0, echo=True, logprobs=body.top)
+    return completion(asked, loaded, limits)
+
+
+def play_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Returns the ids of a text as a prompt has them.
+
+    Raises:
+        ApiError: when it has a character without an id.
+    """
+    return _prompt_ids(text, tokenizer, Limits(context=sys.maxsize, max_tokens=1))[1]
+
+
 def _message(given: Message) -> Mapping[str, Any]:
     """Returns a message as templates expect it: a content of parts is joined."""
     found = given.model_dump(exclude_unset=True)
@@ -230,12 +369,21 @@ def _prompt_ids(prompt: str | list[int], tokenizer: Tokenizer, limits: Limits) -
             raise ApiError(400, str(error), param="prompt") from None
     else:
         ids = prompt
-        if max(ids) >= tokenizer.vocab_size:
-            message = f"the prompt has the id {max(ids)}: the model has {tokenizer.vocab_size} tokens"
-            raise ApiError(400, message, param="prompt")
+        check_ids(ids, tokenizer)
         text = tokenizer.decode(ids)
     _check_length(len(ids), limits)
     return text, ids
+
+
+def check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+    """Refuses ids that are no tokens of the model.
+
+    Raises:
+        ApiError: when there is one.
+    """
+    if max(ids) >= tokenizer.vocab_size:
+        message = f"the prompt has the id {max(ids)}: the model has {tokenizer.vocab_size} tokens"
+        raise ApiError(400, message, param="prompt")
 
 
 def _check_length(length: int, limits: Limits) -> None:

@@ -33,6 +33,7 @@ class Request:
         logprobs: how many likeliest tokens are told beside each one; None: no log-probabilities.
         prompt_logprobs: whether they are told for the tokens of the prompt, too.
         writes: False only reads the prompt.
+        next_logits: whether the last part has the logits behind a prompt that is only read.
     """
 
     prompt: Sequence[int]
@@ -43,6 +44,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     writes: bool = True
+    next_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Part:
     """The next part of a text. The last one has a reason to finish, or the error that ended it.
 
     `count` is the number of tokens written so far, `reused` that of the prompt's tokens that were
-    not read again.
+    not read again. `logits` (V,) are float32 on the CPU.
     """
 
     text: str = ""
@@ -74,6 +76,22 @@ class Part:
     error: Exception | None = None
     count: int = 0
     reused: int = 0
+    logits: Tensor | None = None
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Returns the parts of one text as one."""
+    last = parts[-1]
+    return Part(
+        "".join(part.text for part in parts),
+        tuple(one for part in parts for one in part.tokens),
+        tuple(one for part in parts for one in part.prompt),
+        last.finish,
+        last.error,
+        last.count,
+        last.reused,
+        last.logits,
+    )
 
 
 class Text:
@@ -141,9 +159,10 @@ class Text:
             if place < len(prompt):
                 tokens.append(self.describe(prompt[place], row, 0))
 
-    def skip(self) -> None:
-        """Ends a text of which the prompt alone was asked for."""
-        self._give(Part(prompt=tuple(self._prompt), finish="length", reused=self.reused))
+    def skip(self, logits: Tensor) -> None:
+        """Ends a text of which the prompt alone was asked for; logits (V,) follow it."""
+        found = logits.float().cpu() if self.request.next_logits else None
+        self._give(Part(prompt=tuple(self._prompt), finish="length", reused=self.reused, logits=found))
 
     def write(self, token: int, logits: Tensor) -> None:
         """Appends a token that was chosen from logits (V,), and gives out what is certain."""

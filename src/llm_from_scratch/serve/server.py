@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -73,20 +74,32 @@ class Connection(H11Protocol):
 class _Server(uvicorn.Server):
     """Tells when it listens, and when it begins to end."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_start: Callable[[], None],
+        on_stop: Callable[[], None],
+        until: Callable[[], None] | None,
+    ) -> None:
         super().__init__(config)
-        self.on_start, self.on_stop = on_start, on_stop
+        self.on_start, self.on_stop, self.until = on_start, on_stop, until
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens."""
         await super().startup(sockets)
         if self.started:
             self.on_start()
+        if self.until is not None:
+            threading.Thread(target=self._wait, args=(self.until,), daemon=True).start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for the requests that are answered."""
         self.on_stop()
         await super().shutdown(sockets)
+
+    def _wait(self, until: Callable[[], None]) -> None:
+        until()
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -122,6 +135,7 @@ def run(
     grace: float,
     on_start: Callable[[], None],
     on_stop: Callable[[], None],
+    until: Callable[[], None] | None = None,
 ) -> None:
     """Serves an ASGI application until a signal.
 
@@ -131,8 +145,9 @@ def run(
         idle: seconds for which a connection may send no whole head of a request.
         connections: open at a time, at most.
         grace: seconds that requests have to end after the signal.
-        on_start: is called when the server listens.
-        on_stop: is called when it takes no connection any more.
+        on_start: is called in the event loop when the server listens.
+        on_stop: is called there when it takes no connection any more.
+        until: is called in a thread of its own; the server ends, too, when it returns.
     """
     raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -150,4 +165,4 @@ def run(
         timeout_graceful_shutdown=max(1, round(grace)),
         backlog=2048,
     )
-    _Server(config, on_start, on_stop).run(sockets=[listening])
+    _Server(config, on_start, on_stop, until).run(sockets=[listening])

@@ -6,15 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_from_scratch.errors import MachineError, UserError
-from llm_from_scratch.serve.answers import ApiError, joined
-from llm_from_scratch.serve.engine import Engine, QueueFullError
+from llm_from_scratch.serve.answers import ApiError
+from llm_from_scratch.serve.engine import Batch, Engine, QueueFullError
+from llm_from_scratch.serve.feeds import Feed
 from llm_from_scratch.serve.metrics import Labels, Metrics
 from llm_from_scratch.serve.protocol import Asked, Limits
-from llm_from_scratch.serve.requests import Part, Text
+from llm_from_scratch.serve.requests import Part, Text, joined
 from llm_from_scratch.weights import LoadedModel
 
 RETRY_AFTER = 2  # seconds that a refused client is asked to wait
@@ -22,13 +23,20 @@ RETRY_AFTER = 2  # seconds that a refused client is asked to wait
 
 @dataclass(frozen=True)
 class Served:
-    """A model under its name. `created` is in seconds since 1970, `fingerprint` tells it apart."""
+    """A model under its name. `created` is in seconds since 1970, `fingerprint` tells it apart.
+
+    `parameters` are counted here: later the weights may be laid out in a way that hides them.
+    """
 
     name: str
     loaded: LoadedModel
     limits: Limits
     created: int
     fingerprint: str
+    parameters: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", self.loaded.model.num_parameters())
 
     def describe(self) -> dict[str, Any]:
         """Returns the model as GET /v1/models lists it."""
@@ -49,6 +57,7 @@ class Service:
         self, models: Mapping[str, Served], engine: Engine, *, seconds: float = 600.0, log_prompts: bool = False
     ) -> None:
         self.models, self.engine, self.seconds, self.log_prompts = dict(models), engine, seconds, log_prompts
+        self.feeds: dict[str, Feed] = {}  # of the runs that are followed, by their names
         self.stopping = False
         self.metrics = Metrics()
         declare = self.metrics.declare
@@ -81,7 +90,8 @@ class Service:
             ApiError: when there is none.
         """
         if name not in self.models:
-            message = f"there is no model {name!r:.200}: there are {', '.join(self.models)}"
+            there = f"there are {', '.join(self.models)}" if self.models else "a run has one after its first validation"
+            message = f"there is no model {name!r:.200}: {there}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return self.models[name]
 
@@ -91,7 +101,21 @@ class Service:
         Raises:
             ApiError: when the queue is full, or the server stops.
         """
-        return Ticket(self, served, asked)
+        return Ticket(self, self.models[served.name], asked)
+
+    def take(self, served: Served, batch: Batch) -> None:
+        """Serves a model under its name from now on; it is called in the event loop.
+
+        A text that waits, is read or is written ends with the model that it began with.
+        """
+        self.engine.replace(served.name, batch)
+        self.models = {**self.models, served.name: served}  # others may be going through the old one
+
+    def stop(self) -> None:
+        """Takes no requests any more, and ends the streams of runs that are followed."""
+        self.stopping = True
+        for feed in self.feeds.values():
+            feed.close()
 
 
 class Ticket:

@@ -25,24 +25,28 @@ The modules, each of which may import those above it:
 
 """
 
+from llm_from_scratch.tales.choices import KINDS
 from llm_from_scratch.tales.expectation import Entropy, entropy
 from llm_from_scratch.tales.judge import FAULTS, Fault, Verdict, check
 from llm_from_scratch.tales.process import LEVELS
-from llm_from_scratch.tales.reading import Choice, alternatives, choices, log2_probability
+from llm_from_scratch.tales.reading import Choice, Options, alternatives, choices, log2_probability, options
 from llm_from_scratch.tales.telling import split_of, stories, tell
 
 __all__ = [
     "FAULTS",
+    "KINDS",
     "LEVELS",
     "Choice",
     "Entropy",
     "Fault",
+    "Options",
     "Verdict",
     "alternatives",
     "check",
     "choices",
     "entropy",
     "log2_probability",
+    "options",
     "split_of",
     "stories",
     "tell",

@@ -149,40 +149,61 @@ class Reading(Process):
         return MismatchError(self, name, expected, expected if formats is None else formats, barred)
 
 
+@dataclass(frozen=True)
+class Options:
+    """All options of a choice of a story.
+
+    Args:
+        choice: what was taken.
+        probabilities: of each option, by its text, of a fork by the event's name; they sum to 1.
+        texts: those by which an option can be told: of an event its sentences.
+    """
+
+    choice: Choice
+    probabilities: dict[str, float]
+    texts: dict[str, tuple[str, ...]]
+
+
 class _Listing(Reading):
     """Reads a story, and lists the options of each choice with their probabilities."""
 
     def __init__(self, level: int, text: str) -> None:
         super().__init__(level, text)
-        self.options: list[dict[str, float]] = []
+        self.options: list[tuple[dict[str, float], dict[str, tuple[str, ...]]]] = []
 
     def pick(self, table: Table[E]) -> E:
         """Lists the entries of the table."""
         weights = zip(table.entries, table.weights, strict=True)
-        self.options.append({entry.text: weight / table.total for entry, weight in weights})
+        self._list({entry.text: weight / table.total for entry, weight in weights})
         return super().pick(table)
 
     def pick_unused(self, table: Table[E], used: Sequence[object]) -> E:
         """Lists the entries that are not used."""
         free = [entry.text for entry in table.entries if entry not in used]
-        self.options.append(dict.fromkeys(free, 1 / len(free)))
+        self._list(dict.fromkeys(free, 1 / len(free)))
         return super().pick_unused(table, used)
 
     def choose(self, name: str, kind: str, options: Sequence[E]) -> E:
         """Lists the options."""
-        self.options.append(dict.fromkeys((option.text for option in options), 1 / len(options)))
+        self._list(dict.fromkeys((option.text for option in options), 1 / len(options)))
         return super().choose(name, kind, options)
 
     def branch(self, fork: Fork) -> Group:
         """Lists the events."""
         weights = zip(fork.groups, fork.weights, strict=True)
-        self.options.append({group.name: weight / fork.total for group, weight in weights})
+        probabilities = {group.name: weight / fork.total for group, weight in weights}
+        self.options.append((probabilities, {group.name: self._sentences(group) for group in fork.groups}))
         return super().branch(fork)
 
     def _fill(self, group: Group, template: Template) -> None:
-        sentences = [one.first % self.words for one in group.templates]
-        self.options.append(dict.fromkeys(sentences, 1 / group.size))
+        self._list(dict.fromkeys(self._sentences(group), 1 / group.size))
         super()._fill(group, template)
+
+    def _sentences(self, group: Group) -> tuple[str, ...]:
+        return tuple(one.first % self.words for one in group.templates)
+
+    def _list(self, probabilities: dict[str, float]) -> None:
+        self.options.append((probabilities, {text: (text,) for text in probabilities}))
 
 
 def read(text: str, level: int | None = None) -> Reading:
@@ -231,18 +252,26 @@ def _checked(text: str, level: int | None) -> Reading:
         raise UserError(f"this is not a story: {where}; `check` names the faults") from None
 
 
-def alternatives(text: str, level: int | None = None) -> list[tuple[Choice, dict[str, float]]]:
-    """Returns every choice of a story with the probabilities of all its options.
-
-    Options are named by their texts, those of a fork by their events. With the probabilities that
-    a model gives to these texts, they measure its calibration.
+def options(text: str, level: int | None = None) -> list[Options]:
+    """Returns every choice of a story, in order, with all its options and their texts.
 
     Raises:
         UserError: if the text is not a story.
     """
     listing = _Listing(_checked(text, level).level, text)
     listing.run()
-    return list(zip(listing.choices, listing.options, strict=True))
+    return [Options(choice, *own) for choice, own in zip(listing.choices, listing.options, strict=True)]
+
+
+def alternatives(text: str, level: int | None = None) -> list[tuple[Choice, dict[str, float]]]:
+    """Returns every choice of a story with the probabilities of all its options.
+
+    Options are named by their texts, those of a fork by their events.
+
+    Raises:
+        UserError: if the text is not a story.
+    """
+    return [(one.choice, one.probabilities) for one in options(text, level)]
 
 
 def log2_probability(text: str, level: int | None = None) -> float:

@@ -12,13 +12,15 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from llm_from_scratch.training.sharded import own_rows, reshard, share_like
+
 
 class WeightAverage(Callback):
     """An exponential moving average of the weights with the decay `optim.ema_decay`.
 
     It is free of a bias towards the first weights: it is the weighted mean of the weights after
     steps 1 … t, with the weights decay^(t-1), …, decay, 1 (Kingma & Ba 2015 correct Adam's moments
-    in the same way).
+    in the same way). With `trainer=fsdp` each process averages its share of the weights.
     """
 
     def __init__(self, decay: float) -> None:
@@ -35,11 +37,14 @@ class WeightAverage(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Copies the trained weights, or a restored average, to the device of the weights."""
-        self.weights = [parameter.detach() for parameter in pl_module.parameters() if parameter.requires_grad]
-        tensors = self.tensors or self.weights
+        reshard(pl_module)
+        weights = [parameter.detach() for parameter in pl_module.parameters() if parameter.requires_grad]
         self.tensors = [
-            tensor.to(weight.device, copy=True) for tensor, weight in zip(tensors, self.weights, strict=True)
+            torch.empty_like(weight).copy_(share_like(weight, tensor))
+            for tensor, weight in zip(self.tensors or weights, weights, strict=True)
         ]
+        self.own, self.own_weights = own_rows(self.tensors), own_rows(weights)
+        self.module = pl_module
         pl_module.average = self  # type: ignore[assignment]
 
     def on_train_batch_end(
@@ -53,7 +58,7 @@ class WeightAverage(Callback):
     def update(self) -> None:
         """Adds the weights after one more optimizer step to the average."""
         self.steps += 1
-        torch._foreach_lerp_(self.tensors, self.weights, (1 - self.decay) / (1 - self.decay**self.steps))
+        torch._foreach_lerp_(self.own, self.own_weights, (1 - self.decay) / (1 - self.decay**self.steps))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -66,6 +71,7 @@ class WeightAverage(Callback):
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        held = [tensor.clone() for tensor in self.tensors]
-        torch._foreach_copy_(self.tensors, self.weights)
-        torch._foreach_copy_(self.weights, held)
+        reshard(self.module)
+        held = [tensor.clone() for tensor in self.own]
+        torch._foreach_copy_(self.own, self.own_weights)
+        torch._foreach_copy_(self.own_weights, held)

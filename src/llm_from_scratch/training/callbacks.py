@@ -76,11 +76,11 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
         """Appends one sample to samples.md and logs it."""
-        model = whole_model(pl_module.model)
-        if not trainer.is_global_zero:
-            return
         # torch.compile would compile the training blocks again for every length of the text.
         with pl_module.averaged(), torch.compiler.set_stance("force_eager"):
+            model = whole_model(trainer.strategy, pl_module.model)
+            if not trainer.is_global_zero:
+                return
             begin = self.prompt.text if self.prompt.ids is None else self.prompt.ids
             pieces = [new[0] for new in generate(model, self.tokenizer, begin, self.sampling, self.end_ids)]
         # An answer has a line of its own behind a question.
@@ -251,13 +251,11 @@ class Checkpoints(Callback):
         loss = pl_module.val_row["loss"]
         if loss < self.best:
             self.best = loss
-            model, metadata = (
-                whole_model(pl_module.model),
-                {"step": trainer.global_step, "loss": loss, **self.facts},
-            )
-            if trainer.is_global_zero:
-                weights = dict(kept_parameters(model))
-                with pl_module.averaged():
+            metadata = {"step": trainer.global_step, "loss": loss, **self.facts}
+            with pl_module.averaged():
+                model = whole_model(trainer.strategy, pl_module.model)
+                if trainer.is_global_zero:
+                    weights = dict(kept_parameters(model))
                     self.background.submit(save_model, weights, model.config, self.tokenizer, self.run_dir, **metadata)
         plateau = any(isinstance(other, EarlyStopping) and other.is_over for other in trainer.callbacks)  # type: ignore[attr-defined]
         self.stopped = trainer.should_stop and trainer.global_step < trainer.max_steps and not plateau

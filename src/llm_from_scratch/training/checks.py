@@ -20,6 +20,8 @@ from llm_from_scratch import mistakes
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.machine import has_mps
+from llm_from_scratch.training.explaining import Explain, check_explain
+from llm_from_scratch.training.live import Live, check_live
 from llm_from_scratch.training.loggers import check_settings
 from llm_from_scratch.training.memory import micro_batch_size
 from llm_from_scratch.training.objects import object_class
@@ -101,10 +103,12 @@ def check_trainer(config: Config) -> None:
         _check_callback(name, object_class("callbacks", name, settings), config)
     quiet()
     try:
-        trainer = lightning.Trainer(**trainer_arguments(config), logger=False, default_root_dir=config.run_dir)
+        trainer = lightning.Trainer(
+            **trainer_arguments(config, config.model.n_embd), logger=False, default_root_dir=config.run_dir
+        )
     except Exception as error:  # Lightning raises errors of many types for what it does not take
         raise UserError(f"trainer: Lightning refuses these settings: {first_line(error)}") from None
-    asked = precision(config.trainer)
+    asked = precision(config.trainer, config.model.n_embd)
     if asked in ("16", "16-mixed") and trainer.precision != "16-mixed":
         raise UserError(f"trainer.precision={asked}: this device has none of float16: use trainer.precision=bf16-mixed")
     micro_batch_size(config, trainer.world_size)
@@ -123,10 +127,14 @@ def _check_callback(name: str, kind: type[Callback], config: Config) -> None:
     ):
         if issubclass(kind, own):
             raise UserError(f"callbacks.{name}: {instead}")
+    if kind is Live:
+        check_live(name, config.callbacks[name])
+    if kind is Explain:
+        check_explain(name, config.callbacks[name], config.logger)
     if issubclass(kind, LearningRateMonitor | DeviceStatsMonitor) and not config.logger:
         raise UserError(f"callbacks.{name}: writes to loggers, and logger=none: leave one of them out")
     monitor = config.callbacks[name].get("monitor")
-    # With several callbacks, another of them may log the monitored value.
-    monitored = MONITORED[config.loss.name]
-    if kind is EarlyStopping and monitor not in monitored and len(config.callbacks) == 1:
+    # Another callback may log the monitored value; a page and images log none.
+    monitored, others = MONITORED[config.loss.name], config.callbacks.keys() - {name, "live", "explain"}
+    if kind is EarlyStopping and monitor not in monitored and not others:
         raise UserError(f"callbacks.{name}.monitor={monitor}: must be one of {', '.join(monitored)}")

@@ -18,6 +18,8 @@ from llm_from_scratch.run import started_last
 from llm_from_scratch.saved_config import save_config
 from llm_from_scratch.terminal import quote
 
+LOOK_SECONDS = 0.2  # within which a program that looks whether a training runs (`is_training`) is done
+
 
 class Claim:
     """A lock on a run folder, held within a `with` block; one folder holds one run.
@@ -36,7 +38,7 @@ class Claim:
     def __init__(self, config: Config, owner: bool) -> None:
         self.config, self.owner, self.started = config, owner, False
         self.run_dir = Path(config.run_dir)
-        self.lock = FileLock(self.run_dir / ".lock", timeout=0)
+        self.lock = FileLock(self.run_dir / ".lock", timeout=LOOK_SECONDS)
         self.made: list[Path] = []  # by this process, in the order of their removal
         # Descriptor of the lock file; while it is open, no other file gets the same inode number.
         self.handle: int | None = None

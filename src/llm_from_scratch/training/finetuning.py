@@ -2,10 +2,12 @@
 
 from fnmatch import fnmatchcase
 
-from llm_from_scratch.config import FinetuneConfig
+import torch
+
+from llm_from_scratch.config import Config, FinetuneConfig
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.lora import adapt
-from llm_from_scratch.model import GPT
+from llm_from_scratch.model import GPT, GPTConfig
 
 
 def choose_trained(model: GPT, config: FinetuneConfig) -> None:
@@ -29,6 +31,18 @@ def choose_trained(model: GPT, config: FinetuneConfig) -> None:
             module.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("finetune.freeze: no weight is left to train")
+
+
+def planned_model(config: Config, vocab_size: int) -> GPT:
+    """Builds the model of a run on the meta device, with its adapters and its frozen weights.
+
+    Raises:
+        UserError: when a setting of `finetune` names no module.
+    """
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=vocab_size, **vars(config.model)))
+    choose_trained(model, config.finetune)
+    return model
 
 
 def layer_numbers(model: GPT) -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from llm_from_scratch.checkpoint import Background, newest_state
+from llm_from_scratch.checkpoint import Background, newest_state, state_fingerprints, step_of
 from llm_from_scratch.config import Config
 from llm_from_scratch.cores import sharing_cores
 from llm_from_scratch.data.conversations import ChatStyle
@@ -22,11 +22,11 @@ from llm_from_scratch.data.prepared import Conversations, Preferences, Prepared,
 from llm_from_scratch.data.sampler import sequences_before
 from llm_from_scratch.errors import UserError, first_line
 from llm_from_scratch.huggingface.adapters import adapter_writer
-from llm_from_scratch.huggingface.hub import PREFIX
+from llm_from_scratch.lora import merged_parameters
 from llm_from_scratch.model import GPT, GPTConfig
 from llm_from_scratch.plan.estimate import warnings_at_start
 from llm_from_scratch.plan.sizes import counted
-from llm_from_scratch.pretrained import Source, find_model
+from llm_from_scratch.pretrained import Source, find_base, find_model, places_of
 from llm_from_scratch.study import objective
 from llm_from_scratch.tokenizer import Tokenizer, load_tokenizer
 from llm_from_scratch.tokenizer.template import render_ids
@@ -35,7 +35,9 @@ from llm_from_scratch.training.callbacks import Checkpoints, EarlyStopping, Prom
 from llm_from_scratch.training.checks import MISFITS
 from llm_from_scratch.training.claim import Claim, Ownership
 from llm_from_scratch.training.data import TextDataModule
+from llm_from_scratch.training.explaining import Explain
 from llm_from_scratch.training.finetuning import choose_trained
+from llm_from_scratch.training.live import Live
 from llm_from_scratch.training.loggers import log_hyperparameters, plain_settings
 from llm_from_scratch.training.metrics import Metrics
 from llm_from_scratch.training.module import LanguageModel
@@ -45,8 +47,8 @@ from llm_from_scratch.training.progress import Opening, Overfitting, ProgressBar
 from llm_from_scratch.training.results import best_row, draw_curves, print_results
 from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trackers import id_argument, known_ids
-from llm_from_scratch.training.trainer import build_trainer, micro_batches
-from llm_from_scratch.training.watch import Watched, prepare_watched
+from llm_from_scratch.training.trainer import build_trainer, join_again, micro_batches
+from llm_from_scratch.training.watch import Watched, WatchedText, prepare_watched
 from llm_from_scratch.weights import PICKLES, Base, chat_of, fill, model_folder, read_pickle, saved_settings
 
 log = logging.getLogger(__name__)
@@ -76,17 +78,16 @@ def train(
     Returns:
         The value of the best validation, see `study.objective`.
     """
-    run_dir = Path(config.run_dir)
     users, state = make_objects("callbacks", config.callbacks), state_to_resume(config)
     loggers, ids = users_loggers(config, state)
 
-    # The text, as tokens.
-    # The frozen weights of adapters are in no checkpoint.
+    # The text, as tokens. The frozen weights of adapters are in no checkpoint.
     needed = config.init_from is not None and (state is None or config.finetune.method == "lora")
-    origin = load_origin(config, fetch=fetch) if needed else None
+    origin = load_origin(config, state, fetch=fetch) if needed else None
     given = given_by_weights(config, state, origin)
     prepared = prepared or prepare_text(config, given, fetch=fetch, write=write)
-    watched = prepare_watched(config, prepared.tokenizer, fetch=fetch, write=write)
+    chat = chat_of_run(prepared, given)
+    watched = prepare_watched(config, prepared.tokenizer, chat.chat_template, fetch=fetch, write=write)
 
     # The model.
     model = build_model(config, prepared, origin)
@@ -95,12 +96,14 @@ def train(
     # The loop.
     background = Background()
     base = base_of_adapters(config, origin, model)
+    origin = None  # the model has a copy of its weights
     states = StateFolders(fingerprints(prepared, base), background)
     if state:
         states.compare(state)
-    prompt, chat = sample_prompt(config, prepared), chat_of_run(prepared, given)
+    prompt = sample_prompt(config, prepared)
     *callbacks, saver = make_callbacks(config, claim, prepared, background, prompt, users, chat, base, watched)
-    trainer = build_trainer(config, run_dir, [*callbacks, *more, saver], loggers, ids, step_of(state), states)
+    callbacks += [*more, saver]
+    trainer = build_trainer(config, callbacks, loggers, ids, state, states, model.config.n_embd)
     data = TextDataModule(prepared, config, micro_batches(trainer, config, state))
     run_loop(trainer, module, data, state, claim)
 
@@ -110,7 +113,7 @@ def train(
     if trainer.is_global_zero:
         show_results(config, trainer, model, None if prepared.manifest.get("template") else prompt.text)
         announce(config.run_dir)
-    return objective(best_row(run_dir))
+    return objective(best_row(Path(config.run_dir)))
 
 
 def state_to_resume(config: Config) -> Path | None:
@@ -148,11 +151,6 @@ def users_loggers(config: Config, state: Path | None) -> tuple[dict[str, Any], d
     return make_objects("logger", found), ids
 
 
-def step_of(state: Path | None) -> int:
-    """Returns the optimizer steps done before a checkpoint, from its name; 0 for None."""
-    return int(state.name.split("_")[1]) if state else 0
-
-
 @dataclass(frozen=True)
 class Origin:
     """The weights that a run starts from, by parameter name; a file of weights has no tokenizer.
@@ -175,20 +173,30 @@ class Given:
     end_ids: tuple[int, ...] = ()
 
 
-def load_origin(config: Config, *, fetch: bool) -> Origin:
+def load_origin(config: Config, state: Path | None, *, fetch: bool) -> Origin:
     """Reads the weights of the model or of the .pt, .pth or .ckpt file that `init_from` names.
+
+    A resumed run looks for it above its own folder, too, as whatever opens the run does.
 
     Args:
         config: the settings; their `model` is that of the origin.
+        state: the checkpoint that a resumed run goes on from; it records the base of adapters.
         fetch: whether a model of the hub may be downloaded.
 
     Raises:
         UserError: when it is missing or damaged.
     """
-    path = Path(str(config.init_from))
-    if path.suffix in PICKLES:
+    name, run = str(config.init_from), Path(config.run_dir)
+    if Path(name).suffix in PICKLES:
+        found = places_of(run, name) if config.resume else [name]
+        path = Path(next((place for place in found if Path(place).exists()), name))
         return Origin(path, read_pickle(path), Given())
-    source = find_model(str(config.init_from), "init_from", fetch=fetch)
+    if config.resume:
+        recorded = state_fingerprints(state).get("base") if state else None
+        what = "the base of its adapters" if config.finetune.method == "lora" else "the model that it starts from"
+        source = find_base(run, name, recorded, what=what, fetch=fetch)
+    else:
+        source = find_model(name, "init_from", fetch=fetch)
     loaded = source.open_within(config.model.block_size)
     given = Given(loaded.tokenizer, loaded.chat_template, loaded.end_ids)
     return Origin(source.path, dict(loaded.model.named_parameters()), given, source)
@@ -201,9 +209,7 @@ def base_of_adapters(config: Config, origin: Origin | None, model: GPT) -> Base 
     assert origin is not None
     assert origin.source is not None
     name, finetune = str(config.init_from), config.finetune
-    write = adapter_writer(
-        model.config, name.removeprefix(PREFIX), rank=finetune.rank, alpha=finetune.alpha, p=finetune.dropout
-    )
+    write = adapter_writer(model.config, name, rank=finetune.rank, alpha=finetune.alpha, p=finetune.dropout)
     return Base(name, origin.source.checksum(), write)
 
 
@@ -220,7 +226,7 @@ def given_by_weights(config: Config, state: Path | None, origin: Origin | None) 
     folder = model_folder(run)
     from_a_model = config.init_from is not None and Path(config.init_from).suffix not in PICKLES
     if not folder.is_dir():  # stopped before its first validation
-        return load_origin(config, fetch=False).given if from_a_model else Given()
+        return load_origin(config, state, fetch=False).given if from_a_model else Given()
     metadata = saved_settings(run)
     end_ids, template = chat_of(metadata, metadata["model"]["vocab_size"], folder)
     own = from_a_model or config.tokenizer.kind == "gpt2"
@@ -343,7 +349,7 @@ def make_callbacks(
     users: dict[str, Callback],
     chat: Given,
     base: Base | None,
-    watched: dict[str, Prepared],
+    watched: dict[str, WatchedText],
 ) -> list[Callback]:
     """Returns all callbacks of a run in the order of their calls; checkpoints come last.
 
@@ -368,7 +374,12 @@ def make_callbacks(
     progress = ProgressBar(metrics, config.trainer.progress)
     data = fingerprints(prepared)["data"]
     facts = {"data": data, "end_ids": chat.end_ids, "chat_template": chat.chat_template, "base": base}
-    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts, users, config.callbacks)
+    # Pages and images have no part in the training: with them or without, a state is the same.
+    stateful = {name: one for name, one in users.items() if not isinstance(one, Live | Explain)}
+    for one in users.values():
+        if isinstance(one, Explain):
+            one.read_with(prepared.tokenizer, prompt.text)
+    saver = Checkpoints(run_dir, prepared.tokenizer, background, facts, stateful, config.callbacks)
     opening = Opening(config, epochs(config.trainer.max_steps), warnings_at_start(config, text))
     callbacks = [Ownership(claim), Signals(saver, progress.close), metrics, opening, progress]
     if not config.data.overfit and optim.patience is None:
@@ -396,6 +407,7 @@ def run_loop(
     Raises:
         UserError: when Lightning refuses a callback before the first step.
     """
+    join_again()
     try:
         with sharing_cores():
             trainer.fit(module, data, ckpt_path=state)
@@ -408,7 +420,7 @@ def show_results(config: Config, trainer: lightning.Trainer, model: GPT, prompt:
 
     The file curves.png marks a complete run.
     """
-    run_dir, parameters = Path(config.run_dir), model.num_parameters()
+    run_dir, parameters = Path(config.run_dir), merged_parameters(model)
     log_hyperparameters(trainer, config, parameters, best_row(run_dir))
     draw_curves(run_dir)
     print_results(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
@@ -162,6 +163,11 @@ class TensorBoard(TensorBoardLogger):
     def log_sample(self, text: str, step: int) -> None:
         """Logs a generated text, as Markdown with line breaks."""
         self.experiment.add_text("sample", paragraphs(text), step)
+
+    @rank_zero_only
+    def log_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Logs an image (height, width, 3) of bytes."""
+        self.experiment.add_image(name, image, step, dataformats="HWC")
 
     @rank_zero_only
     def save(self) -> None:

@@ -49,6 +49,8 @@ class LanguageModel(lightning.LightningModule):
         val_bytes: UTF-8 bytes of the whole validation text, for bits per byte.
     """
 
+    forward_method = "loss"  # of the model, the first that a step calls: it gathers sharded weights
+
     def __init__(self, model: GPT, config: Config, *, val_bytes: int) -> None:
         super().__init__()
         self.model = model
@@ -100,8 +102,8 @@ class LanguageModel(lightning.LightningModule):
             device, alone = trainer.strategy.root_device, trainer.world_size == 1
             self.compiled, self.loss = compile_model(self.model, setting, device=device, alone=alone, tokens=tokens)
         if isinstance(trainer.strategy, Sharded):
-            trainer.strategy.shard(self.model)
-            self.loss = self.model.loss  # which now gathers the weights first
+            trainer.strategy.shard(self.model, self.forward_method)
+            self.loss = self.model.loss
 
     def forward(self, ids: Tensor) -> Tensor:
         """Returns the logits: ids (B, T) -> (B, T, V)."""

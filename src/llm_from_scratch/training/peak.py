@@ -4,6 +4,7 @@ Model FLOPs utilisation (MFU, Chowdhery et al. 2022, appendix B) is the share of
 training uses.
 """
 
+import functools
 import re
 import time
 
@@ -35,8 +36,8 @@ REPEATS = 3
 def peak_flops(device: torch.device, precision: str) -> float:
     """Returns the peak FLOP/s of one device at a precision of Lightning's Trainer.
 
-    Without a data sheet it is the rate of the fastest product measured now, in some 0.2 s: other
-    programs on the machine lower it.
+    Without a data sheet it is the rate of the fastest product, measured in some 0.2 s and once a
+    process: other programs on the machine lower it.
     """
     low = "16" in precision
     if device.type == "cuda":
@@ -45,7 +46,12 @@ def peak_flops(device: torch.device, precision: str) -> float:
             # float32 products run as TensorFloat-32, at half the rate
             return found * 1e12 / (1 if low else 2)
     dtype = torch.float16 if low and "bf16" not in precision else torch.bfloat16 if low else torch.float32
-    return measured_flops(device, torch.float64 if precision == "64-true" else dtype)
+    return _measured_once(device, torch.float64 if precision == "64-true" else dtype, torch.get_num_threads())
+
+
+@functools.cache
+def _measured_once(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    return measured_flops(device, dtype)
 
 
 def _of_data_sheet(name: str) -> float | None:

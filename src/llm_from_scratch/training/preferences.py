@@ -148,6 +148,8 @@ class PreferenceModel(LanguageModel):
         data: their fingerprint.
     """
 
+    forward_method = "hidden_states"
+
     def __init__(self, model: GPT, config: Config, *, pairs: Mapping[str, Pairs], data: str) -> None:
         super().__init__(model, config, val_bytes=0)
         self.pairs, self.data = pairs, data

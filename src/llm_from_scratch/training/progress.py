@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llm_from_scratch.config import Config
 from llm_from_scratch.model import GPT
+from llm_from_scratch.pace import Pace
 from llm_from_scratch.run import read_rows
 from llm_from_scratch.terminal import console
 from llm_from_scratch.training.metrics import Metrics, stepped
@@ -48,51 +49,6 @@ def clock(seconds: float) -> str:
     if whole < 36_000:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{round(whole / 3600)} h" if whole < 172_800 else f"{whole / 86_400:.1f} days"
-
-
-class Pace:
-    """An estimate of the time left, from the durations of the steps and validations so far.
-
-    Args:
-        work: full batches before a step, as `LanguageModel.batches`; with a schedule of batch sizes
-            later steps take longer.
-        max_steps: optimizer steps of the run.
-        every: optimizer steps from one validation to the next.
-    """
-
-    def __init__(self, work: Callable[[int], float], max_steps: int, every: int) -> None:
-        self.work, self.max_steps, self.every = work, max_steps, every
-        self.rows, self.done, self.seconds = 0, 0.0, 0.0
-        self.validations, self.validating = 0, 0.0
-
-    def trained(self, before: int, step: int, seconds: float) -> None:
-        """Adds the duration of the steps from `before` to `step`, one row of the training curve.
-
-        The first row is dropped once the second comes, as it includes start-up costs.
-        """
-        if self.rows == 1:  # the first row includes start-up costs
-            self.done, self.seconds = 0.0, 0.0
-        self.rows += 1
-        self.done += self.work(step) - self.work(before)
-        self.seconds += seconds
-
-    def validated(self, seconds: float) -> None:
-        """Adds the duration of one validation."""
-        self.validations += 1
-        self.validating += seconds
-
-    def watched(self, seconds: float) -> None:
-        """Adds the duration of the watched texts to that of the last validation."""
-        self.validating += seconds
-
-    def left(self, step: int) -> float:
-        """Returns the estimated seconds from `step` to the end of the run.
-
-        Validations count only once one has been timed.
-        """
-        steps = (self.work(self.max_steps) - self.work(step)) * self.seconds / max(self.done, 1e-9)
-        to_come = -(-self.max_steps // self.every) - step // self.every if step < self.max_steps else 0
-        return steps + to_come * self.validating / max(self.validations, 1)
 
 
 class ProgressBar(Callback):
@@ -208,14 +164,15 @@ class Opening(Callback):
         sequences, prefers = self.config.data.batch_size, self.config.loss.name == "dpo"
         steps = f"steps {first + 1:,} to {trainer.max_steps:,}" if first else f"{trainer.max_steps:,} steps"
         log.info(
-            "%s: %s parameters%s (%d layer%s, width %d) on %s; %s of %s, %.3g passes over the %s",
+            "%s: %s parameters%s (%d layer%s, width %d) on %s; %s of %s, %s",
             self.config.run_dir,
             f"{pl_module.model.num_parameters():,}",
             _trained(pl_module.model),
             *(shape.n_layer, "s" * (shape.n_layer > 1), shape.n_embd, _device(trainer, pl_module.device), steps),
             f"{sequences:,} pairs" if prefers else f"{sequences * shape.block_size:,} tokens",
-            self.epochs,
-            "pairs" if prefers else "text",
+            "every story new"
+            if self.config.data.stream == "fresh"
+            else f"{self.epochs:.3g} passes over the {'pairs' if prefers else 'text'}",
         )
         for line in self.warnings:
             log.info("unwise: %s", line)
@@ -275,11 +232,10 @@ class Overfitting(Callback):
         if not trainer.is_global_zero or not self._rises() or best == self.reported or self.epochs(step) < READ_OFTEN:
             return
         self.reported = best
-        dropout, decay = self.config.model.dropout, self.config.optim.weight_decay
         self.say(
             f"step {step}: the validation loss rises, after {self.epochs(step):.3g} passes over the {self.text}; the best weights,"
-            f" of step {best} ({loss:.4f} nats a {self.unit}), are in model/; optim.patience={RISES} ends a run there; more"
-            f" model.dropout than {dropout:g} or more optim.weight_decay than {decay:g} lets it learn for longer"
+            f" of step {best} ({loss:.4f} nats a {self.unit}), are in model/; optim.patience={RISES} ends a run there;"
+            f" {_against_overfitting(self.config)}"
         )
 
     def _best(self) -> tuple[int, float]:
@@ -294,3 +250,24 @@ class Overfitting(Callback):
         best, newest = self._best()[1], [loss for _, loss in self.losses[-RISES - 1 :]]
         climbs = all(a < b for a, b in pairwise(newest))
         return len(newest) > RISES and (climbs or min(newest[1:]) > CLEARLY * best)
+
+
+def _against_overfitting(config: Config) -> str:
+    """Returns the advice for this kind of training; a pretrained model loses by more dropout."""
+    slower = f"a smaller optim.lr than {config.optim.lr:g}"
+    if config.loss.name == "dpo":
+        return f"{slower} or a larger loss.beta than {config.loss.beta:g} keeps the model nearer to the reference"
+    if config.finetune.method == "lora":
+        return (
+            f"{slower}, a smaller finetune.rank than {config.finetune.rank} or more finetune.dropout than"
+            f" {config.finetune.dropout:g} lets it learn for longer"
+        )
+    weights_alone = str(config.init_from).endswith((".pt", ".pth", ".ckpt"))  # without a tokenizer: no adapters
+    if config.finetune.method == "head" or config.finetune.freeze or weights_alone:
+        return f"{slower} lets it learn for longer"
+    if config.init_from is not None:
+        return f"{slower} or finetune=lora changes less of what the model had learned"
+    return (
+        f"more model.dropout than {config.model.dropout:g} or more optim.weight_decay than"
+        f" {config.optim.weight_decay:g} lets it learn for longer"
+    )

@@ -188,7 +188,8 @@ def _print_table(run: Path, parameters: int, prompt: str | None, board: bool) ->
     watched = [row for row in rows if row["split"].startswith(WATCHED)]
     if watched:
         out.print(_watched_table(watched, best["step"]))
-    out.print(f"{parameters:,} parameters; curves.png and samples.md are in the run folder. Next:", soft_wrap=True)
+    files = "curves.png and samples.md are" if (run / "samples.md").exists() else "curves.png is"
+    out.print(f"{parameters:,} parameters; {files} in the run folder. Next:", soft_wrap=True)
     use = [*program("chat"), argument(run)]
     if prompt is not None:
         use = [*program("generate"), f"run={argument(run)}", f"prompt={prompt}"]

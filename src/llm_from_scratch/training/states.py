@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
-from llm_from_scratch.checkpoint import Background, load_state, save_state, state_fingerprints
+from llm_from_scratch.checkpoint import Background, Rows, load_state, save_state, state_fingerprints
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.terminal import quote
 
@@ -26,8 +27,11 @@ class StateFolders(CheckpointIO):
         self.fingerprints, self.background = fingerprints, background
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Copies the state; a thread then writes it beside `path` and renames it."""
-        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.fingerprints)
+        """Copies the state; a thread then writes it beside `path` and renames it.
+
+        `storage_options`: the `Writers` where several processes share the state, else None.
+        """
+        self.background.submit(save_state, plain_state(checkpoint), Path(path), self.fingerprints, storage_options)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads a checkpoint after verifying every byte; it holds no code that could run.
@@ -68,7 +72,9 @@ class StateFolders(CheckpointIO):
 
 
 def plain_state(tree: Any, *path: str) -> Any:
-    """Converts a nested state to tensors and JSON types; `user_state` restores arrays and paths.
+    """Converts a nested state to tensors, rows of sharded tensors, and JSON types.
+
+    `user_state` restores arrays and paths.
 
     Args:
         tree: dictionaries, lists and tuples of values.
@@ -79,6 +85,9 @@ def plain_state(tree: Any, *path: str) -> Any:
     """
     if isinstance(tree, np.generic):
         return tree.item()
+    if isinstance(tree, DTensor):
+        assert tree.placements == (Shard(0),)
+        return Rows(tree.to_local())
     if tree is None or isinstance(tree, Tensor | bool | int | float | str):
         return tree
     if isinstance(tree, dict):

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PyTorchProfiler
@@ -20,10 +21,10 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
 from llm_from_scratch import signals
-from llm_from_scratch.checkpoint import recorded_layout
+from llm_from_scratch.checkpoint import recorded_layout, step_of
 from llm_from_scratch.config import Config, TrainerConfig
 from llm_from_scratch.data.sampler import batch_size_at
-from llm_from_scratch.machine import has_bfloat16, has_mps
+from llm_from_scratch.machine import WIDE, bfloat16_pays, has_bfloat16, has_mps
 from llm_from_scratch.training.internals import leave_signals_alone, log_at_own_steps
 from llm_from_scratch.training.loggers import UserRows, make_logger
 from llm_from_scratch.training.memory import device_bytes, micro_batch_size, on_gpu
@@ -32,6 +33,24 @@ from llm_from_scratch.training.states import StateFolders
 from llm_from_scratch.training.trackers import CHOSEN, new_id, save_ids
 
 log = logging.getLogger(__name__)
+
+
+def join_again() -> None:
+    """Forms the process group where torchrun has started the processes again; Lightning keeps it.
+
+    torchrun keeps one store for all its attempts, with the addresses of the processes that died
+    in it (torch 2.13), so that each attempt needs keys of its own.
+    """
+    attempt, variables = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ
+    if attempt == "0" or variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or int(variables["WORLD_SIZE"]) == 1:
+        return
+    store = dist.TCPStore(variables["MASTER_ADDR"], int(variables["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore(f"attempt {attempt}", store),  # type: ignore[attr-defined]
+        rank=int(variables["RANK"]),
+        world_size=int(variables["WORLD_SIZE"]),
+    )
 
 
 @contextmanager
@@ -51,8 +70,8 @@ def separate_processes() -> Iterator[None]:
             del os.environ[signals.PARENT]
         # Lightning in this process set the variables, not a launcher
         started = "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before
-        if started and torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if started and dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
         if started:
             for name in os.environ.keys() - before.keys():
                 del os.environ[name]
@@ -60,27 +79,27 @@ def separate_processes() -> Iterator[None]:
 
 def build_trainer(
     config: Config,
-    run_dir: Path,
     callbacks: list[Callback],
     loggers: Mapping[str, Logger],
     ids: Mapping[str, str],
-    first_step: int,
+    state: Path | None,
     states: StateFolders,
+    width: int,
 ) -> lightning.Trainer:
     """Builds the Trainer of one run.
 
     Args:
         config: the whole configuration.
-        run_dir: the run folder, where the loggers write.
         callbacks: the project's and the user's.
         loggers: the user's own, by their names.
         ids: the ids of the run in its trackers, by the names of the loggers.
-        first_step: the step that a resumed run continues from, for its curves; 0 for a new run.
+        state: the checkpoint to resume, None for a new run.
         states: writes and reads the checkpoints.
+        width: of the model, n_embd.
     """
     quiet()
     _keep_memory()
-    settings = config.trainer
+    settings, run_dir = config.trainer, Path(config.run_dir)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.set_float32_matmul_precision("high")
@@ -90,8 +109,8 @@ def build_trainer(
         trace = torch.profiler.tensorboard_trace_handler(str(run_dir / "tensorboard"))
         profiler = PyTorchProfiler(dirpath=run_dir, filename="profile", on_trace_ready=trace, export_to_chrome=False)
     trainer = lightning.Trainer(
-        **trainer_arguments(config),
-        logger=_loggers(config, run_dir, first_step, loggers, ids),
+        **trainer_arguments(config, width, recorded_layout(state).get("precision") if state else None),
+        logger=_loggers(config, run_dir, step_of(state), loggers, ids),
         callbacks=callbacks,
         plugins=[states],
         profiler=profiler,
@@ -102,15 +121,18 @@ def build_trainer(
     return trainer
 
 
-def trainer_arguments(config: Config) -> dict[str, Any]:
-    """Returns the Trainer's arguments from the settings, without loggers and callbacks."""
+def trainer_arguments(config: Config, width: int, recorded: str | None = None) -> dict[str, Any]:
+    """Returns the Trainer's arguments from the settings, without loggers and callbacks.
+
+    `width` and `recorded` are those of `precision`.
+    """
     settings = config.trainer
     return {
         "accelerator": settings.accelerator,
         "devices": settings.devices,
         "num_nodes": settings.num_nodes,
         "strategy": _strategy(settings.strategy),
-        "precision": precision(settings),
+        "precision": precision(settings, width, recorded),
         "max_steps": settings.max_steps,
         "max_epochs": -1,
         # Otherwise Lightning ignores a stop before the end of the first epoch, and the endless
@@ -184,14 +206,29 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def precision(settings: TrainerConfig) -> str:
-    """Returns Lightning's name of the precision that `trainer.precision` means on this machine."""
-    if settings.precision not in ("auto", "bf16-auto"):
+def precision(settings: TrainerConfig, width: int, recorded: str | None = None) -> str:
+    """Returns Lightning's name of the precision that `trainer.precision` means on this machine.
+
+    `auto` is bfloat16 over float32 weights on a GPU that has it, and on a processor that multiplies
+    it faster, for models of WIDE or more.
+
+    Args:
+        settings: the settings of the trainer.
+        width: of the model, n_embd.
+        recorded: the precision of the checkpoint that a run goes on from, which it keeps where this
+            device computes in it.
+    """
+    if settings.precision != "auto":
         return settings.precision
     if on_gpu(settings):
         return "bf16-mixed" if has_bfloat16("cuda") else "16-mixed"
-    on_cpu = settings.accelerator == "cpu" or (settings.accelerator == "auto" and not has_mps())
-    return "bf16-mixed" if settings.precision == "bf16-auto" and on_cpu and has_bfloat16("cpu") else "32-true"
+    if settings.accelerator == "mps" or (settings.accelerator == "auto" and has_mps()):
+        return "32-true"
+    if recorded == "32-true" or (recorded == "bf16-mixed" and has_bfloat16("cpu")):
+        return recorded
+    # Several processes would have to agree.
+    alone = settings.devices in (1, "auto") and settings.num_nodes == 1
+    return "bf16-mixed" if alone and width >= WIDE and bfloat16_pays() else "32-true"
 
 
 def micro_batches(trainer: lightning.Trainer, config: Config, state: Path | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Watched texts: validated beside the text that is trained on, so that forgetting is seen.
+"""Watched texts and conversations: validated beside what is trained on, so that forgetting is seen.
 
 watch=shakespeare -> rows of split val/shakespeare in metrics.jsonl, first at step 0
 """
@@ -6,7 +6,7 @@ watch=shakespeare -> rows of split val/shakespeare in metrics.jsonl, first at st
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import Callback
 
 from llm_from_scratch.check import check
 from llm_from_scratch.config import Config, DataConfig
+from llm_from_scratch.data.conversations import PREFERENCES
 from llm_from_scratch.data.corpus import is_mixture
 from llm_from_scratch.data.prepare import prepare
-from llm_from_scratch.data.prepared import Prepared
+from llm_from_scratch.data.prepared import Conversations, Prepared
 from llm_from_scratch.errors import UserError, message_of
 from llm_from_scratch.evaluation.scoring import likelihood_row
 from llm_from_scratch.kernels import IGNORE
@@ -32,7 +33,7 @@ def watched_settings(config: Config) -> dict[str, DataConfig]:
     """Returns the settings of each watched text, by its name in `watch`.
 
     Raises:
-        UserError: when one has invalid settings, or is no single text.
+        UserError: when one has invalid settings, or is a mixture or of pairs of answers.
     """
     found = {}
     for name, settings in config.watch.items():
@@ -40,14 +41,28 @@ def watched_settings(config: Config) -> dict[str, DataConfig]:
             one = check({"name": name} | dict(settings), DataConfig)
         except UserError as error:
             raise UserError(f"watch.{name}: {message_of(error, 300)}") from None
-        if is_mixture(one) or one.format != "text":
-            raise UserError(f"watch.{name}: only a single text is watched: name each one")
+        if is_mixture(one):
+            raise UserError(f"watch.{name}: a mixture is watched in its parts: name each text by itself")
+        if one.format == PREFERENCES:
+            raise UserError(
+                f"watch.{name}: pairs of answers are not watched, but texts and conversations (format: chat): watch rows of"
+                " the chosen answers as such"
+            )
         found[name] = replace(one, dir=config.data.dir, stream="tokens", subword_dropout=0.0)
     return found
 
 
-def prepare_watched(config: Config, tokenizer: Tokenizer, *, fetch: bool, write: bool) -> dict[str, Prepared]:
-    """Prepares or opens the watched texts, with the tokenizer of the run.
+class WatchedText(NamedTuple):
+    """A prepared text or conversations, with their settings."""
+
+    prepared: Prepared
+    settings: DataConfig
+
+
+def prepare_watched(
+    config: Config, tokenizer: Tokenizer, template: str | None, *, fetch: bool, write: bool
+) -> dict[str, WatchedText]:
+    """Prepares or opens the watched texts, with the tokenizer and the chat template of the run.
 
     `fetch` and `write` as in `prepare`.
 
@@ -56,20 +71,20 @@ def prepare_watched(config: Config, tokenizer: Tokenizer, *, fetch: bool, write:
     """
     found = {}
     for name, settings in watched_settings(config).items():
-        found[name] = prepare(
-            settings,
-            config.tokenizer,
-            tokenizer=tokenizer,
-            wait=True,
-            settings=config.prepare,
-            fetch=fetch,
-            write=write,
-        )
-        tokens = found[name].manifest["splits"]["val"]["tokens"]
-        if tokens < config.model.block_size:
+        place = {"fetch": fetch, "write": write, "wait": True}
+        try:
+            prepared = prepare(
+                settings, config.tokenizer, tokenizer=tokenizer, template=template, settings=config.prepare, **place
+            )
+        except UserError as error:
+            raise UserError(f"watch.{name}: {message_of(error, 1000)}") from None
+        tokens = prepared.manifest["splits"]["val"]["tokens"]
+        if tokens < config.model.block_size and not isinstance(prepared, Conversations):
             raise UserError(
                 f"watch.{name}: its validation split has {tokens} tokens, less than one block: use a longer text"
             )
+        found[name] = WatchedText(prepared, settings)
+        found[name].prepared.validation(settings, config.model.block_size)  # refuses before the first step
     return found
 
 
@@ -84,7 +99,7 @@ class Watched(Callback):
         progress: prints a line a validation.
     """
 
-    def __init__(self, texts: Mapping[str, Prepared], metrics: Metrics, progress: ProgressBar) -> None:
+    def __init__(self, texts: Mapping[str, WatchedText], metrics: Metrics, progress: ProgressBar) -> None:
         self.texts, self.metrics, self.progress = texts, metrics, progress
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: LanguageModel) -> None:
@@ -116,19 +131,20 @@ class Watched(Callback):
         return seconds
 
     @torch.no_grad()
-    def _row(self, trainer: lightning.Trainer, module: LanguageModel, text: Prepared) -> dict[str, Any]:
+    def _row(self, trainer: lightning.Trainer, module: LanguageModel, text: WatchedText) -> dict[str, Any]:
         """Returns the likelihood of a whole validation split; the ranks share its windows."""
-        config, device, was_training = module.config, module.device, module.model.training
-        windows = text.validation(config.data, config.model.block_size)
+        device, was_training = module.device, module.model.training
+        prepared, place = text.prepared, (text.settings, module.config.model.block_size)
+        windows = prepared.validation(*place)
         size: int = trainer.datamodule.micro_batch_size  # type: ignore[attr-defined]
         nats = torch.zeros((), dtype=sum_dtype(device), device=device)
         tokens = torch.zeros((), dtype=torch.int64, device=device)
         module.model.eval()
         with module.averaged(), trainer.precision_plugin.forward_context():
             for batch in ValidationBatches(windows, size, trainer.global_rank, trainer.world_size):
-                x, y = batch.x.to(device), batch.y.to(device)
-                nats += module.loss(x, y, reduction="sum")
+                x, y, documents, _ = trainer.datamodule.transfer_batch_to_device(batch, device, 0)  # type: ignore[attr-defined]
+                nats += module.loss(x, y, reduction="sum", documents=documents)
                 tokens += (y != IGNORE).sum()
         module.model.train(was_training)
         total, count = (trainer.strategy.reduce(one, reduce_op="sum").item() for one in (nats, tokens))
-        return likelihood_row(total, int(count), text.text_bytes("val"))
+        return likelihood_row(total, int(count), prepared.scored_bytes(*place))
