@@ -8,6 +8,9 @@ import pytest
 
 from llm_from_scratch import cores
 from llm_from_scratch.cores import Usage
+from llm_from_scratch.model import GPT, GPTConfig
+from llm_from_scratch.tokenizer import CharTokenizer
+from llm_from_scratch.weights import save_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="acts on Linux alone")
 
@@ -40,6 +43,47 @@ def test_crowded_is_where_others_take_more_than_a_quarter_of_what_is_needed() ->
     assert not now.crowded_since(before, threads=3)  # one core is nobody's: up to 1.75
     alone = Usage(at=12.0, busy=108.0, own=57.9, cores=4)
     assert not alone.crowded_since(before, threads=4)
+
+
+# Counts the threads of the process before and after `serve` has loaded a model.
+LOADED = """
+import argparse, os, sys, time
+from llm_from_scratch.commands import serve
+
+parser = argparse.ArgumentParser()
+serve.arguments(parser)
+options = parser.parse_args([sys.argv[1], "--device", "cpu", "--dtype", "int8"])
+word = serve._resolved(sys.argv[1], options)
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+before = threads()
+serve._open(word, options)
+for _ in range(50):  # until those of the thread that loaded have ended
+    if threads() == before:
+        break
+    time.sleep(0.1)
+print(before, threads())
+"""
+
+
+def test_a_server_that_has_loaded_leaves_the_cores_to_its_engine(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    tokenizer = CharTokenizer("abc", byte_fallback=True)
+    sizes = {"block_size": 64, "n_layer": 1, "n_head": 4, "n_embd": 256}  # large enough for several threads
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **sizes))
+    (tmp_path / "run").mkdir()
+    save_model(dict(model.named_parameters()), model.config, tokenizer, tmp_path / "run", step=1, loss=1.0)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, tmp_path / "run"],
+        env=cores.os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    before, after = done.stdout.split()
+    assert after == before
 
 
 # Counts the threads of the process while the cores are crowded, and while they are not.

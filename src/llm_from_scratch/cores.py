@@ -15,14 +15,29 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SECONDS = 1.0  # between two looks at the cores
 CROWDED = 0.25  # share of the cores that this process needs, which others may keep busy
 STAT = Path("/proc/stat")
 CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # the user's own choice of how threads wait
+
+
+def in_new_thread(work: Callable[..., T], *given: Any) -> T:
+    """Runs work in a thread that ends with it.
+
+    Each thread that computes with torch gets OpenMP threads, which stay as long as it does. With
+    more of them than cores, those of every other thread wait asleep for each other ever after,
+    which is slower.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *given).result()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from llm_from_scratch.cores import in_new_thread
 from llm_from_scratch.errors import UserError
 from llm_from_scratch.machine import DTYPES, is_loopback
 from llm_from_scratch.places import user_path
@@ -121,8 +122,9 @@ def run(options: argparse.Namespace) -> None:
     listening = listen(options.host, options.port)
     words = [_resolved(word, options) for word in options.run]
     _check_words(words, options)
-    models = {word.name: _open(word, options) for word in words if word.is_there}
-    batches = {name: _batch(one, options) for name, one in models.items()}
+    opened = [_open(word, options) for word in words if word.is_there]
+    models = {served.name: served for served, _ in opened}
+    batches = {served.name: batch for served, batch in opened}
     engine = Engine(batches)
     service = Service(models, engine, seconds=options.timeout, log_prompts=options.log_prompts)
     updates = _follow(service, words, options)
@@ -287,9 +289,15 @@ def _check_words(words: list[_Word], options: argparse.Namespace) -> None:
         raise UserError(f"--follow: {words[0].model} is no run folder: name one that train.py writes, or leave it out")
 
 
-def _open(word: _Word, options: argparse.Namespace) -> Served:
+def _open(word: _Word, options: argparse.Namespace) -> tuple[Served, Batch]:
+    """Loads a model; the threads that this takes end with it, so that the engine has all cores."""
+    return in_new_thread(_load, word, options)
+
+
+def _load(word: _Word, options: argparse.Namespace) -> tuple[Served, Batch]:
     from llm_from_scratch.decoding_linears import lay_out
     from llm_from_scratch.machine import pick_device
+    from llm_from_scratch.serve.engine import Batch
     from llm_from_scratch.serve.protocol import Limits
     from llm_from_scratch.serve.service import Served
 
@@ -301,13 +309,7 @@ def _open(word: _Word, options: argparse.Namespace) -> Served:
     limits = Limits(min(options.context or CONTEXT, most), options.max_tokens)
     served = Served(word.name, loaded, limits, int(time.time()), fingerprint(loaded, options.dtype))
     lay_out(loaded.model, options.dtype)
-    return served
-
-
-def _batch(served: Served, options: argparse.Namespace) -> Batch:
-    from llm_from_scratch.serve.engine import Batch
-
-    return Batch(served.loaded, slots=options.slots, queue=options.queue, context=served.limits.context)
+    return served, Batch(loaded, slots=options.slots, queue=options.queue, context=limits.context)
 
 
 def _follow(service: Service, words: list[_Word], options: argparse.Namespace) -> list[Update]:
@@ -316,10 +318,6 @@ def _follow(service: Service, words: list[_Word], options: argparse.Namespace) -
     from llm_from_scratch.serve.follow import FollowedRun
     from llm_from_scratch.serve.updates import Update
 
-    def load(word: _Word) -> tuple[Served, Batch]:
-        served = _open(word, options)
-        return served, _batch(served, options)
-
     def step(name: str) -> int | None:
         return service.models[name].loaded.step if name in service.models else None
 
@@ -327,7 +325,7 @@ def _follow(service: Service, words: list[_Word], options: argparse.Namespace) -
     for word in (one for one in words if one.followed):
         run = word.source.path
         service.feeds[word.name] = Feed(FollowedRun(run), functools.partial(step, word.name))
-        updates.append(Update(service, word.name, run, word.version, functools.partial(load, word)))
+        updates.append(Update(service, word.name, run, word.version, functools.partial(_open, word, options)))
     return updates
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llm_from_scratch import __version__
 from llm_from_scratch.config import SamplingConfig
+from llm_from_scratch.cores import in_new_thread
 from llm_from_scratch.errors import MachineError, UserError, missing_extra
 from llm_from_scratch.evaluation.scoring import scorer, text_nats
 from llm_from_scratch.explain.attention import Layer, read_layers, weights
@@ -123,17 +124,6 @@ def _nats(loaded: LoadedModel, text: str) -> float:
     """Returns the mean nats a character of a text under a model."""
     model = scorer(loaded.model, first_id(loaded.tokenizer))
     return text_nats(model, loaded.tokenizer.encode(text)) / len(text)
-
-
-def in_new_thread(work: Callable[..., T], *given: Any) -> T:
-    """Runs work in a thread that ends with it.
-
-    Each thread that computes with torch gets OpenMP threads, which stay as long as it does. With
-    more of them than cores, those of the engine would wait asleep for each other ever after, which
-    is slower (`cores`).
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work, *given).result()
 
 
 async def written(ticket: Ticket, prompt: Sequence[Json] | None) -> AsyncIterator[bytes]:
