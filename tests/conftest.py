@@ -13,6 +13,7 @@ from pathlib import Path
 
 import absl.logging
 import pytest
+from forked import run_forked
 from hypothesis import settings
 
 # TensorBoard's log handler keeps the stream of the moment in which it is imported, and closes it
@@ -53,7 +54,7 @@ def story(characters: int, seed: int = 0) -> str:
 
 
 def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A Python process of its own."""
+    """Runs `python ARGUMENTS` in a process of its own, forked with its libraries imported where it can be."""
     environment = os.environ | {
         # The folder of the test may hold a callback.
         "PYTHONPATH": os.pathsep.join([str(REPO / "src"), str(cwd), os.environ.get("PYTHONPATH", "")]).rstrip(
@@ -62,7 +63,10 @@ def run(arguments: list[str], cwd: Path, variables: dict[str, str] | None = None
         "PYTHONIOENCODING": "utf-8",
         "PYTHONWARNINGS": "ignore",
     }
-    environment |= variables or {}
+    variables = variables or {}
+    environment |= variables
+    if sys.platform == "linux" and variables.keys() <= {"PYTHONPATH"} and arguments[0] not in ("-c", "-S"):
+        return run_forked(arguments, cwd, environment, timeout=300)
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
