@@ -12,8 +12,9 @@ from conftest import REPO
 from omegaconf import OmegaConf
 
 import llm_from_scratch.front.compose  # noqa: F401  (registers the resolvers)
-from llm_from_scratch.check import check
+from llm_from_scratch.check import check, plain
 from llm_from_scratch.config import Config, leaves
+from llm_from_scratch.errors import UserError
 
 FIGURES = REPO / "docs/course/figures"
 # What a step changes beside its learning rate and its number of steps
@@ -60,6 +61,14 @@ def test_each_step_changes_one_thing(script: ModuleType, text: str) -> None:
             composed.append(dict(leaves(check(config, Config))))
     found = [{key for key in after if before.get(key) != after[key]} - OWN for before, after in pairwise(composed)]
     assert found == CHANGED
+
+
+def test_a_text_without_settings_is_refused_by_the_resolvers_own_line() -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(REPO / "configs")):
+        config = hydra.compose("train", ["data=shakespeare", "experiment=ablation/00_article"])
+    said = "model.block_size: this experiment has settings for oz, tales alone, not for shakespeare"
+    with pytest.raises(UserError, match=f"^{said}$"):
+        plain(config)
 
 
 def test_the_sweeps_have_all_models(script: ModuleType) -> None:

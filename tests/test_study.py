@@ -51,6 +51,13 @@ def test_drawn_values_lie_in_their_space_and_follow_from_seed_and_number(tmp_pat
     assert [other.draw().params for _ in range(3)] == [row.params for row in rows]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_grid_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    space = {"a": Dimension(choices=("1", "2")), "b": Dimension(choices=("3", "4"))}
+    made = study(tmp_path, space, sampler="grid")
+    assert [made.draw().params for _ in range(4)] == [{"a": a, "b": b} for a in "12" for b in "34"]
+
+
 def test_a_trial_that_a_kill_cut_off_while_it_was_drawn_gets_the_values_it_would_have_had(tmp_path: Path) -> None:
     made = study(tmp_path)
     whole = made.draw().params

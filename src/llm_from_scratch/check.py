@@ -44,6 +44,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
             raise UserError(f"{key}=???: is OmegaConf's mark of a missing value: give another one")
         values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, UserError):  # a resolver's own
+            reason = reason.__context__
+        if reason is not None:
+            raise UserError(f"{error.full_key}: {reason}") from None
         raise UserError(f"{error.full_key}: {first_line(error, 300)}; ${{NAME}} stands for another setting") from None
     return values
 

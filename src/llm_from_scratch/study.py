@@ -310,7 +310,10 @@ def _sampler(settings: SweeperConfig, number: int, space: Mapping[str, Dimension
 
     seed = int(np.random.SeedSequence((settings.seed, number, place)).generate_state(1)[0])
     if settings.sampler == "grid":
-        return optuna.samplers.PartialFixedSampler(combination(space, number), optuna.samplers.RandomSampler(seed=seed))
+        others = optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():  # "experimental": the version is pinned
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.PartialFixedSampler(combination(space, number), others)
     if settings.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     # By default the trials that run now count as bad ones, so that two workers draw other values

@@ -552,13 +552,13 @@ def test_one_page_for_a_documentation_has_its_pictures_in_a_folder_of_its_name(
 
 
 def test_the_surprise_of_a_token_is_its_colour(both: Evaluation) -> None:
-    assert [heat(bits) for bits in (-1.0, 0.0, 6.0, 12.0, 30.0)] == [0.0, 0.0, 0.4, 0.8, 0.8]
+    assert [heat(bits) for bits in (-1.0, 0.0, 6.0, 12.0, 30.0)] == [0.0, 0.0, 0.3, 0.6, 0.6]
     report = copy.deepcopy(both)
     report.runs = report.runs[:1]
     passage = ScoredPassage(bits_per_byte=1.0, pieces=[("ab\n", 6.0), ("$c$ " * 30, 0.0)])
     report.runs[0].passages = Extremes(worst=[passage], best=[passage])
     (axes,) = draw_passages(report).axes
-    assert [(patch.get_x(), patch.get_alpha()) for patch in axes.patches] == [(0, 0.4), (1, 0.4)] * 2
+    assert [(patch.get_x(), patch.get_alpha()) for patch in axes.patches] == [(0, 0.3), (1, 0.3)] * 2
     letters = [text for text in axes.texts if text.get_family() == ["monospace"]]
     assert "".join(text.get_text() for text in letters) == ("ab" + "$c$ " * 30) * 2
     assert max(text.get_position()[0] for text in letters) < 80

@@ -25,8 +25,11 @@ LINE = 80  # characters of a line, where a passage is drawn
 
 
 def heat(bits: float) -> float:
-    """Returns the colour strength of a token with so many bits, linear from 0 to 0.8 at HOTTEST."""
-    return 0.8 * min(max(bits / HOTTEST, 0.0), 1.0)
+    """Returns the colour strength of a token with so many bits, linear from 0 to 0.6 at HOTTEST.
+
+    On a stronger one text has a contrast below 4.5 (WCAG 2.2, 1.4.3).
+    """
+    return 0.6 * min(max(bits / HOTTEST, 0.0), 1.0)
 
 
 def run_names(evaluation: Evaluation) -> list[str]:
