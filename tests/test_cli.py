@@ -83,6 +83,7 @@ def test_advice_names_a_command_that_works_here(
 
 # Lightning starts the second process of a training with the words of the first, among which no
 # command's name is left.
+@pytest.mark.slow
 def test_training_in_two_processes_by_the_command(tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text(story(20_000), encoding="utf-8")
     words = [*SMALL[:-2], "trainer=ddp_cpu", "trainer.max_steps=2", "sample.max_new_tokens=0", "run_dir=run"]

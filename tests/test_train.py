@@ -362,7 +362,7 @@ def test_the_first_of_several_processes_waits_where_another_prepares(
             assert process.result().returncode == 0, process.result().stderr
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_processes_that_a_launcher_starts_share_one_run_folder(text: Path, tmp_path: Path, launcher: str) -> None:
     small = (*(word for word in SMALL if word != "trainer=cpu"), "trainer=ddp_cpu", "trainer.max_steps=3")
     command = [str(REPO / "train.py"), *small]

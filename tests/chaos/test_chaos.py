@@ -548,6 +548,7 @@ def test_fault_02_killed_twice_in_one_accumulation_window(
     survive_all(tmp_path / "runs", VARIANTS["tokens"], plan, kills, reference("tokens")[0])
 
 
+@pytest.mark.slow
 def test_fault_01_three_kills(kills: list[Kill], tmp_path: Path) -> None:
     """The short form: in a save right before its rename, at a random instant of the training, in a
     validation.
