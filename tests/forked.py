@@ -6,6 +6,7 @@ What it shares with other programs is the hash seed and the libraries, not this 
 """
 
 import contextlib
+import functools
 import json
 import os
 import runpy
@@ -17,30 +18,26 @@ import tempfile
 from pathlib import Path
 
 LIBRARIES = ("hydra", "lightning.pytorch", "matplotlib.figure", "safetensors.torch", "torch.utils.tensorboard")
-# Variables that libraries read when they are imported: another value needs another process.
-READ_AT_IMPORT = ("CUDA", "HF_", "HOME", "MKL", "MPL", "OMP", "PYTHON", "TORCH", "TRANSFORMERS", "TRITON", "XDG")
-_parents: dict[tuple[tuple[str, str], ...], socket.socket] = {}
 
 
-def _parent(environment: dict[str, str]) -> socket.socket:
-    """Starts the process that forks, unless it is there, and returns a socket to it; it ends when that is closed."""
-    names = sorted(name for name in environment if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH")
-    key = tuple((name, environment[name]) for name in names)
-    if key not in _parents:
-        _parents[key], there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with there:
-            command = [sys.executable, __file__, str(there.fileno())]
-            own = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
-            subprocess.Popen(command, env=own, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL)
-    return _parents[key]
+@functools.cache
+def _parent(environment: tuple[tuple[str, str], ...]) -> socket.socket:
+    """Starts the process that forks, and returns a socket to it; it ends when that is closed."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with there:
+        command = [sys.executable, __file__, str(there.fileno())]
+        subprocess.Popen(command, env=dict(environment), pass_fds=[there.fileno()], stdin=subprocess.DEVNULL)
+    return here
 
 
 def run_forked(
     arguments: list[str], cwd: Path, environment: dict[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS`, as subprocess.run does."""
-    parent = _parent(environment)
-    given = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": environment}).encode()
+    # What libraries read when they are imported is that of the process that imports them.
+    stable = {name: value for name, value in environment.items() if name not in ("PYTEST_CURRENT_TEST", "PYTHONPATH")}
+    parent = _parent(tuple(sorted(stable.items())))
+    given = json.dumps({"arguments": arguments, "cwd": str(cwd), "path": environment["PYTHONPATH"]}).encode()
     reply, child = socket.socketpair()
     with reply, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         with child:
@@ -86,11 +83,10 @@ def _serve(requests: socket.socket) -> list[str]:
         os.close(file)
     request = json.loads(given)
     os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ["PYTHONPATH"] = request["path"]
     first, *_ = arguments = request["arguments"]
     sys.path[0] = request["cwd"] if first == "-m" else str(Path(first).absolute().parent)
-    sys.path[1:1] = os.environ["PYTHONPATH"].split(os.pathsep)
+    sys.path[1:1] = request["path"].split(os.pathsep)
     return arguments
 
 
