@@ -55,22 +55,28 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def new_page(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
-    """`new_page(address=…, **options)`: a `Playground` in a context of its own, not yet opened."""
-    from browser.playground import Playground
-
+def in_context(browser: Any) -> Iterator[Callable[..., Any]]:
+    """`in_context(make, address, **options)`: a page by `make` in a context of its own, whose guard is checked in the end."""
     made = []
 
-    def new_page(address: str = server.address, **options: Any) -> Playground:
+    def new(make: Callable[[Any, str], Any], address: str, **options: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        made.append(Playground(context, address))
+        made.append(make(context, address))
         return made[-1]
 
-    yield new_page
+    yield new
     for one in made:
         one.context.close()
     for one in made:
         one.guard.check()
+
+
+@pytest.fixture
+def new_page(in_context: Callable[..., Any], server: Server) -> Callable[..., Any]:
+    """`new_page(address=…, **options)`: a `Playground` in a context of its own, not yet opened."""
+    from browser.playground import Playground
+
+    return lambda address=server.address, **options: in_context(Playground, address, **options)
 
 
 @pytest.fixture

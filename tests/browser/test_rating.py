@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,9 @@ def servers(studies: dict[str, Study]) -> Iterator[dict[str, RoomServer]]:
 
 
 @pytest.fixture
-def new_room(browser: Any) -> Iterator[Callable[..., Room]]:
+def new_room(in_context: Callable[..., Room]) -> Callable[..., Room]:
     """`new_room(address, **options)`: a page in a context of its own."""
-    made: list[Room] = []
-
-    def new_room(address: str, **options: Any) -> Room:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        made.append(Room(context, address))
-        return made[-1]
-
-    yield new_room
-    for one in made:
-        one.context.close()
-    for one in made:
-        one.guard.check()
+    return partial(in_context, Room)
 
 
 @pytest.fixture
