@@ -1,7 +1,7 @@
 """Python programs that start from a process which has imported their libraries: seconds of each test.
 
-`run_forked` asks that process, one for each process of pytest, to fork; the fork takes the arguments,
-the folder, the environment and the standard streams, and is from there on what `python ARGUMENTS` is.
+`run_forked` asks that process, one for each process of pytest and each environment, to fork; the fork
+takes the arguments, the folder and the standard streams, and is from there on what `python ARGUMENTS` is.
 What it shares with other programs is the hash seed and the libraries, not this package. Linux alone.
 """
 
