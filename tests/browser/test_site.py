@@ -113,6 +113,7 @@ def test_the_way_of_a_reader(visit: Visit) -> None:
     page.locator("article").get_by_role("link", name="The course", exact=True).click()
     page.locator("article").get_by_role("link", name="A corpus and its dirt").click()
     page.locator("article").locator("a[href*='source/src/']").first.click()
+    page.wait_for_url("**/source/src/**#L-*")
     line = page.evaluate("document.querySelector(location.hash).nextSibling.parentElement.textContent")
     assert page.url.split("#L-")[1].isdigit()
     assert line
