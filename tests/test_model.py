@@ -409,6 +409,23 @@ def test_packed_documents_have_the_losses_that_each_has_alone(position: str, rec
     assert not torch.allclose(model.loss(packed, targets, reduction="none"), together)
 
 
+@pytest.mark.slow  # the kernel is compiled
+@pytest.mark.parametrize("settings", [{}, {"n_kv_head": 2}, {"position": "learned"}])
+def test_a_mask_by_blocks_is_the_mask(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU computes in training: on a CPU torch has the kernel without its backward pass."""
+    torch.manual_seed(4)
+    model = GPT(GPTConfig(vocab_size=13, n_embd=64, n_head=4, block_size=300, n_layer=2, **settings)).train()
+    ids = torch.randint(13, (2, 300))
+    documents = torch.randint(40, (2, 300)).sort().values
+    with torch.no_grad():
+        expected = model.hidden_states(ids, documents=documents)
+        monkeypatch.setattr(GPT, "_by_blocks", lambda *_: True)
+        found = model.hidden_states(ids, documents=documents)
+        plain = model.hidden_states(ids)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain, expected, atol=0.1)
+
+
 def test_norms_keep_to_the_fused_kernel_in_mixed_precision(request: pytest.FixtureRequest) -> None:
     """torch falls back to many small kernels, and says so, where an input in bfloat16 meets a gain
     in float32.

@@ -6,12 +6,14 @@ Shapes: B batch, T time (positions), C channels, H query heads, G key/value head
 vocabulary, N tokens.
 """
 
+import functools
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 IGNORE = -1  # targets of this value are left out of the loss
 
@@ -22,6 +24,36 @@ def document_mask(documents: Tensor) -> Tensor:
     Entry (t, s) is True where s <= t and both lie in the same document.
     """
     return (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+
+
+def document_blocks(documents: Tensor) -> BlockMask:
+    """Builds `document_mask` for `attention_within`: document numbers (B, T) -> blocks of (T, T).
+
+    A block of 128 x 128 pairs that are all forbidden is neither stored nor computed.
+    """
+    batch, time = documents.shape
+
+    def allowed(row: Tensor, _head: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return (t >= s) & (documents[row, t] == documents[row, s])
+
+    return create_block_mask(allowed, batch, None, time, time, device=documents.device)
+
+
+def attention_within(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask) -> Tensor:
+    """Computes attention within documents: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
+
+    FlexAttention (Dong et al. 2024) writes a kernel for the mask when it is compiled; torch has its
+    backward pass for GPUs alone.
+    """
+    kernel: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
+    # Autocast casts the arguments of `scaled_dot_product_attention`, and not of this kernel.
+    y: Tensor = kernel(q.to(v.dtype), k.to(v.dtype), v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
+    return y
+
+
+@functools.cache
+def _compiled_flex_attention() -> Any:
+    return torch.compile(flex_attention)
 
 
 def documents_of(ids: Tensor, eot_id: int) -> Tensor:
