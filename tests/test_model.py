@@ -419,7 +419,7 @@ def test_a_mask_by_blocks_is_the_mask(settings: dict[str, Any], monkeypatch: pyt
     documents = torch.randint(40, (2, 300)).sort().values
     with torch.no_grad():
         expected = model.hidden_states(ids, documents=documents)
-        monkeypatch.setattr(GPT, "_by_blocks", lambda *_: True)
+        monkeypatch.setattr("llm_from_scratch.model.blocks_fit", lambda *_: True)
         found = model.hidden_states(ids, documents=documents)
         plain = model.hidden_states(ids)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

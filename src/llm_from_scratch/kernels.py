@@ -39,6 +39,14 @@ def document_blocks(documents: Tensor) -> BlockMask:
     return create_block_mask(allowed, batch, None, time, time, device=documents.device)
 
 
+def blocks_fit(documents: Tensor, head_size: int, dropout: float) -> bool:
+    """Returns whether `attention_within` can train on document numbers (B, T): on a GPU alone.
+
+    Its kernel drops nothing, and takes heads of 16 channels or more.
+    """
+    return documents.device.type == "cuda" and head_size >= 16 and not dropout
+
+
 def attention_within(q: Tensor, k: Tensor, v: Tensor, blocks: BlockMask) -> Tensor:
     """Computes attention within documents: q (B, H, T, D), k and v (B, G, T, D) -> (B, H, T, D).
 

@@ -28,6 +28,7 @@ from llm_from_scratch.kernels import (
     ChunkedCrossEntropy,
     attention_with_dropout,
     attention_within,
+    blocks_fit,
     document_blocks,
     document_mask,
     document_positions,
@@ -200,10 +201,9 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attends within x (B, T, C) and to the cached positions -> (B, T, C).
 
-        `mask`: (T, S) for T positions after cached ones, (B, 1, T, T) or blocks of it for attention
-        within documents, None for plain causal attention. `keys`: (B,) keys of the dropout, None
-        without dropout. `rotary`: cosines and sines of the T positions, None for another position
-        type.
+        `mask`: (T, S) for T positions after cached ones, (B, 1, T, T) or its blocks within
+        documents, None for plain causal attention. `keys`: (B,) keys of the dropout, None without
+        it. `rotary`: cosines and sines of the T positions, None for another position type.
         """
         batch, time, _ = x.shape
         # (B, T, H or G, D)
@@ -217,20 +217,19 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, G, S, D)
         if isinstance(mask, BlockMask):
             y = attention_within(q, k, v, mask)
-            return self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        if keys is not None and q.device.type == "cpu":
+        elif keys is not None and q.device.type == "cpu":
             y = attention_with_dropout(q, k, v, self.dropout, keys, mask)
-            return self.out(y.transpose(1, 2).reshape(batch, time, -1))
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            # The kernel takes no keys: it draws from the device's generator.
-            dropout_p=self.dropout if keys is not None else 0.0,
-            is_causal=mask is None and bool(time > 1),  # bool: time is symbolic where a graph is exported
-            enable_gqa=self.heads[0] != self.heads[1],
-        )
+        else:
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                # The kernel takes no keys: it draws from the device's generator.
+                dropout_p=self.dropout if keys is not None else 0.0,
+                is_causal=mask is None and bool(time > 1),  # bool: time is symbolic where a graph is exported
+                enable_gqa=self.heads[0] != self.heads[1],
+            )
         return self.out(y.transpose(1, 2).reshape(batch, time, -1))
 
 
@@ -413,7 +412,8 @@ class GPT(nn.Module):
         if documents is None and self.eot_id is not None and cache is None:  # generated text is one document
             documents = documents_of(ids, self.eot_id)
         if documents is not None:
-            mask = document_blocks(documents) if self._by_blocks(ids) else document_mask(documents)
+            by_blocks = self.training and blocks_fit(documents, self.config.head_dim, self.config.dropout)
+            mask = document_blocks(documents) if by_blocks else document_mask(documents)
         for layer in range(self.config.n_layer):
             block = self.blocks[layer % len(self.blocks)]
             if self.recompute and torch.is_grad_enabled():
@@ -424,14 +424,6 @@ class GPT(nn.Module):
             cache.length = end
         return self.norm(x)
 
-    def _by_blocks(self, ids: Tensor) -> bool:
-        """Returns whether attention within documents skips the blocks between them.
-
-        Its kernel is for GPUs and for heads of 16 channels or more, and drops nothing.
-        """
-        fits = self.config.head_dim >= 16 and not self.config.dropout
-        return self.training and fits and ids.device.type == "cuda"
-
     def _dropout_keys(self, ids: Tensor, keys: Tensor | None) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """Derives dropout keys: (B,) for the embedding, (3, B) a layer; None without dropout."""
         layers = self.config.n_layer
@@ -439,8 +431,7 @@ class GPT(nn.Module):
             return None, [None] * layers
         if keys is None:
             keys = torch.randint(-(2**63), 2**63 - 1, ids.shape[:1], device=ids.device)
-        # (1 + 3 layers, B)
-        places = splitmix(keys, torch.arange(1 + 3 * layers, device=ids.device)[:, None])
+        places = splitmix(keys, torch.arange(1 + 3 * layers, device=ids.device)[:, None])  # (1 + 3 layers, B)
         return places[0], places[1:].view(layers, 3, -1).unbind()
 
     def logits(self, hidden: Tensor) -> Tensor:
