@@ -1,4 +1,4 @@
-"""Fast parts of the model: dropout masks, the chunked loss, attention with dropout.
+"""Fast parts of the model: dropout, attention with dropout and within documents, the chunked loss.
 
 The tests compare them with `F.cross_entropy` and `scaled_dot_product_attention`.
 

@@ -1,6 +1,6 @@
 """The ablation of chapter 14: its budgets, its learning rates, its table and its figure.
 
-    python train.py sweep=ablation_lr     (half an hour)
+    python train.py sweep=ablation_lr     (three quarters of an hour, two runs at a time)
     python docs/course/figures/14_modern.py --learning-rates outputs/ablation_lr/SWEEP
     python docs/course/figures/14_modern.py --budget 90
     python train.py sweep=ablation        (under two hours, on a machine that does nothing else)
